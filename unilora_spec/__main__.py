@@ -1,0 +1,111 @@
+"""``python -m unilora_spec inspect FILE`` and ``python -m unilora_spec verify FILE [--base DIR]``."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from .command import run
+from .base_model import compare_with_base
+from .serialization import describe, encode, load_adapter
+
+
+def inspect(path: Path) -> dict:
+    """What a file holds: its description, its tensors and their sizes."""
+    adapter = load_adapter(path)
+    theta = adapter.theta.astype(np.float64)
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        **describe(adapter),
+        "segments": len(adapter.layer_map),
+        "theta": {
+            "dtype": adapter.dtypes.get("theta", "F32"),
+            "mean": float(theta.mean()),
+            "rms": float(np.sqrt((theta**2).mean())),
+            "largest": float(abs(theta).max()),
+        },
+        "saved": {
+            name: {"dtype": adapter.dtypes.get(name, "F32"), "shape": list(value.shape)}
+            for name, value in adapter.saved.items()
+        },
+    }
+
+
+def show_inspect(report: dict) -> None:
+    p = report["projection"]
+    print(f"{report['file']}: a Uni-LoRA adapter, {report['bytes']:,} bytes")
+    print(f"  projection  {p['kind']}, seed {p['seed']}: d = {p['d']:,} trained numbers rebuild D = {p['D']:,}")
+    t = report["theta"]
+    print(f"  theta       {t['dtype']}, rms {t['rms']:.4g}, mean {t['mean']:.4g}, largest {t['largest']:.4g}")
+    print(f"  layers      {report['segments']} segments, alpha {report['alpha']:g} ({report.get('scaling', 'lora')})")
+    for entry in report["layers"]:
+        for segment in entry.get("segments", [entry]):
+            first, end = entry.get("layers", (None, None))
+            name = segment["name"] if first is None else f"{entry['prefix']}{{{first}…{end - 1}}}{segment['name']}"
+            place = [f"row {segment['row']} on"] if "row" in segment else []
+            if "index" in segment:
+                i = segment["index"]
+                place.append(f"index {i[0]}…{i[1] - 1}" if isinstance(i, list) else f"index {i}")
+            place += ["transposed"] if segment.get("transposed") else []
+            where = f" ({', '.join(place)})" if place else ""
+            print(f"    {name}{where}: {segment['out']} × {segment['in']}, rank {segment['rank']}")
+    if base := report.get("base"):
+        print(f"  base        {base['name']}" + (f" ({base['architecture']})" if "architecture" in base else ""))
+        if "labels" in base:
+            print(f"  labels      {', '.join(base['labels'])}")
+        print(f"  fingerprint structure {base['structure']}, contents {base['contents']}")
+    for name, tensor in report["saved"].items():
+        print(f"  saved       {name}, {tensor['dtype']} {tensor['shape']}")
+
+
+def verify(path: Path, base: Path | None) -> dict:
+    """Whether a file is sound, canonical, and fits a base model; raises ``UniLoraError`` where it is or does not."""
+    adapter = load_adapter(path)
+    report = {"file": str(path), "sound": True, "canonical": encode(adapter) == path.read_bytes()}
+    if base:
+        report["base"] = {"folder": str(base), **compare_with_base(adapter, base)}
+    return report
+
+
+def show_verify(report: dict) -> None:
+    print(f"{report['file']}: sound")
+    print("  canonical bytes" if report["canonical"] else "  not the canonical bytes; saving it again makes them so")
+    if base := report.get("base"):
+        print(f"  fits {base['folder']}: all {base['weights']} adapted weights are there, of the right shapes")
+        same = {
+            True: "and their values are those it was trained on",
+            False: "but their values are not those it was trained on: another checkpoint of the same architecture",
+            None: "and the file has no record of the values it was trained on",
+        }
+        print(f"  {same[base['same_contents']]}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m unilora_spec",
+        description="Look into a Uni-LoRA adapter, or check it.",
+        epilog="Example: python -m unilora_spec verify vec.safetensors --base ./my-model",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("inspect", "show what an adapter holds"),
+        ("verify", "check that it is sound, canonical, and fits a base; exit status 1 where the base is another one"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("file", type=Path)
+        command.add_argument("--json", action="store_true", help="for machines")
+        if name == "verify":
+            command.add_argument("--base", type=Path, help="folder of the base model, with its .safetensors files")
+    call = parser.parse_args()
+    report = inspect(call.file) if call.command == "inspect" else verify(call.file, call.base)
+    if call.json:
+        print(json.dumps(report, indent=2))
+    else:
+        (show_inspect if call.command == "inspect" else show_verify)(report)
+    return 1 if report.get("base", {}).get("same_contents") is False else 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,113 @@
+"""What an adapter is: a vector, and everything needed to rebuild a model's delta weights from it (SPEC 7, 8, 10)."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import canonical_json
+from .errors import BaseMismatch, FileError
+from .layer_map import LayerMap, Segment
+from .projection import Projection
+
+DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base model's record (SPEC 10).
+
+    ``name``          the folder or hub id, as its user gave it
+    ``architecture``  the model class of transformers, or None for a plain module
+    ``labels``        the names of its output classes, where the adapter brings a head
+    ``structure``     fingerprint of the adapted weights' names and shapes (SPEC 10.1)
+    ``contents``      fingerprint of their values (SPEC 10.2)
+    """
+
+    name: str
+    structure: str
+    contents: str
+    architecture: str | None = None
+    labels: tuple[str, ...] | None = None
+
+
+@dataclass
+class Adapter:
+    """A trained adapter (SPEC 8): what ``load_adapter`` returns and ``save_adapter`` takes.
+
+    ``projection``  how θ becomes θ_D; its D is the layer map's
+    ``layer_map``   what θ_D's ranges are
+    ``theta``       float32[d], finite
+    ``base``        the base model's record, or None where nothing is known of it
+    ``saved``       parameters trained in full beside θ, by name: float32 arrays, finite
+    ``dtypes``      how a tensor is stored where not as F32: {"theta": "F16", "classifier.bias": "BF16"}
+
+    Raises ``FileError`` where the parts contradict each other.
+    """
+
+    projection: Projection
+    layer_map: LayerMap
+    theta: np.ndarray
+    base: Base | None = None
+    saved: Mapping[str, np.ndarray] = field(default_factory=dict)
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.projection.D != self.layer_map.D:
+            raise FileError(f"D is {self.projection.D}, but the layer map holds {self.layer_map.D} entries", "8.8")
+        if np.shape(self.theta) != (self.projection.d,):
+            raise FileError(f"theta has shape {list(np.shape(self.theta))}; d says [{self.projection.d}]", "8.8")
+        for name in self.saved:
+            if name in self.layer_map.by_weight():
+                raise FileError(f"{name} is both adapted and trained in full; it can be one of them", "8.8")
+
+    def factors(self) -> Iterator[tuple[Segment, np.ndarray, np.ndarray]]:
+        """Each segment with its A (rank, in) and B (out, rank), float32, one at a time (SPEC 7.2)."""
+        for segment, offset in self.layer_map.placed():
+            yield segment, *segment.factors(self.projection.expand(self.theta, offset, offset + segment.size))
+
+    def delta_weights(self) -> Iterator[tuple[Segment, np.ndarray]]:
+        """Each segment with its ΔW = s·B·A, float32 (out, in), one at a time (SPEC 7.7)."""
+        for segment, A, B in self.factors():
+            yield segment, self.layer_map.factor_scale(segment) * (B @ A)
+
+    def merge(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Adds every ΔW to the float32 arrays of ``weights``, by name and in place, and puts ``saved`` in (SPEC 7.9).
+
+        Raises ``BaseMismatch`` before anything changes where a weight is missing or its shape does not fit.
+        """
+        check_fit(self.layer_map, {name: array.shape for name, array in weights.items()})
+        for name, value in self.saved.items():
+            if name not in weights or weights[name].shape != value.shape:
+                raise BaseMismatch(f"the base has no parameter {name} of shape {list(value.shape)}", "10.3")
+        for segment, delta in self.delta_weights():
+            part = segment.part(weights[segment.name])
+            part += segment.stored(delta, part.shape)
+        for name, value in self.saved.items():
+            weights[name][...] = value
+
+
+def check_fit(layer_map: LayerMap, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises ``BaseMismatch`` where a weight that the layer map names is missing or of another form (SPEC 10.3)."""
+    for segment in layer_map.segments:
+        if segment.name not in shapes:
+            raise BaseMismatch(f"the base has no weight {segment.name}; give the base that was adapted", "10.3")
+        segment.check_shape(shapes[segment.name])
+
+
+def structure_fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """32 hexadecimal digits over the adapted weights' names and full shapes (SPEC 10.1)."""
+    listing = [[name, list(shape)] for name, shape in sorted(shapes.items())]
+    return hashlib.sha256(canonical_json.encode(listing)).hexdigest()[:32]
+
+
+def contents_fingerprint(names: Iterable[str], read) -> str:
+    """32 hexadecimal digits over the adapted weights' values (SPEC 10.2).
+
+    ``read(name)`` gives one weight as a NumPy array; they are read one at a time, in the order of their names.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        digest.update(np.ascontiguousarray(read(name), dtype="<f4"))
+    return digest.hexdigest()[:32]

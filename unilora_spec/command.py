@@ -1,0 +1,29 @@
+"""How every command of the project ends: 0 done, 1 the work failed, 2 the call was wrong; an error is one sentence."""
+
+import sys
+
+from .errors import UniLoraError
+
+
+def run(command) -> None:
+    """Calls ``command`` and exits with its status. ``--debug`` anywhere in the call shows the traceback as well."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        sys.exit(command())
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        sentence, status = _sentence(error)
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _sentence(error) -> tuple[str, int]:
+    if isinstance(error, UniLoraError):
+        return str(error), error.exit_status
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; nothing was written", 1
+    if isinstance(error, OSError):
+        return f"{error.filename or 'the output'}: {error.strerror or error}", 1
+    return f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1

@@ -1,0 +1,25 @@
+"""`balanced`, the default: every column holds ⌊D/d⌋ or ⌈D/d⌉ rows, in the order of a permutation (SPEC 4)."""
+
+import numpy as np
+
+from ..permutation import Permutation
+from ..projection import Gather
+
+
+class Balanced(Gather, kind="balanced"):
+    """index(i) = π(i) mod d. Every method is O(1) an entry, in both directions, whatever D is."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.permutation = Permutation(self.D, self.seed)
+
+    def index(self, start=0, stop=None):
+        start, stop = self.range_of(start, stop, self.D)
+        return self.permutation(np.arange(start, stop)) % self.d
+
+    def members(self, j):
+        return np.sort(self.permutation.inverse(np.arange(self._column(j), self.D, self.d)))
+
+    def counts(self, start=0, stop=None):
+        start, stop = self.range_of(start, stop, self.d)
+        return self.D // self.d + (np.arange(start, stop) < self.D % self.d)

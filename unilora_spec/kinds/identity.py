@@ -1,0 +1,34 @@
+"""`identity`, plain LoRA: every factor trained as it is, d = D (SPEC 9.2)."""
+
+import math
+
+import numpy as np
+
+from ..errors import LimitError
+from ..projection import Gather
+
+
+class Identity(Gather, kind="identity"):
+    """index(i) = i. Training starts as LoRA's does: A uniform with the bound 1/√in (Kaiming), B zero."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.d != self.D:
+            raise LimitError(f"d is {self.d} and D is {self.D}; kind identity needs d = D", "9.2")
+
+    def index(self, start=0, stop=None):
+        return np.arange(*self.range_of(start, stop, self.D))
+
+    def members(self, j):
+        return np.array([self._column(j)])
+
+    def counts(self, start=0, stop=None):
+        start, stop = self.range_of(start, stop, self.d)
+        return np.ones(stop - start, dtype=np.int64)
+
+    def initial(self, layer_map, bound=0.02):
+        theta = np.zeros(self.d, dtype=np.float32)
+        for segment, start in layer_map.placed():
+            stop = start + segment.rank * segment.in_features
+            theta[start:stop] = self.uniform_start(start, stop) * (1 / math.sqrt(segment.in_features))
+        return theta

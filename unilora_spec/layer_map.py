@@ -1,0 +1,301 @@
+"""The layer map: which weight each range of θ_D adapts, and how (SPEC 7)."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from .errors import LayerMapError
+from .permutation import MAX_D
+
+MAX_SEGMENTS = 65_536  # bounds what a hostile file can make a reader build: some 16 MB
+SCALINGS = {"lora": lambda alpha, rank: alpha / rank, "rslora": lambda alpha, rank: alpha / math.sqrt(rank)}
+ALPHA_RANGE = (1e-4, 2.0**20)  # within it every language prints a double's shortest decimal without an exponent
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One LoRA pair (A, B) for one weight, or for a part of one (SPEC 7.2 to 7.5).
+
+    ``name``          the tensor's name in the model
+    ``out_features``  rows of B, rows of the adapted matrix
+    ``in_features``   columns of A; for a convolution in · k…, its kernel flattened
+    ``rank``          rows of A, columns of B
+    ``transposed``    the tensor is stored (in, out)
+    ``row``           the first row, where the pair adapts the rows row … row + out_features − 1 only (fused q, k, v)
+    ``index``         which matrix of a stacked tensor (experts, ·, ·)
+
+    Raises ``LayerMapError`` for a value outside of these meanings.
+    """
+
+    name: str
+    out_features: int
+    in_features: int
+    rank: int
+    transposed: bool = False
+    row: int | None = None
+    index: int | None = None
+
+    def __post_init__(self):
+        if not (isinstance(self.name, str) and self.name):
+            raise LayerMapError(f"a segment's name is {self.name!r}; it must be the name of a tensor", "7.2")
+        for field, least in (("out_features", 1), ("in_features", 1), ("rank", 1), ("row", 0), ("index", 0)):
+            value = getattr(self, field)
+            if value is None and field in ("row", "index"):
+                continue
+            if type(value) is not int or not least <= value < MAX_D:
+                raise LayerMapError(f"{field} of {self.name} is {value!r}; give a whole number from {least}", "7.2")
+        if type(self.transposed) is not bool:
+            raise LayerMapError(f"transposed of {self.name} is {self.transposed!r}; give true or false", "7.2")
+
+    @property
+    def size(self) -> int:
+        """Entries of θ_D that the segment takes: A's, then B's (SPEC 7.2)."""
+        return self.rank * (self.in_features + self.out_features)
+
+    def factors(self, theta_D):
+        """A (rank, in) and B (out, rank), views of the segment's own slice of θ_D, NumPy's or torch's (SPEC 7.2)."""
+        split = self.rank * self.in_features
+        A = theta_D[:split].reshape(self.rank, self.in_features)
+        return A, theta_D[split:].reshape(self.out_features, self.rank)
+
+    def part(self, weight):
+        """The view of a stored weight that the segment adapts, NumPy's or torch's (SPEC 7.3 to 7.5)."""
+        if self.index is not None:
+            weight = weight[self.index]
+        if self.row is not None:
+            rows = slice(self.row, self.row + self.out_features)
+            weight = weight[:, rows] if self.transposed else weight[rows]
+        return weight
+
+    def stored(self, delta, shape):
+        """A delta weight (out, in), turned and shaped as ``part`` of the stored weight is (SPEC 7.3, 7.4)."""
+        return (delta.T if self.transposed else delta).reshape(shape)
+
+    def check_shape(self, shape) -> None:
+        """Raises ``LayerMapError`` unless a weight of this shape has the part that the segment adapts (SPEC 7.6)."""
+        rest = list(shape)
+        fits = True
+        if self.index is not None:
+            fits = len(rest) == 3 and self.index < rest.pop(0)
+        fits = fits and (len(rest) == 2 or (len(rest) > 2 and not self.transposed and self.index is None))
+        if fits:
+            rows, columns = rest[0], math.prod(rest[1:])
+            if self.transposed:
+                rows, columns = columns, rows
+            whole = self.row is None
+            fits = columns == self.in_features
+            fits = fits and (rows == self.out_features if whole else rows >= self.row + self.out_features)
+        if not fits:
+            raise LayerMapError(
+                f"the weight {self.name} has shape {list(shape)}, which does not hold {self.describe()}", "7.6"
+            )
+
+    def describe(self) -> str:
+        """The segment's place in its weight, in words."""
+        words = f"a matrix of {self.out_features} × {self.in_features} (out × in)"
+        if self.transposed:
+            words += ", stored transposed"
+        if self.row is not None:
+            words += f", as rows {self.row} to {self.row + self.out_features}"
+        if self.index is not None:
+            words += f", at index {self.index}"
+        return words
+
+
+class LayerMap:
+    """An ordered list of segments, and the scaling of their delta weights (SPEC 7).
+
+    ``segments``  in the order of θ_D. The order is data: it is never derived from a framework's module order.
+    ``alpha``     LoRA's α; ``scaling`` is "lora" (s = α / rank) or "rslora" (s = α / √rank)
+    ``D``         the length of θ_D, the sum of all segments' sizes
+
+    Raises ``LayerMapError`` for an empty map, more than 65,536 segments, D above 2^40, two segments that adapt the same
+    entries of a weight or disagree about its form, or an alpha outside of 1e-4 … 2^20.
+    """
+
+    def __init__(self, segments, alpha: float = 1.0, scaling: str = "lora"):
+        self.segments = tuple(segments)
+        self.alpha, self.scaling = float(alpha), scaling
+        if not self.segments:
+            raise LayerMapError("the layer map is empty; it must adapt at least one weight", "7.1")
+        if len(self.segments) > MAX_SEGMENTS:
+            raise LayerMapError(f"the layer map has {len(self.segments)} segments; {MAX_SEGMENTS} is the limit", "7.1")
+        self.D = sum(segment.size for segment in self.segments)
+        if self.D > MAX_D:
+            raise LayerMapError(f"the layer map holds {self.D} entries; 2^40 is the limit", "1.1")
+        if scaling not in SCALINGS:
+            raise LayerMapError(f"scaling is {scaling!r}; give {' or '.join(SCALINGS)}", "7.7")
+        if not ALPHA_RANGE[0] <= self.alpha <= ALPHA_RANGE[1]:
+            raise LayerMapError(f"alpha is {alpha}; give a number from {ALPHA_RANGE[0]} to 2^20", "7.7")
+        self._check_overlaps()
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, LayerMap) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def _identity(self):
+        return self.segments, self.alpha, self.scaling
+
+    def placed(self) -> Iterator[tuple[Segment, int]]:
+        """Each segment with the offset in θ_D of its first entry (SPEC 7.1)."""
+        offset = 0
+        for segment in self.segments:
+            yield segment, offset
+            offset += segment.size
+
+    def by_weight(self) -> dict[str, list[Segment]]:
+        """The segments of each adapted weight, by its name, in order."""
+        groups = defaultdict(list)
+        for segment in self.segments:
+            groups[segment.name].append(segment)
+        return dict(groups)
+
+    def factor_scale(self, segment: Segment) -> np.float32:
+        """s of ΔW = s·B·A (SPEC 7.7)."""
+        return np.float32(SCALINGS[self.scaling](self.alpha, segment.rank))
+
+    def _check_overlaps(self):
+        for name, segments in self.by_weight().items():
+            forms = {(s.transposed, s.index is None, s.row is None) for s in segments}
+            spans = sorted((s.index or 0, s.row or 0, (s.row or 0) + s.out_features) for s in segments)
+            overlap = any(a[0] == b[0] and b[1] < a[2] for a, b in zip(spans, spans[1:]))
+            if len(forms) > 1 or overlap:
+                raise LayerMapError(f"two segments adapt the same part of {name}; give each part once", "7.6")
+
+    def to_json(self) -> list[dict]:
+        """The compact form (SPEC 7.8): stacks and runs of layers folded, always in the same way."""
+        return _fold_runs(_fold_stacks(self.segments))
+
+    @classmethod
+    def from_json(cls, entries, alpha, scaling="lora") -> "LayerMap":
+        """The map of a compact form. Raises ``LayerMapError`` before it builds more than the limit of segments."""
+        if not isinstance(entries, list):
+            raise LayerMapError(f"layers is {_kind_of(entries)}; it must be a list", "7.8")
+        if sum(_count(entry) for entry in entries) > MAX_SEGMENTS:
+            raise LayerMapError(f"the layer map has more than {MAX_SEGMENTS} segments", "7.1")
+        return cls([segment for entry in entries for segment in _unfold(entry)], alpha, scaling)
+
+
+# The compact form. A stack is a segment whose `index` is [first, end); a run repeats its segments for each layer
+# number of `layers`, [first, end), with prefix + number + name as each one's name.
+
+_KEYS = {
+    "name": "name", "out": "out_features", "in": "in_features", "rank": "rank",
+    "transposed": "transposed", "row": "row", "index": "index",
+}  # fmt: skip
+_DEFAULTS = {field.name: field.default for field in fields(Segment)}
+
+
+def _fold_stacks(segments) -> list[dict]:
+    entries = []
+    for segment in segments:
+        entry = {key: value for key, field in _KEYS.items() if (value := getattr(segment, field)) != _DEFAULTS[field]}
+        last = entries[-1] if entries else {}
+        if "index" in entry and {**last, "index": None} == {**entry, "index": None}:
+            first, end = last["index"] if isinstance(last["index"], list) else (last["index"], last["index"] + 1)
+            if entry["index"] == end:
+                last["index"] = [first, end + 1]
+                continue
+        entries.append(entry)
+    return entries
+
+
+def _fold_runs(entries: list[dict]) -> list[dict]:
+    result, at = [], 0
+    while at < len(entries):
+        run, covered = _longest_run(entries, at)
+        result.append(run or entries[at])
+        at += covered
+    return result
+
+
+def _longest_run(entries, at):
+    """The run from ``at`` that covers most entries; of equals the one of the shortest period, then the shortest prefix."""
+    best, covered = None, 1
+    parts = entries[at]["name"].split(".")
+    heads = [("".join(p + "." for p in parts[:i]), int(part)) for i, part in enumerate(parts) if _is_number(part)]
+    for period in range(1, (len(entries) - at) // 2 + 1):
+        templates = [_without(entries[at : at + period], *head) for head in heads]
+        if not any(templates):  # a longer period or prefix cannot do better
+            break
+        for (prefix, first), template in zip(heads, templates):
+            count = 1
+            while template and template == _without(
+                entries[at + count * period : at + (count + 1) * period], prefix, first + count
+            ):
+                count += 1
+            if count > 1 and count * period > covered:
+                best = {"layers": [first, first + count], "prefix": prefix, "segments": template}
+                covered = count * period
+    return best, covered
+
+
+def _without(entries, prefix, number):
+    """The entries with prefix + number taken off their names, or None where one does not begin so."""
+    head = f"{prefix}{number}"
+    result = []
+    for entry in entries:
+        rest = entry["name"][len(head) :]
+        if not entry["name"].startswith(head) or rest[:1] not in ("", "."):
+            return None
+        result.append({**entry, "name": rest})
+    return result
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and str(int(text)) == text
+
+
+def _count(entry) -> int:
+    """How many segments an entry unfolds to, from its bounds alone."""
+    if not isinstance(entry, dict):
+        raise LayerMapError(f"an entry of layers is {_kind_of(entry)}; it must be an object", "7.8")
+    if "segments" not in entry:
+        return _span(entry, "index") if isinstance(entry.get("index"), list) else 1
+    if set(entry) != {"layers", "prefix", "segments"} or not isinstance(entry["prefix"], str):
+        raise LayerMapError("a run of layers must have the fields layers, prefix and segments alone", "7.8")
+    inner = entry["segments"]
+    if not (isinstance(inner, list) and inner and all(isinstance(i, dict) and "segments" not in i for i in inner)):
+        raise LayerMapError("segments of a run must be a list of segments, without runs of its own", "7.8")
+    return _span(entry, "layers") * sum(map(_count, inner))
+
+
+def _span(entry, key) -> int:
+    bounds = entry[key]
+    if not (isinstance(bounds, list) and len(bounds) == 2 and all(type(b) is int and 0 <= b < MAX_D for b in bounds)):
+        raise LayerMapError(f"{key} of an entry is {bounds!r:.60}; it must be [first, end]", "7.8")
+    if bounds[1] - bounds[0] < 2:
+        raise LayerMapError(f"{key} of an entry is {bounds}; a range holds at least two", "7.8")
+    return bounds[1] - bounds[0]
+
+
+def _unfold(entry) -> Iterator[Segment]:
+    if "segments" in entry:
+        for number in range(*entry["layers"]):
+            for inner in entry["segments"]:
+                if not isinstance(inner.get("name"), str):
+                    raise LayerMapError("a segment of a run has no name", "7.8")
+                yield from _unfold({**inner, "name": f"{entry['prefix']}{number}{inner['name']}"})
+        return
+    unknown, missing = set(entry) - set(_KEYS), {"name", "out", "in", "rank"} - set(entry)
+    if unknown or missing:
+        fault = f"the unknown field {min(unknown)!r:.60}" if unknown else f"no field {min(missing)!r}"
+        raise LayerMapError(f"a segment has {fault}", "7.8")
+    values = {_KEYS[key]: value for key, value in entry.items()}
+    if isinstance(entry.get("index"), list):
+        for index in range(*entry["index"]):
+            yield Segment(**{**values, "index": index})
+    else:
+        yield Segment(**values)
+
+
+def _kind_of(value) -> str:
+    return {dict: "an object", list: "a list", str: "a string", bool: "true or false"}.get(type(value), "a number")

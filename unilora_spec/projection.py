@@ -1,0 +1,155 @@
+"""What a projection is: a way to rebuild θ_D, the long vector of all LoRA factors, from a trained vector θ.
+
+The requirements on a kind, each with its reason; docs/methods.md writes every member of the LoRA family against them.
+
+1. The trained state is one flat float32 vector of ``d`` numbers. A method that trains several things (VeRA's λ_d and
+   λ_b) gives each a range of it, so that files, optimizers and graphs know one tensor only.
+2. ``expand`` is a pure function of that vector. What is frozen comes from the seed or, where ``needs_base`` says so,
+   from the base model's weights.
+3. ``expand`` works on any slice of θ_D without the rest, so that a large model is rebuilt tensor by tensor.
+4. ``adjoint`` is the transposed Jacobian of ``expand``, which is all that training needs of a kind.
+5. ``initial`` is the start of training, from the seed and the layer map: plain LoRA starts A and B differently.
+6. ``index``, ``members`` and ``scale`` exist only where an entry depends on one trained number: class ``Gather``.
+
+A kind is one file under kinds/, with a class that names itself: ``class Mine(Projection, kind="mine")``.
+"""
+
+import operator
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+
+from .errors import KindError, LimitError
+from .permutation import BLOCK, MAX_D, keys, mix
+
+MAX_DIM = 2**31 - 1
+KINDS: dict[str, type["Projection"]] = {}
+
+
+class Projection(ABC):
+    """P of θ_D = Pθ (SPEC 1, 6), e.g. ``Projection(kind="balanced", D=36864, d=5760, seed=42)``.
+
+    ``D`` is the length of θ_D (the layer map's), ``d`` that of θ, ``seed`` a number below 2^64.
+    Raises ``KindError`` for an unknown kind, ``LimitError`` outside of 1 ≤ d ≤ D ≤ 2^40, d < 2^31, 0 ≤ seed < 2^64.
+
+    >>> p = Projection(kind="balanced", D=36864, d=5760, seed=42)
+    >>> p.index(0, 8).tolist()
+    [805, 2990, 5608, 1842, 5693, 5545, 1564, 5238]
+    """
+
+    kind: ClassVar[str]
+    needs_base: ClassVar[bool] = False
+
+    def __init_subclass__(cls, kind: str | None = None):
+        if kind:
+            cls.kind, KINDS[kind] = kind, cls
+
+    def __new__(cls, kind: str = "balanced", **_):
+        if kind not in KINDS:
+            raise KindError(f"projection kind {kind!r} is unknown; this version knows {', '.join(KINDS)}", "9.1")
+        return super().__new__(KINDS[kind])
+
+    def __init__(self, kind: str = "balanced", *, D: int, d: int, seed: int):
+        self.D, self.d, self.seed = operator.index(D), operator.index(d), operator.index(seed)
+        if not 1 <= self.D <= MAX_D:
+            raise LimitError(f"D is {D}; a layer map holds 1 to 2^40 entries", "1.1")
+        if not 1 <= self.d <= min(self.D, MAX_DIM):
+            raise LimitError(f"d is {d}; give one from 1 to {min(self.D, MAX_DIM)}, as D is {D}", "1.1")
+        self.keys = keys(self.seed, 10)
+
+    def __getnewargs_ex__(self):
+        return (), {"kind": self.kind}  # so that copy and pickle come back through __new__
+
+    def __repr__(self) -> str:
+        return f"Projection(kind={self.kind!r}, D={self.D}, d={self.d}, seed={self.seed})"
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Projection) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    @abstractmethod
+    def expand(self, theta: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """θ_D[start:stop] as float32[stop − start] of θ, float32[d]: the same bits in every implementation (SPEC 6.2)."""
+
+    @abstractmethod
+    def adjoint(self, g: np.ndarray, start: int = 0) -> np.ndarray:
+        """Pᵀg as float32[d]. ``g`` is the gradient of θ_D[start : start + len(g)]; the rest counts as zero (SPEC 6.3)."""
+
+    @abstractmethod
+    def initial(self, layer_map, bound: float = 0.02) -> np.ndarray:
+        """The θ, float32[d], that training starts from; ``layer_map`` is the adapter's ``LayerMap`` (SPEC 6.4)."""
+
+    def uniform_start(self, start: int, stop: int) -> np.ndarray:
+        """2u − 1 in float64 for the entries start … stop − 1 of the start vector (SPEC 6.4)."""
+        j = np.arange(start, stop, dtype=np.uint32)
+        return 2 * (mix(mix(j, self.keys[8]), self.keys[9]) / 2.0**32) - 1
+
+    def range_of(self, start: int, stop: int | None, end: int) -> tuple[int, int]:
+        """``start`` and ``stop`` (None: the end) checked to be a range of 0 … end; ``LimitError`` otherwise."""
+        start, stop = operator.index(start), end if stop is None else operator.index(stop)
+        if not 0 <= start <= stop <= end:
+            raise LimitError(f"[{start}, {stop}) is not a range of [0, {end})", "1.3")
+        return start, stop
+
+
+class Gather(Projection):
+    """A projection whose rows hold one entry each: θ_D[i] = θ[index(i)] · scale[index(i)] (SPEC 6).
+
+    ``index`` needs no work or memory beyond its slice. ``expand`` and ``adjoint`` take d more, the length of θ.
+    """
+
+    @abstractmethod
+    def index(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """The column of each of the rows start … stop − 1: int64[stop − start], values in [0, d)."""
+
+    @abstractmethod
+    def members(self, j: int) -> np.ndarray:
+        """The rows of column j, ascending: int64[n_j]."""
+
+    @abstractmethod
+    def counts(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """n_j, the number of rows of each of the columns start … stop − 1: int64[stop − start]."""
+
+    def scale(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """1 / √n_j of the columns start … stop − 1, rounded once: float32[stop − start]; 0 where n_j = 0 (SPEC 6.1)."""
+        n = self.counts(start, stop).astype(np.float64)
+        return np.divide(1.0, np.sqrt(n), out=np.zeros_like(n), where=n > 0).astype(np.float32)
+
+    def expand(self, theta, start=0, stop=None):
+        start, stop = self.range_of(start, stop, self.D)
+        scaled = self._vector(theta, self.d, "theta") * self.scale()
+        result = np.empty(stop - start, dtype=np.float32)
+        for i in range(start, stop, BLOCK):
+            block = self.index(i, min(i + BLOCK, stop))
+            np.take(scaled, block, out=result[i - start : i - start + len(block)])
+        return result
+
+    def adjoint(self, g, start=0):
+        start, stop = self.range_of(start, start + len(g), self.D)
+        g = self._vector(g, stop - start, "g")
+        total = np.zeros(self.d)
+        for i in range(start, stop, BLOCK):
+            block = self.index(i, min(i + BLOCK, stop))
+            np.add.at(total, block, g[i - start : i - start + len(block)].astype(np.float64))
+        return (self.scale() * total).astype(np.float32)
+
+    def initial(self, layer_map, bound=0.02):
+        return (self.uniform_start(0, self.d) * bound).astype(np.float32)
+
+    @staticmethod
+    def _vector(value, length, name):
+        value = np.asarray(value, dtype=np.float32)
+        if value.shape != (length,):
+            raise LimitError(f"{name} has shape {list(value.shape)}; it must be [{length}]", "1.3")
+        return value
+
+    def _column(self, j):
+        if not 0 <= operator.index(j) < self.d:
+            raise LimitError(f"column {j} is not in [0, {self.d})", "1.3")
+        return operator.index(j)
+
+
+from . import kinds  # noqa: E402, F401  the kinds register themselves on import

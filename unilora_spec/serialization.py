@@ -1,0 +1,293 @@
+"""Reading and writing the file (SPEC 8). A reader's first concern is hostile input: everything is checked from the
+header's own numbers before anything is allocated from them, and nothing in a file is ever run."""
+
+import glob
+import math
+import os
+import re
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from . import canonical_json
+from .adapter import DTYPES, Adapter, Base
+from .errors import FileError, UniLoraError, VersionError, WorkFailed
+from .layer_map import LayerMap
+from .projection import Projection
+
+FORMAT, VERSION = "unilora", "1"
+MAX_HEADER = 8 * 2**20  # with the largest layer maps and heads a header stays well below 1 MB
+SAVED = "saved."
+_NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+def load_adapter(path) -> Adapter:
+    """The adapter in the file at ``path``, checked in full (SPEC 8.9).
+
+    Raises ``FileError`` or another ``UniLoraError`` with the file's name for anything but a sound adapter, and ``OSError``
+    where the file cannot be read.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise FileError("there is no such file; give the path of an adapter")
+        return decode(np.memmap(path, np.uint8, "r") if path.stat().st_size else b"")
+    except UniLoraError as error:
+        raise error.within(path) from None
+
+
+def save_adapter(adapter: Adapter, path) -> int:
+    """Writes the adapter's canonical bytes to ``path``, whole or not at all; returns how many (SPEC 8.1 to 8.7).
+
+    Raises ``FileError`` for NaN, infinity and values that a tensor's dtype cannot hold, ``WorkFailed`` where the disk
+    refuses. What stood at ``path`` stays until the new file is complete.
+    """
+    data = encode(adapter)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+    return len(data)
+
+
+def encode(adapter: Adapter) -> bytes:
+    """The canonical bytes of an adapter (SPEC 8.1 to 8.7)."""
+    tensors = {"theta": adapter.theta} | {SAVED + name: value for name, value in adapter.saved.items()}
+    stored = {}
+    for name, value in tensors.items():
+        dtype = adapter.dtypes.get(name.removeprefix(SAVED), "F32")
+        if dtype not in DTYPES:
+            raise FileError(f"{name} cannot be stored as {dtype}; give one of {', '.join(DTYPES)}", "8.3")
+        stored[name] = dtype, np.shape(value), _to_bytes(name, np.asarray(value, np.float32), dtype)
+    header = {"__metadata__": {"format": FORMAT, "version": VERSION, "unilora": _text(describe(adapter))}}
+    end, buffers = 0, []
+    for name, (dtype, shape, data) in sorted(stored.items(), key=lambda item: (-DTYPES[item[1][0]], item[0].encode())):
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + len(data)]}
+        end += len(data)
+        buffers.append(data)
+    head = canonical_json.encode(header)
+    head += b" " * (-len(head) % 8)
+    return b"".join([len(head).to_bytes(8, "little"), head, *buffers])
+
+
+def decode(data) -> Adapter:
+    """The adapter in the bytes (or uint8 array) of a file. Raises ``UniLoraError`` (SPEC 8.9)."""
+    header, start = read_header(data)
+    metadata = header.pop("__metadata__", {})
+    if metadata.get("format") != FORMAT:
+        raise FileError("this is a safetensors file, but not a Uni-LoRA adapter (its format is not unilora)", "8.4")
+    if (version := metadata.get("version")) != VERSION:
+        raise VersionError(
+            f"the file has version {version!r:.40} and this reader knows version {VERSION!r}; update the reader", "8.4"
+        )
+    if set(metadata) != {"format", "version", "unilora"}:
+        raise FileError("__metadata__ must have the fields format, version and unilora alone", "8.4")
+    projection, layer_map, base = _parse(canonical_json.decode(metadata["unilora"].encode("utf-8")))
+    for name, entry in header.items():
+        if name != "theta" and not (name.startswith(SAVED) and name != SAVED):
+            raise FileError(f"the tensor {name!r:.80} is neither theta nor saved.NAME", "8.3")
+        if entry["dtype"] not in DTYPES:
+            raise FileError(f"the tensor {name!r:.80} is {entry['dtype']}; {', '.join(DTYPES)} are possible", "8.3")
+    if header.get("theta", {}).get("shape") != [projection.d]:
+        raise FileError(f"the file has no tensor theta of shape [{projection.d}], which its d asks for", "8.3")
+    values = {name: _from_bytes(name, data[start:], entry) for name, entry in header.items()}
+    theta = values.pop("theta")
+    saved = {name.removeprefix(SAVED): value for name, value in sorted(values.items())}
+    dtypes = {name.removeprefix(SAVED): e["dtype"] for name, e in sorted(header.items()) if e["dtype"] != "F32"}
+    return Adapter(projection, layer_map, theta, base, saved, dtypes)
+
+
+def describe(adapter: Adapter) -> dict:
+    """The description that the file's `unilora` field holds (SPEC 8.5, 8.6)."""
+    p, base = adapter.projection, adapter.base
+    description = {
+        "projection": {"kind": p.kind, "seed": str(p.seed), "d": p.d, "D": p.D},
+        "alpha": adapter.layer_map.alpha,
+        "layers": adapter.layer_map.to_json(),
+    }
+    if adapter.layer_map.scaling != "lora":
+        description["scaling"] = adapter.layer_map.scaling
+    if base:
+        description["base"] = {name: value for name, value in vars(base).items() if value is not None}
+    return description
+
+
+def is_canonical(data: bytes) -> bool:
+    """Whether a sound file's bytes are the ones that its adapter is written as (SPEC 8.10)."""
+    return encode(decode(data)) == bytes(data)
+
+
+@contextmanager
+def replacing(path):
+    """A temporary path beside ``path`` that takes its place when the block ends well, and goes when it does not.
+
+    Flushed to the disk before it is renamed, so that a crash leaves the old file or the new one (SPEC 8.11). What a
+    killed process left behind is cleared on the next call. Raises ``WorkFailed`` where the disk refuses.
+    """
+    path = Path(path)
+    try:
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+            leftover.unlink(missing_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            os.chmod(temporary, 0o666 & ~_umask())
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise WorkFailed(
+            f"{path} could not be written: {error.strerror or error}; nothing there has changed"
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _flush(path):
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# The safetensors container (SPEC 8.2), for any file of that format: `verify` reads the base model's with it.
+
+_SIZES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
+
+
+def read_header(data, limit=MAX_HEADER) -> tuple[dict, int]:
+    """The header of safetensors bytes, and where their tensors start. Raises ``FileError`` unless tensors fill the rest
+    without gap or overlap and each is as long as its shape says (SPEC 8.2)."""
+    size = len(data)
+    length = int.from_bytes(bytes(data[:8]), "little")
+    if size < 8 or length > size - 8:
+        raise FileError("this is no safetensors file, or a truncated one: it is shorter than its header says", "8.2")
+    if length > limit:
+        raise FileError(f"the header is said to be {length} bytes long; {limit} is the limit", "8.2")
+    text = bytes(data[8 : 8 + length])
+    if text[:1] != b"{":
+        raise FileError("this is no safetensors file: its header does not start with {", "8.2")
+    header = canonical_json.decode(text)
+    metadata = header.get("__metadata__", {})
+    if not (isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())):
+        raise FileError("__metadata__ must be an object of strings", "8.2")
+    spans = [_span(name, entry) for name, entry in header.items() if name != "__metadata__"]
+    end = 0
+    for begin, stop in sorted(spans):
+        if begin != end:
+            raise FileError(f"the tensors overlap or leave a gap at byte {min(begin, end)} of the data", "8.2")
+        end = stop
+    if end != size - 8 - length:
+        raise FileError(f"the tensors end at byte {end} of the data, which has {size - 8 - length}", "8.2")
+    return header, 8 + length
+
+
+def _span(name, entry) -> tuple[int, int]:
+    fields_ok = isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}
+    if not (fields_ok and _is_sizes(entry["shape"]) and _is_sizes(entry["data_offsets"])):
+        raise FileError(f"the tensor {name!r:.80} needs dtype, shape and data_offsets alone, of whole numbers", "8.2")
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in _SIZES or len(entry["data_offsets"]) != 2:
+        raise FileError(f"the tensor {name!r:.80} has an unknown dtype or not two offsets", "8.2")
+    begin, stop = entry["data_offsets"]
+    if stop - begin != math.prod(entry["shape"]) * _SIZES[entry["dtype"]]:
+        raise FileError(f"the tensor {name!r:.80} is not as long as its shape says", "8.2")
+    return begin, stop
+
+
+def _is_sizes(value) -> bool:
+    return isinstance(value, list) and len(value) <= 64 and all(type(v) is int and v >= 0 for v in value)
+
+
+def _parse(text) -> tuple[Projection, LayerMap, Base | None]:
+    """Projection, layer map and base of a description, every field checked (SPEC 8.6)."""
+    _fields(
+        text, "unilora", {"projection": dict, "alpha": (int, float), "layers": list}, {"scaling": str, "base": dict}
+    )
+    p = text["projection"]
+    _fields(p, "projection", {"kind": str, "seed": str, "d": int, "D": int})
+    if not re.fullmatch(r"0|[1-9][0-9]{0,19}", p["seed"]):
+        raise FileError(f"seed is {p['seed']!r:.40}; it must be a decimal number below 2^64, as a string", "8.6")
+    layer_map = LayerMap.from_json(text["layers"], text["alpha"], text.get("scaling", "lora"))
+    if layer_map.D != p["D"]:
+        raise FileError(f"D is {p['D']}, but the layer map holds {layer_map.D} entries", "8.8")
+    projection = Projection(p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]))
+    base = None
+    if "base" in text:
+        _fields(
+            text["base"], "base", {"name": str, "structure": str, "contents": str},
+            {"architecture": str, "labels": list},
+        )  # fmt: skip
+        base = dict(text["base"])
+        for name in ("structure", "contents"):
+            if not re.fullmatch("[0-9a-f]{32}", base[name]):
+                raise FileError(f"base.{name} is not 32 hexadecimal digits", "8.6")
+        if "labels" in base:
+            if not all(isinstance(label, str) for label in base["labels"]):
+                raise FileError("base.labels must be a list of strings", "8.6")
+            base["labels"] = tuple(base["labels"])
+        base = Base(**base)
+    return projection, layer_map, base
+
+
+def _fields(value, name, required, optional=None):
+    known = required | (optional or {})
+    if not isinstance(value, dict):
+        raise FileError(f"{name} must be an object", "8.6")
+    if missing := sorted(set(required) - set(value)):
+        raise FileError(f"{name} has no field {missing[0]}", "8.6")
+    for key, item in value.items():
+        if key not in known:
+            raise FileError(f"{name} has the unknown field {key!r:.60}", "8.6")
+        if not isinstance(item, known[key]) or isinstance(item, bool):
+            raise FileError(f"{name}.{key} is of the wrong type", "8.6")
+
+
+def _text(description) -> str:
+    return canonical_json.encode(description).decode("utf-8")
+
+
+def _to_bytes(name, value, dtype) -> bytes:
+    value = np.ascontiguousarray(value)
+    if dtype == "BF16":
+        bits = value.view(np.uint32).astype(np.uint64)
+        stored = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")  # nearest, ties to even
+    else:
+        with np.errstate(over="ignore"):
+            stored = value.astype(_NUMPY[dtype])
+    _check_finite(name, _widen(stored, dtype))
+    return stored.tobytes()
+
+
+def _from_bytes(name, data, entry) -> np.ndarray:
+    begin, end = entry["data_offsets"]
+    raw = np.frombuffer(data[begin:end], _NUMPY[entry["dtype"]])
+    return _check_finite(name, _widen(raw, entry["dtype"])).reshape(entry["shape"])
+
+
+def _widen(raw, dtype) -> np.ndarray:
+    if dtype == "BF16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return raw.astype(np.float32)
+
+
+def _check_finite(name, value):
+    if not np.isfinite(value).all():
+        where = int(np.flatnonzero(~np.isfinite(value))[0])
+        raise FileError(
+            f"{name} holds NaN or infinity, first at entry {where}, or a value too large for its dtype", "8.3"
+        )
+    return value
