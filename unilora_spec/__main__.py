@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .command import run
 from .base_model import compare_with_base
+from .command import run
 from .serialization import describe, encode, load_adapter
 
 

@@ -1,5 +1,6 @@
 """The layer map: which weight each range of θ_D adapts, and how (SPEC 7)."""
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -166,7 +167,7 @@ class LayerMap:
         for name, segments in self.by_weight().items():
             forms = {(s.transposed, s.index is None, s.row is None) for s in segments}
             spans = sorted((s.index or 0, s.row or 0, (s.row or 0) + s.out_features) for s in segments)
-            overlap = any(a[0] == b[0] and b[1] < a[2] for a, b in zip(spans, spans[1:]))
+            overlap = any(a[0] == b[0] and b[1] < a[2] for a, b in itertools.pairwise(spans))
             if len(forms) > 1 or overlap:
                 raise LayerMapError(f"two segments adapt the same part of {name}; give each part once", "7.6")
 

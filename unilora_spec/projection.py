@@ -152,4 +152,4 @@ class Gather(Projection):
         return operator.index(j)
 
 
-from . import kinds  # noqa: E402, F401  the kinds register themselves on import
+from . import kinds  # noqa: F401  the kinds register themselves on import
