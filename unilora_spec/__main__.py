@@ -8,7 +8,7 @@ import numpy as np
 
 from .base_model import compare_with_base
 from .command import run
-from .serialization import describe, encode, load_adapter
+from .serialization import SAVED, describe, encode, load_adapter
 
 
 def inspect(path: Path) -> dict:
@@ -27,7 +27,7 @@ def inspect(path: Path) -> dict:
             "largest": float(abs(theta).max()),
         },
         "saved": {
-            name: {"dtype": adapter.dtypes.get(name, "F32"), "shape": list(value.shape)}
+            name: {"dtype": adapter.dtypes.get(SAVED + name, "F32"), "shape": list(value.shape)}
             for name, value in adapter.saved.items()
         },
     }
@@ -61,7 +61,8 @@ def show_inspect(report: dict) -> None:
 
 
 def verify(path: Path, base: Path | None) -> dict:
-    """Whether a file is sound, canonical, and fits a base model; raises ``UniLoraError`` where it is or does not."""
+    """Whether a file is canonical (SPEC 8.10) and has the base's values; raises ``UniLoraError`` where it is unsound or
+    does not fit the base."""
     adapter = load_adapter(path)
     report = {"file": str(path), "sound": True, "canonical": encode(adapter) == path.read_bytes()}
     if base:

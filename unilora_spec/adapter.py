@@ -41,7 +41,7 @@ class Adapter:
     ``theta``       float32[d], finite
     ``base``        the base model's record, or None where nothing is known of it
     ``saved``       parameters trained in full beside θ, by name: float32 arrays, finite
-    ``dtypes``      how a tensor is stored where not as F32: {"theta": "F16", "classifier.bias": "BF16"}
+    ``dtypes``      how the file's tensors are stored where not as F32: {"theta": "F16", "saved.classifier.bias": "BF16"}
 
     Raises ``FileError`` where the parts contradict each other.
     """
@@ -58,9 +58,10 @@ class Adapter:
             raise FileError(f"D is {self.projection.D}, but the layer map holds {self.layer_map.D} entries", "8.8")
         if np.shape(self.theta) != (self.projection.d,):
             raise FileError(f"theta has shape {list(np.shape(self.theta))}; d says [{self.projection.d}]", "8.8")
-        for name in self.saved:
-            if name in self.layer_map.by_weight():
-                raise FileError(f"{name} is both adapted and trained in full; it can be one of them", "8.8")
+        if both := self.saved.keys() & self.layer_map.by_weight().keys():
+            raise FileError(f"{min(both)} is both adapted and trained in full; it can be one of them", "8.8")
+        if "" in self.saved:
+            raise FileError("a saved parameter has no name", "8.3")
 
     def factors(self) -> Iterator[tuple[Segment, np.ndarray, np.ndarray]]:
         """Each segment with its A (rank, in) and B (out, rank), float32, one at a time (SPEC 7.2)."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from .adapter import Adapter, check_fit, contents_fingerprint, structure_fingerprint
 from .errors import BaseMismatch, FileError, UniLoraError
-from .serialization import read_header
+from .serialization import map_file, read_header
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors library; a base model's header may be large
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
@@ -38,7 +38,7 @@ def _tensors(folder: Path) -> dict:
     tensors = {}
     for file in files:
         try:
-            header, start = read_header(np.memmap(file, np.uint8, "r"), MAX_HEADER)
+            header, start = read_header(map_file(file), MAX_HEADER)
         except UniLoraError as error:
             raise error.within(file) from None
         header.pop("__metadata__", None)

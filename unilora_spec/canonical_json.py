@@ -9,8 +9,14 @@ MAX_DEPTH = 16
 
 
 def encode(value) -> bytes:
-    """UTF-8 bytes with sorted keys and no white space. A float that is whole is written as an integer."""
-    return _text(value).encode("utf-8")
+    """UTF-8 bytes with sorted keys and no white space. A float that is whole is written as an integer.
+
+    Raises ``FileError`` for null, which nothing here has a use for, and for lone surrogates, which UTF-8 cannot spell.
+    """
+    try:
+        return _text(value).encode("utf-8")
+    except UnicodeEncodeError:
+        raise FileError("a JSON text holds half a surrogate pair", "8.5") from None
 
 
 def _text(value) -> str:
@@ -22,12 +28,14 @@ def _text(value) -> str:
         return "[" + ",".join(map(_text, value)) + "]"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if value is None:
+        raise FileError("a JSON text holds null, which has no meaning here", "8.5")
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def decode(data: bytes):
     """The value of JSON bytes. Raises ``FileError`` for anything but one well-formed value of bounded depth, with
-    duplicate keys, numbers from 2^53 on, NaN and lone surrogates among what is refused."""
+    duplicate keys, numbers from 2^53 on, NaN, null and lone surrogates among what is refused."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -38,11 +46,9 @@ def decode(data: bytes):
         value = json.loads(
             text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
         )
-        encode(value)  # refuses lone surrogates, which JSON can spell and UTF-8 cannot
+        encode(value)  # refuses what JSON can spell and its canonical form cannot
     except json.JSONDecodeError as error:
         raise FileError(f"a JSON text is malformed at character {error.pos}: {error.msg}", "8.5") from None
-    except UnicodeEncodeError:
-        raise FileError("a JSON text holds half a surrogate pair", "8.5") from None
     return value
 
 

@@ -2,16 +2,18 @@
 
 import itertools
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
 
-from .errors import LayerMapError
+from .errors import BaseMismatch, LayerMapError
 from .permutation import MAX_D
 
-MAX_SEGMENTS = 65_536  # bounds what a hostile file can make a reader build: some 16 MB
+MAX_SEGMENTS = 65_536  # with MAX_NAME, bounds what a hostile file can make a reader build: some 50 MB
+MAX_NAME = 512  # bytes of UTF-8; a run's prefix is repeated for each of its segments
 SCALINGS = {"lora": lambda alpha, rank: alpha / rank, "rslora": lambda alpha, rank: alpha / math.sqrt(rank)}
 ALPHA_RANGE = (1e-4, 2.0**20)  # within it every language prints a double's shortest decimal without an exponent
 
@@ -40,8 +42,10 @@ class Segment:
     index: int | None = None
 
     def __post_init__(self):
-        if not (isinstance(self.name, str) and self.name):
-            raise LayerMapError(f"a segment's name is {self.name!r}; it must be the name of a tensor", "7.2")
+        if not (isinstance(self.name, str) and 0 < len(self.name.encode("utf-8", "surrogatepass")) <= MAX_NAME):
+            raise LayerMapError(
+                f"a segment's name is {self.name!r:.80}; give a tensor's name, to {MAX_NAME} bytes", "7.2"
+            )
         for field, least in (("out_features", 1), ("in_features", 1), ("rank", 1), ("row", 0), ("index", 0)):
             value = getattr(self, field)
             if value is None and field in ("row", "index"):
@@ -76,7 +80,7 @@ class Segment:
         return (delta.T if self.transposed else delta).reshape(shape)
 
     def check_shape(self, shape) -> None:
-        """Raises ``LayerMapError`` unless a weight of this shape has the part that the segment adapts (SPEC 7.6)."""
+        """Raises ``BaseMismatch`` unless a weight of this shape has the part that the segment adapts (SPEC 10.3)."""
         rest = list(shape)
         fits = True
         if self.index is not None:
@@ -90,8 +94,8 @@ class Segment:
             fits = columns == self.in_features
             fits = fits and (rows == self.out_features if whole else rows >= self.row + self.out_features)
         if not fits:
-            raise LayerMapError(
-                f"the weight {self.name} has shape {list(shape)}, which does not hold {self.describe()}", "7.6"
+            raise BaseMismatch(
+                f"the weight {self.name} has shape {list(shape)}, which does not hold {self.describe()}", "10.3"
             )
 
     def describe(self) -> str:
@@ -165,11 +169,15 @@ class LayerMap:
 
     def _check_overlaps(self):
         for name, segments in self.by_weight().items():
-            forms = {(s.transposed, s.index is None, s.row is None) for s in segments}
+            forms = {
+                (s.transposed, s.index is None, s.row is None, s.in_features, s.row is not None or s.out_features)
+                for s in segments
+            }
             spans = sorted((s.index or 0, s.row or 0, (s.row or 0) + s.out_features) for s in segments)
             overlap = any(a[0] == b[0] and b[1] < a[2] for a, b in itertools.pairwise(spans))
             if len(forms) > 1 or overlap:
-                raise LayerMapError(f"two segments adapt the same part of {name}; give each part once", "7.6")
+                fault = "adapt the same part of" if overlap else "disagree about the form of"
+                raise LayerMapError(f"two segments {fault} {name}; give each part once", "7.6")
 
     def to_json(self) -> list[dict]:
         """The compact form (SPEC 7.8): stacks and runs of layers folded, always in the same way."""
@@ -210,49 +218,52 @@ def _fold_stacks(segments) -> list[dict]:
 
 
 def _fold_runs(entries: list[dict]) -> list[dict]:
-    result, at = [], 0
+    result, at, ends = [], 0, {}
     while at < len(entries):
-        run, covered = _longest_run(entries, at)
+        run, covered = _longest_run(entries, at, ends)
         result.append(run or entries[at])
         at += covered
     return result
 
 
-def _longest_run(entries, at):
-    """The run from ``at`` that covers most entries; of equals the one of the shortest period, then the shortest prefix."""
-    best, covered = None, 1
-    parts = entries[at]["name"].split(".")
-    heads = [("".join(p + "." for p in parts[:i]), int(part)) for i, part in enumerate(parts) if _is_number(part)]
-    for period in range(1, (len(entries) - at) // 2 + 1):
-        templates = [_without(entries[at : at + period], *head) for head in heads]
-        if not any(templates):  # a longer period or prefix cannot do better
-            break
-        for (prefix, first), template in zip(heads, templates):
-            count = 1
-            while template and template == _without(
-                entries[at + count * period : at + (count + 1) * period], prefix, first + count
-            ):
-                count += 1
-            if count > 1 and count * period > covered:
-                best = {"layers": [first, first + count], "prefix": prefix, "segments": template}
-                covered = count * period
-    return best, covered
+def _longest_run(entries, at, ends):
+    """The run from ``at`` that covers most entries; of equals the one of the shortest block, then the shortest prefix.
+
+    A block is all the entries from ``at`` on whose names begin with one prefix and number. ``ends`` keeps where the
+    current ones stop, so that folding is linear in the entries, whatever their names.
+    """
+    for head in [head for head, end in ends.items() if end <= at]:
+        del ends[head]
+    run, best, prefix = None, (1, 0), ""
+    for part in entries[at]["name"].split("."):
+        head = prefix + part
+        if re.fullmatch("0|[1-9][0-9]{0,8}", part):
+            if head not in ends:
+                others = (k for k in range(at, len(entries)) if _after(entries[k]["name"], head) is None)
+                ends[head] = next(others, len(entries))
+            length, first, end = ends[head] - at, int(part), int(part) + 1
+            while _repeats(entries, at, (end - first) * length, length, head, f"{prefix}{end}"):
+                end += 1
+            merit = (end - first) * length, -length
+            if end - first > 1 and merit > best:
+                block = [{**entry, "name": _after(entry["name"], head)} for entry in entries[at : at + length]]
+                best, run = merit, {"layers": [first, end], "prefix": prefix, "segments": block}
+        prefix += part + "."
+    return run, best[0]
 
 
-def _without(entries, prefix, number):
-    """The entries with prefix + number taken off their names, or None where one does not begin so."""
-    head = f"{prefix}{number}"
-    result = []
-    for entry in entries:
-        rest = entry["name"][len(head) :]
-        if not entry["name"].startswith(head) or rest[:1] not in ("", "."):
-            return None
-        result.append({**entry, "name": rest})
-    return result
+def _repeats(entries, at, ahead, length, head, next_head) -> bool:
+    """Whether the block of ``length`` entries from ``at`` comes again ``ahead`` later, ``next_head`` in place of ``head``."""
+    return at + ahead + length <= len(entries) and all(
+        entries[k + ahead] == {**entries[k], "name": next_head + _after(entries[k]["name"], head)}
+        for k in range(at, at + length)
+    )
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and str(int(text)) == text
+def _after(name: str, head: str) -> str | None:
+    """What follows ``head`` in a name, beginning with a dot or empty; None where the name does not begin so."""
+    rest = name[len(head) :]
+    return rest if name.startswith(head) and rest[:1] in ("", ".") else None
 
 
 def _count(entry) -> int:
@@ -271,7 +282,7 @@ def _count(entry) -> int:
 
 def _span(entry, key) -> int:
     bounds = entry[key]
-    if not (isinstance(bounds, list) and len(bounds) == 2 and all(type(b) is int and 0 <= b < MAX_D for b in bounds)):
+    if not (isinstance(bounds, list) and len(bounds) == 2 and all(type(b) is int and 0 <= b <= MAX_D for b in bounds)):
         raise LayerMapError(f"{key} of an entry is {bounds!r:.60}; it must be [first, end]", "7.8")
     if bounds[1] - bounds[0] < 2:
         raise LayerMapError(f"{key} of an entry is {bounds}; a range holds at least two", "7.8")

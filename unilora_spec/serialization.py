@@ -18,7 +18,7 @@ from .layer_map import LayerMap
 from .projection import Projection
 
 FORMAT, VERSION = "unilora", "1"
-MAX_HEADER = 8 * 2**20  # with the largest layer maps and heads a header stays well below 1 MB
+MAX_HEADER = 8 * 2**20  # a header has hundreds of bytes; a layer map that folds nowhere, with many segments, 1 to 2 MB
 SAVED = "saved."
 _NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -33,9 +33,14 @@ def load_adapter(path) -> Adapter:
     try:
         if not path.is_file():
             raise FileError("there is no such file; give the path of an adapter")
-        return decode(np.memmap(path, np.uint8, "r") if path.stat().st_size else b"")
+        return decode(map_file(path))
     except UniLoraError as error:
         raise error.within(path) from None
+
+
+def map_file(path: Path):
+    """The bytes of a file, read as they are touched. An empty file cannot be mapped."""
+    return np.memmap(path, np.uint8, "r") if path.stat().st_size else b""
 
 
 def save_adapter(adapter: Adapter, path) -> int:
@@ -55,18 +60,20 @@ def encode(adapter: Adapter) -> bytes:
     tensors = {"theta": adapter.theta} | {SAVED + name: value for name, value in adapter.saved.items()}
     stored = {}
     for name, value in tensors.items():
-        dtype = adapter.dtypes.get(name.removeprefix(SAVED), "F32")
+        dtype = adapter.dtypes.get(name, "F32")
         if dtype not in DTYPES:
             raise FileError(f"{name} cannot be stored as {dtype}; give one of {', '.join(DTYPES)}", "8.3")
         stored[name] = dtype, np.shape(value), _to_bytes(name, np.asarray(value, np.float32), dtype)
     header = {"__metadata__": {"format": FORMAT, "version": VERSION, "unilora": _text(describe(adapter))}}
     end, buffers = 0, []
-    for name, (dtype, shape, data) in sorted(stored.items(), key=lambda item: (-DTYPES[item[1][0]], item[0].encode())):
+    for name, (dtype, shape, data) in sorted(stored.items(), key=lambda item: (-DTYPES[item[1][0]], item[0])):
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + len(data)]}
         end += len(data)
         buffers.append(data)
     head = canonical_json.encode(header)
     head += b" " * (-len(head) % 8)
+    if len(head) > MAX_HEADER:
+        raise FileError(f"the header would be {len(head)} bytes long; {MAX_HEADER} is the limit", "8.2")
     return b"".join([len(head).to_bytes(8, "little"), head, *buffers])
 
 
@@ -90,10 +97,11 @@ def decode(data) -> Adapter:
             raise FileError(f"the tensor {name!r:.80} is {entry['dtype']}; {', '.join(DTYPES)} are possible", "8.3")
     if header.get("theta", {}).get("shape") != [projection.d]:
         raise FileError(f"the file has no tensor theta of shape [{projection.d}], which its d asks for", "8.3")
-    values = {name: _from_bytes(name, data[start:], entry) for name, entry in header.items()}
+    body = memoryview(data)[start:]
+    values = {name: _from_bytes(name, body, entry) for name, entry in header.items()}
     theta = values.pop("theta")
     saved = {name.removeprefix(SAVED): value for name, value in sorted(values.items())}
-    dtypes = {name.removeprefix(SAVED): e["dtype"] for name, e in sorted(header.items()) if e["dtype"] != "F32"}
+    dtypes = {name: entry["dtype"] for name, entry in sorted(header.items()) if entry["dtype"] != "F32"}
     return Adapter(projection, layer_map, theta, base, saved, dtypes)
 
 
@@ -110,11 +118,6 @@ def describe(adapter: Adapter) -> dict:
     if base:
         description["base"] = {name: value for name, value in vars(base).items() if value is not None}
     return description
-
-
-def is_canonical(data: bytes) -> bool:
-    """Whether a sound file's bytes are the ones that its adapter is written as (SPEC 8.10)."""
-    return encode(decode(data)) == bytes(data)
 
 
 @contextmanager
@@ -261,7 +264,7 @@ def _text(description) -> str:
 
 
 def _to_bytes(name, value, dtype) -> bytes:
-    value = np.ascontiguousarray(value)
+    value = _check_finite(name, np.ascontiguousarray(value))
     if dtype == "BF16":
         bits = value.view(np.uint32).astype(np.uint64)
         stored = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")  # nearest, ties to even
