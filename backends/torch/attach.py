@@ -1,0 +1,324 @@
+"""One vector on a model: ``attach`` puts it there, and everything that is done with it afterwards."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+import unilora_spec
+from unilora_spec import (
+    Adapter,
+    Base,
+    BaseMismatch,
+    FileError,
+    LayerMap,
+    LayerMapError,
+    Projection,
+    check_fit,
+    contents_fingerprint,
+    structure_fingerprint,
+)
+
+from .expansion import Expand
+from .sites import delta_weight
+from .targets import candidates, matches, plan
+
+_THETA = "unilora_theta"
+_DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16"}
+_METHODS = ("save_adapter", "load_adapter", "merge", "detach")
+
+
+def attach(
+    model: nn.Module,
+    rank: int = 4,
+    d: int | None = None,
+    seed: int = 0,
+    targets: str | Sequence[str] = ("query", "value"),
+    *,
+    ranks: Mapping[str, int] | None = None,
+    alpha: float | None = None,
+    scaling: str = "lora",
+    kind: str = "balanced",
+    train_in_full: Sequence[str] = (),
+    bound: float = 0.02,
+) -> nn.Module:
+    """Adapts ``model`` in place with one trained vector and returns it; every other parameter is frozen.
+
+    rank            LoRA's r, for every target; ``ranks`` sets others: {"query": 8}
+    d               the length of θ, 1 … D (kind "identity", plain LoRA: D, which is the default there)
+    seed            0 … 2^64 − 1: P and the initial θ follow from it
+    targets         ends of module names, or regular expressions; see ``plan``
+    alpha           the delta weight is alpha / rank · B·A; by default alpha is ``rank``
+    train_in_full   ends of names of modules or parameters trained beside θ (a new classification head)
+    bound           the initial θ is uniform in ±bound
+
+    The model gets the parameter ``unilora_theta``, float32[d], also ``model.unilora.theta``, and the methods ``save_adapter(path)``, ``load_adapter(path)``,
+    ``merge()`` and ``detach()``. Its ``state_dict()`` holds what is trained and nothing else, so that a trainer's
+    checkpoints do. Raises ``UniLoraError`` where the arguments do not fit the model; the model is then unchanged.
+
+    >>> model = attach(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)), rank=2, d=10, targets=["0"])
+    >>> [(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
+    [('unilora_theta', (10,))]
+    """
+    if hasattr(model, "unilora"):
+        raise LayerMapError("the model has an adapter already; call model.detach() or model.merge() first")
+    layer_map = plan(model, targets, rank, ranks, alpha, scaling)
+    if d is None and kind != "identity":
+        raise LayerMapError(f"d is missing; give the length of theta, from 1 to D = {layer_map.D}")
+    projection = Projection(kind=kind, D=layer_map.D, d=layer_map.D if d is None else d, seed=seed)
+    theta = projection.initial(layer_map, bound)
+    UniLora(model, projection, layer_map, theta, _trained_names(model, train_in_full, layer_map))
+    return model
+
+
+def load_adapter(model: nn.Module, path) -> nn.Module:
+    """Puts the adapter in the file at ``path`` on ``model``, in place of one that may be there, and returns the model.
+
+    Raises ``UniLoraError`` with the file's name where the file is unsound or made for another architecture; warns where the
+    model's weights are not those it was trained on. The model is unchanged until everything has been checked.
+    """
+    adapter = unilora_spec.load_adapter(path)
+    try:
+        _check_base(model, adapter)
+    except unilora_spec.UniLoraError as error:
+        raise error.within(path) from None
+    attached = getattr(model, "unilora", None)
+    if attached and (attached.projection, attached.layer_map) == (adapter.projection, adapter.layer_map):
+        attached.restore()
+        attached.keep(adapter.saved)
+    else:
+        if attached:
+            attached.detach()
+        attached = UniLora(model, adapter.projection, adapter.layer_map, adapter.theta, adapter.saved)
+    with torch.no_grad():
+        attached.theta.copy_(torch.from_numpy(adapter.theta))
+        for name, value in adapter.saved.items():
+            model.get_parameter(name).copy_(torch.from_numpy(value))
+    return model
+
+
+class UniLora:
+    """The adapter on a model, as its attribute ``unilora``: P, the layer map and the hooks through which θ acts.
+
+    ``theta`` is the one new parameter, float32[d], the model's own ``unilora_theta``; ``projection`` and ``layer_map`` are
+    the specification's. No module of its own: containers such as nn.Sequential would run it.
+    """
+
+    def __init__(self, model, projection: Projection, layer_map: LayerMap, theta: np.ndarray, trained_in_full):
+        self.model, self.projection, self.layer_map = model, projection, layer_map
+        device = model.get_parameter(layer_map.segments[0].name).device
+        # No buffers of the model: nothing to save, and nothing for DDP to send around at every step.
+        self.index = torch.from_numpy(projection.index().astype(np.int32)).to(device)
+        self.scale = torch.from_numpy(projection.scale()).to(device)
+        self._factors, self._version = None, -1
+        self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
+        self._handles = [
+            model.register_forward_pre_hook(self._before_forward),
+            model.register_state_dict_post_hook(partial(self._only_trained)),
+            model.register_load_state_dict_post_hook(self._expect_only_trained),
+        ]
+        self._install_sites(model)
+        model.requires_grad_(False)
+        model.register_parameter(_THETA, nn.Parameter(torch.from_numpy(theta).to(device)))
+        model.unilora = self
+        for method in _METHODS:
+            setattr(model, method, getattr(self, method))
+        self.keep(trained_in_full)
+
+    @property
+    def theta(self) -> nn.Parameter:
+        """θ, float32[d]."""
+        return getattr(self.model, _THETA)
+
+    def __repr__(self) -> str:
+        return f"UniLora({self.projection}, {len(self.layer_map)} segments)"
+
+    def factors(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """A (rank, in) and B (out, rank) of every segment, float32 views of one θ_D, differentiable to θ.
+
+        Rebuilt once per forward of the model. A part of the model that is called on its own rebuilds them where θ has
+        changed since, or where a gradient is wanted and the last forward had none.
+        """
+        if not torch.compiler.is_compiling():
+            wants_grad = torch.is_grad_enabled() and self.theta.requires_grad
+            if self._version != self.theta._version or (wants_grad and not self._factors[0][0].requires_grad):
+                self._rebuild()
+        return self._factors
+
+    def _rebuild(self):
+        if self.index.device != self.theta.device:  # the model has moved
+            self.index, self.scale = self.index.to(self.theta.device), self.scale.to(self.theta.device)
+        theta_D = Expand.apply(self.theta, self.index, self.scale)
+        ranges = theta_D.split([segment.size for segment in self.layer_map.segments])
+        self._factors = [segment.factors(part) for segment, part in zip(self.layer_map.segments, ranges)]
+        if not torch.compiler.is_compiling():
+            self._version = self.theta._version
+
+    def _before_forward(self, model, inputs):
+        self._rebuild()  # here, and so outside of every gradient-checkpointed region
+
+    def _install_sites(self, model):
+        owners = {candidate.weight: candidate for candidate in candidates(model)}
+        numbered = {}
+        for number, segment in enumerate(self.layer_map.segments):
+            pair = number, segment, float(self.layer_map.factor_scale(segment))
+            numbered.setdefault(segment.name, []).append(pair)
+        for name, pairs in numbered.items():
+            owner = owners[name]
+            self._handles += owner.site(self, pairs).install(owner.module, owner.parameter)
+
+    def keep(self, names) -> None:
+        """Trains the named parameters in full; their values of now come back with ``restore``."""
+        parameters = {name: self.model.get_parameter(name) for name in names}
+        self._originals = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Gives the parameters trained in full the values they had before, and freezes them."""
+        for name, value in self._originals.items():
+            self.model.get_parameter(name).requires_grad_(False).copy_(value)
+        self._originals = {}
+
+    def trained_in_full(self) -> list[str]:
+        """The names of the parameters trained beside θ."""
+        return list(self._originals)
+
+    def save_adapter(self, path, dtype: str = "F32") -> int:
+        """Writes the adapter to ``path``, θ as ``dtype`` (F32, F16 or BF16); returns the file's size in bytes (SPEC 8).
+
+        Raises ``FileError`` for a θ that is not finite, ``WorkFailed`` where the disk refuses; a file that stood at
+        ``path`` stays then.
+        """
+        return unilora_spec.save_adapter(self.adapter(dtype), path)
+
+    def adapter(self, dtype: str = "F32") -> Adapter:
+        """The adapter as the specification's object, with the base model's record (SPEC 8, 10)."""
+        model = self.model
+        parameters = {name: model.get_parameter(name) for name in self._originals}
+        saved = {name: _numpy(parameter) for name, parameter in parameters.items()}
+        dtypes = {name: _DTYPES.get(parameter.dtype, "F32") for name, parameter in parameters.items()}
+        return Adapter(
+            self.projection, self.layer_map, _numpy(self.theta), self._base(), saved, dtypes | {"theta": dtype}
+        )
+
+    def load_adapter(self, path) -> nn.Module:
+        """Switches the model to the adapter in the file at ``path``: see ``backends.torch.load_adapter``."""
+        return load_adapter(self.model, path)
+
+    @torch.no_grad()
+    def merge(self) -> nn.Module:
+        """Adds every delta weight to its weight, in float32 and rounded once to the weight's dtype, and takes the adapter
+        off; the model stays as trained, plain. Raises ``LayerMapError`` for weights that are not floating point."""
+        model = self.model
+        weights = {name: model.get_parameter(name) for name in self.layer_map.by_weight()}
+        for name, weight in weights.items():
+            if not weight.is_floating_point():
+                raise LayerMapError(f"{name} is stored as {weight.dtype}; merge into the unquantized base")
+        self._rebuild()
+        for segment, (A, B) in zip(self.layer_map.segments, self._factors):
+            part = segment.part(weights[segment.name])
+            s = float(self.layer_map.factor_scale(segment))
+            part.copy_(part.float() + delta_weight(segment, A, B, s, part.shape))
+        self._take_off()
+        return model
+
+    def detach(self) -> nn.Module:
+        """Takes the adapter off: the model is the base again, the parameters trained in full included."""
+        self.restore()
+        return self._take_off()
+
+    def _take_off(self):
+        model = self.model
+        for handle in self._handles:
+            handle.remove()
+        for name in (_THETA, "unilora", *_METHODS):
+            delattr(model, name)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(self._required_grad[name])
+        return model
+
+    def _base(self) -> Base:
+        model = self.model
+        weights = {name: model.get_parameter(name) for name in self.layer_map.by_weight()}
+        structure = structure_fingerprint({name: tuple(weight.shape) for name, weight in weights.items()})
+        contents = contents_fingerprint(weights, lambda name: _numpy(weights[name]))
+        config = getattr(model, "config", None)
+        if config is None or not hasattr(model, "name_or_path"):
+            return Base(type(model).__name__, structure, contents)
+        labels = getattr(config, "id2label", None) or {}
+        default = {0: "LABEL_0", 1: "LABEL_1"}
+        return Base(
+            model.name_or_path or type(model).__name__,
+            structure,
+            contents,
+            type(model).__name__,
+            tuple(labels[i] for i in sorted(labels)) if labels != default else None,
+        )
+
+    def _trained(self, prefix=""):
+        return {prefix + name for name in (_THETA, *self._originals)}
+
+    def _only_trained(self, model, state_dict, prefix, metadata):
+        for name in [name for name in state_dict if name.startswith(prefix) and name not in self._trained(prefix)]:
+            del state_dict[name]
+
+    def _expect_only_trained(self, model, incompatible):
+        trained = self._trained()
+        incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if name in trained]
+
+    def __getstate__(self):
+        # The factors are part of one forward's graph; a copy of the model rebuilds its own.
+        return self.__dict__ | {"_factors": None, "_version": -1}
+
+
+def _numpy(tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()
+
+
+def _trained_names(model, patterns, layer_map) -> list[str]:
+    """The names of the parameters that ``patterns`` name, themselves or by their modules, each once."""
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    canonical = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = []
+    for pattern in patterns:
+        found = [
+            parameter
+            for name, module in model.named_modules()
+            for parameter in (module.parameters() if matches(pattern, name) else _own(module, name, pattern))
+        ]
+        if not found:
+            raise LayerMapError(f"train_in_full: {pattern!r} matches no module or parameter of the model")
+        names += [canonical[id(parameter)] for parameter in found]
+    for name in names:
+        if name in layer_map.by_weight():
+            raise LayerMapError(f"{name} is both a target and trained in full; choose one")
+    return list(dict.fromkeys(names))
+
+
+def _own(module, name, pattern):
+    return [p for key, p in module.named_parameters(name, recurse=False) if matches(pattern, key)]
+
+
+def _check_base(model, adapter) -> None:
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    check_fit(adapter.layer_map, shapes)
+    for name, value in adapter.saved.items():
+        if shapes.get(name) != value.shape:
+            there = list(shapes[name]) if name in shapes else "not there"
+            raise BaseMismatch(f"the model's {name} is {there}, the adapter brings {list(value.shape)}", "10.3")
+    if unowned := set(adapter.layer_map.by_weight()) - {candidate.weight for candidate in candidates(model)}:
+        raise FileError(f"{min(unowned)} belongs to a module that cannot be adapted while it runs; merge instead")
+    if adapter.base is None:
+        return
+    adapted = list(adapter.layer_map.by_weight())
+    if structure_fingerprint({name: shapes[name] for name in adapted}) != adapter.base.structure:
+        raise BaseMismatch("the model's weights have other shapes than the base that was adapted", "10.3")
+    if contents_fingerprint(adapted, lambda name: _numpy(model.get_parameter(name))) != adapter.base.contents:
+        warnings.warn(
+            f"the model's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=3
+        )

@@ -1,0 +1,154 @@
+"""From names to a layer map: which weights of a model can be adapted, and which of them its user asked for."""
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from unilora_spec import LayerMap, LayerMapError, Segment
+
+from .sites import DeltaWeight, LowRank
+
+try:
+    from transformers.pytorch_utils import Conv1D
+except ImportError:  # a plain nn.Module needs no transformers
+    Conv1D = ()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A weight that can be adapted: ``target`` is the name that users write, ``weight`` the parameter's own."""
+
+    target: str
+    weight: str
+    module: nn.Module
+    parameter: str
+    out_features: int
+    in_features: int
+    transposed: bool = False
+    stack: int | None = None
+
+    @property
+    def site(self):
+        """The way a pair acts on this weight."""
+        grouped = isinstance(self.module, nn.modules.conv._ConvNd) and self.module.groups > 1
+        return DeltaWeight if grouped or self.stack is not None else LowRank
+
+
+def candidates(model: nn.Module) -> list[Candidate]:
+    """Every weight of ``model`` that can be adapted, in the order of its modules."""
+    return [candidate for name, module in model.named_modules() for candidate in _of_module(name, module)]
+
+
+def _of_module(name, module):
+    dot = f"{name}." if name else ""
+    if isinstance(module, nn.Linear):
+        yield Candidate(name, f"{dot}weight", module, "weight", module.out_features, module.in_features)
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        if not module.transposed:
+            out, *kernel = module.weight.shape
+            yield Candidate(name, f"{dot}weight", module, "weight", out, kernel[0] * module.weight[0, 0].numel())
+    elif Conv1D and isinstance(module, Conv1D):
+        rows, columns = module.weight.shape
+        yield Candidate(name, f"{dot}weight", module, "weight", columns, rows, transposed=True)
+    else:
+        for parameter, weight in module._parameters.items():
+            if weight is not None and weight.dim() == 3:
+                transposed = bool(getattr(module, "is_transposed", False))
+                stack, out, columns = weight.shape
+                if transposed:
+                    out, columns = columns, out
+                full = dot + parameter
+                yield Candidate(full, full, module, parameter, out, columns, transposed, stack)
+
+
+def plan(
+    model: nn.Module,
+    targets: str | Sequence[str],
+    rank: int,
+    ranks: Mapping[str, int] | None = None,
+    alpha: float | None = None,
+    scaling: str = "lora",
+) -> LayerMap:
+    """The layer map of ``targets`` in ``model``, in the order of its modules (SPEC 7).
+
+    A target is the end of a module's name ("query", "attention.query"; for stacked experts, of the parameter's:
+    "experts.down_proj") or a regular expression for the whole of it; "c_attn[0:768]" is a row range of a fused weight.
+    ``ranks`` sets other ranks by the same patterns; the first that matches holds. ``alpha`` is ``rank`` by default.
+    Raises ``LayerMapError`` for a target that matches nothing, with close names, and for weights that cannot be adapted.
+    """
+    targets = [targets] if isinstance(targets, str) else list(targets)
+    found = candidates(model)
+    unused = set(targets) | set(ranks or {})
+    segments = []
+    for candidate in found:
+        parts = set()
+        for target in targets:
+            pattern, rows = _row_range(target)
+            if matches(pattern, candidate.target):
+                unused.discard(target)
+                parts.add(rows)
+        if not parts:
+            continue
+        r = rank
+        for pattern in reversed(ranks or {}):
+            if matches(pattern, candidate.target):
+                unused.discard(pattern)
+                r = ranks[pattern]
+        segments += _segments(candidate, sorted(parts, key=lambda rows: rows or (0, 0)), r)
+    if unused:
+        raise LayerMapError(_no_match(min(unused), [candidate.target for candidate in found]))
+    _refuse_unreachable(model, {segment.name for segment in segments})
+    return LayerMap(segments, rank if alpha is None else alpha, scaling)
+
+
+def _segments(candidate, parts, rank):
+    for index in [None] if candidate.stack is None else range(candidate.stack):
+        for rows in parts:
+            first, stop = rows or (0, candidate.out_features)
+            if not first < stop <= candidate.out_features:
+                raise LayerMapError(
+                    f"{candidate.target} has {candidate.out_features} rows; [{first}:{stop}] is not among them"
+                )
+            yield Segment(
+                candidate.weight, stop - first, candidate.in_features, rank, candidate.transposed, rows and first, index
+            )
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether ``pattern`` is the end of ``name``, at a dot, or a regular expression for the whole of it."""
+    if name == pattern or name.endswith(f".{pattern}"):
+        return True
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error as error:
+        raise LayerMapError(f"the target {pattern!r} is neither a name nor a regular expression: {error}") from None
+
+
+def _row_range(target):
+    found = re.fullmatch(r"(.+)\[(\d+):(\d+)\]", target)
+    return (found[1], (int(found[2]), int(found[3]))) if found else (target, None)
+
+
+def _no_match(target, names) -> str:
+    if not names:
+        return "the model has no Linear, convolution, Conv1D or stacked weight to adapt"
+    ends = list(dict.fromkeys(part for name in names for part in (name.rsplit(".", 1)[-1], name)))
+    close = difflib.get_close_matches(_row_range(target)[0], ends, n=4, cutoff=0.4) or ends[:6]
+    return f"the target {target!r} matches no weight that can be adapted; close names are {', '.join(close)}"
+
+
+def _refuse_unreachable(model, names):
+    """Two ways for a hook to miss a weight's use, refused by name: better no adapter than one that acts in part."""
+    uses = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+    for name in names:
+        owner, _, parameter = name.rpartition(".")
+        weight = model.get_submodule(owner)._parameters[parameter]
+        if uses[id(weight)] > 1:
+            raise LayerMapError(f"{name} is tied to another module's weight; adapt a weight that is used once")
+        parent = model.get_submodule(owner.rpartition(".")[0])
+        if isinstance(parent, nn.MultiheadAttention):
+            raise LayerMapError(f"{name} is read by nn.MultiheadAttention without calling its module; leave it out")
