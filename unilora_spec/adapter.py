@@ -74,7 +74,7 @@ class Adapter:
             yield segment, self.layer_map.factor_scale(segment) * (B @ A)
 
     def merge(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Adds every ΔW to the float32 arrays of ``weights``, by name and in place, and puts ``saved`` in (SPEC 7.9).
+        """Adds every ΔW to the float32 arrays of ``weights``, by name and in place, and puts ``saved`` in (SPEC 7.10).
 
         Raises ``BaseMismatch`` before anything changes where a weight is missing or its shape does not fit.
         """

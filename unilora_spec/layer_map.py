@@ -180,7 +180,7 @@ class LayerMap:
                 raise LayerMapError(f"two segments {fault} {name}; give each part once", "7.6")
 
     def to_json(self) -> list[dict]:
-        """The compact form (SPEC 7.8): stacks and runs of layers folded, always in the same way."""
+        """The compact form (SPEC 7.8, 7.9): stacks and runs of layers folded, always in the same way."""
         return _fold_runs(_fold_stacks(self.segments))
 
     @classmethod

@@ -61,6 +61,10 @@ class Permutation:
         """π⁻¹(y) for int64[n] y, 0 ≤ y < D."""
         return self._walk(y, self.keys[::-1], self._backward)
 
+    def one_pass(self, x: np.ndarray) -> np.ndarray:
+        """A single pass, without walking: int64[n] x, 0 ≤ x < a² (SPEC 4.2)."""
+        return self._pass(x, self.keys, self._forward)
+
     def _walk(self, x, round_keys, step):
         x = np.asarray(x, dtype=np.int64)
         result = np.empty_like(x)

@@ -1,0 +1,155 @@
+"""SPEC.md is true: every worked example is printed again here, and every rule that the code names is in the text."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import naive
+import unilora_spec
+from unilora_spec import Adapter, LayerMap, Projection, Segment, contents_fingerprint, structure_fingerprint
+from unilora_spec.canonical_json import encode as to_json
+from unilora_spec.layer_map import _fold_runs, _fold_stacks
+from unilora_spec.serialization import encode
+
+PACKAGE = Path(unilora_spec.__file__).parent
+SPEC = (PACKAGE / "SPEC.md").read_text()
+BLOCKS = dict(re.findall(r"^```(\S+)\n(.*?)^```$", SPEC, re.M | re.S))
+
+TINY_MAP = LayerMap([Segment("w", out_features=2, in_features=3, rank=1)], alpha=1)
+TINY = Adapter(
+    Projection(kind="balanced", D=5, d=2, seed=42),
+    TINY_MAP,
+    np.array([1, -0.5], np.float32),
+    saved={"b": np.array([0.25], np.float32)},
+    dtypes={"saved.b": "BF16"},
+)
+FOLDING = [
+    *(Segment(f"layer.{i}.{name}.weight", 8, 8, 2) for i in range(2) for name in "qv"),
+    *(Segment("experts.w", 6, 4, 1, index=i) for i in range(3)),
+]
+
+
+def bits(x):
+    return f"{int(np.float32(x).view(np.uint32)):08X}"
+
+
+def keys():
+    yield "seed                  z_0               K_0         K_1         K_2         K_3"
+    for seed in (0, 42, 2**64 - 1):
+        numbers = "  ".join(f"{k:>10}" for k in naive.keys(seed)[:4])
+        yield f"{seed:<20}  {naive.splitmix(seed, 1)[0]:016X}  {numbers}"
+    yield "seed 42, K_4 to K_9: " + ", ".join(map(str, naive.keys(42)[4:]))
+
+
+def mix():
+    yield "x         k         x ^ k     ^ >> 16   · c1      ^ >> 15   · c2      ^ >> 16"
+    for x, k in ((0, 0), (1, 0), (0, naive.keys(42)[0]), (2, naive.keys(42)[0])):
+        yield "  ".join(f"{v:08X}" for v in (x, k, *naive.mix_steps(x, k)))
+
+
+def rounds():
+    for x in (0, 4, 10, 14):
+        yield f"x = {x}: L = {x // 4}, R = {x % 4}"
+        for t, R, m, f, L, new in naive.rounds(10, 42, x):
+            yield f"  t = {t}: mix({R}, K_{t}) = {m:>10}, f = {f}, L = {L}, R = {new}"
+        yield f"  pass({x}) = 4·{L} + {new} = {4 * L + new}"
+
+
+def permutation():
+    yield "i           " + "  ".join(f"{i}" for i in range(10))
+    yield "π(i)        " + "  ".join(f"{naive.walk(10, 42, i)[-1]}" for i in range(10))
+    columns = [naive.index("balanced", 10, 4, 42, i) for i in range(10)]
+    yield "index(i)    " + "  ".join(map(str, columns))
+    for j in range(4):
+        rows = [i for i, column in enumerate(columns) if column == j]
+        yield f"members({j})  {', '.join(map(str, rows))}   n_{j} = {len(rows)}"
+
+
+def large():
+    numbers = ", ".join(str(naive.index("balanced", 36864, 5760, 42, i)) for i in range(8))
+    yield f"D = 36864, d = 5760, seed 42: index(0 … 7) = {numbers}"
+    for i in (0, 1, 2**40 - 1):
+        yield f"D = 2^40, seed 42: π({i}) = {naive.walk(2**40, 42, i)[-1]}"
+
+
+def uniform():
+    yield "D = 10, d = 4, seed 42: index(0 … 9) = " + ", ".join(
+        str(naive.index("uniform", 10, 4, 42, i)) for i in range(10)
+    )
+    for i in (0, 2**32 - 1, 2**32, 2**40 - 1):
+        yield f"D = 2^40, d = 1000, seed 42: index({i}) = {naive.index('uniform', 2**40, 1000, 42, i)}"
+
+
+def values():
+    D, d, theta, g = 5, 2, [1.0, -0.5], [1.0, 2.0, 3.0, 4.0, 5.0]
+    columns = [naive.index("balanced", D, d, 42, i) for i in range(D)]
+    scales = [naive.scale(columns.count(j)) for j in range(d)]
+    for j in range(d):
+        yield f"n_{j} = {columns.count(j)}, scale_{j} = {scales[j]:.9g} = {bits(scales[j])}"
+    for i, value in enumerate(naive.expand("balanced", D, d, 42, theta)):
+        yield f"θ_D[{i}] = θ[{columns[i]}]·scale_{columns[i]} = {value:.9g} = {bits(value)}"
+    for j in range(d):
+        total = sum(g[i] for i in range(D) if columns[i] == j)
+        value = naive.f32(scales[j] * total)
+        yield f"(Pᵀg)_{j} = scale_{j}·{total:g} = {value:.9g} = {bits(value)}"
+
+
+def start():
+    k = naive.keys(42)
+    for j in range(4):
+        m = naive.mix(naive.mix(j, k[8]), k[9])
+        value = naive.f32(naive.start(42, j) * 0.02)
+        yield f"j = {j}: mix(mix(j, K_8), K_9) = {m:>10}, θ_j = {value:.9g} = {bits(value)}"
+
+
+def fold():
+    def show(entries):
+        return [f"  {to_json(entry).decode()}" for entry in entries]
+
+    stacked = _fold_stacks(FOLDING)
+    yield from ("the segments:", *show(entry for segment in FOLDING for entry in _fold_stacks([segment])))
+    yield from ("after the stacks:", *show(stacked))
+    yield from ("after the runs:", *show(_fold_runs(stacked)))
+
+
+def file():
+    data = encode(TINY)
+    for i in range(0, len(data), 16):
+        row = data[i : i + 16]
+        yield f"{i:04x}  {row.hex(' '):<47}  {''.join(chr(b) if 32 <= b < 127 else '.' for b in row)}"
+
+
+def fingerprints():
+    listing = to_json([["w", [2, 3]]]).decode()
+    yield f"structure: SHA-256 of {listing} begins {structure_fingerprint({'w': (2, 3)})}"
+    weight = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    yield f"contents: SHA-256 of {weight.tobytes().hex()}"
+    yield f"          begins {contents_fingerprint(['w'], lambda name: weight)}"
+
+
+EXAMPLES = [keys, mix, rounds, permutation, large, uniform, values, start, fold, file, fingerprints]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.__name__)
+def test_example(example):
+    assert BLOCKS[example.__name__] == "".join(f"{line.rstrip()}\n" for line in example())
+
+
+def test_every_block_is_an_example():
+    assert set(BLOCKS) == {example.__name__ for example in EXAMPLES}
+
+
+def test_rules():
+    stated = re.findall(r"^\*\*(\d+\.\d+)\*\*", SPEC, re.M)
+    assert stated == sorted(set(stated), key=lambda rule: [int(n) for n in rule.split(".")])
+    code = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    named = re.findall(r'"(\d+\.\d+)"', code)
+    for quoted in re.findall(r"SPEC ([\d., to]*\d)", code):
+        named += re.findall(r"\d+\.\d+", quoted)
+    assert len(set(named)) > 25 and set(named) <= set(stated)
+
+
+def test_fold_example_is_a_layer_map():
+    assert LayerMap.from_json(LayerMap(FOLDING).to_json(), 1).segments == tuple(FOLDING)
