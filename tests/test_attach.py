@@ -366,6 +366,14 @@ def test_save_load_and_switch(tmp_path):
     assert torch.equal(run(model.detach()), run(bert()))
 
 
+def test_a_head_in_half_precision_is_stored_so(tmp_path):
+    model = attach(bert().bfloat16(), d=60, train_in_full=["classifier"])
+    model.save_adapter(tmp_path / "vec.safetensors")
+    adapter = unilora_spec.load_adapter(tmp_path / "vec.safetensors")
+    assert adapter.dtypes == {"saved.classifier.bias": "BF16", "saved.classifier.weight": "BF16"}
+    assert torch.equal(run(load_adapter(bert().bfloat16(), tmp_path / "vec.safetensors")), run(model))
+
+
 def test_the_same_adapter_is_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         attach(bert(), d=60, seed=1, train_in_full=["classifier"]).save_adapter(tmp_path / name)

@@ -201,7 +201,7 @@ class UniLora:
         model = self.model
         parameters = {name: model.get_parameter(name) for name in self._originals}
         saved = {name: _numpy(parameter) for name, parameter in parameters.items()}
-        dtypes = {name: _DTYPES.get(parameter.dtype, "F32") for name, parameter in parameters.items()}
+        dtypes = {f"saved.{name}": _DTYPES.get(parameter.dtype, "F32") for name, parameter in parameters.items()}
         return Adapter(
             self.projection, self.layer_map, _numpy(self.theta), self._base(), saved, dtypes | {"theta": dtype}
         )
