@@ -1,0 +1,147 @@
+"""The rebuild of θ_D from θ as ONNX functions, in the domain "unilora": SPEC.md's arithmetic, read as Python.
+
+The functions are built of standard operators alone (opset 18, whose BitwiseXor and BitwiseAnd they need), so that any
+runtime which inlines functions, or calls them, runs them. All integers are int64 and never negative, and every product
+stays below 2^63 (SPEC 3.2), so that int64 is exact. A shift by n is a division by 2^n: BitShift takes unsigned integers
+only, and few runtimes have the other operators for those.
+
+Nothing here depends on an adapter: its numbers are inputs and attributes. Functions that others call take inputs alone:
+an attribute handed on through two calls is a corner of the standard that no runtime needs to be asked for.
+"""
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+from onnxscript import FLOAT, INT64, script
+from onnxscript import opset18 as op
+from onnxscript.values import Opset
+
+DOMAIN = Opset("unilora", 1)
+
+
+@script(DOMAIN, default_opset=op)
+def CountTo(end: INT64) -> INT64[...]:
+    """0, 1, … end − 1."""
+    return op.Range(op.Constant(value_int=0), end, op.Constant(value_int=1))
+
+
+@script(DOMAIN, default_opset=op)
+def Mix(x: INT64[...], key: INT64) -> INT64[...]:
+    """The 32-bit mixing function (SPEC 3.1)."""
+    two_15 = op.Constant(value_int=2**15)
+    two_16 = op.Constant(value_int=2**16)
+    low_32 = op.Constant(value_int=2**32 - 1)
+    x = op.BitwiseXor(x, key)
+    x = op.BitwiseXor(x, x / two_16)
+    x = op.BitwiseAnd(x * op.Constant(value_int=0x7FEB352D), low_32)
+    x = op.BitwiseXor(x, x / two_15)
+    x = op.BitwiseAnd(x * op.Constant(value_int=0x297A2D39), low_32)
+    return op.BitwiseXor(x, x / two_16)
+
+
+@script(DOMAIN, default_opset=op)
+def Round(left: INT64[...], right: INT64[...], key: INT64, a: INT64):
+    """One Feistel round: (L, R) → (R, (L + f) mod a) with f = (mix(R, key)·a) >> 32 (SPEC 4.2)."""
+    f = Mix(right, key) * a / op.Constant(value_int=2**32)
+    total = left + f
+    return op.Identity(right), op.Where(total < a, total, total - a)
+
+
+@script(DOMAIN, default_opset=op)
+def Pass(x: INT64[...], a: INT64, keys: INT64[...]) -> INT64[...]:
+    """One pass of the permutation over 0 … a² − 1: six rounds (SPEC 4.2)."""
+    k0, k1, k2, k3, k4, k5 = op.Split(keys, num_outputs=6)
+    left = x / a
+    right = x - left * a
+    left, right = Round(left, right, k0, a)
+    left, right = Round(left, right, k1, a)
+    left, right = Round(left, right, k2, a)
+    left, right = Round(left, right, k3, a)
+    left, right = Round(left, right, k4, a)
+    left, right = Round(left, right, k5, a)
+    return left * a + right
+
+
+@script(DOMAIN, default_opset=op)
+def Walk(x: INT64[...], D: INT64, a: INT64, keys: INT64[...]) -> INT64[...]:
+    """One more pass for the few entries that are still outside of 0 … D − 1 (SPEC 4.3)."""
+    outside = op.Squeeze(op.NonZero(x >= D), op.Constant(value_ints=[0]))
+    return op.ScatterElements(x, outside, Pass(op.Gather(x, outside), a, keys))
+
+
+@script(DOMAIN, default_opset=op)
+def Columns(x: INT64[...], d: INT64) -> INT64[...]:
+    """index(i) = π(i) mod d (SPEC 4.4)."""
+    return op.Mod(x, d)
+
+
+@script(DOMAIN, default_opset=op)
+def UniformIndex(i: INT64[...], d: INT64, keys: INT64[...]) -> INT64[...]:
+    """index(i) = (h·d) >> 32 with h = mix(mix(i mod 2^32, K_6) ^ (i >> 32), K_7) (SPEC 5.1)."""
+    two_32 = op.Constant(value_int=2**32)
+    k6, k7 = op.Split(keys, num_outputs=2)
+    high = i / two_32
+    h = Mix(op.BitwiseXor(Mix(i - high * two_32, k6), high), k7)
+    return h * d / two_32
+
+
+@script(DOMAIN, default_opset=op)
+def BalancedScale(d: INT64, longer: int, scale_longer: float, scale: float) -> FLOAT[...]:
+    """1 / √n_j: the first ``longer`` columns hold one row more than the others (SPEC 4.5, 6.1)."""
+    has_more = CountTo(d) < op.Constant(value_int=longer)
+    return op.Where(has_more, op.Constant(value_float=scale_longer), op.Constant(value_float=scale))
+
+
+@script(DOMAIN, default_opset=op)
+def Expand(theta: FLOAT[...], scale: FLOAT[...], index) -> FLOAT[...]:
+    """θ_D[i] = θ[j]·scale[j], j = index(i): one rounding (SPEC 6.2)."""
+    return op.Gather(theta * scale, index)
+
+
+@script(DOMAIN, default_opset=op)
+def View(x: FLOAT[...], dims: Sequence[int]) -> FLOAT[...]:
+    """The same entries in another shape."""
+    return op.Reshape(x, op.Constant(value_ints=dims))
+
+
+@script(DOMAIN, default_opset=op)
+def Zeros(dims: Sequence[int]) -> FLOAT[...]:
+    """The part of a weight that no segment adapts."""
+    return op.ConstantOfShape(op.Constant(value_ints=dims))
+
+
+@script(DOMAIN, default_opset=op)
+def Factor(theta_D: FLOAT[...], first: Sequence[int], end: Sequence[int], dims: Sequence[int]) -> FLOAT[...]:
+    """A or B: the entries first … end − 1 of θ_D, as a matrix (SPEC 7.2)."""
+    part = op.Slice(theta_D, op.Constant(value_ints=first), op.Constant(value_ints=end))
+    return op.Reshape(part, op.Constant(value_ints=dims))
+
+
+@script(DOMAIN, default_opset=op)
+def DeltaWeight(A: FLOAT[...], B: FLOAT[...], s: float) -> FLOAT[...]:
+    """ΔW = s·B·A (SPEC 7.7)."""
+    return op.Constant(value_float=s) * op.MatMul(B, A)
+
+
+FUNCTIONS = {
+    function.name: function
+    for function in (
+        CountTo, Mix, Round, Pass, Walk, Columns, UniformIndex, BalancedScale, Expand, View, Zeros, Factor, DeltaWeight,
+    )
+}  # fmt: skip
+
+
+def add_functions(model: ir.Model) -> None:
+    """Gives a model the functions that its nodes call, directly or through others."""
+    opset = model.opset_imports[""]
+    wanted = {node.op_type for node in model.graph if node.domain == DOMAIN.domain}
+    while wanted:
+        function = ir.from_proto(FUNCTIONS[wanted.pop()].to_function_proto())
+        function.opset_imports[""] = opset
+        model.functions[function.identifier()] = function
+        calls = {node.op_type for node in function if node.domain == DOMAIN.domain}
+        wanted |= calls - {name for _, name, _ in model.functions}
+    ordered = sorted(model.functions.items(), key=lambda item: list(FUNCTIONS).index(item[0][1]))
+    model.functions.clear()
+    model.functions.update(ordered)
+    model.opset_imports[DOMAIN.domain] = DOMAIN.version

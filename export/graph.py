@@ -1,0 +1,108 @@
+"""A PyTorch model as an ONNX graph, whose weights keep their names where somebody is to find them again."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterable
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+from unilora_spec import WorkFailed
+
+
+def trace(model, inputs: dict, dynamic: dict, outputs: list[str], opset: int, keep: Iterable[str] = ()):
+    """The optimized graph of ``model``, and {name: initializer} of the parameters ``keep`` that it uses.
+
+    ``dynamic`` names the axes whose size may change, {input: {axis: name}}, ``outputs`` the outputs in order; those that
+    are None are left out.
+    """
+    with _quiet(), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                model, (), kwargs=inputs, dynamic_shapes=dynamic, opset_version=opset,
+                dynamo=True, optimize=False, verbose=False,
+            )  # fmt: skip
+        except Exception as error:
+            raise WorkFailed(f"torch could not export the model to ONNX: {_root(error)}") from error
+        graph = program.model.graph
+        _name_outputs(graph, outputs)
+        kept = {name: value for name in keep if (value := _initializer(model, graph, name)) is not None}
+        # The optimizer folds a weight into its transpose, under a new name. It leaves inputs alone.
+        for value in kept.values():
+            graph.initializers.pop(value.name)
+            graph.inputs.append(value)
+        program.optimize()
+        for value in kept.values():
+            graph.inputs.remove(value)
+            graph.register_initializer(value)
+        # Each node carries the Python stack that made it, with this machine's paths.
+        ClearMetadataAndDocStringPass()(program.model)
+    for value in [*graph.inputs, *graph.outputs, *graph.initializers.values(), *_results(graph)]:
+        value.metadata_props.clear()
+    if program.model.opset_imports[""] != opset:
+        raise WorkFailed(f"this model cannot be exported to opset {opset}; leave --opset out or give a higher one")
+    return program.model, {name: value for name, value in kept.items() if value.uses()}
+
+
+def count_nodes(model: ir.Model) -> int:
+    """Nodes of the graph, its functions inlined: what a runtime has before it folds anything."""
+    sizes = {}
+
+    def size(nodes):
+        return sum(function_size(node.op_identifier()) for node in nodes)
+
+    def function_size(identifier):
+        if identifier not in model.functions:
+            return 1
+        if identifier not in sizes:
+            sizes[identifier] = size(model.functions[identifier])
+        return sizes[identifier]
+
+    return size(model.graph)
+
+
+def _name_outputs(graph, names):
+    if len(graph.outputs) != len(names):
+        raise WorkFailed(f"the exported graph has {len(graph.outputs)} outputs, the model gives {len(names)}")
+    kept = []
+    for value, name in zip(graph.outputs, names):
+        if name is not None:
+            value.name = name
+            kept.append(value)
+    graph.outputs[:] = kept
+
+
+def _initializer(model, graph, name):
+    """The initializer of a parameter. Parameters that are one tensor (tied embeddings) are in the graph once."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    same = [other for other, value in parameters.items() if value is parameters[name]]
+    return next((graph.initializers[other] for other in [name, *same] if other in graph.initializers), None)
+
+
+def _results(graph):
+    return (value for node in graph for value in node.outputs)
+
+
+def _root(error) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]:.200}"
+
+
+@contextlib.contextmanager
+def _quiet():
+    """torch's exporter writes warnings and log lines that no user can act on."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels):
+                logger.setLevel(level)

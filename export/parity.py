@@ -1,0 +1,70 @@
+"""Does a file say what the model says? It is checked by onnx, run in ONNX Runtime, and compared with PyTorch."""
+
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from unilora_spec import WorkFailed
+
+TOLERANCE = 1e-4
+"""The largest difference that passes, as a part of the output's largest entry, or absolute where that is below 1.
+Both sides compute in float32 (2^-24 = 6e-8 a rounding) and differ in the order of their sums: 1e-7 to 1e-5 for models of
+a few to dozens of layers. A wrong entry of the index, a wrong scale or a lost segment moves an output by 1e-3 and more
+of it, unless the adapter itself does next to nothing; so the report says how far the adapter moves the outputs."""
+
+
+def check(path: Path) -> None:
+    """onnx's checker and its strict shape inference, on the file. Raises ``WorkFailed``."""
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        onnx.shape_inference.infer_shapes(onnx.load(str(path)), check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise WorkFailed(f"onnx's checker refuses the exported file: {str(error).strip().splitlines()[0]}") from error
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    """The file in ONNX Runtime, on a GPU where its build and the machine have one, on the CPU elsewhere."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # a CUDA build on a machine without a GPU logs errors and goes on with the CPU
+    available = onnxruntime.get_available_providers()
+    # TF32 rounds a product's factors to 10 bits, which would be most of any difference seen.
+    providers = [("CUDAExecutionProvider", {"use_tf32": "0"})] if "CUDAExecutionProvider" in available else []
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it falls back
+        return onnxruntime.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
+
+
+def compare(session, batches: list[dict], expected: list[dict]) -> dict:
+    """The largest differences between ONNX Runtime's outputs and ``expected``, over all batches; arrays by name.
+
+    ``largest_relative`` is relative to the output's largest entry. Raises ``WorkFailed`` above ``TOLERANCE``.
+    """
+    result = {
+        "largest_absolute": 0.0,
+        "largest_relative": 0.0,
+        "tolerance": TOLERANCE,
+        "changed_labels": 0,
+        "labels": 0,
+    }
+    worst = 0.0
+    for batch, wanted in zip(batches, expected):
+        for (name, value), output in zip(wanted.items(), session.run(list(wanted), batch)):
+            if output.shape != value.shape or not np.isfinite(output).all() >= np.isfinite(value).all():
+                raise WorkFailed(f"{name} of the exported model has another shape than PyTorch's, or is not finite")
+            difference = float(np.max(np.abs(output.astype(np.float64) - value), initial=0.0))
+            size = float(np.max(np.abs(value), initial=0.0))
+            result["largest_absolute"] = max(result["largest_absolute"], difference)
+            result["largest_relative"] = max(result["largest_relative"], difference / (size or 1.0))
+            worst = max(worst, difference / max(size, 1.0))
+            if name == "logits" and value.ndim > 1 and value.shape[-1] > 1:
+                result["labels"] += value[..., 0].size
+                result["changed_labels"] += int((output.argmax(-1) != value.argmax(-1)).sum())
+    if not worst <= TOLERANCE:
+        raise WorkFailed(
+            f"the exported model disagrees with PyTorch by {result['largest_absolute']:.3g}"
+            f" (of outputs up to {size:.3g}; {TOLERANCE:g} of that is allowed); nothing was written"
+        )
+    return result
