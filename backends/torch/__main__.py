@@ -1,0 +1,104 @@
+"""``python -m backends.torch train``: the options of ``TrainSettings`` as a command."""
+
+import dataclasses
+import inspect
+import json
+import shlex
+import sys
+import typing
+from pathlib import Path
+
+import typer
+
+from unilora_spec import WorkFailed
+from unilora_spec.command import run
+
+from .settings import TrainSettings, flag
+
+EXAMPLE = (
+    "Example: python -m backends.torch train --base ./my-model --data reviews.csv --text text --label label "
+    "--output vec.safetensors"
+)
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def backend():
+    """Train Uni-LoRA adapters with PyTorch."""
+
+
+def train(config: Path | None, as_json: bool, **options):
+    """Train one vector on a base model and write it to a file.
+
+    Every option but --json can stand in the YAML file of --config as well; the command line goes before it.
+    """
+    settings = TrainSettings.from_options(options, config)
+    from .train import Stopped, train  # transformers takes seconds to import; a wrong call is told at once
+
+    try:
+        report = train(settings, progress=not as_json)
+    except Stopped as stopped:
+        call = [argument for argument in sys.argv[1:] if argument not in ("--resume", "--overwrite")]
+        raise WorkFailed(
+            f"{stopped.message}; to go on: python -m backends.torch {shlex.join([*call, '--resume'])}"
+        ) from stopped
+    except KeyboardInterrupt:
+        raise WorkFailed("stopped; nothing was written") from None
+    print(json.dumps(report, indent=2) if as_json else _shown(report))
+
+
+def _parameters():
+    """The command's parameters, for Typer to read. Texts all: ``TrainSettings`` converts those of a YAML file too."""
+    for field in dataclasses.fields(TrainSettings):
+        is_flag = field.type is bool
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        shown = "" if is_flag or default in (None, "") else f" [dim]\\[{default}][/]"
+        number = {int: "N", float: "X"}.get((typing.get_args(field.type) or [field.type])[0], "TEXT")
+        option = typer.Option(
+            None,
+            f"{flag(field.name)}/--no-{flag(field.name)[2:]}" if is_flag else flag(field.name),
+            help=field.metadata["help"] + shown,
+            rich_help_panel=field.metadata["panel"],
+            metavar=None if is_flag else number,
+            show_default=False,
+        )
+        yield field.name, bool | None if is_flag else str | None, option
+    yield "config", Path | None, typer.Option(None, help="YAML file of options.", rich_help_panel="Output")
+    yield (
+        "as_json",
+        bool,
+        typer.Option(False, "--json", help="One JSON object on standard output.", rich_help_panel="Output"),
+    )
+
+
+train.__signature__ = inspect.Signature(
+    [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind)
+        for name, kind, option in _parameters()
+    ]
+)
+train.__annotations__ = {name: kind for name, kind, _ in _parameters()}
+app.command(epilog=EXAMPLE)(train)
+
+
+def _shown(report) -> str:
+    counts = report["parameters"]
+    trained = f"{counts['theta']:,} numbers of the vector, {counts['in_full']:,} in full"
+    lines = [f"trained    {trained}: {counts['share']:.4%} of the base's {counts['base']:,} parameters"]
+    for name, value in report["after"].items():
+        lines.append(f"held out   {name.replace('_', ' ')} {report['before'][name]:.4f} before, {value:.4f} after")
+    lines.append(f"time       {report['seconds']:.0f} s, {report['steps']} steps of {report['rows']['train']:,} rows")
+    if "output" in report:
+        lines.append(f"file       {report['output']}, {report['bytes']:,} bytes")
+        lines.append(f"next       python -m export onnx --adapter {shlex.quote(report['output'])}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(app)

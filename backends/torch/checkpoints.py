@@ -1,0 +1,121 @@
+"""The checkpoints of one training run, in a folder beside its output, and what stops and resumes it."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+from transformers import TrainerCallback, TrainerState
+
+from unilora_spec import UniLoraError, WorkFailed
+
+from .settings import TrainSettings, flag
+
+STATE = "trainer_state.json"  # what a Trainer writes last: a checkpoint that has it whole is whole
+
+
+class Stopped(WorkFailed):
+    """A run that its user stopped, and that left a checkpoint to go on from."""
+
+
+class Checkpoints:
+    """The folder of a run's checkpoints: ``vec.checkpoints`` for vec.safetensors; the run's settings stand in it.
+
+    Raises ``UniLoraError`` where an interrupted run left some and the settings neither resume nor overwrite it, or
+    resume it with other settings.
+    """
+
+    def __init__(self, settings: TrainSettings):
+        self.settings = settings
+        self.folder = settings.output.with_suffix(".checkpoints")
+        self._described = self.folder / "settings.json"
+        if settings.overwrite:
+            self.clear()
+        last = self.last()
+        if last and not settings.resume:
+            raise UniLoraError(
+                f"{self.folder} holds checkpoints of an interrupted run; give --resume to go on or --overwrite to start anew"
+            )
+        if last:
+            self._check_settings()
+
+    def last(self) -> Path | None:
+        """The newest whole checkpoint."""
+        found = [path for path in self.folder.glob("checkpoint-*") if _state(path)]
+        return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+    def start(self) -> None:
+        """Makes the folder, ready for the first checkpoint. Raises ``WorkFailed`` where the disk refuses."""
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._described.write_text(json.dumps(_plain(self.settings), indent=2))
+        except OSError as error:
+            raise WorkFailed(f"{self.folder} could not be written: {error.strerror}") from error
+
+    def clear(self) -> None:
+        """Removes what this class and a Trainer wrote, and the folder where nothing else is in it."""
+        for path in self.folder.glob("checkpoint-*"):
+            shutil.rmtree(path)
+        self._described.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _check_settings(self):
+        before = json.loads(self._described.read_text()) if self._described.exists() else {}
+        for name, value in _plain(self.settings).items():
+            if before.get(name, value) != value:
+                raise UniLoraError(
+                    f"{flag(name)} is {value}, but the interrupted run had {before[name]}; "
+                    "give the same call with --resume, or --overwrite to start anew"
+                )
+
+
+def _plain(settings):
+    fields = [field.name for field in dataclasses.fields(settings) if field.compare and field.name != "output"]
+    return json.loads(json.dumps({name: getattr(settings, name) for name in fields}))
+
+
+def _state(checkpoint) -> TrainerState | None:
+    try:
+        return TrainerState.load_from_json(str(checkpoint / STATE))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+class Interruption(TrainerCallback):
+    """Between ``with``, turns Ctrl-C and SIGTERM into a checkpoint after the current step and ``Stopped``.
+
+    A second signal ends the run at once, as does the first where ``checkpoints`` is None.
+    """
+
+    def __init__(self, checkpoints: Checkpoints | None, say):
+        self.checkpoints, self.say, self.asked, self._before = checkpoints, say, False, {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._before = {
+                number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+            }
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number, frame):
+        if self.asked or not self.checkpoints:
+            raise KeyboardInterrupt
+        self.asked = True
+        self.say("stopping: a checkpoint is written after this step (once more to stop without)")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save |= self.asked
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.asked:
+            raise Stopped(
+                f"stopped at step {state.global_step} of {state.max_steps}; its checkpoint is in {self.checkpoints.folder}"
+            )

@@ -1,0 +1,208 @@
+"""From a file or a data set to rows for training and rows held out, and from rows to batches."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import pandas
+import torch
+
+from unilora_spec import UniLoraError
+
+from .settings import TrainSettings
+
+FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+@dataclass
+class Data:
+    """Rows to train on and rows held out (None: there are none), with the columns of their source.
+
+    ``labels``   the classes' names in the order of their numbers; None for tasks without classes
+    ``numbers``  the class number of each label value, the value as text
+    ``dropped``  how many rows had an empty text or no label
+    """
+
+    train: datasets.Dataset
+    held_out: datasets.Dataset | None
+    labels: tuple[str, ...] | None
+    numbers: dict[str, int]
+    dropped: int
+
+
+def load(settings: TrainSettings, base_labels=()) -> Data:
+    """Reads, checks and splits what ``settings`` name; classes that are the base's own keep the base's order.
+
+    Raises ``UniLoraError`` with the source's name and the mend.
+    """
+    source = _Source(settings.data, settings)
+    held_out, dropped = None, source.dropped
+    train = {row: share for row, share in source.shares.items() if settings.eval or share >= settings.holdout}
+    if settings.eval:
+        other = _Source(settings.eval, settings)
+        held_out, dropped = other.rows.select(list(other.shares)), dropped + other.dropped
+        if settings.task == "classification" and (strangers := set(other.values) - set(source.values)):
+            raise UniLoraError(
+                f"{settings.eval}: {settings.label} has the value {min(strangers)!r}, which {settings.data} has not"
+            )
+    elif settings.holdout:
+        held_out = source.rows.select([row for row in source.shares if row not in train])
+    if settings.limit:  # by share, as files are often sorted by label
+        train = sorted(sorted(train, key=train.get)[: settings.limit])
+    if not train or (held_out is not None and not len(held_out)):
+        raise UniLoraError(
+            f"{settings.data}: of {len(source.shares)} rows {len(train)} are to train on and "
+            f"{0 if held_out is None else len(held_out)} held out; give more rows or another --holdout"
+        )
+    labels, numbers = None, {}
+    if settings.task == "classification":
+        labels, numbers = source.classes(base_labels)
+    return Data(source.rows.select(list(train)), held_out, labels, numbers, dropped)
+
+
+def read(source: str) -> datasets.Dataset:
+    """The rows of a file, or of a data set's id or folder, given as ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.
+
+    Raises ``UniLoraError`` where there is none, or none that can be read.
+    """
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if suffix in FORMATS and not path.is_file():
+        raise UniLoraError(f"{source}: there is no such file")
+    if suffix not in FORMATS and path.is_file():
+        raise UniLoraError(f"{source}: a data file's name must end in one of {', '.join(FORMATS)}")
+    try:
+        if suffix in FORMATS:
+            options = _all_text(path, suffix) if FORMATS[suffix] == "csv" else {}
+            return datasets.load_dataset(FORMATS[suffix], data_files=str(path), split="train", **options)
+        name, *rest = source.split(":", 2)
+        return datasets.load_dataset(name, *rest[:-1], split=rest[-1] if rest else "train")
+    except Exception as error:  # datasets lets the errors of every reader beneath it through
+        what = "this could not be read" if suffix in FORMATS else "no such file, nor a data set that can be loaded here"
+        reason = str(error.__cause__ or error).strip().split("\n")[0]
+        raise UniLoraError(f"{source}: {what}: {reason}") from error
+
+
+def _all_text(path, suffix):
+    """All columns as text: the sentence "null" stays one, and no type depends on what the first rows look like."""
+    separator = "\t" if suffix == ".tsv" else ","
+    columns = pandas.read_csv(path, sep=separator, nrows=0).columns
+    features = datasets.Features({str(column): datasets.Value("string") for column in columns})
+    return {"sep": separator, "keep_default_na": False, "features": features}
+
+
+def share(texts) -> float:
+    """Where texts fall in [0, 1]: the first 8 bytes of the SHA-256 of their UTF-8, as a big-endian number, over 2^64.
+
+    A row is held out where this is below ``--holdout``. The texts of a pair are joined by a line feed.
+
+    >>> round(share(["a fine film"]), 6)
+    0.729596
+    """
+    digest = hashlib.sha256("\n".join(texts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+@dataclass
+class _Source:
+    """A source's usable rows: the share of each by its number, and the label values that occur among them."""
+
+    name: str
+    settings: TrainSettings
+    shares: dict[int, float] = field(default_factory=dict)
+    values: Counter = field(default_factory=Counter)
+    dropped: int = 0
+
+    def __post_init__(self):
+        self.rows = read(self.name)
+        texts, where = self.settings.text, self.settings.where
+        label = None if self.settings.task == "causal-lm" else self.settings.label
+        needed = [*texts, *([label] if label else []), *([where[0]] if where else [])]
+        for column in needed:
+            if column not in self.rows.column_names:
+                there = ", ".join(self.rows.column_names)
+                raise UniLoraError(f"{self.name}: there is no column {column!r}; its columns are {there}")
+        others = Counter()
+        for number, row in enumerate(self.rows.select_columns(list(dict.fromkeys(needed)))):
+            if where and str(row[where[0]]) != where[1]:
+                others[str(row[where[0]])] += 1
+                continue
+            words = [row[text] for text in texts]
+            if not all(isinstance(word, str) and word.strip() for word in words) or (label and self._empty(row[label])):
+                self.dropped += 1
+                continue
+            self.shares[number] = share(words)
+            if label:
+                self.values[str(row[label])] += 1
+        if not self.shares:
+            raise UniLoraError(f"{self.name}: {self._why_none(others)}")
+        if self.settings.task == "regression":
+            for value in self.values:
+                if not _is_number(value):
+                    raise UniLoraError(f"{self.name}: {label} has the value {value!r}; regression needs numbers")
+
+    def _names(self):
+        return getattr(self.rows.features[self.settings.label], "names", None)
+
+    def _empty(self, value):
+        unlabelled = value == -1 and self._names()  # as the test splits of the Hub have it
+        return unlabelled or value is None or not str(value).strip()
+
+    def _why_none(self, others):
+        if others and not self.dropped:
+            close = ", ".join(value for value, _ in others.most_common(5))
+            return f"no row has {'='.join(self.settings.where)}; values there are {close}"
+        return f"no row has both a text and a label ({self.dropped} are empty)" if self.dropped else "there are no rows"
+
+    def classes(self, base_labels) -> tuple[tuple[str, ...], dict[str, int]]:
+        """The classes' names in order, and the number of each value."""
+        column, names = self.settings.label, self._names()
+        if names:
+            values = [str(number) for number in range(len(names))]
+        else:
+            numeric = all(map(_is_number, self.values))
+            if numeric and not all(float(value).is_integer() for value in self.values):
+                raise UniLoraError(f"{self.name}: {column} holds numbers, not classes; use --task regression")
+            names = values = sorted(self.values, key=float if numeric else None)
+        if len(names) < 2:
+            raise UniLoraError(f"{self.name}: {column} has the one value {names[0]!r}; classification needs two")
+        order = tuple(base_labels) if set(names) == set(base_labels) else tuple(names)
+        return order, {value: order.index(name) for value, name in zip(values, names)}
+
+
+def _is_number(text) -> bool:
+    try:
+        return abs(float(text)) < float("inf")
+    except ValueError:
+        return False
+
+
+@dataclass
+class Batches:
+    """Makes one batch of rows, each a dict by column: the model's ``inputs`` and ``labels``, padded to the longest.
+
+    Texts are tokenized here, batch by batch: no copy of the data in tokens, on disk or in memory.
+    """
+
+    tokenize: Callable  # by this name: a Trainer saves what is named tokenizer with every checkpoint
+    settings: TrainSettings
+    numbers: dict[str, int]
+    max_length: int
+    inputs: frozenset[str]
+
+    def __call__(self, rows) -> dict:
+        task, columns = self.settings.task, self.settings.text
+        texts = [[row[column] for row in rows] for column in columns]
+        if task == "causal-lm":  # so that the model learns where a text ends
+            texts = [[text + (self.tokenize.eos_token or "") for text in texts[0]]]
+        batch = self.tokenize(*texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        if task == "causal-lm":
+            labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        elif task == "regression":
+            labels = torch.tensor([float(row[self.settings.label]) for row in rows])
+        else:
+            labels = torch.tensor([self.numbers[str(row[self.settings.label])] for row in rows])
+        return {name: value for name, value in batch.items() if name in self.inputs} | {"labels": labels}

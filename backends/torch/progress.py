@@ -1,0 +1,64 @@
+"""How far a training run is: a bar on a terminal, a line every ten seconds elsewhere, both on standard error."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from transformers import TrainerCallback
+
+EVERY = 10.0
+
+
+class Progress(TrainerCallback):
+    """Shows the step, the loss and each evaluation of a ``Trainer``'s run; close it with ``with``."""
+
+    def __init__(self, main_metric: str):
+        self.metric, self.loss, self.said = f"eval_{main_metric}", None, time.monotonic()
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        console = Console(file=sys.stderr)
+        self.bars = Bars(*columns, console=console, transient=True) if console.is_terminal else None
+        self.training = self.evaluation = None
+
+    def __enter__(self):
+        if self.bars:
+            self.bars.start()
+        return self
+
+    def __exit__(self, *exception):
+        if self.bars:
+            self.bars.stop()
+
+    def say(self, line: str) -> None:
+        """One line above the bar."""
+        (self.bars.console.print(line, highlight=False) if self.bars else print(line, file=sys.stderr, flush=True))
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.bars:
+            self.training = self.bars.add_task("training", total=state.max_steps, completed=state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.loss = logs.get("loss", self.loss)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        loss = "" if self.loss is None else f", loss {self.loss:.4f}"
+        if self.bars:
+            self.bars.update(self.training, completed=state.global_step, description=f"training{loss}")
+        elif time.monotonic() - self.said >= EVERY:
+            self.said = time.monotonic()
+            self.say(f"step {state.global_step} of {state.max_steps}{loss}")
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        if self.bars:
+            if self.evaluation is None:
+                self.evaluation = self.bars.add_task("evaluating", total=len(eval_dataloader))
+            self.bars.advance(self.evaluation)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        if self.evaluation is not None:
+            self.bars.remove_task(self.evaluation)
+            self.evaluation = None
+        if state.global_step:
+            value = f"{self.metric.removeprefix('eval_').replace('_', ' ')} {metrics[self.metric]:.4f}"
+            self.say(f"step {state.global_step} of {state.max_steps}: held-out {value}")

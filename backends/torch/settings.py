@@ -1,0 +1,251 @@
+"""What a training run is told: every option stated once, for Python, for the command line and for a YAML file."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from unilora_spec import UniLoraError
+
+DIM = 5760  # for MiniLM's query and value at rank 4, whose D is 36,864
+TASKS = ("classification", "regression", "causal-lm")
+
+# Each converter takes what a command line or a YAML file can hold; _as turns its refusal into what to give instead.
+
+
+def _as(expected, convert):
+    def converted(value):
+        try:
+            return convert(value)
+        except (ValueError, TypeError, AttributeError):
+            raise ValueError(expected) from None
+
+    return converted
+
+
+def _text(value) -> str:
+    if isinstance(value, bool | list | dict):
+        raise TypeError
+    return str(value)
+
+
+def _flag(value) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _whole(least):
+    def convert(value) -> int:
+        if isinstance(value, bool | float) or int(value) < least:
+            raise ValueError
+        return int(value)
+
+    return _as(f"a whole number from {least}", convert)
+
+
+def _number(least, below=float("inf")):
+    def convert(value) -> float:  # YAML reads 5e-3 as a text
+        if isinstance(value, bool) or not least <= float(value) < below:
+            raise ValueError
+        return float(value)
+
+    return _as(f"a number from {least}" + (f" to below {below}" if below < float("inf") else ""), convert)
+
+
+def _one_of(*choices):
+    def convert(value) -> str:
+        return choices[choices.index(value)]
+
+    return _as(_or(choices), convert)
+
+
+def _or(choices) -> str:
+    return ", ".join(choices[:-1]) + f" or {choices[-1]}"
+
+
+def _names(value) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in (value.split(",") if isinstance(value, str) else value))
+    if not all(names):
+        raise ValueError
+    return names
+
+
+def _pairs(value) -> list[tuple[str, str]]:
+    if isinstance(value, str):
+        value = (pair.split("=", 1) for pair in value.split(","))
+    elif isinstance(value, Mapping):
+        value = value.items()
+    return [(str(name).strip(), str(given).strip()) for name, given in value]
+
+
+def _ranks(value) -> dict[str, int]:
+    return {name: _whole(1)(rank) for name, rank in _pairs(value)}
+
+
+def _condition(value) -> tuple[str, str]:
+    if isinstance(value, str):  # whole: the value may hold a comma
+        value = [value.split("=", 1)]
+    elif isinstance(value, tuple):
+        value = [value]
+    ((column, wanted),) = _pairs(value)
+    return column, wanted
+
+
+TEXT, FLAG, PATH = _as("a text", _text), _as("true or false", _flag), _as("a path", lambda value: Path(_text(value)))
+NAMES = _as("names with commas between them", _names)
+RANKS = _as("pairs such as query=8,value=2", _ranks)
+CONDITION = _as("COLUMN=VALUE", _condition)
+
+
+def _option(panel, convert, help, default=None, **options):
+    return dataclasses.field(default=default, metadata={"panel": panel, "convert": convert, "help": help}, **options)
+
+
+@dataclass
+class TrainSettings:
+    """All options of a training run; texts and numbers are converted as those of the command line are.
+
+    Raises ``UniLoraError`` with the option's name for a value that it cannot have.
+    """
+
+    base: str = _option("Data and task", TEXT, "Base model: a folder, or an id of the Hugging Face Hub.")
+    data: str = _option(
+        "Data and task",
+        TEXT,
+        "Training data: a .csv, .tsv, .json, .jsonl or .parquet file, or a data set's id or folder as "
+        "ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.",
+    )
+    text: tuple[str, ...] = _option(
+        "Data and task", NAMES, "Column of the texts; two columns with a comma between them for text pairs.", ("text",)
+    )
+    label: str = _option("Data and task", TEXT, "Column of the labels; causal-lm needs none.", "label")
+    task: str = _option("Data and task", _one_of(*TASKS), f"{_or(TASKS)}.", TASKS[0])
+    where: tuple[str, str] | None = _option(
+        "Data and task", CONDITION, "COLUMN=VALUE: take only the rows that have it."
+    )
+    eval: str | None = _option("Data and task", TEXT, "Held-out data, given as --data is, in place of --holdout.")
+    holdout: float = _option(
+        "Data and task",
+        _number(0, 1),
+        "Share of --data to hold out, chosen by the SHA-256 of the text: the same on every machine, "
+        "and equal texts stay together.",
+        0.1,
+    )
+    limit: int | None = _option("Data and task", _whole(1), "Train on that many rows at most, chosen by SHA-256 too.")
+    max_length: int = _option("Data and task", _whole(1), "Longest text in tokens; the rest is cut off.", 128)
+
+    targets: tuple[str, ...] = _option(
+        "Adapter", NAMES, "Modules to adapt: ends of their names, or regular expressions.", ("query", "value")
+    )
+    rank: int = _option("Adapter", _whole(1), "Rank of every target.", 4)
+    ranks: dict[str, int] | None = _option(  # noqa: RUF009
+        "Adapter", RANKS, "Other ranks by target: query=8,value=2."
+    )
+    dim: int | None = _option(
+        "Adapter", _whole(1), f"Length d of the trained vector; {DIM} by default, or D for the kind identity."
+    )
+    seed: int = _option("Adapter", _whole(0), "Gives the projection, the start and the order of the data.", 0)
+    alpha: float | None = _option(
+        "Adapter", _number(0), "LoRA's alpha; by default it is the rank, so that a delta weight is B·A."
+    )
+    scaling: str = _option("Adapter", _one_of("lora", "rslora"), "alpha / rank, or alpha / √rank with rslora.", "lora")
+    kind: str = _option("Adapter", TEXT, "Projection kind.", "balanced")
+    train_in_full: tuple[str, ...] = _option(
+        "Adapter", NAMES, "Modules or parameters to train beside the vector; what the base lacks is one anyway.", ()
+    )
+    head_only: bool = _option(
+        "Adapter", FLAG, "No adapter: train the head alone, for comparison. Writes no file.", False
+    )
+
+    epochs: float = _option("Training", _number(0.0), "Times through the data.", 1.0)
+    batch_size: int = _option("Training", _whole(1), "Texts a step.", 32)
+    lr: float = _option("Training", _number(0), "Learning rate of the vector.", 5e-3)
+    head_lr: float = _option("Training", _number(0), "Learning rate of what is trained in full.", 2e-3)
+    weight_decay: float = _option("Training", _number(0), "AdamW's weight decay.", 0.0)
+    warmup: float = _option("Training", _number(0, 1), "Share of the steps in which the learning rates rise.", 0.06)
+    eval_steps: int | None = _option(
+        "Training", _whole(1), "Evaluate and write a checkpoint every so many steps; by default after each epoch."
+    )
+    patience: int | None = _option(
+        "Training", _whole(1), "Stop after that many evaluations without a better one, and keep the best."
+    )
+    gradient_checkpointing: bool = _option("Training", FLAG, "Less memory, more time.", False)
+    bf16: bool = _option("Training", FLAG, "Mixed precision in bfloat16.", False)
+
+    output: Path | None = _option(  # noqa: RUF009
+        "Output", PATH, "The adapter's file, such as vec.safetensors."
+    )
+    resume: bool = _option(
+        "Output", FLAG, "Go on from the last checkpoint of an interrupted run.", False, compare=False
+    )
+    overwrite: bool = _option(
+        "Output", FLAG, "Start anew where an interrupted run left checkpoints.", False, compare=False
+    )
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.default is not None:
+                value = field.default
+            if value not in (None, ()):
+                setattr(self, field.name, self._converted(field, value))
+        if self.dim is None and self.kind != "identity":
+            self.dim = DIM
+        missing = [name for name in ("base", "data") if getattr(self, name) is None]
+        if missing:
+            raise UniLoraError(f"{flag(missing[0])} is missing; give it in the call or in the --config file")
+        if (self.output is None) != self.head_only:
+            raise UniLoraError(
+                "--head-only writes no file; leave --output out"
+                if self.head_only
+                else "--output is missing; give the file to write, such as vec.safetensors"
+            )
+        if len(self.text) > (1 if self.task == "causal-lm" else 2):
+            raise UniLoraError(f"--text names {len(self.text)} columns; give one, or two for text pairs")
+        if self.epochs == 0:
+            raise UniLoraError("--epochs is 0; give a number above it")
+        if self.patience and not (self.holdout or self.eval):
+            raise UniLoraError("--patience needs held-out data; give --eval or --holdout")
+        if self.resume and self.overwrite:
+            raise UniLoraError("--resume goes on and --overwrite starts anew; give one of them")
+
+    @staticmethod
+    def _converted(field, value):
+        try:
+            return field.metadata["convert"](value)
+        except ValueError as error:
+            raise UniLoraError(f"{flag(field.name)} is {value!r}; give {error}") from None
+
+    @classmethod
+    def from_options(cls, options: Mapping, config: Path | None = None) -> "TrainSettings":
+        """The settings of a call: ``options`` by field name, where None means not given, before the YAML file's."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return cls(**{**(read_config(config) if config else {}), **given})
+
+
+def flag(name: str) -> str:
+    """A field's name as the command line writes it."""
+    return "--" + name.replace("_", "-")
+
+
+def read_config(path) -> dict:
+    """The options in a YAML file: keys are names of options, with - or _. Raises ``UniLoraError`` with the file's name."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UniLoraError(f"{path}: {error.strerror}; give a YAML file of options to --config") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UniLoraError(f"{path}: this is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UniLoraError(f"{path}: a YAML file of options has lines such as 'rank: 4'")
+    known = [field.name for field in dataclasses.fields(TrainSettings)]
+    options = {str(key).replace("-", "_"): value for key, value in content.items()}
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0) or known
+            raise UniLoraError(f"{path}: the option {name!r} is unknown; the closest is {close[0].replace('_', '-')!r}")
+    return options
