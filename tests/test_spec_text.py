@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
+import naive
 import numpy as np
 import pytest
 
-import naive
 import unilora_spec
 from unilora_spec import Adapter, LayerMap, Projection, Segment, contents_fingerprint, structure_fingerprint
 from unilora_spec.canonical_json import encode as to_json
@@ -15,7 +15,7 @@ from unilora_spec.serialization import encode
 
 PACKAGE = Path(unilora_spec.__file__).parent
 SPEC = (PACKAGE / "SPEC.md").read_text()
-BLOCKS = dict(re.findall(r"^```(\S+)\n(.*?)^```$", SPEC, re.M | re.S))
+BLOCKS = dict(re.findall(r"^```(\S+)\n(.*?)^```$", SPEC, re.MULTILINE | re.DOTALL))
 
 TINY_MAP = LayerMap([Segment("w", out_features=2, in_features=3, rank=1)], alpha=1)
 TINY = Adapter(
@@ -142,7 +142,7 @@ def test_every_block_is_an_example():
 
 
 def test_rules():
-    stated = re.findall(r"^\*\*(\d+\.\d+)\*\*", SPEC, re.M)
+    stated = re.findall(r"^\*\*(\d+\.\d+)\*\*", SPEC, re.MULTILINE)
     assert stated == sorted(set(stated), key=lambda rule: [int(n) for n in rule.split(".")])
     code = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     named = re.findall(r'"(\d+\.\d+)"', code)

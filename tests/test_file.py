@@ -1,0 +1,577 @@
+"""SPEC chapter 8: the file, written canonically and read without trust."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import adapters, arrays, dtypes, examples
+from test_layer_map import transformer
+from test_spec_text import TINY
+
+from unilora_spec import (
+    Adapter,
+    Base,
+    FileError,
+    KindError,
+    LayerMap,
+    LimitError,
+    Projection,
+    Segment,
+    UniLoraError,
+    VersionError,
+    WorkFailed,
+    load_adapter,
+    replacing,
+    save_adapter,
+)
+from unilora_spec.canonical_json import encode as to_json
+from unilora_spec.serialization import decode, encode
+
+ROOT = Path(__file__).parents[1]
+DATA = encode(TINY)
+
+
+def header_of(data):
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+
+
+def with_header(text, body=DATA[-10:]):
+    text = text if isinstance(text, bytes) else json.dumps(text).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def changed(change, body=DATA[-10:]):
+    """The tiny file with its header changed by ``change(header)``."""
+    header = header_of(DATA)
+    change(header)
+    return with_header(header, body)
+
+
+def described(change):
+    """The tiny file with its description changed by ``change(description)``."""
+
+    def apply(header):
+        description = json.loads(header["__metadata__"]["unilora"])
+        change(description)
+        header["__metadata__"]["unilora"] = json.dumps(description)
+
+    return changed(apply)
+
+
+def refuses(data, rule, error=FileError):
+    """Refused, and at no cost beyond some copies of the bytes themselves."""
+    tracemalloc.start()
+    with pytest.raises(error) as refusal:
+        decode(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert refusal.value.rule == rule and peak < 2**21 + 40 * len(data)
+    return str(refusal.value)
+
+
+def same(a, b):
+    """The same adapter, its numbers by their bits."""
+    assert (a.projection, a.layer_map, a.base, dict(a.dtypes)) == (b.projection, b.layer_map, b.base, dict(b.dtypes))
+    for x, y in zip([a.theta, *a.saved.values()], [b.theta, *(b.saved[name] for name in a.saved)], strict=True):
+        assert x.dtype == y.dtype == np.float32 and x.shape == y.shape and x.tobytes() == y.tobytes()
+
+
+# Canonical bytes (SPEC 8.5 to 8.7)
+
+
+@given(adapters())
+@examples(150)
+def test_round_trip(adapter):
+    data = encode(adapter)
+    again = decode(data)
+    assert encode(again) == data
+    # What F16 and BF16 round is rounded by the first writing, and nothing by the second.
+    same(decode(encode(again)), again)
+    if not adapter.dtypes:
+        same(again, adapter)
+    assert (again.projection, again.layer_map, again.base) == (adapter.projection, adapter.layer_map, adapter.base)
+
+
+@given(st.data(), dtypes)
+@examples(60)
+def test_values_of_a_dtype_come_back_bit_for_bit(data, dtype):
+    bits = {"F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}[dtype]
+    raw = np.array(data.draw(st.lists(st.integers(0, np.iinfo(bits).max), min_size=2, max_size=2)), bits)
+    wide = (raw.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else None
+    theta = raw.view(np.float32 if dtype == "F32" else np.float16).astype(np.float32) if wide is None else wide
+    theta = np.where(np.isfinite(theta), theta, np.float32(-0.0))
+    adapter = Adapter(TINY.projection, TINY.layer_map, theta, dtypes={} if dtype == "F32" else {"theta": dtype})
+    same(decode(encode(adapter)), adapter)
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+@given(data=st.data())
+@examples(40)
+def test_rounding_is_to_nearest_even(dtype, data):
+    torch = pytest.importorskip("torch")
+    theta = data.draw(arrays(dtype, 2))
+    stored = decode(encode(Adapter(TINY.projection, TINY.layer_map, theta, dtypes={"theta": dtype}))).theta
+    other = torch.from_numpy(theta.copy()).to({"F16": torch.float16, "BF16": torch.bfloat16}[dtype]).float().numpy()
+    assert stored.tobytes() == other.tobytes()
+
+
+SPECIAL = [0.0, -0.0, 2.0**-149, -(2.0**-149), 2.0**-126, 3.4028234663852886e38]
+
+
+def test_signed_zeros_and_denormals():
+    layer_map = LayerMap([Segment("w", 3, 3, 1)])
+    adapter = Adapter(Projection(D=6, d=6, seed=0), layer_map, np.array(SPECIAL, np.float32))
+    same(decode(encode(adapter)), adapter)
+
+
+def test_canonical_json_text():
+    value = {"\ue000": 1, "𝔸": 2, "a": [True, '\x00\x1f\x7f\b\t\n\f\r"\\/é', 8.0, 0.1, 1e-4, -0.0, 1048575.5]}
+    text = r'{"a":[true,"\u0000\u001f' + "\x7f" + r"\b\t\n\f\r\"\\/é" + '",8,0.1,0.0001,0,1048575.5],"𝔸":2,"\ue000":1}'
+    assert to_json(value).decode() == text  # the surrogates of 𝔸 sort before U+E000, its code point after
+
+
+def test_the_same_bytes_in_every_process(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from test_spec_text import TINY;"
+        "from unilora_spec.serialization import encode; print(encode(TINY).hex())"
+    )
+    for seed in ("0", "1", "random"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        call = [sys.executable, "-c", code, str(ROOT / "tests")]
+        assert subprocess.check_output(call, env=environment, text=True).strip() == DATA.hex()
+
+
+@given(adapters())
+@examples(40)
+def test_the_safetensors_library_reads_it(adapter):
+    torch = pytest.importorskip("safetensors.torch")  # NumPy has no bfloat16
+    tensors = torch.load(encode(adapter))
+    again = decode(encode(adapter))
+    values = {"theta": again.theta} | {f"saved.{name}": value for name, value in again.saved.items()}
+    assert tensors.keys() == values.keys()
+    for name, value in values.items():
+        assert tensors[name].float().numpy().tobytes() == value.tobytes() and tensors[name].shape == value.shape
+
+
+def test_a_file_by_the_safetensors_library_is_read_and_called_not_canonical():
+    metadata = header_of(DATA)["__metadata__"]
+    tensors = {"theta": TINY.theta}
+    data = safetensors.numpy.save(
+        tensors, metadata={**metadata, "unilora": json.dumps(json.loads(metadata["unilora"]))}
+    )
+    assert decode(data).theta.tolist() == [1, -0.5] and encode(decode(data)) != data
+
+
+def minilm():
+    layer_map = LayerMap(transformer(6), alpha=8)
+    base = Base("sentence-transformers/all-MiniLM-L6-v2", "0" * 32, "0" * 32, "BertForSequenceClassification")
+    theta = np.random.default_rng(0).standard_normal(5760).astype(np.float32)
+    return Adapter(Projection(D=36864, d=5760, seed=42), layer_map, theta, base)
+
+
+def test_size():
+    assert len(encode(minilm())) <= 4 * 5760 + 700
+
+
+# Soundness (SPEC 8.2 to 8.6, 8.8, 8.9)
+
+
+@pytest.mark.parametrize("end", range(len(DATA)))
+def test_truncated_anywhere(end):
+    with pytest.raises(FileError):
+        decode(DATA[:end])
+
+
+MUTATIONS = st.tuples(st.integers(0, len(DATA) - 1), st.sampled_from(["set", "drop", "insert"]), st.integers(0, 255))
+
+
+@given(st.lists(MUTATIONS, min_size=1, max_size=4))
+@examples(600)
+def test_mutated_bytes_raise_nothing_but_refusals(mutations):
+    data = bytearray(DATA)
+    for at, how, byte in mutations:
+        at = min(at, len(data) - 1)
+        data[at : at + (how != "insert")] = b"" if how == "drop" else bytes([byte])
+    try:
+        encode(decode(bytes(data)))
+    except UniLoraError as refusal:
+        assert refusal.rule
+
+
+@given(st.binary(max_size=60), st.sampled_from([b"", b"{", DATA[:8], DATA[:40]]))
+@examples(200)
+def test_foreign_bytes_raise_nothing_but_refusals(data, head):
+    with pytest.raises(UniLoraError):
+        decode(head + data)
+
+
+def every_value(description):
+    """(object, key) of every value inside of a description."""
+    for key, value in list(description.items() if isinstance(description, dict) else enumerate(description)):
+        yield description, key
+        if isinstance(value, dict | list):
+            yield from every_value(value)
+
+
+json_values = st.sampled_from([-1, 0, 1, 2**40, 2**53 - 1, 0.5, True, "", "x", "42", [], {}, [0, 2], ["a"], [{}]])
+
+
+@given(st.integers(0, 30), json_values)
+@examples(300)
+def test_descriptions_with_any_value_raise_nothing_but_refusals(at, value):
+    def change(description):
+        description["base"] = {"name": "b", "structure": "0" * 32, "contents": "0" * 32, "labels": ["x"]}
+        places = list(every_value(description))
+        place, key = places[at % len(places)]
+        place[key] = value
+
+    try:
+        encode(decode(described(change)))
+    except UniLoraError as refusal:
+        assert refusal.rule
+
+
+def entry(header, name="theta", **changes):
+    header[name].update(changes)
+
+
+def put(place, key, value):
+    place[key] = value
+
+
+HUGE = 2**53 - 1
+CONTAINER = {
+    "an empty file": b"",
+    "a header longer than the file": (2**63).to_bytes(8, "little") + DATA[8:],
+    "a header of the largest length": b"\xff" * 8 + DATA[8:],
+    "no brace": with_header(b" " + DATA[8:-10]),
+    "a list": with_header(b"[]"),
+    "trailing bytes": DATA + b"\0",
+    "a gap": changed(lambda h: entry(h, "saved.b", data_offsets=[9, 11]), DATA[-10:] + b"\0"),
+    "an overlap": changed(lambda h: entry(h, "saved.b", data_offsets=[6, 8]), DATA[-10:-2]),
+    "a gap before all": changed(lambda h: (entry(h, data_offsets=[2, 10]), h.pop("saved.b"))),
+    "end before begin": changed(lambda h: entry(h, "saved.b", data_offsets=[10, 8])),
+    "negative offsets": changed(lambda h: entry(h, data_offsets=[-8, 0])),
+    "three offsets": changed(lambda h: entry(h, data_offsets=[0, 8, 8])),
+    "offsets with a point": changed(lambda h: entry(h, data_offsets=[0.0, 8.0])),
+    "offsets of truth": changed(lambda h: entry(h, data_offsets=[False, 8])),
+    "huge offsets": changed(lambda h: entry(h, data_offsets=[0, HUGE])),
+    "a huge shape": changed(lambda h: entry(h, shape=[HUGE] * 64)),
+    "a shape of 65": changed(lambda h: entry(h, shape=[2] + [1] * 64)),
+    "a shape that is longer": changed(lambda h: entry(h, shape=[3])),
+    "a negative shape": changed(lambda h: entry(h, shape=[-2])),
+    "a shape of text": changed(lambda h: entry(h, shape="2")),
+    "an unknown dtype": changed(lambda h: entry(h, dtype="F128")),
+    "a dtype of list": changed(lambda h: entry(h, dtype=["F32"])),
+    "an unknown field": changed(lambda h: entry(h, more=1)),
+    "a missing field": changed(lambda h: h["theta"].pop("shape")),
+    "a tensor of text": changed(lambda h: put(h, "theta", "F32")),
+    "metadata of list": changed(lambda h: put(h, "__metadata__", [])),
+    "metadata of numbers": changed(lambda h: put(h["__metadata__"], "version", 1)),
+}
+
+
+@pytest.mark.parametrize("case", CONTAINER)
+def test_container(case):
+    refuses(CONTAINER[case], "8.2")
+
+
+def test_header_length_limit_holds_for_reader_and_writer(tmp_path):
+    size = 8 * 2**20 + 1
+    with pytest.raises(FileError, match="8388608 is the limit"):
+        decode(size.to_bytes(8, "little") + b"{" + b" " * size)
+    long = Base("x" * size, "0" * 32, "0" * 32)
+    with pytest.raises(FileError, match="8388608 is the limit"):
+        save_adapter(Adapter(TINY.projection, TINY.layer_map, TINY.theta, long), tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+TENSORS = {
+    "no theta": changed(lambda h: put(h, "saved.t", h.pop("theta"))),
+    "theta of another shape": changed(lambda h: entry(h, shape=[2, 1])),
+    "theta of another length": changed(lambda h: entry(h, shape=[2], dtype="F16", data_offsets=[0, 4]), DATA[-10:-4]),
+    "another tensor": changed(lambda h: put(h, "more", h.pop("saved.b"))),
+    "a saved tensor without a name": changed(lambda h: put(h, "saved.", h.pop("saved.b"))),
+    "a dtype that is not ours": changed(lambda h: entry(h, "saved.b", dtype="I16")),
+    "NaN": with_header(header_of(DATA), np.array([1, np.nan], "<f4").tobytes() + DATA[-2:]),
+    "infinity": with_header(header_of(DATA), np.array([-np.inf, 1], "<f4").tobytes() + DATA[-2:]),
+    "NaN in a saved tensor": DATA[:-2] + b"\x81\x7f",
+    "infinity in a saved tensor": DATA[:-2] + b"\x80\xff",
+}
+
+
+@pytest.mark.parametrize("case", TENSORS)
+def test_tensors(case):
+    # A shorter theta leaves a gap as well, which the container's rule finds first.
+    refuses(TENSORS[case], "8.2" if case == "theta of another length" else "8.3")
+
+
+METADATA = {
+    "a foreign file": with_header({"theta": header_of(DATA)["theta"]}, DATA[-10:-2]),
+    "another format": changed(lambda h: put(h["__metadata__"], "format", "pt")),
+    "no format": changed(lambda h: h["__metadata__"].pop("format")),
+    "no description": changed(lambda h: h["__metadata__"].pop("unilora")),
+    "another field": changed(lambda h: put(h["__metadata__"], "more", "")),
+}
+
+
+@pytest.mark.parametrize("case", METADATA)
+def test_metadata(case):
+    refuses(METADATA[case], "8.4")
+
+
+@pytest.mark.parametrize("version", ["2", "1.0", "", None])
+def test_unknown_version_names_both(version):
+    data = changed(
+        lambda h: h["__metadata__"].pop("version") if version is None else put(h["__metadata__"], "version", version)
+    )
+    assert f"version {version!r} and this reader knows version '1'" in refuses(data, "8.4", VersionError)
+
+
+TEXT = DATA[8:-10].rstrip()
+JSON = {
+    "not UTF-8": with_header(TEXT.replace(b"saved.b", b"saved.\xff")),
+    "a byte order mark": with_header(b"{\xef\xbb\xbf" + TEXT[1:]),
+    "a key twice": with_header(TEXT[:-1] + b',"theta":{}}'),
+    "deep lists": with_header(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    "deep objects": with_header(b'{"a":' * 100_000),
+    "a depth of 17": with_header(b'{"a":' + b"[" * 16 + b"]" * 16 + b"}"),
+    "an integer of 2^53": with_header(TEXT.replace(b"[2]", b"[9007199254740992]")),
+    "an integer of a million digits": with_header(TEXT.replace(b"[2]", b"[" + b"9" * 10**6 + b"]")),
+    "a huge float": with_header(TEXT.replace(b"[2]", b"[1e400]")),
+    "a long float": with_header(TEXT.replace(b"[2]", b"[2." + b"0" * 40 + b"]")),
+    "NaN": with_header(TEXT.replace(b"[2]", b"[NaN]")),
+    "Infinity": with_header(TEXT.replace(b"[2]", b"[-Infinity]")),
+    "null": with_header(TEXT.replace(b"[2]", b"null")),
+    "half a surrogate pair": with_header(TEXT.replace(b"saved.b", rb"saved.\ud800")),
+    "a control character": with_header(TEXT.replace(b"saved.b", b"saved.\n")),
+    "a trailing comma": with_header(TEXT[:-1] + b",}"),
+    "two values": with_header(TEXT + b"{}"),
+    "nothing after the brace": with_header(b"{"),
+    "description is no JSON": changed(lambda h: put(h["__metadata__"], "unilora", "import os")),
+    "description is deep": changed(lambda h: put(h["__metadata__"], "unilora", "[" * 10**5)),
+}
+
+
+@pytest.mark.parametrize("case", JSON)
+def test_json(case):
+    refuses(JSON[case], "8.5")
+
+
+def test_a_depth_of_16_and_brackets_in_texts_are_read():
+    data = changed(lambda h: put(h, "saved." + '[{"' * 40, h.pop("saved.b")))
+    assert list(decode(data).saved) == ['[{"' * 40]
+    refuses(with_header(b'{"a":' + b"[" * 15 + b"]" * 15 + b"}"), "8.2")
+
+
+BASE = {"name": "b", "structure": "0" * 32, "contents": "0" * 32}
+DESCRIPTION = {
+    "an unknown field": lambda t: put(t, "more", 1),
+    "an unknown field of projection": lambda t: put(t["projection"], "more", 1),
+    "an unknown field of base": lambda t: put(t, "base", {**BASE, "more": 1}),
+    "no alpha": lambda t: t.pop("alpha"),
+    "no seed": lambda t: t["projection"].pop("seed"),
+    "no contents": lambda t: put(t, "base", {"name": "b", "structure": "0" * 32}),
+    "alpha of truth": lambda t: put(t, "alpha", True),
+    "alpha of text": lambda t: put(t, "alpha", "1"),
+    "a seed of number": lambda t: put(t["projection"], "seed", 42),
+    "a seed with a zero before": lambda t: put(t["projection"], "seed", "042"),
+    "a negative seed": lambda t: put(t["projection"], "seed", "-1"),
+    "a seed of foreign digits": lambda t: put(t["projection"], "seed", "٤٢"),
+    "a long seed": lambda t: put(t["projection"], "seed", "1" * 21),
+    "d with a point": lambda t: put(t["projection"], "d", 2.0),
+    "layers of object": lambda t: put(t, "layers", {}),
+    "a short fingerprint": lambda t: put(t, "base", {**BASE, "structure": "0" * 31}),
+    "a fingerprint in capitals": lambda t: put(t, "base", {**BASE, "contents": "A" * 32}),
+    "labels of numbers": lambda t: put(t, "base", {**BASE, "labels": [1]}),
+    "base of text": lambda t: put(t, "base", "b"),
+}
+
+
+@pytest.mark.parametrize("case", DESCRIPTION)
+def test_description(case):
+    refuses(described(DESCRIPTION[case]), "8.6")
+
+
+def test_description_is_an_object():
+    refuses(changed(lambda h: put(h["__metadata__"], "unilora", "[]")), "8.6")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "rule"),
+    [
+        (lambda t: put(t["projection"], "D", 6), FileError, "8.8"),
+        (lambda t: put(t["projection"], "seed", str(2**64)), LimitError, "1.2"),
+        (lambda t: put(t["projection"], "d", 0), LimitError, "1.1"),
+        (lambda t: put(t["projection"], "d", 6), LimitError, "1.1"),
+        (lambda t: put(t["projection"], "kind", "vera"), KindError, "9.1"),
+        (lambda t: put(t["projection"], "kind", "identity"), LimitError, "9.2"),
+        (lambda t: put(t, "scaling", "other"), UniLoraError, "7.7"),
+        (lambda t: put(t, "alpha", 0), UniLoraError, "7.7"),
+        (lambda t: put(t, "layers", []), UniLoraError, "7.1"),
+        (lambda t: put(t["layers"][0], "rank", 2**39), UniLoraError, "1.1"),
+        (lambda t: put(t["layers"][0], "index", [0, 2**40]), UniLoraError, "7.1"),
+        (lambda t: put(t["layers"][0], "name", "b"), FileError, "8.8"),
+    ],
+)
+def test_rules_of_other_chapters_hold_in_files(change, error, rule):
+    refuses(described(change), rule, error)
+
+
+def test_a_file_of_the_largest_d_asks_for_its_bytes_first():
+    def change(description):
+        description["projection"].update(d=2**31 - 1, D=2**40)
+        description["layers"][0].update({"in": 2**39, "out": 2**39})
+
+    refuses(described(change), "8.3")
+
+
+def test_sound_but_not_canonical_is_read():
+    spaced = with_header(json.dumps(header_of(DATA), indent=1).encode() + b"\n\n")
+    spelled = described(lambda t: (t.update(scaling="lora"), t["layers"][0].update(transposed=False)))
+    for data in (spaced, spelled):
+        same(decode(data), TINY)
+        assert data != DATA == encode(decode(data))
+
+
+# What a writer refuses (SPEC 8.3, 8.8)
+
+
+@pytest.mark.parametrize(
+    ("theta", "dtype"),
+    [
+        ([1, np.nan], "F32"),
+        ([np.inf, 0], "F32"),
+        ([65520, 0], "F16"),  # halfway between the largest and what comes after it rounds to infinity
+        ([3.4e38, 0], "BF16"),
+        (np.array([0x7FFFFFFF, 0], np.uint32).view(np.float32), "BF16"),  # a NaN whose rounding would carry into −0
+        ([1, 0], "F64"),
+    ],
+)
+def test_values_that_cannot_be_stored(theta, dtype):
+    adapter = Adapter(TINY.projection, TINY.layer_map, np.array(theta, np.float32), dtypes={"theta": dtype})
+    with pytest.raises(FileError) as refusal:
+        encode(adapter)
+    assert refusal.value.rule == "8.3" and "theta" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "rule"),
+    [
+        ({"theta": np.zeros(3, np.float32)}, "8.8"),
+        ({"theta": np.zeros((2, 1), np.float32)}, "8.8"),
+        ({"projection": Projection(D=6, d=2, seed=42)}, "8.8"),
+        ({"saved": {"w": np.zeros(1, np.float32)}}, "8.8"),
+        ({"saved": {"": np.zeros(1, np.float32)}}, "8.3"),
+    ],
+)
+def test_parts_that_contradict_each_other(values, rule):
+    parts = {"projection": TINY.projection, "layer_map": TINY.layer_map, "theta": TINY.theta}
+    with pytest.raises(FileError) as refusal:
+        Adapter(**(parts | values))
+    assert refusal.value.rule == rule
+
+
+def test_names_that_utf8_cannot_spell():
+    for parts in ({"saved": {"\ud800": np.zeros(1)}}, {"base": Base("\ud800", "0" * 32, "0" * 32)}):
+        with pytest.raises(FileError, match=r"SPEC 8\.5"):
+            encode(Adapter(TINY.projection, TINY.layer_map, TINY.theta, **parts))
+
+
+# On the disk (SPEC 8.11)
+
+
+def test_files(tmp_path):
+    path = tmp_path / "größe.safetensors"
+    assert save_adapter(TINY, path) == len(DATA) == path.stat().st_size
+    same(load_adapter(path), TINY)
+    assert path.read_bytes() == DATA and [*tmp_path.iterdir()] == [path]
+    loaded = load_adapter(path)
+    path.unlink()
+    loaded.theta += 1  # its own memory, not the file's
+
+
+@pytest.mark.parametrize("data", [b"", DATA[:50], b"PK\x03\x04" * 9, None])
+def test_load_names_the_file(tmp_path, data):
+    path = tmp_path / "vec.safetensors"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(FileError) as refusal:
+        load_adapter(path)
+    assert str(refusal.value).startswith(f"{path}: ")
+
+
+def fail(number):
+    def failing(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return failing
+
+
+@pytest.mark.parametrize("broken", ["os.replace", "os.fsync", "pathlib.Path.write_bytes", "tempfile.mkstemp"])
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, broken):
+    path = tmp_path / "vec.safetensors"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(broken, fail(errno.ENOSPC))
+    with pytest.raises(WorkFailed, match="No space left on device; nothing there has changed"):
+        save_adapter(TINY, path)
+    assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_disk(tmp_path):
+    path = tmp_path / "vec.safetensors"
+    with (
+        pytest.raises(WorkFailed, match="No space left"),
+        replacing(path) as temporary,
+        open("/dev/full", "wb") as full,
+    ):
+        temporary.write_bytes(DATA[:10])
+        full.write(DATA)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_interruption_leaves_the_old_file_and_the_next_write_clears_what_a_kill_left(tmp_path):
+    path = tmp_path / "vec.safetensors"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
+    (tmp_path / ".vec.safetensors.abc.partial").write_bytes(b"half")
+    save_adapter(TINY, path)
+    assert path.read_bytes() == DATA and [*tmp_path.iterdir()] == [path]
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(WorkFailed, match="No such file or directory"):
+        save_adapter(TINY, tmp_path / "none" / "vec.safetensors")
+
+
+# The import
+
+PROBE = """
+import sys, time
+import numpy
+begin = time.perf_counter()
+import unilora_spec
+print(time.perf_counter() - begin, *sorted({"torch", "onnx", "safetensors", "onnxruntime"} & set(sys.modules)))
+"""
+
+
+def test_import_is_light():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    runs = [
+        subprocess.check_output([sys.executable, "-c", PROBE], env=environment, text=True).split() for _ in range(3)
+    ]
+    assert all(len(run) == 1 for run in runs)
+    assert min(float(run[0]) for run in runs) < 0.3  # seconds beyond NumPy's own; about 0.03 is usual
