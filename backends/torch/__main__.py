@@ -42,14 +42,14 @@ def train(config: Path | None, as_json: bool, **options):
     from .train import Stopped, train  # transformers takes seconds to import; a wrong call is told at once
 
     try:
-        report = train(settings, progress=not as_json)
+        report = train(settings, progress=True)  # on standard error, also with --json
     except Stopped as stopped:
         call = [argument for argument in sys.argv[1:] if argument not in ("--resume", "--overwrite")]
         raise WorkFailed(
             f"{stopped.message}; to go on: python -m backends.torch {shlex.join([*call, '--resume'])}"
         ) from stopped
     except KeyboardInterrupt:
-        raise WorkFailed("stopped; nothing was written") from None
+        raise WorkFailed("stopped at once; no adapter was written") from None
     print(json.dumps(report, indent=2) if as_json else _shown(report))
 
 

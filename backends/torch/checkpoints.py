@@ -32,15 +32,13 @@ class Checkpoints:
         self.settings = settings
         self.folder = settings.output.with_suffix(".checkpoints")
         self._described = self.folder / "settings.json"
-        if settings.overwrite:
-            self.clear()
-        last = self.last()
-        if last and not settings.resume:
+        if settings.overwrite or not self.last():
+            return
+        if not settings.resume:
             raise UniLoraError(
                 f"{self.folder} holds checkpoints of an interrupted run; give --resume to go on or --overwrite to start anew"
             )
-        if last:
-            self._check_settings()
+        self._check_settings()
 
     def last(self) -> Path | None:
         """The newest whole checkpoint."""
@@ -48,7 +46,9 @@ class Checkpoints:
         return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
 
     def start(self) -> None:
-        """Makes the folder, ready for the first checkpoint. Raises ``WorkFailed`` where the disk refuses."""
+        """Makes the folder ready for the first checkpoint. Raises ``WorkFailed`` where the disk refuses."""
+        if self.settings.overwrite:
+            self.clear()
         try:
             self.folder.mkdir(exist_ok=True)
             self._described.write_text(json.dumps(_plain(self.settings), indent=2))
@@ -62,6 +62,17 @@ class Checkpoints:
         self._described.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+    def clear_unless_any(self) -> None:
+        """``clear`` where there is nothing to resume."""
+        if not self.last():
+            self.clear()
+
+    def patience_is_over(self) -> bool:
+        """Whether the newest checkpoint is that of an early stop, so that only the file was missing."""
+        last = self.last()
+        stopping = _state(last).stateful_callbacks.get("EarlyStoppingCallback", {}) if last else {}
+        return stopping.get("attributes", {}).get("early_stopping_patience_counter", 0) >= (self.settings.patience or 1)
 
     def _check_settings(self):
         before = json.loads(self._described.read_text()) if self._described.exists() else {}

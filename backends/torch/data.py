@@ -50,6 +50,8 @@ def load(settings: TrainSettings, base_labels=()) -> Data:
             )
     elif settings.holdout:
         held_out = source.rows.select([row for row in source.shares if row not in train])
+    if held_out:
+        held_out = _longest_first(held_out, settings.text)
     if settings.limit:  # by share, as files are often sorted by label
         train = sorted(sorted(train, key=train.get)[: settings.limit])
     if not train or (held_out is not None and not len(held_out)):
@@ -61,6 +63,12 @@ def load(settings: TrainSettings, base_labels=()) -> Data:
     if settings.task == "classification":
         labels, numbers = source.classes(base_labels)
     return Data(source.rows.select(list(train)), held_out, labels, numbers, dropped)
+
+
+def _longest_first(rows, columns):
+    """Rows of like length together: half the padding, so half the time; and what does not fit in memory fails at once."""
+    lengths = [sum(map(len, texts)) for texts in zip(*(rows[column] for column in columns))]
+    return rows.select(sorted(range(len(rows)), key=lambda row: -lengths[row]))
 
 
 def read(source: str) -> datasets.Dataset:

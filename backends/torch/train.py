@@ -24,13 +24,14 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
 )
 
 from unilora_spec import UniLoraError, WorkFailed
 
 from .attach import attach
-from .checkpoints import Checkpoints, Interruption, Stopped
+from .checkpoints import STATE, Checkpoints, Interruption, Stopped
 from .data import Batches, Data, load
 from .metrics import METRICS
 from .progress import Progress
@@ -62,6 +63,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         shown = stack.enter_context(Progress(METRICS[settings.task].main)) if progress else None
         if shown:
             shown.say(_announcement(settings, rows))
+        if checkpoints:
+            stack.callback(checkpoints.clear_unless_any)
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         trainer = _trainer(model, settings, rows, tokenizer, folder)
         if shown:
@@ -82,7 +85,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         "after": _held_out(after),
     }
     if checkpoints:
-        report |= {"output": str(settings.output), "bytes": model.save_adapter(settings.output)}
+        report |= {"output": str(settings.output), "bytes": _saved(model, settings.output)}
         checkpoints.clear()
     return report | {"seconds": round(time.monotonic() - started, 1)}
 
@@ -218,7 +221,7 @@ class _Finite(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not math.isfinite(logs.get("loss", 0.0)):
             raise WorkFailed(
-                f"the loss is {logs['loss']} at step {state.global_step}; start anew with a lower --lr or --head-lr"
+                f"the loss is {logs['loss']} at step {state.global_step}; give --overwrite and a lower --lr or --head-lr"
             )
 
 
@@ -286,12 +289,16 @@ def _longest(settings, model, tokenizer):
 
 def _run(trainer, model, settings, checkpoints) -> dict:
     """Trains to the end, or on from the last checkpoint; returns the metrics of the model as it is left."""
-    last = checkpoints.last() if checkpoints else None
-    if settings.patience:
-        trainer.add_callback(EarlyStoppingCallback(settings.patience))
+    last = None
     if checkpoints:
         checkpoints.start()
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+        last = checkpoints.last()
+    if settings.patience:
+        trainer.add_callback(EarlyStoppingCallback(settings.patience))
+    if last and settings.patience and checkpoints.patience_is_over():
+        trainer.state = TrainerState.load_from_json(str(last / STATE))
+    else:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     state = trainer.state
     step = state.global_step
     if settings.patience and state.best_global_step:
@@ -299,6 +306,13 @@ def _run(trainer, model, settings, checkpoints) -> dict:
         best = Path(trainer.args.output_dir) / f"checkpoint-{step}" / WEIGHTS
         model.load_state_dict(load_file(best), strict=False)
     return next((entry for entry in reversed(state.log_history) if entry["step"] == step and "eval_loss" in entry), {})
+
+
+def _saved(model, output) -> int:
+    try:
+        return model.save_adapter(output)
+    except WorkFailed as error:
+        raise WorkFailed(f"{error.message}; the checkpoints are kept, for --resume") from error
 
 
 def _counted(model, size) -> dict:
