@@ -1,6 +1,5 @@
 """``export_onnx``: a model and its adapter as one ONNX file, checked before it is left behind."""
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -22,10 +21,12 @@ from unilora_spec import (
 
 from . import parity
 from .graph import count_nodes, trace
+from .model import array, arrays, inference, run, values
 from .rebuild import LARGEST_COMPUTED, index_is_computed, rebuild
 
 MODES = ("merged", "reconstruct")
-OPSETS = range(18, 24)  # Bitwise operators are there since 18; above 23 torch has no translations of its own
+OPSETS = range(18, 23)  # the Bitwise operators came with 18; at 23 onnxscript fuses rotary embeddings in a form that
+# ONNX Runtime 1.32 refuses (cos_cache and sin_cache of one row for the whole batch)
 DEFAULT_OPSET = 20  # torch's own default, written down so that a newer torch gives the same file
 LARGEST_FILE = 2**31 - 2**24  # protobuf's limit, less room for the nodes
 
@@ -35,7 +36,7 @@ def export_onnx(
     adapter: Adapter,
     example_inputs: Mapping[str, torch.Tensor],
     path,
-    mode: str = "reconstruct",
+    mode: str = "merged",
     opset: int | None = None,
     *,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
@@ -60,19 +61,19 @@ def export_onnx(
     batches = [dict(example_inputs), *map(dict, more_inputs)]
     parameters = dict(model.named_parameters(remove_duplicate=False))
     warnings = _check_base(model, adapter, parameters)
-    merged = {name: _array(parameters[name]) for name in {**adapter.layer_map.by_weight(), **adapter.saved}}
+    merged = {name: array(parameters[name]) for name in {**adapter.layer_map.by_weight(), **adapter.saved}}
     adapter.merge(merged)
     dynamic = _default_dynamic(batches[0]) if dynamic is None else dynamic
 
-    with _inference(model):
-        with _values(parameters, adapter.saved):
-            names = list(_run(model, batches[0]))
+    with inference(model):
+        with values(parameters, adapter.saved):
+            names = list(run(model, batches[0]))
             wanted = ["logits"] if "logits" in names else names
-            plain = _arrays(_run(model, batches[0]), wanted)
-        with _values(parameters, merged):
+            plain = arrays(run(model, batches[0]), wanted)
+        with values(parameters, merged):
             progress("running the model in PyTorch")
-            expected = [_arrays(_run(model, batch), wanted) for batch in batches]
-        with _values(parameters, merged if mode == "merged" else adapter.saved):
+            expected = [arrays(run(model, batch), wanted) for batch in batches]
+        with values(parameters, merged if mode == "merged" else adapter.saved):
             progress("tracing the model")
             keep = adapter.layer_map.by_weight() if mode == "reconstruct" else ()
             outputs = [name if name in wanted else None for name in names]
@@ -143,64 +144,9 @@ def _check_base(model, adapter: Adapter, parameters) -> list[str]:
         return []
     if structure_fingerprint({name: tuple(parameters[name].shape) for name in names}) != adapter.base.structure:
         raise BaseMismatch("the model's weights have other shapes than the base that was adapted", "10.3")
-    if contents_fingerprint(names, lambda name: _array(parameters[name])) != adapter.base.contents:
+    if contents_fingerprint(names, lambda name: array(parameters[name])) != adapter.base.contents:
         return ["the base's weights are not those that the adapter was trained on: another checkpoint of its form"]
     return []
-
-
-def _array(tensor) -> np.ndarray:
-    return tensor.detach().cpu().float().numpy().copy()
-
-
-@contextlib.contextmanager
-def _values(parameters, values):
-    """Other values in the model's parameters, for a while and in place, so that tied ones stay tied."""
-    before = {name: parameters[name].detach().clone() for name in values}
-    with torch.no_grad():
-        try:
-            for name, value in values.items():
-                parameters[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))
-            yield
-        finally:
-            for name, value in before.items():
-                parameters[name].copy_(value)
-
-
-@contextlib.contextmanager
-def _inference(model):
-    """The model as it is run: no dropout, and no cache of keys and values among its outputs."""
-    modes = {module: module.training for module in model.modules()}
-    config = getattr(model, "config", None)
-    cache = getattr(config, "use_cache", None)
-    try:
-        model.eval()
-        if cache is not None:
-            config.use_cache = False
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        if cache is not None:
-            config.use_cache = cache
-
-
-def _run(model, batch) -> dict[str, torch.Tensor]:
-    """The model's outputs by name, in the order in which torch's exporter flattens them."""
-    output = model(**batch)
-    if isinstance(output, Mapping):
-        leaves = {}
-        for name, value in output.items():
-            flat = torch.utils._pytree.tree_leaves(value)
-            leaves |= {name if len(flat) == 1 else f"{name}.{i}": leaf for i, leaf in enumerate(flat)}
-    else:
-        flat = torch.utils._pytree.tree_leaves(output)
-        leaves = {"output" if len(flat) == 1 else f"output.{i}": leaf for i, leaf in enumerate(flat)}
-    return leaves
-
-
-def _arrays(outputs, names) -> dict[str, np.ndarray]:
-    return {name: outputs[name].detach().cpu().numpy().copy() for name in names}
 
 
 def _default_dynamic(inputs) -> dict[str, dict[int, str]]:

@@ -1,0 +1,113 @@
+"""``python -m export onnx --adapter vec.safetensors``."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+from unilora_spec import UniLoraError, load_adapter
+from unilora_spec.command import run
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def export():
+    """Turn a Uni-LoRA adapter into what others run."""
+
+
+@app.command("onnx", epilog="Example: python -m export onnx --adapter vec.safetensors --mode merged -o model.onnx")
+def onnx_command(
+    adapter: Annotated[Path, typer.Option(help="The adapter's file.")],
+    base: Annotated[
+        str | None, typer.Option(metavar="DIR|ID", help="The base model; by default the one that the adapter names.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="By default beside the adapter, as .onnx.")
+    ] = None,
+    mode: Annotated[
+        str, typer.Option(metavar="merged|reconstruct", help="W + ΔW in the file, or θ and the way from it to ΔW.")
+    ] = "merged",
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set, 18 to 22; by default 20.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The report for machines.")] = False,
+):
+    """Write the base model with the adapter as one ONNX file.
+
+    The file is checked by onnx and run in ONNX Runtime against PyTorch on real input; one that disagrees is not left
+    behind.
+    """
+    output = output or adapter.with_suffix(".onnx")
+    if output.resolve() == adapter.resolve():
+        raise UniLoraError(f"{output} is the adapter itself; give another output")
+    with _status(shown=not as_json) as step:
+        loaded = load_adapter(adapter)
+        step("loading PyTorch")
+        from .onnx import DEFAULT_OPSET, check_call, export_onnx
+
+        check_call(output, mode, DEFAULT_OPSET if opset is None else opset)
+        from .base import load_base
+        from .inputs import real_inputs
+
+        step("loading the base model")
+        model, tokenizer, warnings = load_base(loaded, base)
+        first, *more = real_inputs(model, tokenizer)
+        report = export_onnx(model, loaded, first, output, mode, opset, more_inputs=more, progress=step)
+    report["input"] = "sentences" if tokenizer else "random"
+    report["warnings"] = warnings + report["warnings"]
+    for warning in report["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(json.dumps(report, indent=2)) if as_json else _show(report)
+
+
+def _show(report: dict) -> None:
+    c = report["comparison"]
+    sizes = ", ".join(" × ".join(map(str, batch)) for batch in c["batches"])
+    print(f"{report['file']}: {report['bytes']:,} bytes, {report['mode']}, opset {report['opset']}")
+    print(f"  graph       {report['nodes']} nodes, {report['nodes_inlined']} with the functions inlined")
+    if report["index"]:
+        print(f"  index       {report['index']}")
+    for kind in ("inputs", "outputs"):
+        tensors = (f"{name} [{', '.join(axes)}]" for name, axes in report[kind].items())
+        print(f"  {kind:11} {', '.join(tensors)}")
+    print(f"  ran on      {report['input']}, {sizes}, in ONNX Runtime ({report['providers'][0]})")
+    print(
+        f"  difference  at most {c['largest_absolute']:.2g} from PyTorch ({c['largest_relative']:.2g} of the largest"
+        f" entry; {c['tolerance']:g} is allowed); the adapter moves the outputs by {report['adapter_moves_outputs_by']:.2g}"
+    )
+    if c["labels"]:
+        print(f"  labels      {c['changed_labels']} of {c['labels']} changed")
+    print("Run it:")
+    print("  import onnxruntime")
+    print(
+        f"  session = onnxruntime.InferenceSession({report['file']!r}, providers=onnxruntime.get_available_providers())"
+    )
+    print(f"  session.run(None, {{{', '.join(f'{name!r}: …' for name in report['inputs'])}}})")
+
+
+@contextlib.contextmanager
+def _status(shown: bool):
+    """What is being done, on a terminal's last line; nothing elsewhere."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda step: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("reading the adapter") as status:
+        yield lambda step: status.update(step)
+
+
+def main() -> int:
+    try:
+        return get_command(app).main(prog_name="python -m export", standalone_mode=False) or 0
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer's errors for a call that its options do not allow
+            raise UniLoraError(f"{error.format_message().rstrip('.')}; --help shows the options") from error
+        raise
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,102 @@
+"""The transformers model that an adapter names, loaded as it was trained on, and its tokenizer."""
+
+import inspect
+import json
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from unilora_spec import Adapter, BaseMismatch, UniLoraError, check_fit, structure_fingerprint
+
+from .onnx import check_size
+
+
+def load_base(adapter: Adapter, where: str | None = None):
+    """The base model in float32 without the adapter, its tokenizer or None, and a list of warnings.
+
+    ``where`` is a folder or hub id, by default the one that the adapter names. Whether the model fits is decided from its
+    configuration, before its weights are read. Raises ``UniLoraError`` where there is no such base and ``BaseMismatch``
+    where it is another one.
+    """
+    if adapter.base is None or adapter.base.architecture is None:
+        raise UniLoraError(
+            "the adapter does not name a transformers model as its base; export it from Python with export.export_onnx"
+        )
+    where = where or adapter.base.name
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    transformers.logging.disable_progress_bar()
+    architecture = _architecture(adapter.base.architecture)
+    config = _config(where)
+    if not isinstance(config, architecture.config_class):
+        raise BaseMismatch(
+            f"{where} holds a {config.model_type} model, and the adapter was trained on a {architecture.__name__}",
+            "10.3",
+        )
+    if adapter.base.labels:
+        config.num_labels = len(adapter.base.labels)
+        config.id2label = dict(enumerate(adapter.base.labels))
+        config.label2id = {label: i for i, label in enumerate(adapter.base.labels)}
+    _check_shapes(architecture, config, adapter, where)
+    torch.manual_seed(0)  # what the base has no values for is drawn, and the same call is to give the same file
+    model, loading = architecture.from_pretrained(
+        where, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    tokenizer = _tokenizer(where)
+    if tokenizer is not None and config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model.eval(), tokenizer, _missing(loading, adapter, where)
+
+
+def _architecture(name: str):
+    """The class of that name. The name comes from a file, so nothing but a model class of transformers is accepted."""
+    found = getattr(transformers, name, None) if name.isidentifier() and not name.startswith("_") else None
+    if not (inspect.isclass(found) and issubclass(found, PreTrainedModel) and found.config_class is not None):
+        raise UniLoraError(f"the adapter's base.architecture is {name!r:.80}, which is no model class of transformers")
+    return found
+
+
+def _config(where: str):
+    if Path(where).is_dir() and not (Path(where) / "config.json").is_file():
+        raise UniLoraError(f"{where} is a folder without config.json; give --base the folder of a transformers model")
+    try:
+        return AutoConfig.from_pretrained(where)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise UniLoraError(
+            f"no base model {where!r}: it is neither a folder here nor a model that the hub gives;"
+            " give --base a folder or a hub id"
+        ) from error
+
+
+def _check_shapes(architecture, config, adapter, where):
+    with torch.device("meta"):
+        shell = architecture(config)
+    check_size(shell)
+    shapes = {name: tuple(value.shape) for name, value in shell.named_parameters(remove_duplicate=False)}
+    check_fit(adapter.layer_map, shapes)
+    if structure_fingerprint({name: shapes[name] for name in adapter.layer_map.by_weight()}) != adapter.base.structure:
+        raise BaseMismatch(f"the weights in {where} have other shapes than the base that was adapted", "10.3")
+
+
+def _tokenizer(where: str):
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where)
+    except Exception:  # noqa: BLE001  many models have none; what is raised then differs from version to version
+        return None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = (
+        "right"  # to the left, a decoder's first positions attend to nothing: no value is right there
+    )
+    return tokenizer
+
+
+def _missing(loading, adapter, where) -> list[str]:
+    mismatched = {name if isinstance(name, str) else name[0] for name in loading["mismatched_keys"]}
+    missing = sorted((set(loading["missing_keys"]) | mismatched) - set(adapter.saved))
+    if adapted := [name for name in missing if name in adapter.layer_map.by_weight()]:
+        raise BaseMismatch(
+            f"the files in {where} have no values for {adapted[0]}; give the base that was adapted", "10.3"
+        )
+    return [f"neither {where} nor the adapter has values for {name}: they are random" for name in missing]

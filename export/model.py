@@ -1,0 +1,71 @@
+"""A PyTorch model for as long as an export takes: with other values, as it is run, and as it was afterwards."""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+
+@contextlib.contextmanager
+def inference(model: torch.nn.Module):
+    """The model as it is run: without dropout, and in the form that traces.
+
+    A decoder gives no cache of keys and values, and experts (mixture-of-experts models of transformers) are computed for
+    all tokens at once; their default there is a kernel that ONNX has no operator for.
+    """
+    training = {module: module.training for module in model.modules()}
+    config = getattr(model, "config", None)
+    cache = getattr(config, "use_cache", None)
+    experts = model.get_experts_implementation() if hasattr(model, "get_experts_implementation") else None
+    try:
+        model.eval()
+        if cache is not None:
+            config.use_cache = False
+        if experts is not None:
+            model.set_experts_implementation("batched_mm")
+        with torch.no_grad():
+            yield
+    finally:
+        for module, value in training.items():
+            module.training = value
+        if cache is not None:
+            config.use_cache = cache
+        if experts is not None:
+            model.set_experts_implementation(experts)
+
+
+@contextlib.contextmanager
+def values(parameters: Mapping[str, torch.Tensor], new: Mapping[str, np.ndarray]):
+    """Other values in some of the parameters, for a while and in place, so that tied ones stay tied."""
+    before = {name: parameters[name].detach().clone() for name in new}
+    with torch.no_grad():
+        try:
+            for name, value in new.items():
+                parameters[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))
+            yield
+        finally:
+            for name, value in before.items():
+                parameters[name].copy_(value)
+
+
+def run(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The model's outputs by name, in the order in which torch's exporter flattens them."""
+    output = model(**batch)
+    outputs = output if isinstance(output, Mapping) else {"output": output}
+    named = {}
+    for name, value in outputs.items():
+        leaves = [leaf for leaf in pytree.tree_leaves(value) if leaf is not None]
+        named |= {name if len(leaves) == 1 else f"{name}.{i}": leaf for i, leaf in enumerate(leaves)}
+    return named
+
+
+def array(tensor: torch.Tensor) -> np.ndarray:
+    """A copy of a tensor's values, in float32."""
+    return tensor.detach().cpu().float().numpy().copy()
+
+
+def arrays(outputs: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Copies of some outputs' values, each in its own type."""
+    return {name: outputs[name].detach().cpu().numpy().copy() for name in names}
