@@ -93,7 +93,7 @@ def same(a, b):
 def test_round_trip(adapter):
     data = encode(adapter)
     again = decode(data)
-    assert encode(again) == data
+    assert encode(again) == data and int.from_bytes(data[:8], "little") % 8 == 0
     # What F16 and BF16 round is rounded by the first writing, and nothing by the second.
     same(decode(encode(again)), again)
     if not adapter.dtypes:
@@ -122,6 +122,13 @@ def test_rounding_is_to_nearest_even(dtype, data):
     stored = decode(encode(Adapter(TINY.projection, TINY.layer_map, theta, dtypes={"theta": dtype}))).theta
     other = torch.from_numpy(theta.copy()).to({"F16": torch.float16, "BF16": torch.bfloat16}[dtype]).float().numpy()
     assert stored.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize(("dtype", "step"), [("F16", 2.0**-10), ("BF16", 2.0**-7)])
+def test_ties_round_to_even(dtype, step):
+    theta = np.array([1 + step / 2, 1 + 3 * step / 2], np.float32)
+    stored = decode(encode(Adapter(TINY.projection, TINY.layer_map, theta, dtypes={"theta": dtype}))).theta
+    assert stored.tolist() == [1, 1 + 2 * step]
 
 
 SPECIAL = [0.0, -0.0, 2.0**-149, -(2.0**-149), 2.0**-126, 3.4028234663852886e38]

@@ -220,21 +220,22 @@ def _fold_stacks(segments) -> list[dict]:
 def _fold_runs(entries: list[dict]) -> list[dict]:
     result, at, ends = [], 0, {}
     while at < len(entries):
-        run, covered = _longest_run(entries, at, ends)
-        result.append(run or entries[at])
+        entry, covered = _run_at(entries, at, ends)
+        result.append(entry)
         at += covered
     return result
 
 
-def _longest_run(entries, at, ends):
-    """The run from ``at`` that covers most entries; of equals the one of the shortest block, then the shortest prefix.
+def _run_at(entries, at, ends):
+    """The run from ``at`` with the shortest prefix, or the entry itself, and how many entries it covers.
 
-    A block is all the entries from ``at`` on whose names begin with one prefix and number. ``ends`` keeps where the
-    current ones stop, so that folding is linear in the entries, whatever their names.
+    A block is all the entries from ``at`` on whose names begin with one prefix and number, so that a run with a longer
+    prefix lies inside of one block, and covers less. ``ends`` keeps where the current blocks stop, so that folding is
+    linear in the entries, whatever their names.
     """
     for head in [head for head, end in ends.items() if end <= at]:
         del ends[head]
-    run, best, prefix = None, (1, 0), ""
+    prefix = ""
     for part in entries[at]["name"].split("."):
         head = prefix + part
         if re.fullmatch("0|[1-9][0-9]{0,8}", part):
@@ -244,12 +245,11 @@ def _longest_run(entries, at, ends):
             length, first, end = ends[head] - at, int(part), int(part) + 1
             while _repeats(entries, at, (end - first) * length, length, head, f"{prefix}{end}"):
                 end += 1
-            merit = (end - first) * length, -length
-            if end - first > 1 and merit > best:
+            if end - first > 1:
                 block = [{**entry, "name": _after(entry["name"], head)} for entry in entries[at : at + length]]
-                best, run = merit, {"layers": [first, end], "prefix": prefix, "segments": block}
+                return {"layers": [first, end], "prefix": prefix, "segments": block}, (end - first) * length
         prefix += part + "."
-    return run, best[0]
+    return entries[at], 1
 
 
 def _repeats(entries, at, ahead, length, head, next_head) -> bool:
