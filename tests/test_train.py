@@ -449,11 +449,12 @@ def test_head_alone_leaves_the_base_as_it_is_and_writes_nothing(small, tmp_path)
     assert "output" not in report and not list(tmp_path.iterdir())
 
 
-def test_text_pairs_regression_and_gradient_checkpointing(small, tmp_path):
+def test_text_pairs_regression_bf16_and_gradient_checkpointing(small, tmp_path):
     rows = [f"{text},{text if label else 'not'},{label / 2}" for text, label in map(sentence, range(60))]
     (tmp_path / "pairs.tsv").write_text("\n".join(["a,b,score", *rows]).replace(",", "\t") + "\n")
     small |= {"data": tmp_path / "pairs.tsv", "text": "a,b", "label": "score", "task": "regression"}
-    report = train(TrainSettings(**small, epochs=4, lr=0.02, head_lr=0.02, holdout=0.3, gradient_checkpointing=True))
+    small |= {"epochs": 4, "lr": 0.02, "head_lr": 0.02, "holdout": 0.3}
+    report = train(TrainSettings(**small, bf16=True, gradient_checkpointing=True))
     assert report["after"]["mse"] < report["before"]["mse"] and report["after"]["pearson"] > 0
     assert unilora_spec.load_adapter(small["output"]).saved["classifier.weight"].shape == (1, 32)
 
@@ -481,7 +482,8 @@ def test_base_with_another_head_gets_a_new_one(base, small, tmp_path):
 
 
 def test_runs_refused_before_they_start(base, gpt2, small, tmp_path):
-    assert "there is no such folder, nor a base model" in refusal(**small | {"base": "no-such/model"})
+    assert "no such folder, nor a base model of that id" in refusal(**small | {"base": "no-such/model"})
+    assert "there is no such folder" in refusal(**small | {"base": "./no-such"})
     assert "close names are" in refusal(**small | {"targets": "qurey"})
     assert "d is 99999" in refusal(**small | {"dim": 99999})
     assert "there is no folder" in refusal(**small | {"output": tmp_path / "none/vec"})

@@ -53,7 +53,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     checkpoints = Checkpoints(settings) if settings.output else None
     with _quiet(), _deterministic(), contextlib.ExitStack() as stack:
         config = _from_base(AutoConfig, settings.base)
-        rows = load(settings, tuple((config.label2id or {}) if settings.task == "classification" else ()))
+        rows = load(settings, [name for _, name in sorted((config.id2label or {}).items())])
         tokenizer = _from_base(AutoTokenizer, settings.base)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -141,9 +141,9 @@ def _from_base(loader, base, **options):
         reason = str(error).strip().split("\n")[0]
         if Path(base).is_dir():
             raise UniLoraError(f"{base}: the base model could not be loaded: {reason}") from error
-        raise UniLoraError(
-            f"{base}: there is no such folder, nor a base model of that id to be had: {reason}"
-        ) from error
+        if base.count("/") > 1 or base.startswith((".", "/", "~")):  # no id; what the Hub says of it does not help
+            raise UniLoraError(f"{base}: there is no such folder; give the base model's folder or id") from error
+        raise UniLoraError(f"{base}: no such folder, nor a base model of that id to be had: {reason}") from error
 
 
 def _base_model(settings, config, rows: Data, tokenizer):
@@ -242,6 +242,7 @@ def _trainer(model, settings, rows, tokenizer, folder):
         warmup_steps=settings.warmup,
         seed=settings.seed % 2**32,
         bf16=settings.bf16,
+        use_cpu=not torch.accelerator.is_available(),  # else bf16 is refused there
         # Evaluation and checkpoint fall on the same step, in this order: what is resumed has been evaluated.
         eval_strategy="steps" if rows.held_out else "no",
         eval_steps=every,
