@@ -6,7 +6,7 @@ import math
 import os
 import re
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +139,8 @@ def replacing(path):
             os.chmod(temporary, 0o666 & ~_umask())
             _flush(temporary)
             os.replace(temporary, path)
-            _flush(path.parent)
+            with suppress(OSError):  # the file stands; some systems cannot flush a folder
+                _flush(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -155,8 +156,6 @@ def _umask() -> int:
 
 
 def _flush(path):
-    if path.is_dir() and os.name == "nt":
-        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
