@@ -60,10 +60,11 @@ def onnx_command(
     report["warnings"] = warnings + report["warnings"]
     for warning in report["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    print(json.dumps(report, indent=2)) if as_json else _show(report)
+    print(json.dumps(report, indent=2)) if as_json else show(report)
 
 
-def _show(report: dict) -> None:
+def show(report: dict) -> None:
+    """The report of an export as a person reads it."""
     c = report["comparison"]
     sizes = ", ".join(" × ".join(map(str, batch)) for batch in c["batches"])
     print(f"{report['file']}: {report['bytes']:,} bytes, {report['mode']}, opset {report['opset']}")
@@ -103,6 +104,8 @@ def _status(shown: bool):
 def main() -> int:
     try:
         return get_command(app).main(prog_name="python -m export", standalone_mode=False) or 0
+    except typer.Abort:
+        raise KeyboardInterrupt from None
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's errors for a call that its options do not allow
             raise UniLoraError(f"{error.format_message().rstrip('.')}; --help shows the options") from error

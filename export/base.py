@@ -84,6 +84,9 @@ def _tokenizer(where: str):
         tokenizer = AutoTokenizer.from_pretrained(where)
     except Exception:  # noqa: BLE001  many models have none; what is raised then differs from version to version
         return None
+    words = tokenizer("film word house", add_special_tokens=False)["input_ids"]
+    if not set(words) - {tokenizer.unk_token_id}:  # transformers makes up an empty one for a folder that has none
+        return None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = (

