@@ -32,6 +32,16 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Models this small gain nothing from a second thread, and wait for it where the machine is busy."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def sentence(number):
     """A sentence and its label: what it says of the film, after some words that say nothing."""
     words = [WORDS[(number * step) % 8] for step in (3, 5, 7)]
