@@ -358,7 +358,7 @@ def halt_at(monkeypatch):
     """Makes the next runs end at a step by SIGTERM, or go through for None."""
     from backends.torch import train as module
 
-    plain = module._trainer
+    plain = module.make_trainer
 
     def set_step(step):
         def trainer(*arguments):
@@ -367,7 +367,7 @@ def halt_at(monkeypatch):
                 built.add_callback(Halt(step))
             return built
 
-        monkeypatch.setattr(module, "_trainer", trainer)
+        monkeypatch.setattr(module, "make_trainer", trainer)
 
     return set_step
 
@@ -404,7 +404,7 @@ def test_overwrite_starts_anew(small, halt_at):
 
 
 def test_a_full_disk_keeps_the_checkpoints_before(small, monkeypatch):
-    from backends.torch import train as module
+    from backends.torch import trainer as module
 
     save, written = module.save_file, []
 

@@ -1,44 +1,26 @@
 """One training run, from settings to a file: base, data, ``attach``, transformers' Trainer, ``save_adapter``."""
 
 import contextlib
-import dataclasses
-import inspect
-import math
 import os
-import shutil
 import tempfile
 import time
 from pathlib import Path
 
-import datasets
 import torch
-import transformers
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    EarlyStoppingCallback,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerState,
-    TrainingArguments,
-)
+from safetensors.torch import load_file
+from transformers import EarlyStoppingCallback, TrainerState
 
 from unilora_spec import UniLoraError, WorkFailed
 
 from .attach import attach
+from .base import prepare, quiet
 from .checkpoints import STATE, Checkpoints, Interruption, Stopped
-from .data import Batches, Data, load
 from .metrics import METRICS
 from .progress import Progress
 from .settings import TrainSettings
+from .trainer import WEIGHTS, make_trainer
 
 __all__ = ["Stopped", "TrainSettings", "train"]
-WEIGHTS = "model.safetensors"  # the name that a Trainer looks for
 
 
 def train(settings: TrainSettings, progress: bool = False) -> dict:
@@ -51,13 +33,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     started = time.monotonic()
     _check_output(settings.output)
     checkpoints = Checkpoints(settings) if settings.output else None
-    with _quiet(), _deterministic(), contextlib.ExitStack() as stack:
-        config = _from_base(AutoConfig, settings.base)
-        rows = load(settings, [name for _, name in sorted((config.id2label or {}).items())])
-        tokenizer = _from_base(AutoTokenizer, settings.base)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        model, new = _base_model(settings, config, rows, tokenizer)
+    with quiet(), _deterministic(), contextlib.ExitStack() as stack:
+        model, new, rows, tokenizer = prepare(settings)
         size = sum(parameter.numel() for parameter in model.parameters())
         _attached(model, settings, new)
         shown = stack.enter_context(Progress(METRICS[settings.task].main)) if progress else None
@@ -66,7 +43,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         if checkpoints:
             stack.callback(checkpoints.clear_unless_any)
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        trainer = _trainer(model, settings, rows, tokenizer, folder)
+        trainer = make_trainer(model, _groups(model, settings), settings, rows, tokenizer, folder)
         if shown:
             trainer.add_callback(shown)
         before = trainer.evaluate() if rows.held_out else {}
@@ -102,76 +79,6 @@ def _check_output(output):
         raise UniLoraError(f"--output: the folder {parent} cannot be written to; give another one")
 
 
-@contextlib.contextmanager
-def _quiet():
-    """No reports and bars of the libraries: what they tell of a new head or a short text is meant here."""
-    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    more_bars = datasets.are_progress_bars_disabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
-        if not more_bars:
-            datasets.enable_progress_bars()
-
-
-@contextlib.contextmanager
-def _deterministic():
-    if not torch.cuda.is_available():
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS is not deterministic
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-
-
-def _from_base(loader, base, **options):
-    try:
-        return loader.from_pretrained(base, **options)
-    except Exception as error:  # transformers lets the errors of every reader beneath it through
-        reason = str(error).strip().split("\n")[0]
-        if Path(base).is_dir():
-            raise UniLoraError(f"{base}: the base model could not be loaded: {reason}") from error
-        if base.count("/") > 1 or base.startswith((".", "/", "~")):  # no id; what the Hub says of it does not help
-            raise UniLoraError(f"{base}: there is no such folder; give the base model's folder or id") from error
-        raise UniLoraError(f"{base}: no such folder, nor a base model of that id to be had: {reason}") from error
-
-
-def _base_model(settings, config, rows: Data, tokenizer):
-    """The base with a head for the task, and the names of the parameters that it lacked: the head's."""
-    transformers.set_seed(settings.seed % 2**32)  # the new head's start; NumPy's seeds end at 2^32
-    if settings.task == "causal-lm":
-        auto = AutoModelForCausalLM
-    else:
-        auto, labels = AutoModelForSequenceClassification, rows.labels or ("LABEL_0",)
-        config.problem_type = "single_label_classification" if rows.labels else "regression"
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {name: number for number, name in enumerate(labels)}
-    if config.get_text_config().pad_token_id is None:
-        config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    model, found = _from_base(
-        auto, settings.base, config=config, ignore_mismatched_sizes=True, output_loading_info=True
-    )
-    new = set(found["missing_keys"]) | {name for name, *_ in found["mismatched_keys"]}
-    parameters = dict(model.named_parameters())
-    new = [name for name in parameters if name in new]
-    lacking, total = (sum(parameters[name].numel() for name in names) for names in (new, parameters))
-    if lacking > total / 2:
-        raise UniLoraError(
-            f"{settings.base}: its weights lack {lacking:,} of the {total:,} parameters of {type(model).__name__}"
-        )
-    return model, new
-
-
 def _attached(model, settings, new):
     attach(
         model,
@@ -193,99 +100,25 @@ def _attached(model, settings, new):
         theta.detach().zero_()  # the delta weights are exactly zero
 
 
-class _Trainer(Trainer):
-    """Transformers' Trainer, with checkpoints of what is trained and not a word beside it."""
-
-    def save_model(self, output_dir=None, _internal_call=False):
-        os.makedirs(output_dir, exist_ok=True)
-        save_file(self.model.state_dict(), os.path.join(output_dir, WEIGHTS))
-
-    def _save_checkpoint(self, model, trial):
-        try:
-            super()._save_checkpoint(model, trial)
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:  # torch and safetensors have their own for a full disk
-            folder = self.args.output_dir
-            shutil.rmtree(Path(folder) / f"checkpoint-{self.state.global_step}", ignore_errors=True)
-            raise WorkFailed(
-                f"{folder}: a checkpoint could not be written: {error}; those before it are kept, for --resume"
-            ) from error
-
-
-class _Finite(TrainerCallback):
-    """Ends a run whose loss is no number any more: nothing comes after it."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not math.isfinite(logs.get("loss", 0.0)):
-            raise WorkFailed(
-                f"the loss is {logs['loss']} at step {state.global_step}; give --overwrite and a lower --lr or --head-lr"
-            )
-
-
-def _trainer(model, settings, rows, tokenizer, folder):
-    metrics = METRICS[settings.task]
+def _groups(model, settings) -> list[dict]:
     theta = model.unilora.theta
     in_full = [model.get_parameter(name) for name in model.unilora.trained_in_full()]
     groups = [{"params": [theta], "lr": settings.lr}] if theta.requires_grad else []
-    groups += [{"params": in_full, "lr": settings.head_lr}] if in_full else []
-    every = settings.eval_steps or math.ceil(len(rows.train) / settings.batch_size)
-    names = {field.name for field in dataclasses.fields(TrainingArguments)}
-    checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        warmup_steps=settings.warmup,
-        seed=settings.seed % 2**32,
-        bf16=settings.bf16,
-        use_cpu=not torch.accelerator.is_available(),  # else bf16 is refused there
-        # Evaluation and checkpoint fall on the same step, in this order: what is resumed has been evaluated.
-        eval_strategy="steps" if rows.held_out else "no",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        metric_for_best_model=metrics.main if settings.patience else None,
-        greater_is_better=metrics.larger_is_better,
-        restore_callback_states_from_checkpoint=True,
-        logging_steps=10,
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        report_to="none",
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        **{checkpointing: settings.gradient_checkpointing},
-    )
-    arguments._n_gpu = min(
-        arguments.n_gpu, 1
-    )  # nn.DataParallel copies the model, and θ_D would be rebuilt in each copy
-    trainer = _Trainer(
-        model,
-        arguments,
-        data_collator=Batches(tokenizer, settings, rows.numbers, _longest(settings, model, tokenizer), _inputs(model)),
-        train_dataset=rows.train,
-        eval_dataset=rows.held_out,
-        compute_metrics=metrics.compute,
-        preprocess_logits_for_metrics=metrics.reduce,
-        optimizer_cls_and_kwargs=(torch.optim.AdamW, {"params": groups, "weight_decay": settings.weight_decay}),
-        callbacks=[_Finite()],
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    return groups + ([{"params": in_full, "lr": settings.head_lr}] if in_full else [])
 
 
-def _inputs(model):
-    return frozenset(inspect.signature(model.forward).parameters)
-
-
-def _longest(settings, model, tokenizer):
-    """Tokens that a text may have: --max-length, or what the base can take where that is less."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or settings.max_length
-    return min(settings.max_length, positions, tokenizer.model_max_length)
+@contextlib.contextmanager
+def _deterministic():
+    if not torch.cuda.is_available():
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS is not deterministic
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def _run(trainer, model, settings, checkpoints) -> dict:

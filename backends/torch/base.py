@@ -1,0 +1,84 @@
+"""The base model of a training run, its tokenizer and its data, loaded without a word on the terminal."""
+
+import contextlib
+from pathlib import Path
+
+import datasets
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from unilora_spec import UniLoraError
+
+from .data import Data, load
+from .settings import TrainSettings
+
+
+def prepare(settings: TrainSettings):
+    """(model, names of the parameters that the base lacked, data, tokenizer) of a run.
+
+    The parameters that are lacking are the head's; they start as ``settings.seed`` says. Raises ``UniLoraError`` where
+    base or data are wrong.
+    """
+    config = _from_base(AutoConfig, settings.base)
+    rows = load(settings, [name for _, name in sorted((config.id2label or {}).items())])
+    tokenizer = _from_base(AutoTokenizer, settings.base)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model, new = _base_model(settings, config, rows, tokenizer)
+    return model, new, rows, tokenizer
+
+
+@contextlib.contextmanager
+def quiet():
+    """No reports and bars of the libraries: what they tell of a new head or a short text is meant here."""
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    more_bars = datasets.are_progress_bars_disabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
+        if not more_bars:
+            datasets.enable_progress_bars()
+
+
+def _from_base(loader, base, **options):
+    try:
+        return loader.from_pretrained(base, **options)
+    except Exception as error:  # transformers lets the errors of every reader beneath it through
+        reason = str(error).strip().split("\n")[0]
+        if Path(base).is_dir():
+            raise UniLoraError(f"{base}: the base model could not be loaded: {reason}") from error
+        if base.count("/") > 1 or base.startswith((".", "/", "~")):  # no id; what the Hub says of it does not help
+            raise UniLoraError(f"{base}: there is no such folder; give the base model's folder or id") from error
+        raise UniLoraError(f"{base}: no such folder, nor a base model of that id to be had: {reason}") from error
+
+
+def _base_model(settings, config, rows: Data, tokenizer):
+    """The base with a head for the task, and the names of the parameters that it lacked: the head's."""
+    transformers.set_seed(settings.seed % 2**32)  # the new head's start; NumPy's seeds end at 2^32
+    if settings.task == "causal-lm":
+        auto = AutoModelForCausalLM
+    else:
+        auto, labels = AutoModelForSequenceClassification, rows.labels or ("LABEL_0",)
+        config.problem_type = "single_label_classification" if rows.labels else "regression"
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {name: number for number, name in enumerate(labels)}
+    if config.get_text_config().pad_token_id is None:
+        config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model, found = _from_base(
+        auto, settings.base, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    new = set(found["missing_keys"]) | {name for name, *_ in found["mismatched_keys"]}
+    parameters = dict(model.named_parameters())
+    new = [name for name in parameters if name in new]
+    lacking, total = (sum(parameters[name].numel() for name in names) for names in (new, parameters))
+    if lacking > total / 2:
+        raise UniLoraError(
+            f"{settings.base}: its weights lack {lacking:,} of the {total:,} parameters of {type(model).__name__}"
+        )
+    return model, new

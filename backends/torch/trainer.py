@@ -1,0 +1,112 @@
+"""The loop: transformers' Trainer, told what settings say."""
+
+import dataclasses
+import inspect
+import math
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from unilora_spec import WorkFailed
+
+from .data import Batches
+from .metrics import METRICS
+
+WEIGHTS = "model.safetensors"  # the name that a Trainer looks for
+
+
+class _Trainer(Trainer):
+    """Transformers' Trainer, with checkpoints of what is trained and not a word beside it."""
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        os.makedirs(output_dir, exist_ok=True)
+        save_file(self.model.state_dict(), os.path.join(output_dir, WEIGHTS))
+
+    def _save_checkpoint(self, model, trial):
+        try:
+            super()._save_checkpoint(model, trial)
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # torch and safetensors have their own for a full disk
+            folder = self.args.output_dir
+            shutil.rmtree(Path(folder) / f"checkpoint-{self.state.global_step}", ignore_errors=True)
+            raise WorkFailed(
+                f"{folder}: a checkpoint could not be written: {error}; those before it are kept, for --resume"
+            ) from error
+
+
+class _Finite(TrainerCallback):
+    """Ends a run whose loss is no number any more: nothing comes after it."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise WorkFailed(
+                f"the loss is {logs['loss']} at step {state.global_step}; give --overwrite and a lower --lr or --head-lr"
+            )
+
+
+def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
+    """A Trainer for ``model`` whose optimizer, AdamW, has these parameter ``groups``; checkpoints go to ``folder``."""
+    metrics = METRICS[settings.task]
+    every = settings.eval_steps or math.ceil(len(rows.train) / settings.batch_size)
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        warmup_steps=settings.warmup,
+        seed=settings.seed % 2**32,
+        bf16=settings.bf16,
+        use_cpu=not torch.accelerator.is_available(),  # else bf16 is refused there
+        # Evaluation and checkpoint fall on the same step, in this order: what is resumed has been evaluated.
+        eval_strategy="steps" if rows.held_out else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        metric_for_best_model=metrics.main if settings.patience else None,
+        greater_is_better=metrics.larger_is_better,
+        restore_callback_states_from_checkpoint=True,
+        logging_steps=10,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        **{checkpointing: settings.gradient_checkpointing},
+    )
+    arguments._n_gpu = min(
+        arguments.n_gpu, 1
+    )  # nn.DataParallel copies the model, and θ_D would be rebuilt in each copy
+    trainer = _Trainer(
+        model,
+        arguments,
+        data_collator=Batches(tokenizer, settings, rows.numbers, _longest(settings, model, tokenizer), _inputs(model)),
+        train_dataset=rows.train,
+        eval_dataset=rows.held_out,
+        compute_metrics=metrics.compute,
+        preprocess_logits_for_metrics=metrics.reduce,
+        optimizer_cls_and_kwargs=(torch.optim.AdamW, {"params": groups, "weight_decay": settings.weight_decay}),
+        callbacks=[_Finite()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _inputs(model):
+    return frozenset(inspect.signature(model.forward).parameters)
+
+
+def _longest(settings, model, tokenizer):
+    """Tokens that a text may have: --max-length, or what the base can take where that is less."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or settings.max_length
+    return min(settings.max_length, positions, tokenizer.model_max_length)
