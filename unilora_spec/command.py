@@ -22,7 +22,9 @@ def run(command) -> None:
 def _sentence(error) -> tuple[str, int]:
     if isinstance(error, UniLoraError):
         return str(error), error.exit_status
-    if isinstance(error, KeyboardInterrupt):
+    if hasattr(error, "format_message"):  # typer's, for a call that its options do not allow
+        return f"{error.format_message().rstrip('.')}; --help shows the options", 2
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt):  # typer's Abort
         return "stopped; nothing was written", 1
     if isinstance(error, OSError):
         return f"{error.filename or 'the output'}: {error.strerror or error}", 1

@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 
 import typer
+from typer.main import get_command
 
 from unilora_spec import WorkFailed
 from unilora_spec.command import run
@@ -22,7 +23,6 @@ EXAMPLE = (
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -101,4 +101,4 @@ def _shown(report) -> str:
 
 
 if __name__ == "__main__":
-    run(app)
+    run(lambda: get_command(app).main(prog_name="python -m backends.torch", standalone_mode=False))
