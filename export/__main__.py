@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from unilora_spec import UniLoraError, load_adapter
+from unilora_spec import UniLoraError, WorkFailed, load_adapter
 from unilora_spec.command import run
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -40,10 +41,19 @@ def onnx_command(
     The file is checked by onnx and run in ONNX Runtime against PyTorch on real input; one that disagrees is not left
     behind.
     """
-    output = output or adapter.with_suffix(".onnx")
+    try:
+        report = _export(adapter, base, output or adapter.with_suffix(".onnx"), mode, opset, shown=not as_json)
+    except KeyboardInterrupt:  # typer would end without a word
+        raise WorkFailed("stopped; nothing was written") from None
+    for warning in report["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(json.dumps(report, indent=2)) if as_json else show(report)
+
+
+def _export(adapter: Path, base: str | None, output: Path, mode: str, opset: int | None, shown: bool) -> dict:
     if output.resolve() == adapter.resolve():
         raise UniLoraError(f"{output} is the adapter itself; give another output")
-    with _status(shown=not as_json) as step:
+    with _status(shown) as show_step, _interruptible(show_step) as step:
         loaded = load_adapter(adapter)
         step("loading PyTorch")
         from .onnx import DEFAULT_OPSET, check_call, export_onnx
@@ -58,9 +68,7 @@ def onnx_command(
         report = export_onnx(model, loaded, first, output, mode, opset, more_inputs=more, progress=step)
     report["input"] = "sentences" if tokenizer else "random"
     report["warnings"] = warnings + report["warnings"]
-    for warning in report["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(json.dumps(report, indent=2)) if as_json else show(report)
+    return report
 
 
 def show(report: dict) -> None:
@@ -98,14 +106,34 @@ def _status(shown: bool):
     from rich.console import Console
 
     with Console(stderr=True).status("reading the adapter") as status:
-        yield lambda step: status.update(step)
+        yield status.update
+
+
+@contextlib.contextmanager
+def _interruptible(step):
+    """A step callback that raises ``KeyboardInterrupt`` again where Ctrl-C was swallowed since the last step: torch's
+    tracer catches everything in places, and goes on with another, valid graph."""
+    pressed = []
+
+    def handle(*_):
+        pressed.append(True)
+        raise KeyboardInterrupt
+
+    def checked(name):
+        if pressed:
+            raise KeyboardInterrupt
+        step(name)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield checked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def main() -> int:
     try:
         return get_command(app).main(prog_name="python -m export", standalone_mode=False) or 0
-    except typer.Abort:
-        raise KeyboardInterrupt from None
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's errors for a call that its options do not allow
             raise UniLoraError(f"{error.format_message().rstrip('.')}; --help shows the options") from error
