@@ -2,8 +2,8 @@
 
 The functions are built of standard operators alone (opset 18, whose BitwiseXor and BitwiseAnd they need), so that any
 runtime which inlines functions, or calls them, runs them. All integers are int64 and never negative, and every product
-stays below 2^63 (SPEC 3.2), so that int64 is exact. A shift by n is a division by 2^n: BitShift takes unsigned integers
-only, and few runtimes have the other operators for those.
+stays below 2^63 (SPEC 3.2), so that int64 is exact. A shift by n is a division by 2^n: BitShift takes
+unsigned integers only, and with one type throughout there is no cast.
 
 Nothing here depends on an adapter: its numbers are inputs and attributes. Functions that others call take inputs alone:
 an attribute handed on through two calls is a corner of the standard that no runtime needs to be asked for.
