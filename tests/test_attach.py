@@ -1,6 +1,7 @@
 """backends.torch: one vector on any model, in every way that a model is run."""
 
 import copy
+import shutil
 import warnings
 
 import numpy as np
@@ -277,6 +278,7 @@ def test_compiled_without_graph_breaks(make, targets):
                 one.unilora.theta.mul_(3)
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch's default compiler writes C++, and there is no g++ here")
 def test_compiled_by_the_default_compiler():
     model = attach(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)), d=20, targets=["0", "2"], bound=2.0)
     x = torch.randn(4, 8)

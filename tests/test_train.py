@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -17,7 +18,7 @@ import unilora_spec
 from backends.torch import attach
 from backends.torch.__main__ import app
 from backends.torch.checkpoints import Checkpoints, Stopped
-from backends.torch.data import load, share
+from backends.torch.data import LikeLengths, load, share
 from backends.torch.settings import TrainSettings
 from backends.torch.train import train
 from unilora_spec import UniLoraError, WorkFailed
@@ -447,7 +448,7 @@ def test_a_run_that_diverges_says_so(small):
 def test_early_stop_keeps_the_best(small):
     report = train(TrainSettings(**small, epochs=20, lr=0, head_lr=0, patience=2))
     assert report["steps"] == 27  # the first evaluation is the best; two more without a better one
-    small |= {"epochs": 3, "lr": 0.5, "eval_steps": 3}
+    small |= {"epochs": 3, "lr": 1.0, "eval_steps": 3}
     last, best = train(TrainSettings(**small)), train(TrainSettings(**small, patience=9))
     assert last["steps"] == best["steps"] and best["after"]["accuracy"] > last["after"]["accuracy"]
 
@@ -573,3 +574,16 @@ def test_settings_of_a_run_stand_beside_its_checkpoints(small):
     (checkpoints.folder / "notes.txt").write_text("mine")
     checkpoints.clear()
     assert [path.name for path in checkpoints.folder.iterdir()] == ["notes.txt"]  # what is not ours stays
+
+
+def test_batches_are_of_like_length_and_each_row_comes_once():
+    lengths = [(7 * i) % 101 for i in range(202)]
+    sampler = LikeLengths(lengths, 8, seed=3)
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert all(sorted(order) == list(range(202)) for order in orders)
+    assert orders[0] == orders[2] != orders[1]
+    spread = [np.ptp([lengths[i] for i in orders[0][start : start + 8]]) for start in range(0, 200, 8)]
+    assert np.median(spread) < 101 / 4  # of rows drawn at random, 8 would span most of the 101

@@ -9,6 +9,8 @@ from pathlib import Path
 import datasets
 import pandas
 import torch
+from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from unilora_spec import UniLoraError
 
@@ -67,8 +69,38 @@ def load(settings: TrainSettings, base_labels=()) -> Data:
 
 def _longest_first(rows, columns):
     """Rows of like length together: half the padding, so half the time; and what does not fit in memory fails at once."""
-    lengths = [sum(map(len, texts)) for texts in zip(*(rows[column] for column in columns))]
+    lengths = text_lengths(rows, columns)
     return rows.select(sorted(range(len(rows)), key=lambda row: -lengths[row]))
+
+
+def text_lengths(rows: datasets.Dataset, columns) -> list[int]:
+    """The characters of each row's text, or of both texts of a pair: near enough to tokens to sort by."""
+    return [sum(map(len, texts)) for texts in zip(*(rows[column] for column in columns))]
+
+
+class LikeLengths(Sampler):
+    """All rows in a random order in which the texts of one batch are of like length: half the padding, so half the time.
+
+    The order follows from ``seed`` and the epoch alone, so that a resumed run sees what it would have seen.
+    """
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int):
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer when an epoch begins."""
+        self.epoch = epoch
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        rows = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
+        full = len(rows) // self.batch_size  # a last batch of fewer rows stays the last
+        for batch in torch.randperm(full, generator=generator).tolist():
+            yield from rows[batch * self.batch_size : (batch + 1) * self.batch_size]
+        yield from rows[full * self.batch_size :]
 
 
 def read(source: str) -> datasets.Dataset:

@@ -14,7 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from unilora_spec import WorkFailed
 
-from .data import Batches
+from .data import Batches, LikeLengths, text_lengths
 from .metrics import METRICS
 
 WEIGHTS = "model.safetensors"  # the name that a Trainer looks for
@@ -22,6 +22,13 @@ WEIGHTS = "model.safetensors"  # the name that a Trainer looks for
 
 class _Trainer(Trainer):
     """Transformers' Trainer, with checkpoints of what is trained and not a word beside it."""
+
+    def __init__(self, *arguments, sampler, **options):
+        self._sampler = sampler
+        super().__init__(*arguments, **options)
+
+    def _get_train_sampler(self, train_dataset=None):
+        return self._sampler
 
     def save_model(self, output_dir=None, _internal_call=False):
         os.makedirs(output_dir, exist_ok=True)
@@ -97,6 +104,7 @@ def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
         preprocess_logits_for_metrics=metrics.reduce,
         optimizer_cls_and_kwargs=(torch.optim.AdamW, {"params": groups, "weight_decay": settings.weight_decay}),
         callbacks=[_Finite()],
+        sampler=LikeLengths(text_lengths(rows.train, settings.text), settings.batch_size, arguments.seed),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
