@@ -71,7 +71,7 @@ def Walk(x: INT64[...], D: INT64, a: INT64, keys: INT64[...]) -> INT64[...]:
 
 @script(DOMAIN, default_opset=op)
 def Columns(x: INT64[...], d: INT64) -> INT64[...]:
-    """index(i) = π(i) mod d (SPEC 4.4)."""
+    """index(i) = π(i) mod d (SPEC 4.5)."""
     return op.Mod(x, d)
 
 
@@ -87,7 +87,7 @@ def UniformIndex(i: INT64[...], d: INT64, keys: INT64[...]) -> INT64[...]:
 
 @script(DOMAIN, default_opset=op)
 def BalancedScale(d: INT64, longer: int, scale_longer: float, scale: float) -> FLOAT[...]:
-    """1 / √n_j: the first ``longer`` columns hold one row more than the others (SPEC 4.5, 6.1)."""
+    """1 / √n_j: the first ``longer`` columns hold one row more than the others (SPEC 4.6, 6.1)."""
     has_more = CountTo(d) < op.Constant(value_int=longer)
     return op.Where(has_more, op.Constant(value_float=scale_longer), op.Constant(value_float=scale))
 
