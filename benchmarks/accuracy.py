@@ -84,44 +84,39 @@ def measure(adapt, seed: int, rate: float) -> dict:
     return {"accuracy": accuracy, "trained": sizes[0], "head": sizes[1]}
 
 
+def row(name: str, rate: float | None, seeds: int) -> dict:
+    """One row of the table: the runs of a method at a learning rate, those that are not kept yet made first."""
+    runs = []
+    for seed in range(seeds):
+        kept = RESULTS / f"{METHODS[name].__name__}-{rate}-{seed}.json"
+        if not kept.exists():
+            print(f"{name}, learning rate {rate}, seed {seed} …", file=sys.stderr, flush=True)
+            kept.write_text(json.dumps(measure(METHODS[name], seed, rate or 0.0)))
+        runs.append(json.loads(kept.read_text()))
+    accuracies = [run["accuracy"] for run in runs]
+    return {"method": name, "rate": rate, **runs[0], "accuracy": float(np.mean(accuracies)), "accuracies": accuracies}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     call = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name, adapt in METHODS.items():
-        for rate in RATES if adapt is not head else RATES[:1]:
-            runs = []
-            for seed in range(call.seeds):
-                kept = RESULTS / f"{adapt.__name__}-{rate:g}-{seed}.json"
-                if not kept.exists():
-                    print(f"{name}, learning rate {rate:g}, seed {seed} …", file=sys.stderr, flush=True)
-                    kept.write_text(json.dumps(measure(adapt, seed, rate)))
-                runs.append(json.loads(kept.read_text()))
-            accuracy = [run["accuracy"] for run in runs]
-            rows.append(
-                {
-                    "method": name,
-                    "rate": rate if adapt is not head else None,
-                    "trained": runs[0]["trained"],
-                    "mean": float(np.mean(accuracy)),
-                    "accuracies": accuracy,
-                }
-            )
+    plan = [("the head alone", None)] + [
+        (name, rate) for rate in RATES for name in METHODS if METHODS[name] is not head
+    ]
+    rows = [row(name, rate, call.seeds) for name, rate in plan]
     if call.json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table(
-        title=f"MiniLM on Rotten Tomatoes, one epoch, {call.seeds} seeds; the head's {runs[0]['head']} beside"
-    )
+    title = f"MiniLM on Rotten Tomatoes, one epoch, {call.seeds} seeds; {rows[0]['head']} numbers of the head beside"
+    table = Table(title=title)
     for column in ("", "learning rate", "trained", "accuracy", "of each seed"):
         table.add_column(column, justify="left" if not column else "right")
-    for row in rows:
-        each = ", ".join(f"{value:.3f}" for value in row["accuracies"])
-        rate = f"{row['rate']:g}" if row["rate"] else ""
-        table.add_row(row["method"], rate, f"{row['trained']:,}", f"{row['mean']:.3f}", each)
+    for one in rows:
+        each = ", ".join(f"{value:.3f}" for value in one["accuracies"])
+        table.add_row(one["method"], f"{one['rate'] or ''}", f"{one['trained']:,}", f"{one['accuracy']:.3f}", each)
     Console(width=100).print(table)
 
 

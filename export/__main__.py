@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from unilora_spec import UniLoraError, WorkFailed, load_adapter
+from unilora_spec import UniLoraError, load_adapter
 from unilora_spec.command import run
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -41,19 +41,16 @@ def onnx_command(
     The file is checked by onnx and run in ONNX Runtime against PyTorch on real input; one that disagrees is not left
     behind.
     """
-    try:
-        report = _export(adapter, base, output or adapter.with_suffix(".onnx"), mode, opset, shown=not as_json)
-    except KeyboardInterrupt:  # typer would end without a word
-        raise WorkFailed("stopped; nothing was written") from None
+    report = _export(adapter, base, output or adapter.with_suffix(".onnx"), mode, opset)
     for warning in report["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     print(json.dumps(report, indent=2)) if as_json else show(report)
 
 
-def _export(adapter: Path, base: str | None, output: Path, mode: str, opset: int | None, shown: bool) -> dict:
+def _export(adapter: Path, base: str | None, output: Path, mode: str, opset: int | None) -> dict:
     if output.resolve() == adapter.resolve():
         raise UniLoraError(f"{output} is the adapter itself; give another output")
-    with _status(shown) as show_step, _interruptible(show_step) as step:
+    with _status() as show_step, _interruptible(show_step) as step:
         loaded = load_adapter(adapter)
         step("loading PyTorch")
         from .onnx import DEFAULT_OPSET, check_call, export_onnx
@@ -98,9 +95,9 @@ def show(report: dict) -> None:
 
 
 @contextlib.contextmanager
-def _status(shown: bool):
+def _status():
     """What is being done, on a terminal's last line; nothing elsewhere."""
-    if not (shown and sys.stderr.isatty()):
+    if not sys.stderr.isatty():
         yield lambda step: None
         return
     from rich.console import Console
@@ -131,14 +128,5 @@ def _interruptible(step):
         signal.signal(signal.SIGINT, before)
 
 
-def main() -> int:
-    try:
-        return get_command(app).main(prog_name="python -m export", standalone_mode=False) or 0
-    except Exception as error:
-        if hasattr(error, "format_message"):  # typer's errors for a call that its options do not allow
-            raise UniLoraError(f"{error.format_message().rstrip('.')}; --help shows the options") from error
-        raise
-
-
 if __name__ == "__main__":
-    run(main)
+    run(lambda: get_command(app).main(prog_name="python -m export", standalone_mode=False))
