@@ -88,9 +88,7 @@ def show(report: dict) -> None:
         print(f"  labels      {c['changed_labels']} of {c['labels']} changed")
     print("Run it:")
     print("  import onnxruntime")
-    print(
-        f"  session = onnxruntime.InferenceSession({report['file']!r}, providers=onnxruntime.get_available_providers())"
-    )
+    print(f"  session = onnxruntime.InferenceSession({report['file']!r}, providers={report['providers']})")
     print(f"  session.run(None, {{{', '.join(f'{name!r}: …' for name in report['inputs'])}}})")
 
 

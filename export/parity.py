@@ -10,6 +10,7 @@ import onnxruntime
 
 from unilora_spec import WorkFailed
 
+SILENT, WARNINGS = 4, 2  # severities of ONNX Runtime's log; 2 is its own default
 TOLERANCE = 1e-4
 """The largest difference that passes, as a part of the output's largest entry, or absolute where that is below 1.
 Both sides compute in float32 (2^-24 = 6e-8 a rounding) and differ in the order of their sums: 1e-7 to 1e-5 for models of
@@ -29,12 +30,25 @@ def check(path: Path) -> None:
 def session(path: Path) -> onnxruntime.InferenceSession:
     """The file in ONNX Runtime, on a GPU where its build and the machine have one, on the CPU elsewhere."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # a CUDA build on a machine without a GPU logs errors and goes on with the CPU
-    available = onnxruntime.get_available_providers()
-    # TF32 rounds a product's factors to 10 bits, which would be most of any difference seen.
-    providers = [("CUDAExecutionProvider", {"use_tf32": "0"})] if "CUDAExecutionProvider" in available else []
-    with _refusals(), contextlib.redirect_stdout(io.StringIO()):  # it prints that it falls back
-        return onnxruntime.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
+    options.log_severity_level = SILENT
+    with _refusals(), _without_a_word():
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        onnxruntime.preload_dlls()  # CUDA's libraries as pip installs them beside torch
+        # TF32 rounds a product's factors to 10 bits, which would be most of any difference seen.
+        providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+
+
+@contextlib.contextmanager
+def _without_a_word():
+    """A CUDA build on a machine without a GPU logs errors, prints that it falls back, and goes on with the CPU."""
+    onnxruntime.set_default_logger_severity(SILENT)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        onnxruntime.set_default_logger_severity(WARNINGS)
 
 
 def compare(session, batches: list[dict], expected: list[dict]) -> dict:
