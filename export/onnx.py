@@ -134,6 +134,8 @@ def check_size(model: torch.nn.Module) -> None:
 
 
 def _check_base(model, adapter: Adapter, parameters) -> list[str]:
+    if hasattr(model, "unilora"):
+        raise UniLoraError("the model has an adapter on it, which would count twice; call model.detach() first")
     check_size(model)
     names = adapter.layer_map.by_weight()
     check_fit(adapter.layer_map, {name: tuple(value.shape) for name, value in parameters.items()})

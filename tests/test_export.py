@@ -340,6 +340,10 @@ def test_calls_that_cannot_be_met(tmp_path):
         export_onnx(model, adapter, {"x": torch.zeros(1, 8)}, path)
     with pytest.raises(UniLoraError, match=r"call model\.float"):
         export_to(path, Tiny().bfloat16(), adapter)
+    attached = Tiny()
+    attached.unilora = adapter
+    with pytest.raises(UniLoraError, match=r"call model\.detach"):
+        export_to(path, attached, adapter)
     with pytest.raises(BaseMismatch, match="no weight linear"):
         export_onnx(nn.Identity(), adapter, {"input": torch.zeros(2, 8)}, path)
     with pytest.raises(UniLoraError, match=r"4\.0 GB of float32 weights"):
