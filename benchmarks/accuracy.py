@@ -21,7 +21,6 @@ from backends.torch.trainer import make_trainer
 
 RESULTS = Path("build/accuracy")
 TARGETS, RANK, D = ("query", "value"), 4, 5760
-RATES = (5e-3, 1e-2)
 
 
 def head(model, seed, new):
@@ -55,6 +54,7 @@ def peft_lora(model, seed, new):
 
 
 METHODS = {"the head alone": head, "Uni-LoRA": unilora, "PEFT UniLora": peft_unilora, "PEFT LoRA": peft_lora}
+RATES = {"the head alone": (None,), "Uni-LoRA": (5e-3, 1e-2), "PEFT UniLora": (5e-3, 1e-2), "PEFT LoRA": (5e-3,)}
 
 
 def measure(adapt, seed: int, rate: float) -> dict:
@@ -103,10 +103,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     call = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    plan = [("the head alone", None)] + [
-        (name, rate) for rate in RATES for name in METHODS if METHODS[name] is not head
-    ]
-    rows = [row(name, rate, call.seeds) for name, rate in plan]
+    rows = [row(name, rate, call.seeds) for name, rates in RATES.items() for rate in rates]
     if call.json:
         print(json.dumps(rows, indent=2))
         return

@@ -377,7 +377,7 @@ def test_json(case):
 def test_a_depth_of_16_and_brackets_in_texts_are_read():
     data = changed(lambda h: put(h, "saved." + '[{"' * 40, h.pop("saved.b")))
     assert list(decode(data).saved) == ['[{"' * 40]
-    refuses(with_header(b'{"a":' + b"[" * 15 + b"]" * 15 + b"}"), "8.2")
+    refuses(with_header(b'{"a":' + b"[" * 15 + b"]" * 15 + b"}"), "8.4")  # read as JSON, and then no adapter
 
 
 BASE = {"name": "b", "structure": "0" * 32, "contents": "0" * 32}
@@ -582,3 +582,48 @@ def test_import_is_light():
     ]
     assert all(len(run) == 1 for run in runs)
     assert min(float(run[0]) for run in runs) < 0.3  # seconds beyond NumPy's own; about 0.03 is usual
+
+
+# What a reader written from SPEC.md alone showed
+
+
+def test_another_version_is_named_before_its_tensors_are_judged():
+    def newer(header):
+        header["__metadata__"]["version"] = "2"
+        header["theta"] = {"dtype": "F4", "shape": [2], "data_offsets": [0, 1], "more": 1}
+
+    assert "version '2' and this reader knows version '1'" in refuses(changed(newer), "8.4", VersionError)
+
+
+@pytest.mark.parametrize("shape", [[2**31, 2**31, 0], [2**53 - 1, 2**53 - 1, 0], [2] * 63 + [0]])
+def test_a_zero_does_not_excuse_a_huge_shape(shape):
+    empty = {"dtype": "F32", "shape": shape, "data_offsets": [10, 10]}
+    refuses(changed(lambda header: header.update({"saved.empty": empty})), "8.2")
+
+
+def test_a_sound_file_may_have_no_canonical_form(tmp_path):
+    run = {
+        "layers": [10**9, 10**9 + 65_536],
+        "prefix": "x" * 400,
+        "segments": [{"in": 1, "name": "", "out": 1, "rank": 1}],
+    }
+
+    def large(description):
+        description["layers"] = [run]
+        description["projection"]["D"] = 2 * 65_536
+
+    path = tmp_path / "large.safetensors"
+    path.write_bytes(described(large))
+    done = subprocess.run(
+        [sys.executable, "-m", "unilora_spec", "verify", path], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert "not the canonical bytes" in done.stdout
+
+
+def test_names_cannot_steer_a_terminal(tmp_path):
+    path = tmp_path / "escape.safetensors"
+    save_adapter(Adapter(TINY.projection, LayerMap([Segment("w\x1b[31m", 2, 3, 1)]), TINY.theta), path)
+    done = subprocess.run(
+        [sys.executable, "-m", "unilora_spec", "inspect", path], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert "\x1b" not in done.stdout and r"w\x1b[31m" in done.stdout

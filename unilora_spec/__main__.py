@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from .base_model import compare_with_base
-from .command import run
+from .command import printable, run
+from .errors import FileError
 from .serialization import SAVED, describe, encode, load_adapter
 
 
@@ -33,13 +34,16 @@ def inspect(path: Path) -> dict:
     }
 
 
-def show_inspect(report: dict) -> None:
+def show_inspect(report: dict) -> list[str]:
+    """The report as a person reads it, line by line."""
     p = report["projection"]
-    print(f"{report['file']}: a Uni-LoRA adapter, {report['bytes']:,} bytes")
-    print(f"  projection  {p['kind']}, seed {p['seed']}: d = {p['d']:,} trained numbers rebuild D = {p['D']:,}")
+    lines = [f"{report['file']}: a Uni-LoRA adapter, {report['bytes']:,} bytes"]
+    lines.append(f"  projection  {p['kind']}, seed {p['seed']}: d = {p['d']:,} trained numbers rebuild D = {p['D']:,}")
     t = report["theta"]
-    print(f"  theta       {t['dtype']}, rms {t['rms']:.4g}, mean {t['mean']:.4g}, largest {t['largest']:.4g}")
-    print(f"  layers      {report['segments']} segments, alpha {report['alpha']:g} ({report.get('scaling', 'lora')})")
+    lines.append(f"  theta       {t['dtype']}, rms {t['rms']:.4g}, mean {t['mean']:.4g}, largest {t['largest']:.4g}")
+    lines.append(
+        f"  layers      {report['segments']} segments, alpha {report['alpha']:g} ({report.get('scaling', 'lora')})"
+    )
     for entry in report["layers"]:
         for segment in entry.get("segments", [entry]):
             first, end = entry.get("layers", (None, None))
@@ -50,37 +54,44 @@ def show_inspect(report: dict) -> None:
                 place.append(f"index {i[0]}…{i[1] - 1}" if isinstance(i, list) else f"index {i}")
             place += ["transposed"] if segment.get("transposed") else []
             where = f" ({', '.join(place)})" if place else ""
-            print(f"    {name}{where}: {segment['out']} × {segment['in']}, rank {segment['rank']}")
+            lines.append(f"    {name}{where}: {segment['out']} × {segment['in']}, rank {segment['rank']}")
     if base := report.get("base"):
-        print(f"  base        {base['name']}" + (f" ({base['architecture']})" if "architecture" in base else ""))
+        lines.append(f"  base        {base['name']}" + (f" ({base['architecture']})" if "architecture" in base else ""))
         if "labels" in base:
-            print(f"  labels      {', '.join(base['labels'])}")
-        print(f"  fingerprint structure {base['structure']}, contents {base['contents']}")
+            lines.append(f"  labels      {', '.join(base['labels'])}")
+        lines.append(f"  fingerprint structure {base['structure']}, contents {base['contents']}")
     for name, tensor in report["saved"].items():
-        print(f"  saved       {name}, {tensor['dtype']} {tensor['shape']}")
+        lines.append(f"  saved       {name}, {tensor['dtype']} {tensor['shape']}")
+    return lines
 
 
 def verify(path: Path, base: Path | None) -> dict:
     """Whether a file is canonical (SPEC 8.10) and has the base's values; raises ``UniLoraError`` where it is unsound or
     does not fit the base."""
     adapter = load_adapter(path)
-    report = {"file": str(path), "sound": True, "canonical": encode(adapter) == path.read_bytes()}
+    try:
+        canonical = encode(adapter) == path.read_bytes()
+    except FileError:  # its canonical header would be longer than a header may be (SPEC 8.10)
+        canonical = False
+    report = {"file": str(path), "sound": True, "canonical": canonical}
     if base:
         report["base"] = {"folder": str(base), **compare_with_base(adapter, base)}
     return report
 
 
-def show_verify(report: dict) -> None:
-    print(f"{report['file']}: sound")
-    print("  canonical bytes" if report["canonical"] else "  not the canonical bytes; saving it again makes them so")
+def show_verify(report: dict) -> list[str]:
+    """The report as a person reads it, line by line."""
+    canonical = "canonical bytes" if report["canonical"] else "not the canonical bytes of SPEC 8.7"
+    lines = [f"{report['file']}: sound", f"  {canonical}"]
     if base := report.get("base"):
-        print(f"  fits {base['folder']}: all {base['weights']} adapted weights are there, of the right shapes")
+        lines.append(f"  fits {base['folder']}: all {base['weights']} adapted weights are there, of the right shapes")
         same = {
             True: "and their values are those it was trained on",
             False: "but their values are not those it was trained on: another checkpoint of the same architecture",
             None: "and the file has no record of the values it was trained on",
         }
-        print(f"  {same[base['same_contents']]}")
+        lines.append(f"  {same[base['same_contents']]}")
+    return lines
 
 
 def main() -> int:
@@ -104,7 +115,8 @@ def main() -> int:
     if call.json:
         print(json.dumps(report, indent=2))
     else:
-        (show_inspect if call.command == "inspect" else show_verify)(report)
+        lines = (show_inspect if call.command == "inspect" else show_verify)(report)
+        print(printable("\n".join(lines)))
     return 1 if report.get("base", {}).get("same_contents") is False else 0
 
 

@@ -15,8 +15,13 @@ def run(command) -> None:
         if debug:
             raise
         sentence, status = _sentence(error)
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {printable(sentence)}", file=sys.stderr)
     sys.exit(status)
+
+
+def printable(text: str) -> str:
+    """``text`` with its control characters spelled out: names come from files, and could steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _sentence(error) -> tuple[str, int]:

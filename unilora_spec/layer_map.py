@@ -15,6 +15,7 @@ from .permutation import MAX_D
 MAX_SEGMENTS = 65_536  # with MAX_NAME, bounds what a hostile file can make a reader build: some 50 MB
 MAX_NAME = 512  # bytes of UTF-8; a run's prefix is repeated for each of its segments
 SCALINGS = {"lora": lambda alpha, rank: alpha / rank, "rslora": lambda alpha, rank: alpha / math.sqrt(rank)}
+MAX_NUMBERS = 8  # of a name, that a run of layers may count: bounds the work of folding
 ALPHA_RANGE = (1e-4, 2.0**20)  # within it every language prints a double's shortest decimal without an exponent
 
 
@@ -235,10 +236,11 @@ def _run_at(entries, at, ends):
     """
     for head in [head for head, end in ends.items() if end <= at]:
         del ends[head]
-    prefix = ""
+    prefix, numbers = "", 0
     for part in entries[at]["name"].split("."):
         head = prefix + part
-        if re.fullmatch("0|[1-9][0-9]{0,8}", part):
+        if numbers < MAX_NUMBERS and re.fullmatch("0|[1-9][0-9]{0,8}", part):
+            numbers += 1
             if head not in ends:
                 others = (k for k in range(at, len(entries)) if _after(entries[k]["name"], head) is None)
                 ends[head] = next(others, len(entries))

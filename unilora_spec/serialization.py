@@ -79,14 +79,8 @@ def encode(adapter: Adapter) -> bytes:
 
 def decode(data) -> Adapter:
     """The adapter in the bytes (or uint8 array) of a file. Raises ``UniLoraError`` (SPEC 8.9)."""
-    header, start = read_header(data)
-    metadata = header.pop("__metadata__", {})
-    if metadata.get("format") != FORMAT:
-        raise FileError("this is a safetensors file, but not a Uni-LoRA adapter (its format is not unilora)", "8.4")
-    if (version := metadata.get("version")) != VERSION:
-        raise VersionError(
-            f"the file has version {version!r:.40} and this reader knows version {VERSION!r}; update the reader", "8.4"
-        )
+    header, start = read_header(data, first=_check_version)
+    metadata = header.pop("__metadata__")
     if set(metadata) != {"format", "version", "unilora"}:
         raise FileError("__metadata__ must have the fields format, version and unilora alone", "8.4")
     projection, layer_map, base = _parse(canonical_json.decode(metadata["unilora"].encode("utf-8")))
@@ -103,6 +97,15 @@ def decode(data) -> Adapter:
     saved = {name.removeprefix(SAVED): value for name, value in sorted(values.items())}
     dtypes = {name: entry["dtype"] for name, entry in sorted(header.items()) if entry["dtype"] != "F32"}
     return Adapter(projection, layer_map, theta, base, saved, dtypes)
+
+
+def _check_version(metadata) -> None:
+    if metadata.get("format") != FORMAT:
+        raise FileError("this is a safetensors file, but not a Uni-LoRA adapter (its format is not unilora)", "8.4")
+    if (version := metadata.get("version")) != VERSION:
+        raise VersionError(
+            f"the file has version {version!r:.40} and this reader knows version {VERSION!r}; update the reader", "8.4"
+        )
 
 
 def describe(adapter: Adapter) -> dict:
@@ -166,14 +169,16 @@ def _flush(path):
 # The safetensors container (SPEC 8.2), for any file of that format: `verify` reads the base model's with it.
 
 _SIZES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
 
 
-def read_header(data, limit=MAX_HEADER) -> tuple[dict, int]:
+def read_header(data, limit=MAX_HEADER, first=lambda metadata: None) -> tuple[dict, int]:
     """The header of safetensors bytes, and where their tensors start. Raises ``FileError`` unless tensors fill the rest
-    without gap or overlap and each is as long as its shape says (SPEC 8.2)."""
+    without gap or overlap and each is as long as its shape says (SPEC 8.2). ``first`` sees the metadata before any tensor
+    is looked at: a file of another version may have tensors of other kinds."""
     size = len(data)
     length = int.from_bytes(bytes(data[:8]), "little")
     if size < 8 or length > size - 8:
@@ -187,6 +192,7 @@ def read_header(data, limit=MAX_HEADER) -> tuple[dict, int]:
     metadata = header.get("__metadata__", {})
     if not (isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())):
         raise FileError("__metadata__ must be an object of strings", "8.2")
+    first(metadata)
     spans = [_span(name, entry) for name, entry in header.items() if name != "__metadata__"]
     end = 0
     for begin, stop in sorted(spans):
@@ -205,7 +211,8 @@ def _span(name, entry) -> tuple[int, int]:
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in _SIZES or len(entry["data_offsets"]) != 2:
         raise FileError(f"the tensor {name!r:.80} has an unknown dtype or not two offsets", "8.2")
     begin, stop = entry["data_offsets"]
-    if stop - begin != math.prod(entry["shape"]) * _SIZES[entry["dtype"]]:
+    count = math.prod(filter(None, entry["shape"])) * _SIZES[entry["dtype"]]
+    if count >= 2**53 or stop - begin != (0 if 0 in entry["shape"] else count):
         raise FileError(f"the tensor {name!r:.80} is not as long as its shape says", "8.2")
     return begin, stop
 
