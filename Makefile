@@ -15,7 +15,7 @@ demo: build/demo/result.json
 	@$(BIN)/python examples/demo.py --show
 
 test: build/tests-passed
-	@echo "The tests have passed on these sources. To run them again: make -B test"
+	@echo "The tests have passed on these sources. To run them again: rm build/tests-passed && make test"
 
 # Accuracy beside PEFT's UniLora and LoRA and the head alone, from three seeds: some 40 minutes on two cores.
 compare: .venv/installed-compare
@@ -24,13 +24,14 @@ compare: .venv/installed-compare
 build/demo/result.json: $(INSTALLED) $(filter-out tests/%,$(SOURCES))
 	$(BIN)/python examples/demo.py
 
-build/tests-passed: $(INSTALLED) $(SOURCES) pyproject.toml
+build/tests-passed: $(INSTALLED) $(SOURCES) README.md pyproject.toml
 	$(BIN)/python -m pytest
 	@mkdir -p build && touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,export,test,$(RUNTIME)]"
+	@echo "Installing into .venv, which takes a minute or two …"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,export,test,$(RUNTIME)]"
 	@touch $@
 
 .venv/installed-compare: $(INSTALLED)

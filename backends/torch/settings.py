@@ -161,7 +161,7 @@ class TrainSettings:
 
     epochs: float = _option("Training", _number(0.0), "Times through the data.", 1.0)
     batch_size: int = _option("Training", _whole(1), "Texts a step.", 32)
-    lr: float = _option("Training", _number(0), "Learning rate of the vector.", 5e-3)
+    lr: float = _option("Training", _number(0), "Learning rate of the vector.", 1e-2)
     head_lr: float = _option("Training", _number(0), "Learning rate of what is trained in full.", 2e-3)
     weight_decay: float = _option("Training", _number(0), "AdamW's weight decay.", 0.0)
     warmup: float = _option("Training", _number(0, 1), "Share of the steps in which the learning rates rise.", 0.06)
