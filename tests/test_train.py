@@ -149,7 +149,7 @@ def test_the_command_line_goes_before_the_yaml_file(tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text("base: b\ndata: d.csv\nhead-lr: 1e-3\nbatch_size: 8\noutput: v\nbf16: true\nlr: null\n")
     settings = TrainSettings.from_options({"batch_size": "16", "bf16": False, "lr": None}, config)
-    assert (settings.batch_size, settings.bf16, settings.head_lr, settings.lr) == (16, False, 1e-3, 5e-3)
+    assert (settings.batch_size, settings.bf16, settings.head_lr, settings.lr) == (16, False, 1e-3, 1e-2)
 
 
 @pytest.mark.parametrize(
