@@ -17,7 +17,7 @@ demo: build/demo/result.json
 test: build/tests-passed
 	@echo "The tests have passed on these sources. To run them again: rm build/tests-passed && make test"
 
-# Accuracy beside PEFT's UniLora and LoRA and the head alone, from three seeds: some 40 minutes on two cores.
+# Accuracy beside PEFT's UniLora and LoRA and the head alone, from three seeds: 18 trainings, an hour or more on two cores.
 compare: .venv/installed-compare
 	$(BIN)/python -m benchmarks.accuracy
 

@@ -238,7 +238,7 @@ def test_theta_D_is_rebuilt_once_a_forward(counted, reentrant):
     model.zero_grad()
     counted.clear()
     if reentrant is not None:
-        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        model.activation_checkpointing_enable({"use_reentrant": reentrant})
         model.enable_input_require_grads()
         model.train()
         for module in model.modules():
