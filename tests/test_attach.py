@@ -456,3 +456,10 @@ def test_weights_that_a_hook_would_miss_are_refused():
         attach(attach(bert(), d=60), d=60)
     with pytest.raises(LayerMapError, match="no Linear"):
         plan(nn.ReLU(), "x", 2)
+
+
+def test_a_stacked_weight_is_adapted_in_the_direction_of_its_product():
+    """gpt-oss stores its experts (experts, in, out), Mixtral (experts, out, in); each module says which."""
+    for model, transposed in ((gpt_oss(), True), (mixtral(), False)):
+        first = plan(model, "experts.gate_up_proj", 2).segments[0]
+        assert (first.out_features, first.in_features, first.transposed, first.index) == (96, 32, transposed, 0)
