@@ -24,7 +24,7 @@ def trace(model, inputs: dict, dynamic: dict, outputs: list[str], opset: int, ke
                 model, (), kwargs=inputs, dynamic_shapes=dynamic, opset_version=opset,
                 dynamo=True, optimize=False, verbose=False,
             )  # fmt: skip
-        except Exception as error:
+        except Exception as error:  # of many kinds, from tracing, translating and optimizing
             raise WorkFailed(f"torch could not export the model to ONNX: {_root(error)}") from error
         graph = program.model.graph
         _name_outputs(graph, outputs)
