@@ -576,6 +576,14 @@ def test_settings_of_a_run_stand_beside_its_checkpoints(small):
     assert [path.name for path in checkpoints.folder.iterdir()] == ["notes.txt"]  # what is not ours stays
 
 
+def test_a_base_without_tokenizer_files_is_refused(small, base, tmp_path):
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes((base / name).read_bytes())
+    assert "it has no tokenizer" in refusal(UniLoraError, **small | {"base": folder})
+
+
 def test_batches_are_of_like_length_and_each_row_comes_once():
     lengths = [(7 * i) % 101 for i in range(202)]
     sampler = LikeLengths(lengths, 8, seed=3)

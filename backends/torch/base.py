@@ -22,6 +22,8 @@ def prepare(settings: TrainSettings):
     config = _from_base(AutoConfig, settings.base)
     rows = load(settings, [name for _, name in sorted((config.id2label or {}).items())])
     tokenizer = _from_base(AutoTokenizer, settings.base)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where there is none
+        raise UniLoraError(f"{settings.base}: it has no tokenizer; put the model's tokenizer files beside its weights")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model, new = _base_model(settings, config, rows, tokenizer)
