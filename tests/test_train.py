@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -499,8 +500,7 @@ def test_runs_refused_before_they_start(base, gpt2, small, tmp_path):
     assert "d is 99999" in refusal(**small | {"dim": 99999})
     assert "there is no folder" in refusal(**small | {"output": tmp_path / "none/vec"})
     assert "is a folder; give a file" in refusal(**small | {"output": tmp_path})
-    (tmp_path / "weightless").mkdir()
-    (tmp_path / "weightless/config.json").write_text((base / "config.json").read_text())
+    shutil.copytree(base, tmp_path / "weightless", ignore=shutil.ignore_patterns("model.safetensors"))
     assert "the base model could not be loaded" in refusal(**small | {"base": tmp_path / "weightless"})
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -576,11 +576,19 @@ def test_settings_of_a_run_stand_beside_its_checkpoints(small):
     assert [path.name for path in checkpoints.folder.iterdir()] == ["notes.txt"]  # what is not ours stays
 
 
+def test_the_vector_and_the_head_have_learning_rates_of_their_own(small):
+    def trained(**rates):
+        train(TrainSettings(**small, **rates))
+        adapter = unilora_spec.load_adapter(small["output"])
+        return adapter.theta.tobytes(), adapter.saved["classifier.weight"].tobytes()
+
+    start, vector, head = trained(lr=0, head_lr=0), trained(lr=0.1, head_lr=0), trained(lr=0, head_lr=0.1)
+    assert start[0] == head[0] != vector[0] and start[1] == vector[1] != head[1]
+
+
 def test_a_base_without_tokenizer_files_is_refused(small, base, tmp_path):
     folder = tmp_path / "bare"
-    folder.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (folder / name).write_bytes((base / name).read_bytes())
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*token*", "vocab*"))
     assert "it has no tokenizer" in refusal(UniLoraError, **small | {"base": folder})
 
 
