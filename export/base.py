@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from unilora_spec import Adapter, BaseMismatch, UniLoraError, check_fit, structure_fingerprint
+from unilora_spec import Adapter, BaseMismatch, UniLoraError
 
 from .onnx import check_size
 
@@ -74,9 +74,7 @@ def _check_shapes(architecture, config, adapter, where):
         shell = architecture(config)
     check_size(shell)
     shapes = {name: tuple(value.shape) for name, value in shell.named_parameters(remove_duplicate=False)}
-    check_fit(adapter.layer_map, shapes)
-    if structure_fingerprint({name: shapes[name] for name in adapter.layer_map.by_weight()}) != adapter.base.structure:
-        raise BaseMismatch(f"the weights in {where} have other shapes than the base that was adapted", "10.3")
+    adapter.check_base(shapes, where)
 
 
 def _tokenizer(where: str):

@@ -9,15 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from unilora_spec import (
-    Adapter,
-    BaseMismatch,
-    UniLoraError,
-    check_fit,
-    contents_fingerprint,
-    replacing,
-    structure_fingerprint,
-)
+from unilora_spec import Adapter, UniLoraError, replacing
 
 from . import parity
 from .graph import count_nodes, trace
@@ -137,16 +129,11 @@ def _check_base(model, adapter: Adapter, parameters) -> list[str]:
     if hasattr(model, "unilora"):
         raise UniLoraError("the model has an adapter on it, which would count twice; call model.detach() first")
     check_size(model)
-    names = adapter.layer_map.by_weight()
-    check_fit(adapter.layer_map, {name: tuple(value.shape) for name, value in parameters.items()})
+    adapter.check_base({name: tuple(value.shape) for name, value in parameters.items()})
     for name, value in parameters.items():
         if value.is_floating_point() and value.dtype != torch.float32:
             raise UniLoraError(f"{name} is {value.dtype}; export works in float32: call model.float() first")
-    if adapter.base is None:
-        return []
-    if structure_fingerprint({name: tuple(parameters[name].shape) for name in names}) != adapter.base.structure:
-        raise BaseMismatch("the model's weights have other shapes than the base that was adapted", "10.3")
-    if contents_fingerprint(names, lambda name: array(parameters[name])) != adapter.base.contents:
+    if adapter.same_contents(lambda name: array(parameters[name])) is False:
         return ["the base's weights are not those that the adapter was trained on: another checkpoint of its form"]
     return []
 

@@ -73,6 +73,17 @@ class Adapter:
         for segment, A, B in self.factors():
             yield segment, self.layer_map.factor_scale(segment) * (B @ A)
 
+    def check_base(self, shapes: Mapping[str, tuple[int, ...]], where="the model") -> None:
+        """Raises ``BaseMismatch`` unless weights of these ``shapes``, by name, are of the adapted base's form (SPEC 10.3)."""
+        check_fit(self.layer_map, shapes)
+        adapted = {name: shapes[name] for name in self.layer_map.by_weight()}
+        if self.base and structure_fingerprint(adapted) != self.base.structure:
+            raise BaseMismatch(f"the weights in {where} have other shapes than the base that was adapted", "10.3")
+
+    def same_contents(self, read) -> bool | None:
+        """Whether the weights that ``read(name)`` gives have the values that are on record; None without one (SPEC 10.2)."""
+        return contents_fingerprint(self.layer_map.by_weight(), read) == self.base.contents if self.base else None
+
     def merge(self, weights: Mapping[str, np.ndarray]) -> None:
         """Adds every ΔW to the float32 arrays of ``weights``, by name and in place, and puts ``saved`` in (SPEC 7.10).
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .adapter import Adapter, check_fit, contents_fingerprint, structure_fingerprint
+from .adapter import Adapter
 from .errors import BaseMismatch, FileError, UniLoraError
 from .serialization import map_file, read_header
 
@@ -21,13 +21,8 @@ def compare_with_base(adapter: Adapter, folder) -> dict:
     tensors = _tensors(Path(folder))
     names = {name: _stored_name(name, tensors) for name in adapter.layer_map.by_weight()}
     shapes = {name: tensors[stored][1]["shape"] for name, stored in names.items()}
-    check_fit(adapter.layer_map, shapes)
-    if adapter.base is None:
-        return {"weights": len(names), "same_contents": None}
-    if structure_fingerprint(shapes) != adapter.base.structure:
-        raise BaseMismatch(f"the weights in {folder} have other shapes than the base that was adapted", "10.3")
-    contents = contents_fingerprint(names, lambda name: _read(*tensors[names[name]]))
-    return {"weights": len(names), "same_contents": contents == adapter.base.contents}
+    adapter.check_base(shapes, folder)
+    return {"weights": len(names), "same_contents": adapter.same_contents(lambda name: _read(*tensors[names[name]]))}
 
 
 def _tensors(folder: Path) -> dict:

@@ -17,7 +17,6 @@ from unilora_spec import (
     LayerMap,
     LayerMapError,
     Projection,
-    check_fit,
     contents_fingerprint,
     structure_fingerprint,
 )
@@ -306,19 +305,14 @@ def _own(module, name, pattern):
 
 def _check_base(model, adapter) -> None:
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    check_fit(adapter.layer_map, shapes)
+    adapter.check_base(shapes)
     for name, value in adapter.saved.items():
         if shapes.get(name) != value.shape:
             there = list(shapes[name]) if name in shapes else "not there"
             raise BaseMismatch(f"the model's {name} is {there}, the adapter brings {list(value.shape)}", "10.3")
     if unowned := set(adapter.layer_map.by_weight()) - {candidate.weight for candidate in candidates(model)}:
         raise FileError(f"{min(unowned)} belongs to a module that cannot be adapted while it runs; merge instead")
-    if adapter.base is None:
-        return
-    adapted = list(adapter.layer_map.by_weight())
-    if structure_fingerprint({name: shapes[name] for name in adapted}) != adapter.base.structure:
-        raise BaseMismatch("the model's weights have other shapes than the base that was adapted", "10.3")
-    if contents_fingerprint(adapted, lambda name: _numpy(model.get_parameter(name))) != adapter.base.contents:
+    if adapter.same_contents(lambda name: _numpy(model.get_parameter(name))) is False:
         warnings.warn(
             f"the model's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=3
         )
