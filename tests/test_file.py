@@ -293,11 +293,11 @@ def test_container(case):
 
 
 def test_header_length_limit_holds_for_reader_and_writer(tmp_path):
-    size = 8 * 2**20 + 1
-    with pytest.raises(FileError, match="8388608 is the limit"):
+    size = 2**18 + 1
+    with pytest.raises(FileError, match="262144 is the limit"):
         decode(size.to_bytes(8, "little") + b"{" + b" " * size)
     long = Base("x" * size, "0" * 32, "0" * 32)
-    with pytest.raises(FileError, match="8388608 is the limit"):
+    with pytest.raises(FileError, match="262144 is the limit"):
         save_adapter(Adapter(TINY.projection, TINY.layer_map, TINY.theta, long), tmp_path / "x")
     assert not list(tmp_path.iterdir())
 
@@ -350,10 +350,10 @@ JSON = {
     "a byte order mark": with_header(b"{\xef\xbb\xbf" + TEXT[1:]),
     "a key twice": with_header(TEXT[:-1] + b',"theta":{}}'),
     "deep lists": with_header(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
-    "deep objects": with_header(b'{"a":' * 100_000),
+    "deep objects": with_header(b'{"a":' * 50_000),
     "a depth of 17": with_header(b'{"a":' + b"[" * 16 + b"]" * 16 + b"}"),
     "an integer of 2^53": with_header(TEXT.replace(b"[2]", b"[9007199254740992]")),
-    "an integer of a million digits": with_header(TEXT.replace(b"[2]", b"[" + b"9" * 10**6 + b"]")),
+    "an integer of many digits": with_header(TEXT.replace(b"[2]", b"[" + b"9" * 10**5 + b"]")),
     "a huge float": with_header(TEXT.replace(b"[2]", b"[1e400]")),
     "a long float": with_header(TEXT.replace(b"[2]", b"[2." + b"0" * 40 + b"]")),
     "NaN": with_header(TEXT.replace(b"[2]", b"[NaN]")),
@@ -603,14 +603,14 @@ def test_a_zero_does_not_excuse_a_huge_shape(shape):
 
 def test_a_sound_file_may_have_no_canonical_form(tmp_path):
     run = {
-        "layers": [10**9, 10**9 + 65_536],
+        "layers": [10**9, 10**9 + 9_000],
         "prefix": "x" * 400,
         "segments": [{"in": 1, "name": "", "out": 1, "rank": 1}],
     }
 
     def large(description):
         description["layers"] = [run]
-        description["projection"]["D"] = 2 * 65_536
+        description["projection"]["D"] = 2 * 9_000
 
     path = tmp_path / "large.safetensors"
     path.write_bytes(described(large))

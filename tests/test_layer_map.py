@@ -222,6 +222,7 @@ def test_segment_refusals(values, field):
     [
         ([], {}, "7.1"),
         ([Segment(f"w{i}", 1, 1, 1) for i in range(65_537)], {}, "7.1"),
+        ([Segment(f"{i:0500}", 1, 1, 1) for i in range(8_389)], {}, "7.1"),  # 2^22 bytes of names are 8,388 of these
         ([Segment("w", 2**39, 2**39, 2)], {}, "1.1"),
         ([Segment("w", 1, 1, 1)], {"alpha": 0}, "7.7"),
         ([Segment("w", 1, 1, 1)], {"alpha": 9.9e-5}, "7.7"),

@@ -8,8 +8,7 @@ import numpy as np
 
 from .base_model import compare_with_base
 from .command import printable, run
-from .errors import FileError
-from .serialization import SAVED, describe, encode, load_adapter
+from .serialization import SAVED, describe, is_canonical, load_adapter
 
 
 def inspect(path: Path) -> dict:
@@ -69,11 +68,7 @@ def verify(path: Path, base: Path | None) -> dict:
     """Whether a file is canonical (SPEC 8.10) and has the base's values; raises ``UniLoraError`` where it is unsound or
     does not fit the base."""
     adapter = load_adapter(path)
-    try:
-        canonical = encode(adapter) == path.read_bytes()
-    except FileError:  # its canonical header would be longer than a header may be (SPEC 8.10)
-        canonical = False
-    report = {"file": str(path), "sound": True, "canonical": canonical}
+    report = {"file": str(path), "sound": True, "canonical": is_canonical(adapter, path.read_bytes())}
     if base:
         report["base"] = {"folder": str(base), **compare_with_base(adapter, base)}
     return report

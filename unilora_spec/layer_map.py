@@ -12,8 +12,9 @@ import numpy as np
 from .errors import BaseMismatch, LayerMapError
 from .permutation import MAX_D
 
-MAX_SEGMENTS = 65_536  # with MAX_NAME, bounds what a hostile file can make a reader build: some 50 MB
+MAX_SEGMENTS = 65_536  # with MAX_NAMES, bounds what a hostile file can make a reader build
 MAX_NAME = 512  # bytes of UTF-8; a run's prefix is repeated for each of its segments
+MAX_NAMES = 2**22  # bytes of all names together
 SCALINGS = {"lora": lambda alpha, rank: alpha / rank, "rslora": lambda alpha, rank: alpha / math.sqrt(rank)}
 MAX_NUMBERS = 8  # of a name, that a run of layers may count: bounds the work of folding
 ALPHA_RANGE = (1e-4, 2.0**20)  # within it every language prints a double's shortest decimal without an exponent
@@ -118,12 +119,12 @@ class LayerMap:
     ``alpha``     LoRA's α; ``scaling`` is "lora" (s = α / rank) or "rslora" (s = α / √rank)
     ``D``         the length of θ_D, the sum of all segments' sizes
 
-    Raises ``LayerMapError`` for an empty map, more than 65,536 segments, D above 2^40, two segments that adapt the same
+    Raises ``LayerMapError`` for an empty map, more than 65,536 segments or 4 MiB of names, D above 2^40, two segments that adapt the same
     entries of a weight or disagree about its form, or an alpha outside of 1e-4 … 2^20.
     """
 
     def __init__(self, segments, alpha: float = 1.0, scaling: str = "lora"):
-        self.segments = tuple(segments)
+        self.segments = tuple(_within_limit_of_names(segments))
         self.alpha, self.scaling = float(alpha), scaling
         if not self.segments:
             raise LayerMapError("the layer map is empty; it must adapt at least one weight", "7.1")
@@ -191,7 +192,16 @@ class LayerMap:
             raise LayerMapError(f"layers is {_kind_of(entries)}; it must be a list", "7.8")
         if sum(_count(entry) for entry in entries) > MAX_SEGMENTS:
             raise LayerMapError(f"the layer map has more than {MAX_SEGMENTS} segments", "7.1")
-        return cls([segment for entry in entries for segment in _unfold(entry)], alpha, scaling)
+        return cls((segment for entry in entries for segment in _unfold(entry)), alpha, scaling)
+
+
+def _within_limit_of_names(segments) -> Iterator[Segment]:
+    total = 0
+    for segment in segments:
+        total += len(segment.name.encode("utf-8", "surrogatepass"))
+        if total > MAX_NAMES:
+            raise LayerMapError(f"the segments' names have more than {MAX_NAMES} bytes together", "7.1")
+        yield segment
 
 
 # The compact form. A stack is a segment whose `index` is [first, end); a run repeats its segments for each layer

@@ -30,6 +30,13 @@ def keys(seed: int, count: int) -> list[int]:
     return result
 
 
+def check_D(D: int) -> int:
+    """D as it is. Raises ``LimitError`` outside of 1 … 2^40 (SPEC 1.1)."""
+    if not 1 <= D <= MAX_D:
+        raise LimitError(f"D is {D}; a layer map holds 1 to 2^40 entries", "1.1")
+    return D
+
+
 def mix(x: np.ndarray, key: int) -> np.ndarray:
     """The 32-bit mixing function (SPEC 3.1), elementwise: uint32[n] → uint32[n]."""
     x = x ^ np.uint32(key)
@@ -44,12 +51,14 @@ def mix(x: np.ndarray, key: int) -> np.ndarray:
 class Permutation:
     """π of {0, …, D − 1} and its inverse, both O(1) an entry (SPEC 4.1 to 4.4).
 
+    Raises ``LimitError`` for D, seed or entries out of range.
+
     >>> int(Permutation(2**40, seed=42)(np.array([0]))[0])
     891194291790
     """
 
     def __init__(self, D: int, seed: int):
-        self.D = D
+        self.D = check_D(D)
         self.a = math.isqrt(D - 1) + 1
         self.keys = keys(seed, ROUNDS)
 
@@ -67,6 +76,8 @@ class Permutation:
 
     def _walk(self, x, round_keys, step):
         x = np.asarray(x, dtype=np.int64)
+        if len(x) and not 0 <= x.min() <= x.max() < self.D:
+            raise LimitError(f"entries from {x.min()} to {x.max()} are not all in [0, {self.D})", "1.3")
         result = np.empty_like(x)
         for start in range(0, len(x), BLOCK):
             y = self._pass(x[start : start + BLOCK], round_keys, step)

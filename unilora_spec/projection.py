@@ -21,7 +21,7 @@ from typing import ClassVar
 import numpy as np
 
 from .errors import KindError, LimitError
-from .permutation import BLOCK, MAX_D, keys, mix
+from .permutation import BLOCK, check_D, keys, mix
 
 MAX_DIM = 2**31 - 1
 KINDS: dict[str, type["Projection"]] = {}
@@ -51,9 +51,7 @@ class Projection(ABC):
         return super().__new__(KINDS[kind])
 
     def __init__(self, kind: str = "balanced", *, D: int, d: int, seed: int):
-        self.D, self.d, self.seed = operator.index(D), operator.index(d), operator.index(seed)
-        if not 1 <= self.D <= MAX_D:
-            raise LimitError(f"D is {D}; a layer map holds 1 to 2^40 entries", "1.1")
+        self.D, self.d, self.seed = check_D(operator.index(D)), operator.index(d), operator.index(seed)
         if not 1 <= self.d <= min(self.D, MAX_DIM):
             raise LimitError(f"d is {d}; give one from 1 to {min(self.D, MAX_DIM)}, as D is {D}", "1.1")
         self.keys = keys(self.seed, 10)

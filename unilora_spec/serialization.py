@@ -18,7 +18,7 @@ from .layer_map import LayerMap
 from .projection import Projection
 
 FORMAT, VERSION = "unilora", "1"
-MAX_HEADER = 8 * 2**20  # a header has hundreds of bytes; a layer map that folds nowhere, with many segments, 1 to 2 MB
+MAX_HEADER = 2**18  # a header has hundreds of bytes, and hostile JSON unfolds to fifty times its text in memory
 SAVED = "saved."
 _NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -77,18 +77,23 @@ def encode(adapter: Adapter) -> bytes:
     return b"".join([len(head).to_bytes(8, "little"), head, *buffers])
 
 
+def is_canonical(adapter: Adapter, data) -> bool:
+    """Whether ``data``, that ``adapter`` was read from, are its canonical bytes (SPEC 8.7, 8.10)."""
+    try:
+        return encode(adapter) == bytes(data)
+    except FileError:  # its canonical header would be longer than a header may be
+        return False
+
+
 def decode(data) -> Adapter:
     """The adapter in the bytes (or uint8 array) of a file. Raises ``UniLoraError`` (SPEC 8.9)."""
     header, start = read_header(data, first=_check_version)
     metadata = header.pop("__metadata__")
     if set(metadata) != {"format", "version", "unilora"}:
         raise FileError("__metadata__ must have the fields format, version and unilora alone", "8.4")
-    projection, layer_map, base = _parse(canonical_json.decode(metadata["unilora"].encode("utf-8")))
+    projection, layer_map, base = parse(canonical_json.decode(metadata["unilora"].encode("utf-8")))
     for name, entry in header.items():
-        if name != "theta" and not (name.startswith(SAVED) and name != SAVED):
-            raise FileError(f"the tensor {name!r:.80} is neither theta nor saved.NAME", "8.3")
-        if entry["dtype"] not in DTYPES:
-            raise FileError(f"the tensor {name!r:.80} is {entry['dtype']}; {', '.join(DTYPES)} are possible", "8.3")
+        check_tensor(name, entry["dtype"])
     if header.get("theta", {}).get("shape") != [projection.d]:
         raise FileError(f"the file has no tensor theta of shape [{projection.d}], which its d asks for", "8.3")
     body = memoryview(data)[start:]
@@ -97,6 +102,14 @@ def decode(data) -> Adapter:
     saved = {name.removeprefix(SAVED): value for name, value in sorted(values.items())}
     dtypes = {name: entry["dtype"] for name, entry in sorted(header.items()) if entry["dtype"] != "F32"}
     return Adapter(projection, layer_map, theta, base, saved, dtypes)
+
+
+def check_tensor(name: str, dtype: str) -> None:
+    """Raises ``FileError`` unless an adapter's file may hold a tensor of this name and dtype (SPEC 8.3)."""
+    if name != "theta" and not (name.startswith(SAVED) and name != SAVED):
+        raise FileError(f"the tensor {name!r:.80} is neither theta nor saved.NAME", "8.3")
+    if dtype not in DTYPES:
+        raise FileError(f"the tensor {name!r:.80} is {dtype!r:.40}; {', '.join(DTYPES)} are possible", "8.3")
 
 
 def _check_version(metadata) -> None:
@@ -121,6 +134,40 @@ def describe(adapter: Adapter) -> dict:
     if base:
         description["base"] = {name: value for name, value in vars(base).items() if value is not None}
     return description
+
+
+def parse(description: dict) -> tuple[Projection, LayerMap, Base | None]:
+    """``describe`` backwards: the parts of a description, every field checked (SPEC 8.6). Raises ``UniLoraError``."""
+    _fields(
+        description,
+        "unilora",
+        {"projection": dict, "alpha": (int, float), "layers": list},
+        {"scaling": str, "base": dict},
+    )
+    p = description["projection"]
+    _fields(p, "projection", {"kind": str, "seed": str, "d": int, "D": int})
+    if not re.fullmatch(r"0|[1-9][0-9]{0,19}", p["seed"]):
+        raise FileError(f"seed is {p['seed']!r:.40}; it must be a decimal number below 2^64, as a string", "8.6")
+    layer_map = LayerMap.from_json(description["layers"], description["alpha"], description.get("scaling", "lora"))
+    if layer_map.D != p["D"]:
+        raise FileError(f"D is {p['D']}, but the layer map holds {layer_map.D} entries", "8.8")
+    projection = Projection(p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]))
+    base = None
+    if "base" in description:
+        _fields(
+            description["base"], "base", {"name": str, "structure": str, "contents": str},
+            {"architecture": str, "labels": list},
+        )  # fmt: skip
+        base = dict(description["base"])
+        for name in ("structure", "contents"):
+            if not re.fullmatch("[0-9a-f]{32}", base[name]):
+                raise FileError(f"base.{name} is not 32 hexadecimal digits", "8.6")
+        if "labels" in base:
+            if not all(isinstance(label, str) for label in base["labels"]):
+                raise FileError("base.labels must be a list of strings", "8.6")
+            base["labels"] = tuple(base["labels"])
+        base = Base(**base)
+    return projection, layer_map, base
 
 
 @contextmanager
@@ -219,37 +266,6 @@ def _span(name, entry) -> tuple[int, int]:
 
 def _is_sizes(value) -> bool:
     return isinstance(value, list) and len(value) <= 64 and all(type(v) is int and v >= 0 for v in value)
-
-
-def _parse(text) -> tuple[Projection, LayerMap, Base | None]:
-    """Projection, layer map and base of a description, every field checked (SPEC 8.6)."""
-    _fields(
-        text, "unilora", {"projection": dict, "alpha": (int, float), "layers": list}, {"scaling": str, "base": dict}
-    )
-    p = text["projection"]
-    _fields(p, "projection", {"kind": str, "seed": str, "d": int, "D": int})
-    if not re.fullmatch(r"0|[1-9][0-9]{0,19}", p["seed"]):
-        raise FileError(f"seed is {p['seed']!r:.40}; it must be a decimal number below 2^64, as a string", "8.6")
-    layer_map = LayerMap.from_json(text["layers"], text["alpha"], text.get("scaling", "lora"))
-    if layer_map.D != p["D"]:
-        raise FileError(f"D is {p['D']}, but the layer map holds {layer_map.D} entries", "8.8")
-    projection = Projection(p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]))
-    base = None
-    if "base" in text:
-        _fields(
-            text["base"], "base", {"name": str, "structure": str, "contents": str},
-            {"architecture": str, "labels": list},
-        )  # fmt: skip
-        base = dict(text["base"])
-        for name in ("structure", "contents"):
-            if not re.fullmatch("[0-9a-f]{32}", base[name]):
-                raise FileError(f"base.{name} is not 32 hexadecimal digits", "8.6")
-        if "labels" in base:
-            if not all(isinstance(label, str) for label in base["labels"]):
-                raise FileError("base.labels must be a list of strings", "8.6")
-            base["labels"] = tuple(base["labels"])
-        base = Base(**base)
-    return projection, layer_map, base
 
 
 def _fields(value, name, required, optional=None):
