@@ -1,0 +1,1434 @@
+// Uni-LoRA, version 1, in JavaScript: an example of an implementation by a third party, for node without packages.
+//
+//     node unilora.mjs
+//
+// reads requests on its standard input and answers them on its standard output, as PROTOCOL.md says, for the levels
+// "projection" and "file". It was written from SPEC.md and PROTOCOL.md alone; "SPEC 4.3" is a rule of the former.
+//
+// Numbers are JavaScript's own, float64, wherever SPEC 1.4 says that they are exact. That leaves BigInt for the keys
+// alone (SPEC 2.1); rows, columns and offsets stay below 2^53. Bit operations give signed 32-bit numbers, so whatever
+// leaves one as a number passes through >>> 0.
+
+/** What SPEC.md refuses. `rule` is the rule that refuses, or null where it is the protocol. */
+class Refusal extends Error {
+  constructor(rule, message) {
+    super(message);
+    this.rule = rule;
+  }
+}
+
+function ensure(condition, rule, message) {
+  if (!condition) {
+    // A message may be a function: one that is costly to write, in a check that is made often.
+    throw new Refusal(rule, typeof message === 'function' ? message() : message);
+  }
+}
+
+const isWhole = (value, low, high) => Number.isInteger(value) && value >= low && value <= high;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// 1 Limits
+// ---------------------------------------------------------------------------------------------------------------------
+
+const TWO_32 = 2 ** 32;
+const MAX_ROWS = 2 ** 40;
+const MAX_COLUMNS = 2 ** 31 - 1;
+
+/** SPEC 1.1: D alone, as the permutation has no d. */
+function checkRows(D) {
+  ensure(isWhole(D, 1, MAX_ROWS), '1.1', 'D is not a whole number of 1 to 2^40');
+}
+
+/** SPEC 1.1 */
+function checkDimensions(d, D) {
+  checkRows(D);
+  ensure(isWhole(d, 1, MAX_COLUMNS), '1.1', 'd is not a whole number of 1 to 2^31 - 1');
+  ensure(d <= D, '1.1', `d = ${d} is more than D = ${D}`);
+}
+
+/** SPEC 1.2, and 8.6 for the spelling: decimal, without leading zeros. */
+function parseSeed(text) {
+  ensure(typeof text === 'string', '8.6', 'the seed is not a text');
+  // Twenty digits hold 2^64; BigInt never sees more of them.
+  ensure(/^(0|[1-9][0-9]{0,19})$/.test(text), '1.2', 'the seed is not a decimal number of 0 to 2^64 - 1');
+  const seed = BigInt(text);
+  ensure(seed < 2n ** 64n, '1.2', `the seed ${text} is not below 2^64`);
+  return seed;
+}
+
+/** SPEC 1.3 */
+function checkRange(start, stop, length) {
+  const sound = isWhole(start, 0, length) && isWhole(stop, start, length);
+  ensure(sound, '1.3', () => `[${show(start)}, ${show(stop)}) is not a range of [0, ${length})`);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// 2 Keys
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** SPEC 2.1, 2.2: K_0 ... K_9, the high halves of the first ten outputs of SplitMix64. */
+function keysOf(seed) {
+  const wrap = (value) => BigInt.asUintN(64, value);
+  const keys = new Uint32Array(10);
+  let state = seed;
+  for (let t = 0; t < keys.length; t += 1) {
+    state = wrap(state + 0x9E3779B97F4A7C15n);
+    let z = state;
+    z = wrap((z ^ (z >> 30n)) * 0xBF58476D1CE4E5B9n);
+    z = wrap((z ^ (z >> 27n)) * 0x94D049BB133111EBn);
+    z ^= z >> 31n;
+    keys[t] = Number(z >> 32n);
+  }
+  return keys;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// 3 Mixing function
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** SPEC 3.1 */
+function mix(x, key) {
+  x ^= key;
+  x ^= x >>> 16;
+  x = Math.imul(x, 0x7FEB352D);
+  x ^= x >>> 15;
+  x = Math.imul(x, 0x297A2D39);
+  x ^= x >>> 16;
+  return x >>> 0;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// 4 Projection "balanced"
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** SPEC 4.1: the smallest a with a^2 >= D. */
+function sideOf(D) {
+  let a = Math.ceil(Math.sqrt(D));
+  while ((a - 1) * (a - 1) >= D) {
+    a -= 1;
+  }
+  while (a * a < D) {
+    a += 1;
+  }
+  return a;
+}
+
+/** pi of SPEC 4.3 and its inverse, SPEC 4.4, on [0, D). */
+class Permutation {
+  constructor(D, keys) {
+    this.D = D;
+    this.keys = keys;
+    this.a = sideOf(D);
+  }
+
+  /** f of SPEC 4.2. The product is below 2^52, and the division by a power of two exact. */
+  step(half, t) {
+    return Math.floor(mix(half, this.keys[t]) * this.a / TWO_32);
+  }
+
+  /** SPEC 4.3 */
+  forward(x) {
+    let y = x;
+    do {
+      y = this.pass(y);
+    } while (y >= this.D);
+    return y;
+  }
+
+  /** SPEC 4.4 */
+  backward(y) {
+    let x = y;
+    do {
+      x = this.passBack(x);
+    } while (x >= this.D);
+    return x;
+  }
+
+  /** SPEC 4.2 */
+  pass(x) {
+    const { a } = this;
+    let right = x % a;
+    let left = (x - right) / a;
+    for (let t = 0; t < 6; t += 1) {
+      const sum = left + this.step(right, t);
+      left = right;
+      right = sum >= a ? sum - a : sum;
+    }
+    return left * a + right;
+  }
+
+  passBack(y) {
+    const { a } = this;
+    let right = y % a;
+    let left = (y - right) / a;
+    for (let t = 5; t >= 0; t -= 1) {
+      const difference = right - this.step(left, t);
+      right = left;
+      left = difference < 0 ? difference + a : difference;
+    }
+    return left * a + right;
+  }
+}
+
+class Balanced {
+  constructor(d, D, keys) {
+    this.d = d;
+    this.D = D;
+    this.keys = keys;
+    this.permutation = new Permutation(D, keys);
+  }
+
+  /** SPEC 4.5 */
+  index(row) {
+    return this.permutation.forward(row) % this.d;
+  }
+
+  /** n_j of SPEC 4.6, for the columns of a range. */
+  counts(start, stop) {
+    const rest = this.D % this.d;
+    const least = (this.D - rest) / this.d;
+    return new Float64Array(stop - start).map((_, k) => (start + k < rest ? least + 1 : least));
+  }
+
+  /** SPEC 4.6: the rows of the columns of a range, column after column. */
+  members(start, stop, counts) {
+    const rows = new Float64Array(total(counts));
+    let from = 0;
+    for (let j = start; j < stop; j += 1) {
+      const column = rows.subarray(from, from + counts[j - start]);
+      for (let k = 0; k < column.length; k += 1) {
+        column[k] = this.permutation.backward(j + k * this.d);
+      }
+      column.sort();
+      from += column.length;
+    }
+    return rows;
+  }
+}
+
+function total(counts) {
+  return counts.reduce((sum, count) => sum + count, 0);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// 5 Projection "uniform"
+// ---------------------------------------------------------------------------------------------------------------------
+
+class Uniform {
+  constructor(d, D, keys) {
+    this.d = d;
+    this.D = D;
+    this.keys = keys;
+  }
+
+  /** SPEC 5.1, with the product h * d taken apart as in SPEC 5.3. */
+  index(row) {
+    const h = mix(mix(row >>> 0, this.keys[6]) ^ Math.floor(row / TWO_32), this.keys[7]);
+    const u = h >>> 16;
+    const v = h & 0xFFFF;
+    return Math.floor((u * this.d + Math.floor(v * this.d / 65536)) / 65536);
+  }
+
+  /** SPEC 5.2: counted over all rows, in memory for the columns of the range alone. */
+  counts(start, stop) {
+    const counts = new Float64Array(stop - start);
+    this.visit(start, stop, (column) => {
+      counts[column] += 1;
+    });
+    return counts;
+  }
+
+  members(start, stop, counts) {
+    const rows = new Float64Array(total(counts));
+    const next = new Float64Array(counts.length);
+    for (let k = 1; k < next.length; k += 1) {
+      next[k] = next[k - 1] + counts[k - 1];
+    }
+    this.visit(start, stop, (column, row) => {
+      rows[next[column]] = row;
+      next[column] += 1;
+    });
+    return rows;
+  }
+
+  /** Calls `action` with column - start and row, for each row, ascending, whose column lies in the range. */
+  visit(start, stop, action) {
+    if (start === stop) {
+      return;
+    }
+    for (let row = 0; row < this.D; row += 1) {
+      const column = this.index(row);
+      if (column >= start && column < stop) {
+        action(column - start, row);
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// 6 Values
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** SPEC 6.1 */
+function scaleOf(count) {
+  return count === 0 ? 0 : Math.fround(1 / Math.sqrt(count));
+}
+
+/** SPEC 6.2: theta_D from row `start` to row `stop`. The product of two float32 is exact in float64, so it is rounded
+ * once. */
+function expand(projection, theta, start, stop) {
+  const scale = projection.counts(0, projection.d).map(scaleOf);
+  const values = new Float32Array(stop - start);
+  for (let row = start; row < stop; row += 1) {
+    const column = projection.index(row);
+    values[row - start] = theta[column] * scale[column];
+  }
+  return values;
+}
+
+/** SPEC 6.3, as the reference sums, of a gradient that is 0 outside of the rows from `start` on. */
+function adjoint(projection, gradient, start) {
+  const sums = new Float64Array(projection.d);
+  for (let k = 0; k < gradient.length; k += 1) {
+    sums[projection.index(start + k)] += gradient[k];
+  }
+  const counts = projection.counts(0, projection.d);
+  return Float32Array.from(sums, (sum, column) => scaleOf(counts[column]) * sum);
+}
+
+/** 2u - 1 of SPEC 6.4, in [-1, 1). */
+function startOf(keys, j) {
+  return 2 * (mix(mix(j, keys[8]), keys[9]) / TWO_32) - 1;
+}
+
+/** SPEC 6.4 */
+function initial(projection, bound) {
+  return new Float32Array(projection.d).map((_, j) => startOf(projection.keys, j) * bound);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// 7 Layer map
+//
+// An unfolded segment is an object with the fields of SPEC 7.2, where `row` and `index` are undefined if absent.
+// ---------------------------------------------------------------------------------------------------------------------
+
+const MAX_SEGMENTS = 65536;
+const MAX_NAME_BYTES = 512;
+const MAX_ALL_NAMES_BYTES = 2 ** 22;
+const MAX_FIELD = 2 ** 40 - 1;
+
+/** The segments that a compact form (SPEC 7.8) stands for, checked by all of SPEC 7. */
+function unfold(entries) {
+  ensure(Array.isArray(entries), '7.8', 'the layer map is not a list');
+  const runs = entries.map(readEntry);
+  checkSegmentCount(runs);
+  const segments = build(runs);
+  checkWeights(segments);
+  return segments;
+}
+
+/** D (SPEC 7.1). A sum that is rounded, beyond 2^53, is refused all the same. */
+function sizeOf(segments) {
+  let size = 0;
+  for (const segment of segments) {
+    size += segment.rank * (segment.in + segment.out);
+  }
+  ensure(size <= MAX_ROWS, '1.1', 'the segments have more than 2^40 entries');
+  return size;
+}
+
+/** An entry of SPEC 7.8 as a run. A segment outside of runs is one without `layers`. */
+function readEntry(entry) {
+  ensure(entry instanceof Map, '7.8', 'an entry of the layer map is not an object');
+  if (!entry.has('layers')) {
+    const segment = readSegment(entry);
+    ensure(segment.name !== '', '7.8', 'a name is empty outside of a run');
+    return { layers: undefined, prefix: '', segments: [segment] };
+  }
+  checkFields(entry, 'a run', ['layers', 'prefix', 'segments'], [], '7.8');
+  const prefix = entry.get('prefix');
+  ensure(typeof prefix === 'string', '7.8', 'a prefix is not a text');
+  const segments = entry.get('segments');
+  ensure(Array.isArray(segments) && segments.length > 0, '7.8', 'the segments of a run are not a list, or empty');
+  return { layers: readRange(entry.get('layers')), prefix, segments: segments.map(readSegment) };
+}
+
+/** A segment of SPEC 7.8. Its `index` stays undefined, a number or a range: a stack is not unfolded yet. */
+function readSegment(entry) {
+  ensure(entry instanceof Map, '7.8', 'a segment is not an object');
+  checkFields(entry, 'a segment', ['name', 'out', 'in', 'rank'], ['transposed', 'row', 'index'], '7.8');
+  const name = entry.get('name');
+  ensure(typeof name === 'string', '7.2', 'a name is not a text');
+  const transposed = entry.get('transposed') ?? false;
+  ensure(typeof transposed === 'boolean', '7.2', '"transposed" is neither true nor false');
+  return {
+    name,
+    out: readField(entry, 'out', 1),
+    in: readField(entry, 'in', 1),
+    rank: readField(entry, 'rank', 1),
+    transposed,
+    row: entry.has('row') ? readField(entry, 'row', 0) : undefined,
+    index: readIndex(entry),
+  };
+}
+
+function readField(entry, field, low) {
+  const value = entry.get(field);
+  ensure(isWhole(value, low, MAX_FIELD), '7.2', `"${field}" is not a whole number of ${low} to 2^40 - 1`);
+  return value;
+}
+
+function readIndex(entry) {
+  const index = entry.get('index');
+  if (index === undefined) {
+    return undefined;
+  }
+  return Array.isArray(index) ? readRange(index) : readField(entry, 'index', 0);
+}
+
+/** [first, end) of SPEC 7.8, of at least two numbers. */
+function readRange(range) {
+  const sound = Array.isArray(range) && range.length === 2 && isWhole(range[0], 0, 2 ** 40)
+    && isWhole(range[1], range[0] + 2, 2 ** 40);
+  ensure(sound, '7.8', 'a range is not [first, end) of at least two whole numbers up to 2^40');
+  return { first: range[0], end: range[1] };
+}
+
+const lengthOf = (range) => range.end - range.first;
+const isStack = (index) => typeof index === 'object';
+
+/** SPEC 7.1 by the lengths of the ranges alone, before anything of that number is built (SPEC 7.8). */
+function checkSegmentCount(runs) {
+  let count = 0;
+  for (const run of runs) {
+    let block = 0;
+    for (const { index } of run.segments) {
+      block += isStack(index) ? lengthOf(index) : 1;
+    }
+    count += block * (run.layers ? lengthOf(run.layers) : 1);
+  }
+  ensure(isWhole(count, 1, MAX_SEGMENTS), '7.1', 'the layer map does not have 1 to 65,536 segments');
+}
+
+/** All segments, in order. No name is put together before its length is known, nor more of them than SPEC 7.1 allows. */
+function build(runs) {
+  const segments = [];
+  let bytes = 0;
+  for (const { layers, prefix, segments: block } of runs) {
+    const prefixBytes = Buffer.byteLength(prefix);
+    const blockBytes = block.map((segment) => Buffer.byteLength(segment.name));
+    const { first, end } = layers ?? { first: 0, end: 1 };
+    for (let n = first; n < end; n += 1) {
+      const number = layers ? String(n) : '';
+      for (const [k, segment] of block.entries()) {
+        const nameBytes = prefixBytes + number.length + blockBytes[k];
+        ensure(nameBytes <= MAX_NAME_BYTES, '7.2', 'a name has more than 512 bytes');
+        const indices = indicesOf(segment.index);
+        bytes += nameBytes * indices.length;
+        ensure(bytes <= MAX_ALL_NAMES_BYTES, '7.1', 'the names have more than 2^22 bytes together');
+        const name = prefix + number + segment.name;
+        for (const index of indices) {
+          segments.push({ ...segment, name, index });
+        }
+      }
+    }
+  }
+  return segments;
+}
+
+/** The indices of a segment, or [undefined] where it has none. The length was checked by checkSegmentCount. */
+function indicesOf(index) {
+  return isStack(index) ? Array.from({ length: lengthOf(index) }, (_, k) => index.first + k) : [index];
+}
+
+/** SPEC 7.6 */
+function checkWeights(segments) {
+  const weights = new Map();
+  for (const segment of segments) {
+    const parts = weights.get(segment.name);
+    if (parts) {
+      parts.push(segment);
+    } else {
+      weights.set(segment.name, [segment]);
+    }
+  }
+  for (const parts of weights.values()) {
+    for (const part of parts) {
+      ensure(isPartOfSame(part, parts[0]), '7.6', () => `two segments disagree on the weight ${part.name}`);
+    }
+    checkOverlap(parts);
+  }
+}
+
+function isPartOfSame(part, other) {
+  return part.in === other.in && part.transposed === other.transposed
+    && (part.row === undefined) === (other.row === undefined)
+    && (part.index === undefined) === (other.index === undefined)
+    && (part.row !== undefined || part.out === other.out);
+}
+
+/** Sorted, so that each part has only its neighbour to run into. */
+function checkOverlap(parts) {
+  const matrixOf = (part) => part.index ?? 0;
+  const rowOf = (part) => part.row ?? 0;
+  parts.sort((one, other) => matrixOf(one) - matrixOf(other) || rowOf(one) - rowOf(other));
+  for (let k = 1; k < parts.length; k += 1) {
+    const [last, part] = [parts[k - 1], parts[k]];
+    const apart = matrixOf(last) < matrixOf(part) || rowOf(last) + last.out <= rowOf(part);
+    ensure(apart, '7.6', () => `two segments cover the same entries of the weight ${part.name}`);
+  }
+}
+
+/** The one compact form of SPEC 7.9, ready for canonicalJson. */
+function fold(segments) {
+  return foldRuns(foldStacks(segments));
+}
+
+/** Steps 1 and 2 of SPEC 7.9: a list of { name, fields }, where `fields` is the canonical text of all other fields. */
+function foldStacks(segments) {
+  const kept = [];
+  for (const { name, index, ...others } of segments) {
+    const fields = fieldsOf({ ...others, transposed: others.transposed || undefined });
+    const text = canonicalJson(fields);
+    const last = kept.at(-1);
+    if (last && index !== undefined && index === last.end && name === last.name && text === last.text) {
+      last.end += 1;
+    } else {
+      kept.push({ name, fields, text, first: index, end: index === undefined ? undefined : index + 1 });
+    }
+  }
+  return kept.map(toStack);
+}
+
+function toStack({ name, fields, first, end }) {
+  if (first !== undefined) {
+    fields.set('index', end === first + 1 ? first : [first, end]);
+  }
+  return { name, fields, text: canonicalJson(fields) };
+}
+
+/** Step 3 of SPEC 7.9. */
+function foldRuns(objects) {
+  const entries = [];
+  const blocks = [];
+  let p = 0;
+  while (p < objects.length) {
+    const run = findRun(objects, p, blocks);
+    if (run) {
+      const block = objects.slice(p, p + run.length);
+      const segments = block.map((object) => toEntry(object, object.name.slice(run.head.length)));
+      entries.push(fieldsOf({ layers: [run.number, run.number + run.count], prefix: run.prefix, segments }));
+      p += run.count * run.length;
+    } else {
+      entries.push(toEntry(objects[p], objects[p].name));
+      p += 1;
+    }
+  }
+  return entries;
+}
+
+const toEntry = (object, name) => new Map([...object.fields, ['name', name]]);
+
+/**
+ * The run that begins at p, or undefined.
+ *
+ * `blocks` remembers the last block of the first number of names, of the second, and so on. All names of a block share
+ * its head and so the place of its number, which is why the last one is enough; and without it, names that all have
+ * one head would each be compared with all of the rest. Counting needs no such care: objects differ from each other
+ * (SPEC 7.6), so that the one after a block equals at most one of the block's.
+ */
+function findRun(objects, p, blocks) {
+  for (const [place, { prefix, head, number }] of headsOf(objects[p].name).entries()) {
+    const block = blocks[place];
+    if (!block || block.head !== head || block.end <= p) {
+      blocks[place] = { head, end: blockEnd(objects, p, head) };
+    }
+    const length = blocks[place].end - p;
+    const count = countBlocks(objects, p, length, prefix, number);
+    if (count >= 2) {
+      return { prefix, head, number, length, count };
+    }
+  }
+  return undefined;
+}
+
+/** The heads of a name: of its first eight numbers. */
+function headsOf(name) {
+  const heads = [];
+  let start = 0;
+  for (const part of name.split('.')) {
+    if (/^(0|[1-9][0-9]{0,8})$/.test(part)) {
+      heads.push({ prefix: name.slice(0, start), head: name.slice(0, start + part.length), number: Number(part) });
+      if (heads.length === 8) {
+        break;
+      }
+    }
+    start += part.length + 1;
+  }
+  return heads;
+}
+
+function hasHead(name, head) {
+  return name.startsWith(head) && (name.length === head.length || name[head.length] === '.');
+}
+
+function blockEnd(objects, p, head) {
+  let end = p + 1;
+  while (end < objects.length && hasHead(objects[end].name, head)) {
+    end += 1;
+  }
+  return end;
+}
+
+/** c of SPEC 7.9: how often the block of `length` objects from p on comes. */
+function countBlocks(objects, p, length, prefix, number) {
+  const head = prefix + number;
+  let count = 1;
+  while (isRepeated(objects, p, p + count * length, length, head, prefix + (number + count))) {
+    count += 1;
+  }
+  return count;
+}
+
+function isRepeated(objects, from, to, length, head, otherHead) {
+  if (to + length > objects.length) {
+    return false;
+  }
+  for (let k = 0; k < length; k += 1) {
+    const [object, other] = [objects[from + k], objects[to + k]];
+    if (object.text !== other.text || other.name !== otherHead + object.name.slice(head.length)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// 8 File: JSON (SPEC 8.5)
+//
+// An object is read as a Map, which takes any key and keeps "__proto__" an ordinary one; a number without point and
+// exponent as a number, another as a Decimal. So 2 and 2.0 stay apart, and Number.isInteger tells them.
+// ---------------------------------------------------------------------------------------------------------------------
+
+const MAX_DEPTH = 16;
+const MAX_WHOLE_CHARACTERS = 17;
+const MAX_NUMBER_CHARACTERS = 32;
+const TWO_53 = 2 ** 53;
+
+class Decimal {
+  constructor(value) {
+    this.value = value;
+  }
+}
+
+class JsonParser {
+  constructor(text, maxDepth) {
+    this.text = text;
+    this.maxDepth = maxDepth;
+    this.at = 0;
+  }
+
+  document() {
+    const value = this.value(1);
+    this.skipSpace();
+    this.ensure(this.at === this.text.length, 'something follows it');
+    return value;
+  }
+
+  value(depth) {
+    this.skipSpace();
+    const character = this.text[this.at];
+    if (character === '{' || character === '[') {
+      this.ensure(depth <= this.maxDepth, `nested deeper than ${this.maxDepth}`);
+      return character === '{' ? this.object(depth) : this.list(depth);
+    }
+    if (character === '"') {
+      return this.string();
+    }
+    return character === 't' || character === 'f' ? this.boolean() : this.number();
+  }
+
+  object(depth) {
+    const fields = new Map();
+    this.at += 1;
+    if (this.take('}')) {
+      return fields;
+    }
+    do {
+      this.skipSpace();
+      this.ensure(this.text[this.at] === '"', 'a key is expected');
+      const key = this.string();
+      this.ensure(!fields.has(key), 'a key is there twice');
+      this.ensure(this.take(':'), '":" is expected');
+      fields.set(key, this.value(depth + 1));
+    } while (this.take(','));
+    this.ensure(this.take('}'), '"," or "}" is expected');
+    return fields;
+  }
+
+  list(depth) {
+    const items = [];
+    this.at += 1;
+    if (this.take(']')) {
+      return items;
+    }
+    do {
+      items.push(this.value(depth + 1));
+    } while (this.take(','));
+    this.ensure(this.take(']'), '"," or "]" is expected');
+    return items;
+  }
+
+  /** JSON.parse knows the escapes and refuses control characters; half a pair can only come from an escape. */
+  string() {
+    const start = this.at;
+    this.at = this.stringEnd();
+    const text = readQuoted(this.text.slice(start, this.at));
+    this.ensure(text !== undefined, 'a text is not sound');
+    this.ensure(text.isWellFormed(), 'a text has half a surrogate pair');
+    return text;
+  }
+
+  stringEnd() {
+    let at = this.at + 1;
+    while (at < this.text.length) {
+      const unit = this.text.charCodeAt(at);
+      at += 1;
+      if (unit === 0x22) {
+        return at;
+      }
+      if (unit === 0x5C) {
+        at += 1;
+      }
+    }
+    throw new Refusal('8.5', 'not JSON: a text does not end');
+  }
+
+  boolean() {
+    for (const value of [true, false]) {
+      if (this.text.startsWith(String(value), this.at)) {
+        this.at += String(value).length;
+        return value;
+      }
+    }
+    throw new Refusal('8.5', `not JSON at ${this.at}: a value is expected`);
+  }
+
+  /** The characters are counted before they are looked at, so that a long number costs nothing. */
+  number() {
+    const start = this.at;
+    while ('+-.0123456789Ee'.includes(this.text[this.at]) && this.at - start <= MAX_NUMBER_CHARACTERS) {
+      this.at += 1;
+    }
+    const token = this.text.slice(start, this.at);
+    this.ensure(token !== '', 'a value is expected');
+    this.ensure(token.length <= MAX_NUMBER_CHARACTERS, 'a number is too long');
+    this.ensure(/^-?(0|[1-9][0-9]*)(\.[0-9]+)?([Ee][+-]?[0-9]+)?$/.test(token), 'a number is not sound');
+    const value = Number(token);
+    this.ensure(Math.abs(value) < TWO_53, 'a number is not below 2^53');
+    if (/[.Ee]/.test(token)) {
+      return new Decimal(value);
+    }
+    this.ensure(token.length <= MAX_WHOLE_CHARACTERS, 'a number is too long');
+    return value + 0; // -0 is 0
+  }
+
+  take(character) {
+    this.skipSpace();
+    if (this.text[this.at] !== character) {
+      return false;
+    }
+    this.at += 1;
+    return true;
+  }
+
+  skipSpace() {
+    while (this.at < this.text.length && ' \t\n\r'.includes(this.text[this.at])) {
+      this.at += 1;
+    }
+  }
+
+  ensure(condition, problem) {
+    ensure(condition, '8.5', () => `not JSON as in SPEC 8.5, at ${this.at}: ${problem}`);
+  }
+}
+
+function readQuoted(token) {
+  try {
+    return JSON.parse(token);
+  } catch {
+    return undefined;
+  }
+}
+
+function parseJson(text, maxDepth = MAX_DEPTH) {
+  return new JsonParser(text, maxDepth).document();
+}
+
+/** A byte order mark is kept (that is what `ignoreBOM` says), so that the parser stumbles over it. */
+function decodeUtf8(bytes) {
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    throw new Refusal('8.5', 'not UTF-8');
+  }
+}
+
+/**
+ * SPEC 8.5: of Maps, lists, texts, numbers and booleans. JavaScript's own order of texts is that of UTF-16 code units,
+ * its texts are escaped and its numbers written as RFC 8785 wants, which took both from it.
+ */
+function canonicalJson(value) {
+  if (value instanceof Map) {
+    const keys = [...value.keys()].sort();
+    return `{${keys.map((key) => `${JSON.stringify(key)}:${canonicalJson(value.get(key))}`).join(',')}}`;
+  }
+  if (Array.isArray(value)) {
+    return `[${value.map(canonicalJson).join(',')}]`;
+  }
+  return JSON.stringify(value);
+}
+
+/** An object literal as a Map, without what is undefined. */
+function fieldsOf(object) {
+  return new Map(Object.entries(object).filter(([, value]) => value !== undefined));
+}
+
+function checkFields(object, what, needed, optional, rule) {
+  for (const field of needed) {
+    ensure(object.has(field), rule, `${what} has no field "${field}"`);
+  }
+  for (const field of object.keys()) {
+    ensure(needed.includes(field) || optional.includes(field), rule, () => `${what} has a field ${show(field)}`);
+  }
+}
+
+/** A value as a message shows it. */
+function show(value) {
+  const text = typeof value === 'number' || typeof value === 'string' ? JSON.stringify(value) : 'something else';
+  return text.length > 100 ? `${text.slice(0, 100)}...` : text;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// 8 File: tensors (SPEC 8.3)
+//
+// A tensor is { dtype, shape, data }, where `data` are its bytes in the file.
+// ---------------------------------------------------------------------------------------------------------------------
+
+const bitsView = new DataView(new ArrayBuffer(4));
+
+function bitsOf(value) {
+  bitsView.setFloat32(0, value);
+  return bitsView.getUint32(0);
+}
+
+function valueOf(bits) {
+  bitsView.setUint32(0, bits);
+  return bitsView.getFloat32(0);
+}
+
+/** SPEC 8.3. No NaN comes here, and the sum stays below 2^32. */
+function toBfloat16(value) {
+  const bits = bitsOf(value);
+  return (bits + 0x7FFF + ((bits >>> 16) & 1)) >>> 16;
+}
+
+/**
+ * The nearest float16, ties to even, of a float32 that is not NaN. From 2^e to 2^(e + 1) float16 goes in steps of
+ * 2^(e - 10); below 2^-14, in those of e = -14. A count of steps that is rounded up to 2048 carries into the exponent.
+ */
+function toHalf(value) {
+  const bits = bitsOf(value);
+  const sign = (bits >>> 16) & 0x8000;
+  const exponent = Math.max(((bits >>> 23) & 0xFF) - 127, -14);
+  if (exponent > 15) {
+    return sign | 0x7C00;
+  }
+  const steps = roundToEven(Math.abs(value) / 2 ** (exponent - 10));
+  return sign | ((exponent + 14) * 1024 + steps);
+}
+
+/** From 2^52 on float64 holds whole numbers alone, so the addition rounds. */
+function roundToEven(value) {
+  return value + 2 ** 52 - 2 ** 52;
+}
+
+function fromHalf(bits) {
+  const exponent = (bits >>> 10) & 31;
+  const fraction = bits & 0x3FF;
+  const sign = bits & 0x8000 ? -1 : 1;
+  if (exponent === 31) {
+    return fraction === 0 ? sign * Infinity : NaN;
+  }
+  return sign * (exponent === 0 ? fraction * 2 ** -24 : (1024 + fraction) * 2 ** (exponent - 25));
+}
+
+const DTYPES = new Map([
+  ['F32', {
+    size: 4,
+    get: (view, at) => view.getFloat32(at, true),
+    set: (view, at, value) => view.setFloat32(at, value, true),
+  }],
+  ['F16', {
+    size: 2,
+    get: (view, at) => fromHalf(view.getUint16(at, true)),
+    set: (view, at, value) => view.setUint16(at, toHalf(value), true),
+  }],
+  ['BF16', {
+    size: 2,
+    get: (view, at) => valueOf(view.getUint16(at, true) << 16),
+    set: (view, at, value) => view.setUint16(at, toBfloat16(value), true),
+  }],
+]);
+
+function checkDtype(dtype) {
+  ensure(DTYPES.has(dtype), '8.3', () => `the dtype ${show(dtype)} is not F32, F16 or BF16`);
+}
+
+const MAX_SHAPE = 64;
+
+/** The bytes of a tensor (SPEC 8.2), of numbers that come from a file: the product is checked before it can round. */
+function byteSize(shape, dtype) {
+  ensure(Array.isArray(shape) && shape.length <= MAX_SHAPE, '8.2', 'a shape is not a list of at most 64 numbers');
+  let size = DTYPES.get(dtype).size;
+  for (const length of shape) {
+    ensure(isWhole(length, 0, TWO_53), '8.2', 'a shape has something else than whole numbers, or a negative one');
+    size *= length === 0 ? 1 : length;
+    ensure(size < TWO_53, '8.2', 'a tensor has 2^53 bytes or more');
+  }
+  return shape.includes(0) ? 0 : size;
+}
+
+/** A tensor of values that are rounded to its dtype, each finite before and after. */
+function encodeTensor(dtype, shape, values) {
+  checkDtype(dtype);
+  const { size, get, set } = DTYPES.get(dtype);
+  ensure(byteSize(shape, dtype) === values.length * size, '8.2', 'a tensor has not as many values as its shape says');
+  const data = Buffer.alloc(values.length * size);
+  const view = viewOf(data);
+  for (let k = 0; k < values.length; k += 1) {
+    ensure(Number.isFinite(values[k]), '8.3', 'a value is NaN or infinite');
+    set(view, k * size, values[k]);
+    ensure(Number.isFinite(get(view, k * size)), '8.3', () => `a value rounds to infinity in ${dtype}`);
+  }
+  return { dtype, shape, data };
+}
+
+/** The values of a tensor, widened to float32, each finite. */
+function decodeTensor({ dtype, data }) {
+  const { size, get } = DTYPES.get(dtype);
+  const view = viewOf(data);
+  const values = new Float32Array(data.length / size);
+  for (let k = 0; k < values.length; k += 1) {
+    values[k] = get(view, k * size);
+    ensure(Number.isFinite(values[k]), '8.3', 'a value is NaN or infinite');
+  }
+  return values;
+}
+
+function viewOf(bytes) {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// 8 File: container (SPEC 8.2, 8.4, 8.7)
+// ---------------------------------------------------------------------------------------------------------------------
+
+const MAX_HEADER_BYTES = 262144;
+const FORMAT = 'unilora';
+const VERSION = '1';
+
+/** An adapter, { description, tensors }, from the bytes of a file, checked by all of SPEC 8. */
+function readFile(bytes) {
+  const { header, data } = splitFile(bytes);
+  const metadata = header.get('__metadata__');
+  header.delete('__metadata__');
+  const text = readMetadata(metadata);
+  const tensors = readTensors(header, data);
+  const description = readDescription(parseJson(text));
+  checkParts(description, tensors);
+  return { description, tensors };
+}
+
+/** SPEC 8.2, 8.5: the header as a Map, and the data after it. */
+function splitFile(bytes) {
+  ensure(bytes.length >= 8, '8.2', 'the file has less than 8 bytes');
+  const length = bytes.readUInt32LE(0) + bytes.readUInt32LE(4) * TWO_32;
+  ensure(length <= MAX_HEADER_BYTES, '8.2', 'the header is longer than 256 KiB');
+  ensure(length <= bytes.length - 8, '8.2', 'the header is longer than the file');
+  const text = decodeUtf8(bytes.subarray(8, 8 + length));
+  ensure(text.startsWith('{'), '8.2', 'the header does not begin with "{"');
+  return { header: parseJson(text), data: bytes.subarray(8 + length) };
+}
+
+/** SPEC 8.4: the text of the description. Format and version come before all else. */
+function readMetadata(metadata) {
+  ensure(metadata instanceof Map, '8.4', 'the header has no metadata');
+  ensure(metadata.get('format') === FORMAT, '8.4', `the format is not "${FORMAT}"`);
+  const version = metadata.get('version');
+  const shown = typeof version === 'string' ? version : show(version);
+  ensure(version === VERSION, '8.4', () => `the file has version ${shown}, and version ${VERSION} is read here`);
+  checkFields(metadata, 'the metadata', ['format', 'version', 'unilora'], [], '8.4');
+  const text = metadata.get('unilora');
+  ensure(typeof text === 'string', '8.2', 'a field of the metadata is not a text');
+  return text;
+}
+
+/** SPEC 8.2, 8.3: the tensors by name, in the order of their data. */
+function readTensors(header, data) {
+  const places = [...header].map(([name, fields]) => readPlace(name, fields));
+  places.sort((one, other) => one.begin - other.begin || one.end - other.end);
+  const tensors = new Map();
+  let position = 0;
+  for (const { name, dtype, shape, begin, end } of places) {
+    ensure(begin === position, '8.2', () => `the tensor ${name} does not begin where the last one ended`);
+    ensure(end <= data.length, '8.2', () => `the tensor ${name} goes beyond the file`);
+    position = end;
+    const tensor = { dtype, shape, data: data.subarray(begin, end) };
+    decodeTensor(tensor);
+    tensors.set(name, tensor);
+  }
+  ensure(position === data.length, '8.2', 'the tensors do not end with the file');
+  return tensors;
+}
+
+/** SPEC 8.2: a tensor's field of the header. */
+function readPlace(name, fields) {
+  ensure(fields instanceof Map, '8.2', () => `the field ${name} of the header is not an object`);
+  checkFields(fields, 'a tensor', ['dtype', 'shape', 'data_offsets'], [], '8.2');
+  const [dtype, shape, offsets] = [fields.get('dtype'), fields.get('shape'), fields.get('data_offsets')];
+  checkDtype(dtype);
+  const size = byteSize(shape, dtype);
+  const sound = Array.isArray(offsets) && offsets.length === 2 && offsets.every((offset) => isWhole(offset, 0, TWO_53));
+  ensure(sound, '8.2', () => `the offsets of the tensor ${name} are not two whole numbers`);
+  const [begin, end] = offsets;
+  ensure(end - begin === size, '8.2', () => `the offsets of the tensor ${name} do not agree with its shape`);
+  return { name, dtype, shape, begin, end };
+}
+
+/** SPEC 8.3, 8.8: that the tensors are those that the description wants. */
+function checkParts({ projection, segments }, tensors) {
+  const theta = tensors.get('theta');
+  ensure(theta, '8.3', 'there is no tensor "theta"');
+  ensure(theta.shape.length === 1 && theta.shape[0] === projection.d, '8.8', 'the shape of theta is not [d]');
+  const adapted = new Set(segments.map((segment) => segment.name));
+  for (const name of tensors.keys()) {
+    if (name !== 'theta') {
+      ensure(/^saved\../s.test(name), '8.3', () => `the tensor ${name} is neither theta nor a saved parameter`);
+      const parameter = name.slice('saved.'.length);
+      ensure(!adapted.has(parameter), '8.8', () => `the parameter ${parameter} is both adapted and saved`);
+    }
+  }
+}
+
+/** SPEC 8.7: the canonical bytes. Their header may be longer than a file's can be: see writeFile. */
+function canonicalFile({ description, tensors }) {
+  const metadata = fieldsOf({ format: FORMAT, version: VERSION, unilora: canonicalDescription(description) });
+  const header = new Map([['__metadata__', metadata]]);
+  const data = [];
+  let position = 0;
+  for (const [name, tensor] of [...tensors].sort(compareTensors)) {
+    const end = position + tensor.data.length;
+    header.set(name, fieldsOf({ dtype: tensor.dtype, shape: tensor.shape, data_offsets: [position, end] }));
+    data.push(tensor.data);
+    position = end;
+  }
+  return Buffer.concat([...headerBytes(header), ...data]);
+}
+
+/** Larger elements first, then by the bytes of the names, which is not JavaScript's order beyond U+FFFF. */
+function compareTensors([name, { dtype }], [otherName, { dtype: otherDtype }]) {
+  const bySize = DTYPES.get(otherDtype).size - DTYPES.get(dtype).size;
+  return bySize || Buffer.compare(Buffer.from(name), Buffer.from(otherName));
+}
+
+/** The length and the header with its spaces. */
+function headerBytes(header) {
+  const text = Buffer.from(canonicalJson(header));
+  const spaces = Buffer.alloc((8 - text.length % 8) % 8, ' ');
+  const length = Buffer.alloc(8);
+  length.writeUInt32LE(text.length + spaces.length, 0);
+  return [length, text, spaces];
+}
+
+/** SPEC 8.7, 8.10 */
+function writeFile(adapter) {
+  const bytes = canonicalFile(adapter);
+  ensure(bytes.readUInt32LE(0) <= MAX_HEADER_BYTES, '8.2', 'the header would be longer than 256 KiB');
+  return bytes;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// 8 File: description (SPEC 8.6)
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** A description as read from JSON, its layer map unfolded, and what it says in itself checked (SPEC 8.6, 8.8). */
+function readDescription(fields) {
+  ensure(fields instanceof Map, '8.6', 'the description is not an object');
+  checkFields(fields, 'the description', ['projection', 'alpha', 'layers'], ['scaling', 'base'], '8.6');
+  const projection = readProjection(fields.get('projection'));
+  const alpha = numberOf(fields.get('alpha'));
+  ensure(alpha >= 1e-4 && alpha <= 2 ** 20, '7.7', 'alpha is not a number of 10^-4 to 2^20');
+  const scaling = fields.get('scaling') ?? 'lora';
+  ensure(scaling === 'lora' || scaling === 'rslora', '8.6', 'the scaling is neither lora nor rslora');
+  const base = fields.get('base');
+  if (base !== undefined) {
+    checkBase(base);
+  }
+  const segments = unfold(fields.get('layers'));
+  checkSize(projection, segments);
+  return { projection, alpha, scaling, base, segments };
+}
+
+/** SPEC 8.8 */
+function checkSize({ D }, segments) {
+  const size = sizeOf(segments);
+  ensure(size === D, '8.8', `D is ${D}, and the layer map has ${size} entries`);
+}
+
+/** The value of a number of JSON, with or without a point; NaN for anything else. */
+function numberOf(value) {
+  if (value instanceof Decimal) {
+    return value.value;
+  }
+  return typeof value === 'number' ? value : NaN;
+}
+
+function checkBase(base) {
+  ensure(base instanceof Map, '8.6', '"base" is not an object');
+  checkFields(base, '"base"', ['name', 'structure', 'contents'], ['architecture', 'labels'], '8.6');
+  for (const field of ['name', 'architecture']) {
+    ensure(typeof (base.get(field) ?? '') === 'string', '8.6', `"base.${field}" is not a text`);
+  }
+  for (const field of ['structure', 'contents']) {
+    const value = base.get(field);
+    const sound = typeof value === 'string' && /^[0-9a-f]{32}$/.test(value);
+    ensure(sound, '8.6', `"base.${field}" is not 32 hexadecimal digits in small letters`);
+  }
+  const labels = base.get('labels') ?? [];
+  const sound = Array.isArray(labels) && labels.every((label) => typeof label === 'string');
+  ensure(sound, '8.6', '"base.labels" is not a list of texts');
+}
+
+function canonicalDescription({ projection, alpha, scaling, base, segments }) {
+  const { kind, seed, d, D } = projection;
+  return canonicalJson(fieldsOf({
+    projection: fieldsOf({ kind, seed: String(seed), d, D }),
+    alpha,
+    layers: fold(segments),
+    scaling: scaling === 'lora' ? undefined : scaling,
+    base,
+  }));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// 9 Projection kinds
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** SPEC 9.2 */
+class Identity {
+  constructor(d, D, keys) {
+    ensure(d === D, '9.2', `the kind identity wants d = D, not d = ${d} and D = ${D}`);
+    this.d = d;
+    this.D = D;
+    this.keys = keys;
+  }
+
+  index(row) {
+    return row;
+  }
+
+  counts(start, stop) {
+    return new Float64Array(stop - start).fill(1);
+  }
+
+  members(start, stop) {
+    return new Float64Array(stop - start).map((_, k) => start + k);
+  }
+}
+
+/** The initial vector of SPEC 9.2: small numbers in each A, 0 in each B. */
+function initialIdentity({ d, keys }, segments) {
+  const theta = new Float32Array(d);
+  let start = 0;
+  for (const segment of segments) {
+    const bound = 1 / Math.sqrt(segment.in);
+    const end = start + segment.rank * segment.in;
+    for (let j = start; j < end; j += 1) {
+      theta[j] = startOf(keys, j) * bound;
+    }
+    start = end + segment.out * segment.rank;
+  }
+  return theta;
+}
+
+const KINDS = new Map([['balanced', Balanced], ['uniform', Uniform], ['identity', Identity]]);
+
+/** `projection` of SPEC 8.6, as an object of one of the classes, with `kind` and `seed`. */
+function readProjection(fields) {
+  ensure(fields instanceof Map, '8.6', '"projection" is not an object');
+  const kind = fields.get('kind');
+  ensure(typeof kind === 'string', '8.6', 'the kind of the projection is not a text');
+  ensure(KINDS.has(kind), '9.1', () => `the kind ${kind} is unknown; known are ${[...KINDS.keys()].join(', ')}`);
+  checkFields(fields, '"projection"', ['kind', 'seed', 'd', 'D'], [], '8.6');
+  const seed = parseSeed(fields.get('seed'));
+  const [d, D] = [fields.get('d'), fields.get('D')];
+  checkDimensions(d, D);
+  return Object.assign(new (KINDS.get(kind))(d, D, keysOf(seed)), { kind, seed });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// PROTOCOL.md: arrays
+// ---------------------------------------------------------------------------------------------------------------------
+
+// A line has 16 MB, and base64 makes four bytes of three. What a request asks for is measured by this before it is
+// computed, so that no few numbers of a request make us build more than we could answer.
+const MAX_ARRAY_BYTES = 12e6;
+
+const U32 = {
+  size: 4,
+  get: (view, at) => view.getUint32(at, true),
+  set: (view, at, value) => view.setUint32(at, value, true),
+};
+
+const F32 = DTYPES.get('F32');
+
+// In two halves. Beyond 2^53 the sum rounds, but stays beyond every limit.
+const I64 = {
+  size: 8,
+  get: (view, at) => view.getUint32(at, true) + view.getInt32(at + 4, true) * TWO_32,
+  set: (view, at, value) => {
+    view.setUint32(at, value >>> 0, true);
+    view.setInt32(at + 4, Math.floor(value / TWO_32), true);
+  },
+};
+
+/** node's decoder skips what is not base64; encoding again shows whether there was any. */
+function decodeBytes(text) {
+  ensure(typeof text === 'string', null, 'an array is not a text');
+  const bytes = Buffer.from(text, 'base64');
+  ensure(bytes.toString('base64') === text, null, 'an array is not base64');
+  return bytes;
+}
+
+function decodeArray(text, { size, get }) {
+  const bytes = decodeBytes(text);
+  ensure(bytes.length % size === 0, '1.3', `an array is not a number of elements of ${size} bytes`);
+  const view = viewOf(bytes);
+  return new Float64Array(bytes.length / size).map((_, k) => get(view, k * size));
+}
+
+/** An array that SPEC 1.3 wants to have a certain length. */
+function decodeVector(text, length) {
+  const values = decodeArray(text, F32);
+  ensure(values.length === length, '1.3', `a vector has ${values.length} numbers in place of ${length}`);
+  return values;
+}
+
+function encodeArray(values, { size, set }) {
+  const bytes = Buffer.alloc(values.length * size);
+  const view = viewOf(bytes);
+  values.forEach((value, k) => set(view, k * size, value));
+  return bytes.toString('base64');
+}
+
+function checkAnswer(length, { size }) {
+  ensure(length * size <= MAX_ARRAY_BYTES, null, 'the answer would be longer than a line can be');
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// PROTOCOL.md: requests
+// ---------------------------------------------------------------------------------------------------------------------
+
+function fieldOf(request, name) {
+  ensure(request.has(name), null, `the request has no field "${name}"`);
+  return request.get(name);
+}
+
+/** The slice of a request, of `length` rows or columns, whose answer has elements of a type. */
+function sliceOf(request, length, element) {
+  const [start, stop] = [fieldOf(request, 'start'), fieldOf(request, 'stop')];
+  checkRange(start, stop, length);
+  checkAnswer(stop - start, element);
+  return [start, stop];
+}
+
+const projectionOf = (request) => readProjection(fieldOf(request, 'projection'));
+
+function answerDescribe() {
+  return { name: 'unilora.mjs', version: VERSION, requests: [...REQUESTS.keys()], kinds: [...KINDS.keys()] };
+}
+
+function answerKeys(request) {
+  return { keys: encodeArray(keysOf(parseSeed(fieldOf(request, 'seed'))), U32) };
+}
+
+function answerMix(request) {
+  const key = fieldOf(request, 'key');
+  ensure(isWhole(key, 0, TWO_32 - 1), '3.1', 'the key is not a 32-bit number');
+  const words = decodeArray(fieldOf(request, 'words'), U32);
+  return { mixed: encodeArray(words.map((word) => mix(word, key)), U32) };
+}
+
+/** The permutation of a request, and the numbers of its field, all in [0, D). */
+function permutationOf(request, field) {
+  const D = fieldOf(request, 'D');
+  checkRows(D);
+  const permutation = new Permutation(D, keysOf(parseSeed(fieldOf(request, 'seed'))));
+  const numbers = decodeArray(fieldOf(request, field), I64);
+  ensure(numbers.every((number) => number >= 0 && number < D), '1.3', `a number is not in [0, ${D})`);
+  return { permutation, numbers };
+}
+
+function answerPermutation(request) {
+  const { permutation, numbers } = permutationOf(request, 'x');
+  return { y: encodeArray(numbers.map((x) => permutation.forward(x)), I64) };
+}
+
+function answerInverse(request) {
+  const { permutation, numbers } = permutationOf(request, 'y');
+  return { x: encodeArray(numbers.map((y) => permutation.backward(y)), I64) };
+}
+
+function answerIndex(request) {
+  const projection = projectionOf(request);
+  const [start, stop] = sliceOf(request, projection.D, I64);
+  const index = new Float64Array(stop - start).map((_, k) => projection.index(start + k));
+  return { index: encodeArray(index, I64) };
+}
+
+function answerMembers(request) {
+  const projection = projectionOf(request);
+  const [start, stop] = sliceOf(request, projection.d, I64);
+  const counts = projection.counts(start, stop);
+  checkAnswer(total(counts), I64);
+  const members = projection.members(start, stop, counts);
+  return { counts: encodeArray(counts, I64), members: encodeArray(members, I64) };
+}
+
+function answerScale(request) {
+  const projection = projectionOf(request);
+  const [start, stop] = sliceOf(request, projection.d, F32);
+  return { scale: encodeArray(projection.counts(start, stop).map(scaleOf), F32) };
+}
+
+function answerInitial(request) {
+  const projection = projectionOf(request);
+  checkAnswer(projection.d, F32);
+  if (projection.kind === 'identity') {
+    const segments = unfold(fieldOf(request, 'layers'));
+    checkSize(projection, segments);
+    return { theta: encodeArray(initialIdentity(projection, segments), F32) };
+  }
+  const bound = numberOf(fieldOf(request, 'bound'));
+  ensure(!Number.isNaN(bound), '6.4', 'the bound is not a number');
+  return { theta: encodeArray(initial(projection, bound), F32) };
+}
+
+function answerExpand(request) {
+  const projection = projectionOf(request);
+  const [start, stop] = sliceOf(request, projection.D, F32);
+  const theta = decodeVector(fieldOf(request, 'theta'), projection.d);
+  return { theta_D: encodeArray(expand(projection, theta, start, stop), F32) };
+}
+
+function answerAdjoint(request) {
+  const projection = projectionOf(request);
+  checkAnswer(projection.d, F32);
+  const [start, stop] = sliceOf(request, projection.D, F32);
+  const gradient = decodeVector(fieldOf(request, 'g'), stop - start);
+  return { theta: encodeArray(adjoint(projection, gradient, start), F32) };
+}
+
+function answerRead(request) {
+  const bytes = decodeBytes(fieldOf(request, 'file'));
+  const adapter = readFile(bytes);
+  const tensors = [...adapter.tensors].map(([name, tensor]) => [name, {
+    dtype: tensor.dtype,
+    shape: tensor.shape,
+    values: encodeArray(decodeTensor(tensor), F32),
+  }]);
+  return {
+    description: canonicalDescription(adapter.description),
+    tensors: Object.fromEntries(tensors),
+    canonical: canonicalFile(adapter).equals(bytes),
+  };
+}
+
+function answerWrite(request) {
+  const description = readDescription(fieldOf(request, 'description'));
+  const given = fieldOf(request, 'tensors');
+  ensure(given instanceof Map, null, '"tensors" is not an object');
+  const tensors = new Map([...given].map(([name, fields]) => [name, readGivenTensor(fields)]));
+  checkParts(description, tensors);
+  return { file: writeFile({ description, tensors }).toString('base64') };
+}
+
+function readGivenTensor(fields) {
+  ensure(fields instanceof Map, null, 'a tensor is not an object');
+  const values = decodeArray(fieldOf(fields, 'values'), F32);
+  return encodeTensor(fieldOf(fields, 'dtype'), fieldOf(fields, 'shape'), values);
+}
+
+const REQUESTS = new Map([
+  ['describe', answerDescribe],
+  ['keys', answerKeys],
+  ['mix', answerMix],
+  ['permutation', answerPermutation],
+  ['inverse', answerInverse],
+  ['index', answerIndex],
+  ['members', answerMembers],
+  ['scale', answerScale],
+  ['initial', answerInitial],
+  ['expand', answerExpand],
+  ['adjoint', answerAdjoint],
+  ['read', answerRead],
+  ['write', answerWrite],
+]);
+
+// ---------------------------------------------------------------------------------------------------------------------
+// PROTOCOL.md: lines
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * The request is read as SPEC 8.5 wants files to be, as JSON.parse could not say whether a number of a description has
+ * a point. A description may be nested as deeply as in a file, below the request.
+ *
+ * Any other error than a refusal is a fault of this program, and ends it: it must not look like a refusal.
+ */
+function answer(line) {
+  try {
+    const request = parseJson(decodeUtf8(line), MAX_DEPTH + 1);
+    const respond = request instanceof Map ? REQUESTS.get(request.get('request')) : undefined;
+    ensure(respond, null, 'unknown request');
+    return respond(request);
+  } catch (error) {
+    if (error instanceof Refusal) {
+      return { refused: error.rule, message: error.message };
+    }
+    throw error;
+  }
+}
+
+/** The lines of a stream, as bytes. (The module readline would also split at characters that JSON allows in texts.) */
+async function* linesOf(stream) {
+  let pieces = [];
+  for await (const chunk of stream) {
+    let start = 0;
+    for (let end = chunk.indexOf('\n'); end >= 0; end = chunk.indexOf('\n', start)) {
+      pieces.push(chunk.subarray(start, end));
+      yield Buffer.concat(pieces);
+      pieces = [];
+      start = end + 1;
+    }
+    pieces.push(chunk.subarray(start));
+  }
+  const last = Buffer.concat(pieces);
+  if (last.length > 0) {
+    yield last;
+  }
+}
+
+for await (const line of linesOf(process.stdin)) {
+  process.stdout.write(`${JSON.stringify(answer(line))}\n`);
+}
