@@ -1,16 +1,16 @@
-"""SPEC chapters 1 to 6 and 9: the projection, against the same written one number at a time (naive.py)."""
+"""SPEC chapters 1 to 6 and 9: the projection, against the same written one number at a time (conformance_tests.oracle)."""
 
 import copy
 import pickle
 import tracemalloc
 
-import naive
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import KINDS, examples, finite, projections, seeds
 
+from conformance_tests.oracle import arithmetic
 from unilora_spec import KindError, LayerMap, LimitError, Projection, Segment
 from unilora_spec.permutation import Permutation, keys
 
@@ -43,7 +43,7 @@ def test_known_answers():
 @given(seeds)
 @examples(50)
 def test_keys(seed):
-    assert keys(seed, 10) == naive.keys(seed)
+    assert keys(seed, 10) == arithmetic.keys(seed)
 
 
 @pytest.mark.parametrize("seed", [0, 42, 2**64 - 1])
@@ -66,7 +66,7 @@ def test_permutation_is_the_naive_one(D, seed, data):
     x = data.draw(st.integers(0, D - 1) | st.just(D - 1))
     permutation = Permutation(D, seed)
     y = permutation(np.array([x]))
-    assert y[0] == naive.walk(D, seed, x)[-1] and permutation.inverse(y)[0] == x
+    assert y[0] == arithmetic.walk(D, seed, x)[-1] and permutation.inverse(y)[0] == x
 
 
 # Rows and columns (SPEC 4, 5)
@@ -75,7 +75,7 @@ def test_permutation_is_the_naive_one(D, seed, data):
 @given(projections())
 @examples(80)
 def test_index_is_the_naive_one(p):
-    assert p.index().tolist() == [naive.index(p.kind, p.D, p.d, p.seed, i) for i in range(p.D)]
+    assert p.index().tolist() == [arithmetic.index(p.kind, p.D, p.d, p.seed, i) for i in range(p.D)]
 
 
 @given(projections(), st.data())
@@ -127,7 +127,7 @@ def test_isometry(p):
 @examples(100)
 def test_uniform_index_up_to_the_limit(i, seed, d):
     p = Projection(kind="uniform", D=LARGEST, d=d, seed=seed)
-    assert p.index(i, i + 1)[0] == naive.index("uniform", LARGEST, d, seed, i)
+    assert p.index(i, i + 1)[0] == arithmetic.index("uniform", LARGEST, d, seed, i)
 
 
 def test_uniform_index_uses_the_high_half_of_the_row():
@@ -168,12 +168,12 @@ def test_slices_of_the_largest_cost_no_more_than_small_ones(kind):
 @examples(100)
 def test_expand_gives_the_naive_bits(p, data):
     theta = np.array(data.draw(st.lists(finite, min_size=p.d, max_size=p.d)), np.float32)
-    assert same_bits(p.expand(theta), naive.expand(p.kind, p.D, p.d, p.seed, theta.tolist()))
+    assert same_bits(p.expand(theta), arithmetic.expand(p.kind, p.D, p.d, p.seed, theta.tolist()))
 
 
 @pytest.mark.parametrize("D", [1, 2, 3, 7, 1000, 12345, 2**20 + 1])
 def test_scale_gives_the_naive_bits(D):
-    assert same_bits(Projection(kind="balanced", D=D, d=1, seed=0).scale(), [naive.scale(D)])
+    assert same_bits(Projection(kind="balanced", D=D, d=1, seed=0).scale(), [arithmetic.scale(D)])
 
 
 @given(projections(), st.data())
@@ -192,7 +192,7 @@ def test_adjoint_is_the_transpose(p, data):
 @examples(40)
 def test_initial_vector(p, bound):
     layer_map = LayerMap([Segment("w", 1, 1, 1)])
-    assert same_bits(p.initial(layer_map, bound), [naive.f32(naive.start(p.seed, j) * bound) for j in range(p.d)])
+    assert same_bits(p.initial(layer_map, bound), [arithmetic.f32(arithmetic.start(p.seed, j) * bound) for j in range(p.d)])
 
 
 @given(seeds)
@@ -203,7 +203,7 @@ def test_identity_starts_as_lora_does(seed):
     expected = [0.0] * p.d
     for first, stop, columns in ((0, 6, 3), (10, 26, 16)):
         for j in range(first, stop):
-            expected[j] = naive.f32(naive.start(seed, j) * (1 / columns**0.5))
+            expected[j] = arithmetic.f32(arithmetic.start(seed, j) * (1 / columns**0.5))
     assert same_bits(p.initial(layer_map), expected)
     assert same_bits(p.expand(p.initial(layer_map)), expected)
 

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-import naive
 import numpy as np
 import pytest
 
 import unilora_spec
+from conformance_tests.oracle import arithmetic
 from unilora_spec import Adapter, LayerMap, Projection, Segment, contents_fingerprint, structure_fingerprint
 from unilora_spec.canonical_json import encode as to_json
 from unilora_spec.layer_map import _fold_runs, _fold_stacks
@@ -38,29 +38,29 @@ def bits(x):
 def keys():
     yield "seed                  z_0               K_0         K_1         K_2         K_3"
     for seed in (0, 42, 2**64 - 1):
-        numbers = "  ".join(f"{k:>10}" for k in naive.keys(seed)[:4])
-        yield f"{seed:<20}  {naive.splitmix(seed, 1)[0]:016X}  {numbers}"
-    yield "seed 42, K_4 to K_9: " + ", ".join(map(str, naive.keys(42)[4:]))
+        numbers = "  ".join(f"{k:>10}" for k in arithmetic.keys(seed)[:4])
+        yield f"{seed:<20}  {arithmetic.splitmix(seed, 1)[0]:016X}  {numbers}"
+    yield "seed 42, K_4 to K_9: " + ", ".join(map(str, arithmetic.keys(42)[4:]))
 
 
 def mix():
     yield "x         k         x ^ k     ^ >> 16   · c1      ^ >> 15   · c2      ^ >> 16"
-    for x, k in ((0, 0), (1, 0), (0, naive.keys(42)[0]), (2, naive.keys(42)[0])):
-        yield "  ".join(f"{v:08X}" for v in (x, k, *naive.mix_steps(x, k)))
+    for x, k in ((0, 0), (1, 0), (0, arithmetic.keys(42)[0]), (2, arithmetic.keys(42)[0])):
+        yield "  ".join(f"{v:08X}" for v in (x, k, *arithmetic.mix_steps(x, k)))
 
 
 def rounds():
     for x in (0, 4, 10, 14):
         yield f"x = {x}: L = {x // 4}, R = {x % 4}"
-        for t, R, m, f, L, new in naive.rounds(10, 42, x):
+        for t, R, m, f, L, new in arithmetic.rounds(10, 42, x):
             yield f"  t = {t}: mix({R}, K_{t}) = {m:>10}, f = {f}, L = {L}, R = {new}"
         yield f"  pass({x}) = 4·{L} + {new} = {4 * L + new}"
 
 
 def permutation():
     yield "i           " + "  ".join(f"{i}" for i in range(10))
-    yield "π(i)        " + "  ".join(f"{naive.walk(10, 42, i)[-1]}" for i in range(10))
-    columns = [naive.index("balanced", 10, 4, 42, i) for i in range(10)]
+    yield "π(i)        " + "  ".join(f"{arithmetic.walk(10, 42, i)[-1]}" for i in range(10))
+    columns = [arithmetic.index("balanced", 10, 4, 42, i) for i in range(10)]
     yield "index(i)    " + "  ".join(map(str, columns))
     for j in range(4):
         rows = [i for i, column in enumerate(columns) if column == j]
@@ -68,39 +68,39 @@ def permutation():
 
 
 def large():
-    numbers = ", ".join(str(naive.index("balanced", 36864, 5760, 42, i)) for i in range(8))
+    numbers = ", ".join(str(arithmetic.index("balanced", 36864, 5760, 42, i)) for i in range(8))
     yield f"D = 36864, d = 5760, seed 42: index(0 … 7) = {numbers}"
     for i in (0, 1, 2**40 - 1):
-        yield f"D = 2^40, seed 42: π({i}) = {naive.walk(2**40, 42, i)[-1]}"
+        yield f"D = 2^40, seed 42: π({i}) = {arithmetic.walk(2**40, 42, i)[-1]}"
 
 
 def uniform():
     yield "D = 10, d = 4, seed 42: index(0 … 9) = " + ", ".join(
-        str(naive.index("uniform", 10, 4, 42, i)) for i in range(10)
+        str(arithmetic.index("uniform", 10, 4, 42, i)) for i in range(10)
     )
     for i in (0, 2**32 - 1, 2**32, 2**40 - 1):
-        yield f"D = 2^40, d = 1000, seed 42: index({i}) = {naive.index('uniform', 2**40, 1000, 42, i)}"
+        yield f"D = 2^40, d = 1000, seed 42: index({i}) = {arithmetic.index('uniform', 2**40, 1000, 42, i)}"
 
 
 def values():
     D, d, theta, g = 5, 2, [1.0, -0.5], [1.0, 2.0, 3.0, 4.0, 5.0]
-    columns = [naive.index("balanced", D, d, 42, i) for i in range(D)]
-    scales = [naive.scale(columns.count(j)) for j in range(d)]
+    columns = [arithmetic.index("balanced", D, d, 42, i) for i in range(D)]
+    scales = [arithmetic.scale(columns.count(j)) for j in range(d)]
     for j in range(d):
         yield f"n_{j} = {columns.count(j)}, scale_{j} = {scales[j]:.9g} = {bits(scales[j])}"
-    for i, value in enumerate(naive.expand("balanced", D, d, 42, theta)):
+    for i, value in enumerate(arithmetic.expand("balanced", D, d, 42, theta)):
         yield f"θ_D[{i}] = θ[{columns[i]}]·scale_{columns[i]} = {value:.9g} = {bits(value)}"
     for j in range(d):
         total = sum(g[i] for i in range(D) if columns[i] == j)
-        value = naive.f32(scales[j] * total)
+        value = arithmetic.f32(scales[j] * total)
         yield f"(Pᵀg)_{j} = scale_{j}·{total:g} = {value:.9g} = {bits(value)}"
 
 
 def start():
-    k = naive.keys(42)
+    k = arithmetic.keys(42)
     for j in range(4):
-        m = naive.mix(naive.mix(j, k[8]), k[9])
-        value = naive.f32(naive.start(42, j) * 0.02)
+        m = arithmetic.mix(arithmetic.mix(j, k[8]), k[9])
+        value = arithmetic.f32(arithmetic.start(42, j) * 0.02)
         yield f"j = {j}: mix(mix(j, K_8), K_9) = {m:>10}, θ_j = {value:.9g} = {bits(value)}"
 
 

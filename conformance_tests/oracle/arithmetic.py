@@ -1,8 +1,6 @@
-"""SPEC.md once more, one number at a time in plain Python integers and floats: slow, obvious, and written from the text.
+"""SPEC chapters 2 to 6 and 9.2, one number at a time, in plain Python integers and floats."""
 
-The library is compared with it bit for bit, and the worked examples of SPEC.md are printed from it.
-"""
-
+import functools
 import math
 import struct
 
@@ -23,6 +21,7 @@ def splitmix(seed, count):
     return outputs
 
 
+@functools.lru_cache
 def keys(seed):
     return [z >> 32 for z in splitmix(seed, 10)]
 
@@ -66,6 +65,23 @@ def walk(D, seed, x):
     return values
 
 
+def inverse_pass(D, seed, y):
+    a = side(D)
+    L, R = divmod(y, a)
+    for t in reversed(range(6)):
+        f = (mix(L, keys(seed)[t]) * a) >> 32
+        L, R = (R - f) % a, L
+    return L * a + R
+
+
+def inverse(D, seed, y):
+    """π⁻¹(y)."""
+    y = inverse_pass(D, seed, y)
+    while y >= D:
+        y = inverse_pass(D, seed, y)
+    return y
+
+
 def index(kind, D, d, seed, i):
     if kind == "identity":
         return i
@@ -75,16 +91,47 @@ def index(kind, D, d, seed, i):
     return (mix(mix(i % 2**32, k[6]) ^ (i >> 32), k[7]) * d) >> 32
 
 
+def members(kind, D, d, seed, j):
+    """The rows of column j, ascending. Takes D steps with `uniform`."""
+    if kind == "identity":
+        return [j]
+    if kind == "balanced":
+        return sorted(inverse(D, seed, y) for y in range(j, D, d))
+    return [i for i in range(D) if index(kind, D, d, seed, i) == j]
+
+
+def count(kind, D, d, seed, j):
+    """n_j."""
+    if kind == "balanced":
+        return D // d + (j < D % d)
+    return len(members(kind, D, d, seed, j))
+
+
 def scale(n):
     return f32(1 / math.sqrt(n)) if n else 0.0
 
 
 def start(seed, j):
+    """2u − 1."""
     k = keys(seed)
     return 2 * (mix(mix(j, k[8]), k[9]) / 2**32) - 1
 
 
-def expand(kind, D, d, seed, theta):
-    columns = [index(kind, D, d, seed, i) for i in range(D)]
+def expand(kind, D, d, seed, theta, start=0, stop=None):
+    columns = [index(kind, D, d, seed, i) for i in range(start, D if stop is None else stop)]
+    scales = {j: scale(count(kind, D, d, seed, j)) for j in set(columns)}
     # Both factors have 24 bits, so their product is exact in a double and rounded once.
-    return [f32(f32(theta[j]) * scale(columns.count(j))) for j in columns]
+    return [f32(f32(theta[j]) * scales[j]) for j in columns]
+
+
+def adjoint(kind, D, d, seed, g, start=0):
+    """(Pᵀg)_j in float64, where g is the gradient of the rows from ``start`` on, and the bound that SPEC 6.3 allows."""
+    gathered = [[] for _ in range(d)]
+    for i, value in enumerate(g, start):
+        gathered[index(kind, D, d, seed, i)].append(value)
+    exact, bounds = [], []
+    for j, values in enumerate(gathered):
+        n = count(kind, D, d, seed, j)
+        exact.append(scale(n) * math.fsum(values))
+        bounds.append(n * 2**-23 * scale(n) * math.fsum(map(abs, values)) + 2**-149)
+    return exact, bounds

@@ -1,0 +1,84 @@
+"""``python -m conformance_tests --impl "COMMAND" | --impl package.module``."""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from unilora_spec.command import run as run_command
+from unilora_spec.errors import UniLoraError, WorkFailed
+from unilora_spec.serialization import replacing
+
+from . import report
+from .client import Failed, GaveUp, Implementation, command_of
+from .rules import spec_rules
+from .run import FAILED, run
+
+EXAMPLES = 50
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m conformance_tests",
+        description="Whether an implementation of Uni-LoRA is right, and which rules of SPEC.md it breaks if not. It is a "
+        "command or a Python module that answers the requests of PROTOCOL.md.",
+        epilog='Example: python -m conformance_tests --impl "./mine" --json report.json. '
+        "Exit status: 0 all passed, 1 something failed, 2 the call was wrong.",
+    )
+    parser.add_argument("--impl", required=True, help="a command, or the name of a Python module with answer(request)")
+    parser.add_argument("--examples", type=int, default=EXAMPLES, help=f"for each property; by default {EXAMPLES}")
+    parser.add_argument("--seed", type=int, default=0, help="of the examples: the same seed, the same requests; by default 0")
+    parser.add_argument("--rule", action="append", default=[], help="check this rule alone, such as 4.3; may come again")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds for one answer; by default 10")
+    parser.add_argument("--first", action="store_true", help="stop at the first failure")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report for a machine; - for standard output")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
+    call = parser.parse_args()
+    if unknown := set(call.rule) - set(spec_rules()):
+        raise UniLoraError(f"--rule {min(unknown)} is no rule of SPEC.md; give one such as 4.3")
+    if call.examples < 1 or call.timeout <= 0:
+        raise UniLoraError("--examples and --timeout must be above 0")
+    person = Console(stderr=str(call.json) == "-")
+    implementation = _start(call)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        results = run(implementation, call.examples, call.seed, call.rule, call.junit, progress, call.first)
+    described = implementation.described
+    again = {"impl": call.impl, "examples": call.examples, "seed": call.seed, "rules": call.rule}
+    text = json.dumps(report.as_json(results, described, again), indent=1, ensure_ascii=False)
+    if str(call.json) == "-":
+        print(text)
+    elif call.json:
+        with replacing(call.json) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    person.print(report.table(results, described))
+    for line in report.failures(results):
+        person.print(line, markup=False, highlight=False, soft_wrap=True)
+    failed = sum(result.outcome == FAILED for result in results)
+    kinds = ", ".join(implementation.kinds)
+    reached = report.level(results, implementation.requests)
+    person.print(
+        f"{len(results) - failed} of {len(results)} checks without fault, {implementation.asked} requests. "
+        f"Level reached: {reached or 'none'}, with the kinds {kinds}.",
+        markup=False,
+    )
+    if failed:
+        person.print("Read from the top: what fails in an earlier chapter fails in the later ones as well.")
+    return 1 if failed else 0
+
+
+def _start(call) -> Implementation:
+    try:
+        return Implementation(command_of(call.impl), call.timeout)
+    except (Failed, GaveUp) as failure:
+        reason = getattr(failure, "failure", failure).message
+        raise WorkFailed(f"--impl {shlex.quote(call.impl)} does not answer the request describe: {reason}") from None
+    except ValueError as error:
+        raise UniLoraError(f"--impl {call.impl} is no command: {error}") from None
+
+
+if __name__ == "__main__":
+    run_command(main)

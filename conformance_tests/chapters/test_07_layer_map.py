@@ -1,0 +1,276 @@
+"""SPEC chapter 7: segments, their compact form, delta weights and merging."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from conformance_tests import hostile
+from conformance_tests.oracle import arithmetic, files
+from conformance_tests.rules import check
+from conformance_tests.spelling import canonical, descriptions, rounded, spelled
+from conformance_tests.strategies import adapters, layer_maps, seeds, segments_of
+
+LAYER_MAPS = [case for case in hostile.CASES if case.flag == "layer map"]
+
+
+def rules_of(cases):
+    """A mark for each case with the rules that refuse it."""
+    return [pytest.param(case, marks=check(*sorted(case.rules), needs="read"), id=case.name) for case in cases]
+
+
+@pytest.mark.parametrize("case", rules_of(LAYER_MAPS))
+def test_refused(judge, case):
+    """A layer map that contradicts itself or the limits is refused."""
+    judge.refuses(set(case.rules), "read", file=case.file)
+
+
+@check("7.1", "7.2", "7.8", needs="read")
+@given(st.data())
+def test_sizes(judge, data):
+    """D is the sum of r · (in + out): one more or less is refused."""
+    segments = data.draw(layer_maps())
+    scale = data.draw(st.sampled_from([1, 2**10, 2**17]))
+    segments = [{**s, "in": s["in"] * scale} for s in segments]
+    D = sum(map(files.size, segments))
+    for wrong in (-1, 0, 1):
+        text = hostile.TEXT | {"layers": segments, "projection": hostile.TEXT["projection"] | {"D": D + wrong}}
+        assume(D + wrong >= 2 and "b" not in {s["name"] for s in segments})
+        file = files.write(text, hostile.TENSORS)
+        if wrong:
+            judge.refuses("8.8", "read", file=file)
+        else:
+            judge.gives({"description": files.describe(text)}, "read", file=file)
+
+
+@check("7.6", needs="read")
+@given(st.data())
+def test_overlaps(judge, data):
+    """Segments of one weight that cover an entry twice, or disagree about its form, are refused wherever they stand."""
+    segments, others = data.draw(segments_of("w")), data.draw(segments_of("v"))
+    again = copy.deepcopy(data.draw(st.sampled_from(segments)))
+    change = data.draw(st.sampled_from(["none", "in", "transposed", "form", "rows"]))
+    if change == "in":
+        again |= (
+            {"in": again["in"] + 1, "row": again.get("row", 0) + 100} if "row" in again else {"in": again["in"] + 1}
+        )
+    elif change == "transposed":
+        again["transposed"] = not again.get("transposed", False)
+    elif change == "form":
+        again = again | {"index": 9} if "index" not in again else {k: v for k, v in again.items() if k != "index"}
+    elif change == "rows" and "row" in again:
+        again |= {"row": again["row"] + again["out"] - 1, "out": 7}
+    mixed = data.draw(st.permutations([*segments, *others, again]))
+    D = sum(map(files.size, mixed))
+    text = hostile.TEXT | {"layers": mixed, "projection": hostile.TEXT["projection"] | {"D": D}}
+    judge.refuses("7.6", "read", file=files.write(text, hostile.TENSORS))
+
+
+@check("7.8", "7.9", needs="read")
+@given(st.data())
+def test_any_compact_form_is_read(judge, data):
+    """Stacks and runs, folded in the canonical way or not, stand for the same segments."""
+    description, tensors = data.draw(adapters(judge.kinds))
+    file = data.draw(spelled(description, tensors))
+    judge.gives({"description": files.describe(description)}, "read", file=file)
+
+
+@check("7.9", needs="write")
+@given(st.data())
+def test_folding(judge, data):
+    """A writer folds stacks, then runs, in the one canonical way."""
+    description, tensors = data.draw(adapters(judge.kinds))
+    given_as = data.draw(descriptions(description))
+    judge.gives({"file": canonical(description, tensors)}, "write", description=given_as, tensors=tensors)
+
+
+FOLDINGS = {
+    "two runs after each other": ["a.0.x", "a.1.x", "b.0", "b.1"],
+    "a run that a gap ends": ["a.0.x", "a.1.x", "a.3.x", "a.4.x"],
+    "a run of the first number where the second one repeats as well": ["a.0.0", "a.0.1", "a.1.0", "a.1.1"],
+    "a run of the second number": ["a.0.0", "a.0.1", "a.0.2", "a.1.0"],
+    "numbers that descend": ["a.2", "a.1", "a.0"],
+    "a head that is the whole name": ["0", "1", "2"],
+    "9 and 10": ["l.9.x", "l.10.x", "l.11.x"],
+    "a number with a zero before it is text": ["l.01.x", "l.02.x"],
+    "nine digits are a number": ["l.999999998", "l.999999999"],
+    "a run may go on to ten digits": ["l.999999999", "l.1000000000"],
+    "ten digits are text": ["l.1000000000", "l.1000000001"],
+    "digits of other scripts are text": ["l.٠", "l.١"],
+    "a head that another name begins with": ["l.1.x", "l.10.x", "l.2.x"],
+    "blocks of two": ["l.0.a", "l.0.b", "l.1.a", "l.1.b", "l.2.a"],
+    "blocks in another order": ["l.0.a", "l.0.b", "l.1.b", "l.1.a"],
+    "a dot at the end": ["l.0.", "l.1."],
+    "empty parts": ["..0..", "..1.."],
+    "only eight numbers count": ["a.1.2.3.4.5.6.7.8.0", "a.1.2.3.4.5.6.7.8.1"],
+    "the eighth number counts": ["a.1.2.3.4.5.6.7.0", "a.1.2.3.4.5.6.7.1"],
+    "a number twice in the name": ["l.0.0.x", "l.1.0.x", "l.1.1.x"],
+}
+
+
+@check("7.9", needs="write")
+@pytest.mark.parametrize("case", FOLDINGS)
+def test_folding_of_names(judge, case):
+    """Names where a run begins, ends, or is none."""
+    segments = [{"name": name, "out": 1, "in": 1, "rank": 1} for name in FOLDINGS[case]]
+    projection = hostile.TEXT["projection"] | {"D": 2 * len(segments)}
+    text = hostile.TEXT | {"layers": segments, "projection": projection}
+    tensors = {"theta": {"dtype": "F32", "shape": [2], "values": [1.0, -0.5]}}
+    judge.gives({"file": canonical(text, tensors)}, "write", description=text, tensors=tensors)
+
+
+@check("7.9", needs="write")
+def test_folding_of_stacks(judge):
+    """An index that follows and all else the same makes a stack; a run repeats stacks as they are."""
+    for indices in ([0, 1, 2], [0, 2, 3], [2, 1, 0], [5, 6, 0, 1]):
+        for names in (["w"], ["l.0.w", "l.1.w"]):
+            segments = [{"name": n, "out": 1, "in": 1, "rank": 1, "index": i} for n in names for i in indices]
+            projection = hostile.TEXT["projection"] | {"D": 2 * len(segments)}
+            text = hostile.TEXT | {"layers": segments, "projection": projection}
+            tensors = {"theta": {"dtype": "F32", "shape": [2], "values": [1.0, -0.5]}}
+            judge.gives({"file": canonical(text, tensors)}, "write", description=text, tensors=tensors)
+
+
+# Delta weights and merging: numbers of moderate size, so that nothing overflows and the bounds are short.
+
+moderate = st.sampled_from([0.0, 1.0, -0.5]) | st.floats(-64, 64, width=16, allow_subnormal=False)
+
+
+@st.composite
+def small_adapters(draw, kinds, **options):
+    """Adapters whose theta is of moderate numbers in F32."""
+    description, tensors = draw(adapters(kinds, **options))
+    d = description["projection"]["d"]
+    few = draw(st.lists(moderate, min_size=1, max_size=min(d, 12)))
+    tensors["theta"] = {"dtype": "F32", "shape": [d], "values": np.resize(np.array(few, np.float32), d)}
+    return description, tensors
+
+
+def factors(description, theta):
+    """A and B of each segment, by the oracle, as float32."""
+    p = description["projection"]
+    theta_D = arithmetic.expand(p["kind"], p["D"], p["d"], int(p["seed"]), theta)
+    at = 0
+    for s in description["layers"]:
+        middle, end = at + s["rank"] * s["in"], at + files.size(s)
+        A = np.array(theta_D[at:middle], np.float32).reshape(s["rank"], s["in"])
+        yield s, A, np.array(theta_D[middle:end], np.float32).reshape(s["out"], s["rank"])
+        at = end
+
+
+def delta_weight(description, s, A, B):
+    """ΔW in float64, and how far off float32 may be: r products and sums, s, and the product with s are each rounded
+    with at most 2^-24, and twice that is allowed; 2^-126 covers what is below the normal range."""
+    scale = files.factor_scale(description, s)
+    A, B = A.astype(np.float64), B.astype(np.float64)
+    return scale * (B @ A), (s["rank"] + 2) * 2**-23 * scale * (abs(B) @ abs(A)) + 2.0**-126
+
+
+@check("7.2", "7.7", needs="delta_weight")
+@given(st.data())
+def test_delta_weight(judge, data):
+    """A and B of a segment by their bits, A first, both row by row; ΔW = s·B·A within the rounding of its products."""
+    description, tensors = data.draw(small_adapters(judge.kinds))
+    k = data.draw(st.integers(0, len(description["layers"]) - 1))
+    s, A, B = list(factors(description, tensors["theta"]["values"]))[k]
+    fields = {"file": canonical(description, tensors), "segment": k}
+    answer = judge.gives({"A": A, "B": B}, "delta_weight", **fields)
+    within(judge, "delta", answer.get("delta"), *delta_weight(description, s, A, B), "delta_weight", fields)
+
+
+@check("1.3", needs="delta_weight")
+def test_no_such_segment(judge):
+    """A segment that the layer map does not have is refused."""
+    for k in (1, 2**32, -1):
+        judge.refuses("1.3", "delta_weight", file=hostile.TINY, segment=k)
+
+
+def within(judge, name, got, exact, bound, request, fields):
+    exact, bound = np.ravel(exact), np.ravel(bound)
+    if got is None or len(got) != len(exact):
+        judge.fail(f"{name} has not the {len(exact)} entries that it must have", request, fields)
+    wrong = ~(abs(got.astype(np.float64) - exact) <= bound)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        judge.fail(f"{name}[{at}] is {got[at]!r}, not within {bound[at]:.3g} of {exact[at]!r}", request, fields)
+
+
+def base_of(draw, segments, shapes_of_convolutions=True):
+    """Weights that fit the segments, and one that nothing adapts: shape and numbers by name."""
+    weights = {"not.adapted": [2, 2]}
+    for name in {s["name"]: None for s in segments}:
+        same = [s for s in segments if s["name"] == name]
+        first = same[0]
+        rows = max(s.get("row", 0) + s["out"] for s in same) + (draw(st.integers(0, 1)) if "row" in first else 0)
+        shape = [rows, first["in"]]
+        if first.get("transposed"):
+            shape.reverse()
+        elif "index" not in first and draw(st.booleans()):
+            split = draw(st.sampled_from([k for k in range(1, first["in"] + 1) if first["in"] % k == 0]))
+            shape = [rows, split, first["in"] // split]
+        if "index" in first:
+            shape.insert(0, max(s["index"] for s in same) + 1 + draw(st.integers(0, 1)))
+        weights[name] = shape
+    numbers = draw(st.lists(moderate, min_size=1, max_size=8))
+    return {
+        name: {"shape": shape, "values": np.resize(np.array(numbers, np.float32), math.prod(shape))}
+        for name, shape in weights.items()
+    }
+
+
+def part_of(weight, s):
+    """The view of a weight that a segment adapts, as (out, in) (SPEC 7.3 to 7.5)."""
+    matrix = weight[s["index"]] if "index" in s else weight.reshape(weight.shape[0], -1)
+    matrix = matrix.T if s.get("transposed") else matrix
+    return matrix[s["row"] : s["row"] + s["out"]] if "row" in s else matrix
+
+
+@check("7.3", "7.4", "7.5", "7.10", needs="merge")
+@given(st.data())
+def test_merge(judge, data):
+    """s·B·A is added to each segment's part and to nothing else, and saved parameters take their place."""
+    description, tensors = data.draw(small_adapters(judge.kinds, base=st.none()))
+    saved = {name.removeprefix("saved."): t for name, t in rounded(tensors).items() if name != "theta"}
+    weights = base_of(data.draw, description["layers"])
+    assume(not saved.keys() & weights.keys())
+    zeros = {name: {"shape": t["shape"], "values": [0.0] * len(t["values"])} for name, t in saved.items()}
+    fields = {"file": canonical(description, tensors), "weights": weights | zeros}
+    answer = judge.gives({"same_contents": None}, "merge", **fields)
+    merged = answer.get("weights", {})
+    if merged.keys() != fields["weights"].keys():
+        judge.fail(
+            f"weights has the names {sorted(merged)}, and must have {sorted(fields['weights'])}", "merge", fields
+        )
+    exact = {name: w["values"].astype(np.float64).reshape(w["shape"]) for name, w in weights.items()}
+    bound = {name: np.zeros_like(values) for name, values in exact.items()}
+    for s, A, B in factors(description, tensors["theta"]["values"]):
+        delta, error = delta_weight(description, s, A, B)
+        part_of(exact[s["name"]], s)[...] += delta
+        part_of(bound[s["name"]], s)[...] += error + 2**-23 * (abs(part_of(exact[s["name"]], s)) + abs(delta))
+    for name, w in merged.items():
+        if name in saved:
+            exact[name], bound[name] = np.array(saved[name]["values"]), np.zeros(len(saved[name]["values"]))
+        within(judge, f"weights: {name}", w["values"], exact[name], bound[name], "merge", fields)
+
+
+@check("7.7", needs="delta_weight")
+@given(st.data(), seeds)
+def test_factor_scale(judge, data, seed):
+    """s = float32(alpha / r), or float32(alpha / √r) with `rslora`, by its bits: θ is 1, and so are in, out and A's scale."""
+    rank = data.draw(st.integers(1, 70))
+    alpha = data.draw(st.sampled_from([1e-4, 0.1, 1, 2**20]) | st.floats(1e-4, 2**20))
+    D = 2 * rank
+    theta = np.zeros(D, np.float32)
+    theta[0] = theta[rank] = 1  # the product of the first row of A and the first column of B, and of no others
+    description = {
+        "projection": {"kind": "identity", "seed": str(seed), "d": D, "D": D},
+        "alpha": alpha,
+        "layers": [{"name": "w", "out": 1, "in": 1, "rank": rank}],
+        "scaling": data.draw(st.sampled_from(["lora", "rslora"])),
+    }
+    tensors = {"theta": {"dtype": "F32", "shape": [D], "values": theta}}
+    scale = files.factor_scale(description, description["layers"][0])
+    judge.gives({"delta": [scale]}, "delta_weight", file=canonical(description, tensors), segment=0)

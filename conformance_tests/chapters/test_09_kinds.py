@@ -1,0 +1,54 @@
+"""SPEC chapter 9: the kinds of version 1, and `identity`."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conformance_tests.oracle import arithmetic, files
+from conformance_tests.rules import check
+from conformance_tests.strategies import layer_maps, projections, seeds, slices
+
+
+@check("9.1", needs="index")
+def test_unknown_kind(judge):
+    """An unknown kind is refused, by its name."""
+    for kind in ("vera", "Balanced", "balanced ", ""):
+        p = {"kind": kind, "seed": "42", "d": 2, "D": 5}
+        message = judge.refuses("9.1", "index", projection=p, start=0, stop=5)
+        if kind not in message:
+            judge.fail(
+                f"the refusal does not name {kind}: {message}", "index", {"projection": p, "start": 0, "stop": 5}
+            )
+
+
+@check("9.2", needs="index")
+def test_identity_needs_d_equal_to_D(judge):
+    """`identity` with d < D is refused."""
+    p = {"kind": "identity", "seed": "42", "d": 4, "D": 5}
+    judge.refuses("9.2", "index", projection=p, start=0, stop=5)
+
+
+@check("9.2", needs="index members scale")
+@given(projections("identity"), st.data())
+def test_identity(judge, p, data):
+    """index(i) = i, n_j = 1, scale_j = 1."""
+    start, stop = data.draw(slices(p["d"]))
+    rows = list(range(start, stop))
+    judge.gives({"index": rows}, "index", projection=p, start=start, stop=stop)
+    judge.gives({"counts": [1] * len(rows), "members": rows}, "members", projection=p, start=start, stop=stop)
+    judge.gives({"scale": [1.0] * len(rows)}, "scale", projection=p, start=start, stop=stop)
+
+
+@check("9.2", needs="initial")
+@given(layer_maps(), seeds)
+def test_identity_starts_as_lora_does(judge, segments, seed):
+    """The entries of an A are float32((2u − 1) / √in), those of a B are 0."""
+    expected = []
+    for segment in segments:
+        bound, first = 1 / math.sqrt(segment["in"]), len(expected)
+        A = range(first, first + segment["rank"] * segment["in"])
+        expected += [arithmetic.f32(arithmetic.start(seed, j) * bound) for j in A]
+        expected += [0.0] * (segment["rank"] * segment["out"])
+    p = {"kind": "identity", "seed": str(seed), "d": len(expected), "D": len(expected)}
+    judge.gives({"theta": expected}, "initial", projection=p, bound=0.02, layers=files.fold(segments))

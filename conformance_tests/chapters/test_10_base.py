@@ -1,0 +1,100 @@
+"""SPEC chapter 10: fingerprints, and what an adapter is not put onto."""
+
+import copy
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conformance_tests import hostile
+from conformance_tests.oracle import files
+from conformance_tests.rules import check
+from conformance_tests.spelling import canonical
+from conformance_tests.strategies import floats, layer_maps, vectors
+
+from .test_07_layer_map import base_of, small_adapters
+
+
+def plain(weights):
+    return {name: (weight["shape"], list(weight["values"])) for name, weight in weights.items()}
+
+
+@check("10.1", "10.2", needs="fingerprints")
+@given(st.data())
+def test_fingerprints(judge, data):
+    """The SHA-256 of the adapted weights' names and shapes, and of their values, in the order of their names."""
+    segments = data.draw(layer_maps())
+    weights = base_of(data.draw, segments)
+    for weight in weights.values():
+        weight["values"] = data.draw(vectors(len(weight["values"]), floats))
+    structure, contents = files.fingerprints(segments, plain(weights))
+    expected = {"structure": structure, "contents": contents}
+    judge.gives(expected, "fingerprints", layers=files.fold(segments), weights=weights)
+
+
+@check("10.3", needs="merge")
+@given(st.data())
+def test_base_on_record(judge, data):
+    """Another structure than the one on record is refused; of other contents it is told, and merged."""
+    description, tensors = data.draw(small_adapters(judge.kinds, base=st.none()))
+    tensors = {"theta": tensors["theta"]}
+    weights = base_of(data.draw, description["layers"])
+    structure, contents = files.fingerprints(description["layers"], plain(weights))
+    for record, expected in (
+        ((structure, contents), True),
+        ((structure, "0" * 32), False),
+        (("0" * 32, contents), None),
+    ):
+        base = {"name": "b", "structure": record[0], "contents": record[1]}
+        fields = {"file": canonical(description | {"base": base}, tensors), "weights": weights}
+        if expected is None:
+            judge.refuses("10.3", "merge", **fields)
+        else:
+            judge.gives({"same_contents": expected}, "merge", **fields)
+
+
+@check("10.3", needs="merge")
+@given(st.data())
+def test_base_that_does_not_fit(judge, data):
+    """A weight that is missing, or has other dimensions than its segments, is refused."""
+    description, tensors = data.draw(small_adapters(judge.kinds, base=st.none()))
+    tensors = {"theta": tensors["theta"]}
+    weights = base_of(data.draw, description["layers"])
+    s = data.draw(st.sampled_from(description["layers"]))
+    name, shape = s["name"], weights[s["name"]]["shape"]
+    rows, columns = (-1, -2) if s.get("transposed") else (1, 2) if "index" in s else (0, 1)
+    wrong = {
+        "missing": None,
+        "one dimension": [int(np.prod(shape))],
+        "columns": [n + (axis == columns % len(shape)) for axis, n in enumerate(shape)],
+        "rows": [n - (axis == rows % len(shape)) for axis, n in enumerate(shape)],
+        "another axis": [1, *shape] if "index" in s or s.get("transposed") else None,
+        "turned": shape[::-1] if len(shape) == 2 and shape[0] != shape[1] and "row" not in s else None,
+    }
+    if "row" in s:  # rows beyond those of the segments may be there, so take all but the first of them away
+        wrong["rows"] = [1 if axis == rows % len(shape) else n for axis, n in enumerate(shape)]
+        if s["row"] + s["out"] <= 1:
+            del wrong["rows"]
+    if "index" in s:
+        wrong["stack"] = [s["index"], *shape[1:]]
+    for fault, other in wrong.items():
+        changed = copy.deepcopy(weights)
+        if other is None:
+            if fault != "missing":
+                continue
+            del changed[name]
+        else:
+            changed[name] = {"shape": other, "values": np.zeros(int(np.prod(other)), np.float32)}
+        judge.refuses("10.3", "merge", file=canonical(description, tensors), weights=changed)
+
+
+@check("10.3", needs="merge")
+def test_saved_parameters_that_do_not_fit(judge):
+    """A saved parameter that the base does not have, or has with another shape, is refused."""
+    w = {"shape": [2, 3], "values": [1.0] * 6}
+    for weights in (
+        {"w": w},
+        {"w": w, "b": {"shape": [2], "values": [0.0] * 2}},
+        {"w": w, "b": {"shape": [1, 1], "values": [0.0]}},
+    ):
+        judge.refuses("10.3", "merge", file=hostile.TINY, weights=weights)
