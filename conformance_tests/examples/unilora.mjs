@@ -26,9 +26,7 @@ function ensure(condition, rule, message) {
 
 const isWhole = (value, low, high) => Number.isInteger(value) && value >= low && value <= high;
 
-// ---------------------------------------------------------------------------------------------------------------------
-// 1 Limits
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- 1 Limits -------------------------------------------------------------------------------------------------------
 
 const TWO_32 = 2 ** 32;
 const MAX_ROWS = 2 ** 40;
@@ -46,14 +44,12 @@ function checkDimensions(d, D) {
   ensure(d <= D, '1.1', `d = ${d} is more than D = ${D}`);
 }
 
-/** SPEC 1.2, and 8.6 for the spelling: decimal, without leading zeros. */
+/** SPEC 1.2, and 8.6 for the spelling. Twenty digits hold 2^64; BigInt never sees more of them. */
 function parseSeed(text) {
-  ensure(typeof text === 'string', '8.6', 'the seed is not a text');
-  // Twenty digits hold 2^64; BigInt never sees more of them.
-  ensure(/^(0|[1-9][0-9]{0,19})$/.test(text), '1.2', 'the seed is not a decimal number of 0 to 2^64 - 1');
-  const seed = BigInt(text);
-  ensure(seed < 2n ** 64n, '1.2', `the seed ${text} is not below 2^64`);
-  return seed;
+  const sound = typeof text === 'string' && /^(0|[1-9][0-9]*)$/.test(text);
+  ensure(sound, '8.6', 'the seed is not a text, a decimal number without leading zeros');
+  ensure(text.length <= 20 && BigInt(text) < 2n ** 64n, '1.2', 'the seed is not below 2^64');
+  return BigInt(text);
 }
 
 /** SPEC 1.3 */
@@ -62,9 +58,7 @@ function checkRange(start, stop, length) {
   ensure(sound, '1.3', () => `[${show(start)}, ${show(stop)}) is not a range of [0, ${length})`);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// 2 Keys
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- 2 Keys ---------------------------------------------------------------------------------------------------------
 
 /** SPEC 2.1, 2.2: K_0 ... K_9, the high halves of the first ten outputs of SplitMix64. */
 function keysOf(seed) {
@@ -82,9 +76,7 @@ function keysOf(seed) {
   return keys;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// 3 Mixing function
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- 3 Mixing function ----------------------------------------------------------------------------------------------
 
 /** SPEC 3.1 */
 function mix(x, key) {
@@ -97,9 +89,7 @@ function mix(x, key) {
   return x >>> 0;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// 4 Projection "balanced"
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- 4 Projection "balanced" ----------------------------------------------------------------------------------------
 
 /** SPEC 4.1: the smallest a with a^2 >= D. */
 function sideOf(D) {
@@ -210,9 +200,7 @@ function total(counts) {
   return counts.reduce((sum, count) => sum + count, 0);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// 5 Projection "uniform"
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- 5 Projection "uniform" -----------------------------------------------------------------------------------------
 
 class Uniform {
   constructor(d, D, keys) {
@@ -265,9 +253,7 @@ class Uniform {
   }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// 6 Values
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- 6 Values -------------------------------------------------------------------------------------------------------
 
 /** SPEC 6.1 */
 function scaleOf(count) {
@@ -306,11 +292,9 @@ function initial(projection, bound) {
   return new Float32Array(projection.d).map((_, j) => startOf(projection.keys, j) * bound);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// 7 Layer map
+// ---- 7 Layer map ----------------------------------------------------------------------------------------------------
 //
 // An unfolded segment is an object with the fields of SPEC 7.2, where `row` and `index` are undefined if absent.
-// ---------------------------------------------------------------------------------------------------------------------
 
 const MAX_SEGMENTS = 65536;
 const MAX_NAME_BYTES = 512;
@@ -410,7 +394,7 @@ function checkSegmentCount(runs) {
   ensure(isWhole(count, 1, MAX_SEGMENTS), '7.1', 'the layer map does not have 1 to 65,536 segments');
 }
 
-/** All segments, in order. No name is put together before its length is known, nor more of them than SPEC 7.1 allows. */
+/** All segments, in order. A name is put together once its length is known, and that of all names (SPEC 7.8). */
 function build(runs) {
   const segments = [];
   let bytes = 0;
@@ -484,27 +468,23 @@ function fold(segments) {
   return foldRuns(foldStacks(segments));
 }
 
-/** Steps 1 and 2 of SPEC 7.9: a list of { name, fields }, where `fields` is the canonical text of all other fields. */
+/**
+ * Steps 1 and 2 of SPEC 7.9: a list of { segment, others, end }, where `others` says all but the name and the index,
+ * and the indices are those from segment.index up to `end`.
+ */
 function foldStacks(segments) {
   const kept = [];
-  for (const { name, index, ...others } of segments) {
-    const fields = fieldsOf({ ...others, transposed: others.transposed || undefined });
-    const text = canonicalJson(fields);
+  for (const segment of segments) {
+    const { name, index, out, in: columns, rank, transposed, row } = segment;
+    const others = `${out} ${columns} ${rank} ${transposed} ${row}`;
     const last = kept.at(-1);
-    if (last && index !== undefined && index === last.end && name === last.name && text === last.text) {
+    if (last && index !== undefined && index === last.end && name === last.segment.name && others === last.others) {
       last.end += 1;
     } else {
-      kept.push({ name, fields, text, first: index, end: index === undefined ? undefined : index + 1 });
+      kept.push({ segment, others, end: index === undefined ? undefined : index + 1 });
     }
   }
-  return kept.map(toStack);
-}
-
-function toStack({ name, fields, first, end }) {
-  if (first !== undefined) {
-    fields.set('index', end === first + 1 ? first : [first, end]);
-  }
-  return { name, fields, text: canonicalJson(fields) };
+  return kept;
 }
 
 /** Step 3 of SPEC 7.9. */
@@ -516,18 +496,27 @@ function foldRuns(objects) {
     const run = findRun(objects, p, blocks);
     if (run) {
       const block = objects.slice(p, p + run.length);
-      const segments = block.map((object) => toEntry(object, object.name.slice(run.head.length)));
+      const segments = block.map((object) => toEntry(object, object.segment.name.slice(run.head.length)));
       entries.push(fieldsOf({ layers: [run.number, run.number + run.count], prefix: run.prefix, segments }));
       p += run.count * run.length;
     } else {
-      entries.push(toEntry(objects[p], objects[p].name));
+      entries.push(toEntry(objects[p], objects[p].segment.name));
       p += 1;
     }
   }
   return entries;
 }
 
-const toEntry = (object, name) => new Map([...object.fields, ['name', name]]);
+/** A segment of the compact form, of an object of foldStacks. */
+function toEntry({ segment, end }, name) {
+  const { index, transposed } = segment;
+  return fieldsOf({
+    ...segment,
+    name,
+    transposed: transposed || undefined,
+    index: end > index + 1 ? [index, end] : index,
+  });
+}
 
 /**
  * The run that begins at p, or undefined.
@@ -538,7 +527,7 @@ const toEntry = (object, name) => new Map([...object.fields, ['name', name]]);
  * (SPEC 7.6), so that the one after a block equals at most one of the block's.
  */
 function findRun(objects, p, blocks) {
-  for (const [place, { prefix, head, number }] of headsOf(objects[p].name).entries()) {
+  for (const [place, { prefix, head, number }] of headsOf(objects[p].segment.name).entries()) {
     const block = blocks[place];
     if (!block || block.head !== head || block.end <= p) {
       blocks[place] = { head, end: blockEnd(objects, p, head) };
@@ -574,7 +563,7 @@ function hasHead(name, head) {
 
 function blockEnd(objects, p, head) {
   let end = p + 1;
-  while (end < objects.length && hasHead(objects[end].name, head)) {
+  while (end < objects.length && hasHead(objects[end].segment.name, head)) {
     end += 1;
   }
   return end;
@@ -590,25 +579,28 @@ function countBlocks(objects, p, length, prefix, number) {
   return count;
 }
 
+function equalBesidesName(object, other) {
+  return object.others === other.others && object.segment.index === other.segment.index && object.end === other.end;
+}
+
 function isRepeated(objects, from, to, length, head, otherHead) {
   if (to + length > objects.length) {
     return false;
   }
   for (let k = 0; k < length; k += 1) {
     const [object, other] = [objects[from + k], objects[to + k]];
-    if (object.text !== other.text || other.name !== otherHead + object.name.slice(head.length)) {
+    const name = otherHead + object.segment.name.slice(head.length);
+    if (other.segment.name !== name || !equalBesidesName(object, other)) {
       return false;
     }
   }
   return true;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// 8 File: JSON (SPEC 8.5)
+// ---- 8 File: JSON (SPEC 8.5) ----------------------------------------------------------------------------------------
 //
 // An object is read as a Map, which takes any key and keeps "__proto__" an ordinary one; a number without point and
 // exponent as a number, another as a Decimal. So 2 and 2.0 stay apart, and Number.isInteger tells them.
-// ---------------------------------------------------------------------------------------------------------------------
 
 const MAX_DEPTH = 16;
 const MAX_WHOLE_CHARACTERS = 17;
@@ -705,13 +697,10 @@ class JsonParser {
   }
 
   boolean() {
-    for (const value of [true, false]) {
-      if (this.text.startsWith(String(value), this.at)) {
-        this.at += String(value).length;
-        return value;
-      }
-    }
-    throw new Refusal('8.5', `not JSON at ${this.at}: a value is expected`);
+    const value = this.text.startsWith('true', this.at);
+    this.ensure(value || this.text.startsWith('false', this.at), 'a value is expected');
+    this.at += String(value).length;
+    return value;
   }
 
   /** The characters are counted before they are looked at, so that a long number costs nothing. */
@@ -809,11 +798,9 @@ function show(value) {
   return text.length > 100 ? `${text.slice(0, 100)}...` : text;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// 8 File: tensors (SPEC 8.3)
+// ---- 8 File: tensors (SPEC 8.3) -------------------------------------------------------------------------------------
 //
 // A tensor is { dtype, shape, data }, where `data` are its bytes in the file.
-// ---------------------------------------------------------------------------------------------------------------------
 
 const bitsView = new DataView(new ArrayBuffer(4));
 
@@ -930,9 +917,7 @@ function viewOf(bytes) {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// 8 File: container (SPEC 8.2, 8.4, 8.7)
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- 8 File: container (SPEC 8.2, 8.4, 8.7) -------------------------------------------------------------------------
 
 const MAX_HEADER_BYTES = 262144;
 const FORMAT = 'unilora';
@@ -1023,7 +1008,7 @@ function checkParts({ projection, segments }, tensors) {
 
 /** SPEC 8.7: the canonical bytes. Their header may be longer than a file's can be: see writeFile. */
 function canonicalFile({ description, tensors }) {
-  const metadata = fieldsOf({ format: FORMAT, version: VERSION, unilora: canonicalDescription(description) });
+  const metadata = fieldsOf({ format: FORMAT, version: VERSION, unilora: description.text });
   const header = new Map([['__metadata__', metadata]]);
   const data = [];
   let position = 0;
@@ -1058,11 +1043,12 @@ function writeFile(adapter) {
   return bytes;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// 8 File: description (SPEC 8.6)
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- 8 File: description (SPEC 8.6) ---------------------------------------------------------------------------------
 
-/** A description as read from JSON, its layer map unfolded, and what it says in itself checked (SPEC 8.6, 8.8). */
+/**
+ * What is needed of a description as read from JSON, which is checked by SPEC 8.6 and, in itself, 8.8: its projection,
+ * its layer map unfolded, and its canonical text.
+ */
 function readDescription(fields) {
   ensure(fields instanceof Map, '8.6', 'the description is not an object');
   checkFields(fields, 'the description', ['projection', 'alpha', 'layers'], ['scaling', 'base'], '8.6');
@@ -1077,7 +1063,8 @@ function readDescription(fields) {
   }
   const segments = unfold(fields.get('layers'));
   checkSize(projection, segments);
-  return { projection, alpha, scaling, base, segments };
+  const text = canonicalDescription({ projection, alpha, scaling, base, segments });
+  return { projection, segments, text };
 }
 
 /** SPEC 8.8 */
@@ -1121,9 +1108,7 @@ function canonicalDescription({ projection, alpha, scaling, base, segments }) {
   }));
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// 9 Projection kinds
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- 9 Projection kinds ---------------------------------------------------------------------------------------------
 
 /** SPEC 9.2 */
 class Identity {
@@ -1177,12 +1162,10 @@ function readProjection(fields) {
   return Object.assign(new (KINDS.get(kind))(d, D, keysOf(seed)), { kind, seed });
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// PROTOCOL.md: arrays
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- PROTOCOL.md: arrays --------------------------------------------------------------------------------------------
 
 // A line has 16 MB, and base64 makes four bytes of three. What a request asks for is measured by this before it is
-// computed, so that no few numbers of a request make us build more than we could answer.
+// computed, so that a few numbers cannot make us build more than we could answer.
 const MAX_ARRAY_BYTES = 12e6;
 
 const U32 = {
@@ -1236,9 +1219,7 @@ function checkAnswer(length, { size }) {
   ensure(length * size <= MAX_ARRAY_BYTES, null, 'the answer would be longer than a line can be');
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// PROTOCOL.md: requests
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- PROTOCOL.md: requests ------------------------------------------------------------------------------------------
 
 function fieldOf(request, name) {
   ensure(request.has(name), null, `the request has no field "${name}"`);
@@ -1255,21 +1236,6 @@ function sliceOf(request, length, element) {
 
 const projectionOf = (request) => readProjection(fieldOf(request, 'projection'));
 
-function answerDescribe() {
-  return { name: 'unilora.mjs', version: VERSION, requests: [...REQUESTS.keys()], kinds: [...KINDS.keys()] };
-}
-
-function answerKeys(request) {
-  return { keys: encodeArray(keysOf(parseSeed(fieldOf(request, 'seed'))), U32) };
-}
-
-function answerMix(request) {
-  const key = fieldOf(request, 'key');
-  ensure(isWhole(key, 0, TWO_32 - 1), '3.1', 'the key is not a 32-bit number');
-  const words = decodeArray(fieldOf(request, 'words'), U32);
-  return { mixed: encodeArray(words.map((word) => mix(word, key)), U32) };
-}
-
 /** The permutation of a request, and the numbers of its field, all in [0, D). */
 function permutationOf(request, field) {
   const D = fieldOf(request, 'D');
@@ -1280,115 +1246,114 @@ function permutationOf(request, field) {
   return { permutation, numbers };
 }
 
-function answerPermutation(request) {
-  const { permutation, numbers } = permutationOf(request, 'x');
-  return { y: encodeArray(numbers.map((x) => permutation.forward(x)), I64) };
-}
-
-function answerInverse(request) {
-  const { permutation, numbers } = permutationOf(request, 'y');
-  return { x: encodeArray(numbers.map((y) => permutation.backward(y)), I64) };
-}
-
-function answerIndex(request) {
-  const projection = projectionOf(request);
-  const [start, stop] = sliceOf(request, projection.D, I64);
-  const index = new Float64Array(stop - start).map((_, k) => projection.index(start + k));
-  return { index: encodeArray(index, I64) };
-}
-
-function answerMembers(request) {
-  const projection = projectionOf(request);
-  const [start, stop] = sliceOf(request, projection.d, I64);
-  const counts = projection.counts(start, stop);
-  checkAnswer(total(counts), I64);
-  const members = projection.members(start, stop, counts);
-  return { counts: encodeArray(counts, I64), members: encodeArray(members, I64) };
-}
-
-function answerScale(request) {
-  const projection = projectionOf(request);
-  const [start, stop] = sliceOf(request, projection.d, F32);
-  return { scale: encodeArray(projection.counts(start, stop).map(scaleOf), F32) };
-}
-
-function answerInitial(request) {
-  const projection = projectionOf(request);
-  checkAnswer(projection.d, F32);
-  if (projection.kind === 'identity') {
-    const segments = unfold(fieldOf(request, 'layers'));
-    checkSize(projection, segments);
-    return { theta: encodeArray(initialIdentity(projection, segments), F32) };
-  }
-  const bound = numberOf(fieldOf(request, 'bound'));
-  ensure(!Number.isNaN(bound), '6.4', 'the bound is not a number');
-  return { theta: encodeArray(initial(projection, bound), F32) };
-}
-
-function answerExpand(request) {
-  const projection = projectionOf(request);
-  const [start, stop] = sliceOf(request, projection.D, F32);
-  const theta = decodeVector(fieldOf(request, 'theta'), projection.d);
-  return { theta_D: encodeArray(expand(projection, theta, start, stop), F32) };
-}
-
-function answerAdjoint(request) {
-  const projection = projectionOf(request);
-  checkAnswer(projection.d, F32);
-  const [start, stop] = sliceOf(request, projection.D, F32);
-  const gradient = decodeVector(fieldOf(request, 'g'), stop - start);
-  return { theta: encodeArray(adjoint(projection, gradient, start), F32) };
-}
-
-function answerRead(request) {
-  const bytes = decodeBytes(fieldOf(request, 'file'));
-  const adapter = readFile(bytes);
-  const tensors = [...adapter.tensors].map(([name, tensor]) => [name, {
-    dtype: tensor.dtype,
-    shape: tensor.shape,
-    values: encodeArray(decodeTensor(tensor), F32),
-  }]);
-  return {
-    description: canonicalDescription(adapter.description),
-    tensors: Object.fromEntries(tensors),
-    canonical: canonicalFile(adapter).equals(bytes),
-  };
-}
-
-function answerWrite(request) {
-  const description = readDescription(fieldOf(request, 'description'));
-  const given = fieldOf(request, 'tensors');
-  ensure(given instanceof Map, null, '"tensors" is not an object');
-  const tensors = new Map([...given].map(([name, fields]) => [name, readGivenTensor(fields)]));
-  checkParts(description, tensors);
-  return { file: writeFile({ description, tensors }).toString('base64') };
-}
-
 function readGivenTensor(fields) {
   ensure(fields instanceof Map, null, 'a tensor is not an object');
   const values = decodeArray(fieldOf(fields, 'values'), F32);
   return encodeTensor(fieldOf(fields, 'dtype'), fieldOf(fields, 'shape'), values);
 }
 
-const REQUESTS = new Map([
-  ['describe', answerDescribe],
-  ['keys', answerKeys],
-  ['mix', answerMix],
-  ['permutation', answerPermutation],
-  ['inverse', answerInverse],
-  ['index', answerIndex],
-  ['members', answerMembers],
-  ['scale', answerScale],
-  ['initial', answerInitial],
-  ['expand', answerExpand],
-  ['adjoint', answerAdjoint],
-  ['read', answerRead],
-  ['write', answerWrite],
-]);
+const REQUESTS = new Map(Object.entries({
+  describe() {
+    return { name: 'unilora.mjs', version: VERSION, requests: [...REQUESTS.keys()], kinds: [...KINDS.keys()] };
+  },
 
-// ---------------------------------------------------------------------------------------------------------------------
-// PROTOCOL.md: lines
-// ---------------------------------------------------------------------------------------------------------------------
+  keys(request) {
+    return { keys: encodeArray(keysOf(parseSeed(fieldOf(request, 'seed'))), U32) };
+  },
+
+  mix(request) {
+    const key = fieldOf(request, 'key');
+    ensure(isWhole(key, 0, TWO_32 - 1), '3.1', 'the key is not a 32-bit number');
+    const words = decodeArray(fieldOf(request, 'words'), U32);
+    return { mixed: encodeArray(words.map((word) => mix(word, key)), U32) };
+  },
+
+  permutation(request) {
+    const { permutation, numbers } = permutationOf(request, 'x');
+    return { y: encodeArray(numbers.map((x) => permutation.forward(x)), I64) };
+  },
+
+  inverse(request) {
+    const { permutation, numbers } = permutationOf(request, 'y');
+    return { x: encodeArray(numbers.map((y) => permutation.backward(y)), I64) };
+  },
+
+  index(request) {
+    const projection = projectionOf(request);
+    const [start, stop] = sliceOf(request, projection.D, I64);
+    const index = new Float64Array(stop - start).map((_, k) => projection.index(start + k));
+    return { index: encodeArray(index, I64) };
+  },
+
+  members(request) {
+    const projection = projectionOf(request);
+    const [start, stop] = sliceOf(request, projection.d, I64);
+    const counts = projection.counts(start, stop);
+    checkAnswer(total(counts), I64);
+    const members = projection.members(start, stop, counts);
+    return { counts: encodeArray(counts, I64), members: encodeArray(members, I64) };
+  },
+
+  scale(request) {
+    const projection = projectionOf(request);
+    const [start, stop] = sliceOf(request, projection.d, F32);
+    return { scale: encodeArray(projection.counts(start, stop).map(scaleOf), F32) };
+  },
+
+  initial(request) {
+    const projection = projectionOf(request);
+    checkAnswer(projection.d, F32);
+    if (projection.kind === 'identity') {
+      const segments = unfold(fieldOf(request, 'layers'));
+      checkSize(projection, segments);
+      return { theta: encodeArray(initialIdentity(projection, segments), F32) };
+    }
+    const bound = numberOf(fieldOf(request, 'bound'));
+    ensure(!Number.isNaN(bound), '6.4', 'the bound is not a number');
+    return { theta: encodeArray(initial(projection, bound), F32) };
+  },
+
+  expand(request) {
+    const projection = projectionOf(request);
+    const [start, stop] = sliceOf(request, projection.D, F32);
+    const theta = decodeVector(fieldOf(request, 'theta'), projection.d);
+    return { theta_D: encodeArray(expand(projection, theta, start, stop), F32) };
+  },
+
+  adjoint(request) {
+    const projection = projectionOf(request);
+    checkAnswer(projection.d, F32);
+    const [start, stop] = sliceOf(request, projection.D, F32);
+    const gradient = decodeVector(fieldOf(request, 'g'), stop - start);
+    return { theta: encodeArray(adjoint(projection, gradient, start), F32) };
+  },
+
+  read(request) {
+    const bytes = decodeBytes(fieldOf(request, 'file'));
+    const adapter = readFile(bytes);
+    const tensors = [...adapter.tensors].map(([name, tensor]) => [name, {
+      dtype: tensor.dtype,
+      shape: tensor.shape,
+      values: encodeArray(decodeTensor(tensor), F32),
+    }]);
+    return {
+      description: adapter.description.text,
+      tensors: Object.fromEntries(tensors),
+      canonical: canonicalFile(adapter).equals(bytes),
+    };
+  },
+
+  write(request) {
+    const description = readDescription(fieldOf(request, 'description'));
+    const given = fieldOf(request, 'tensors');
+    ensure(given instanceof Map, null, '"tensors" is not an object');
+    const tensors = new Map([...given].map(([name, fields]) => [name, readGivenTensor(fields)]));
+    checkParts(description, tensors);
+    return { file: writeFile({ description, tensors }).toString('base64') };
+  },
+}));
+
+// ---- PROTOCOL.md: lines ---------------------------------------------------------------------------------------------
 
 /**
  * The request is read as SPEC 8.5 wants files to be, as JSON.parse could not say whether a number of a description has
