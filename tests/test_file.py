@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -627,3 +628,71 @@ def test_names_cannot_steer_a_terminal(tmp_path):
         [sys.executable, "-m", "unilora_spec", "inspect", path], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert "\x1b" not in done.stdout and r"w\x1b[31m" in done.stdout
+
+
+# What the fuzzer found (tests/fuzz_reader.py)
+
+
+def with_layers(layers, D, **more):
+    def change(description):
+        description["projection"]["D"] = D
+        description.update(layers=layers, **more)
+
+    return described(change)
+
+
+def one(name="", **more):
+    return {"in": 1, "name": name, "out": 1, "rank": 1, **more}
+
+
+RUN = {"layers": [0, 65_536], "prefix": "x" * 58, "segments": [one()]}
+SHORT = {**RUN, "layers": [0, 65_000]}
+NESTED = [[[]] * 20_000]
+LARGE = {"dtype": "BF16", "shape": [2**22], "data_offsets": [8, 8 + 2**23]}
+# How each ends: None where it is sound.
+LEAN = {
+    "the most segments and names": (with_layers([RUN], 2**17), None),
+    "the most segments of one name": (with_layers([one("w", index=[10**6, 10**6 + 2**16])], 2**17), None),
+    "an overlap at the end": (with_layers([SHORT, one("x" * 58 + "64999")], 130_002), "7.6"),
+    "the most segments beside what means nothing": (with_layers([SHORT, {"name": NESTED}], 130_002), "7.8"),
+    "the most segments beside labels that are none": (with_layers([SHORT], 130_000, base={"labels": NESTED}), "8.6"),
+    "dense lists": (with_header(b'{"a":[' + b"[[]]," * 52_000 + b"0]}"), "8.4"),
+    "dense objects": (with_header(b'{"a":[' + b'{"":{}},' * 32_000 + b"0]}"), "8.4"),
+    "dense texts": (with_header('{"a":["😀"'.encode() + b',"ab"' * 52_000 + b"]}"), "8.4"),
+    "NaN alone": (changed(lambda h: entry(h, "saved.b", **LARGE), DATA[-10:-2] + b"\x80\xff" * 2**22), "8.3"),
+}
+
+
+@pytest.mark.parametrize("case", LEAN)
+def test_what_a_reading_takes_is_bounded_by_the_file(case):
+    data, rule = LEAN[case]
+    ended = []
+    for measured in (False, True):  # measuring the memory takes twice the time again
+        if measured:
+            tracemalloc.start()
+        begin = time.perf_counter()
+        try:
+            ended.append(decode(data) and None)
+        except UniLoraError as refusal:
+            ended.append(refusal.rule)
+        if not measured:
+            assert time.perf_counter() - begin < 2  # about 0.3 s is usual, of which a busy machine makes more
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert ended == [rule, rule]
+    assert peak < 2**24 + 4 * len(data)  # SPEC 7.1 bounds the one, SPEC 8.2 the other
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: put(t, "scaling", "x" * 10**5),
+        lambda t: put(t["projection"], "kind", "x" * 10**5),
+        lambda t: put(t["layers"][0], "rank", ["x" * 10**5]),
+        lambda t: put(t["layers"][0], "transposed", ["x" * 10**5]),
+    ],
+)
+def test_a_refusal_is_no_longer_than_a_sentence(change):
+    with pytest.raises(UniLoraError) as refusal:
+        decode(described(change))
+    assert len(str(refusal.value)) < 200

@@ -58,7 +58,7 @@ class Adapter:
             raise FileError(f"D is {self.projection.D}, but the layer map holds {self.layer_map.D} entries", "8.8")
         if np.shape(self.theta) != (self.projection.d,):
             raise FileError(f"theta has shape {list(np.shape(self.theta))}; d says [{self.projection.d}]", "8.8")
-        if both := self.saved.keys() & self.layer_map.by_weight().keys():
+        if both := {segment.name for segment in self.layer_map.segments if segment.name in self.saved}:
             raise FileError(f"{min(both)} is both adapted and trained in full; it can be one of them", "8.8")
         if "" in self.saved:
             raise FileError("a saved parameter has no name", "8.3")

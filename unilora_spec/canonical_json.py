@@ -1,11 +1,14 @@
 """Canonical JSON: RFC 8785 restricted to strings, booleans, lists, objects and numbers that every language prints alike
 (SPEC 8.5)."""
 
+import itertools
 import json
+import re
 
 from .errors import FileError
 
 MAX_DEPTH = 16
+_NULL = "a JSON text holds null, which has no meaning here"
 
 
 def encode(value) -> bytes:
@@ -13,10 +16,7 @@ def encode(value) -> bytes:
 
     Raises ``FileError`` for null, which nothing here has a use for, and for lone surrogates, which UTF-8 cannot spell.
     """
-    try:
-        return _text(value).encode("utf-8")
-    except UnicodeEncodeError:
-        raise FileError("a JSON text holds half a surrogate pair", "8.5") from None
+    return _utf8(_text(value))
 
 
 def _text(value) -> str:
@@ -29,8 +29,15 @@ def _text(value) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if value is None:
-        raise FileError("a JSON text holds null, which has no meaning here", "8.5")
+        raise FileError(_NULL, "8.5")
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise FileError("a JSON text holds half a surrogate pair", "8.5") from None
 
 
 def decode(data: bytes):
@@ -46,28 +53,33 @@ def decode(data: bytes):
         value = json.loads(
             text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
         )
-        encode(value)  # refuses what JSON can spell and its canonical form cannot
     except json.JSONDecodeError as error:
         raise FileError(f"a JSON text is malformed at character {error.pos}: {error.msg}", "8.5") from None
+    _check(value)
     return value
 
 
 def _depth(text: str) -> int:
     """An upper bound of the nesting, brackets inside of strings left out."""
-    deepest = depth = 0
-    inside = escaped = False
-    for character in text:
-        if inside:
-            inside = escaped or character != '"'
-            escaped = not escaped and character == "\\"
-        elif character == '"':
-            inside = True
-        elif character in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in "]}":
-            depth -= 1
-    return deepest
+    # Without its escapes, a string ends at the next quote. What is malformed is refused before it could be misread here.
+    plain = text.replace(r"\\", "").replace(r"\"", "")
+    brackets = re.sub(r'"[^"]*"?|[^][{}"]+', "", plain)
+    return max(itertools.accumulate(1 if bracket in "[{" else -1 for bracket in brackets), default=0)
+
+
+def _check(value) -> None:
+    """Raises ``FileError`` for what JSON can spell and its canonical form cannot: null and half surrogate pairs."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check(key)
+            _check(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check(item)
+    elif isinstance(value, str):
+        _utf8(value)
+    elif value is None:
+        raise FileError(_NULL, "8.5")
 
 
 def _object(pairs):

@@ -53,9 +53,9 @@ class Segment:
             if value is None and field in ("row", "index"):
                 continue
             if type(value) is not int or not least <= value < MAX_D:
-                raise LayerMapError(f"{field} of {self.name} is {value!r}; give a whole number from {least}", "7.2")
+                raise LayerMapError(f"{field} of {self.name} is {value!r:.40}; give a whole number from {least}", "7.2")
         if type(self.transposed) is not bool:
-            raise LayerMapError(f"transposed of {self.name} is {self.transposed!r}; give true or false", "7.2")
+            raise LayerMapError(f"transposed of {self.name} is {self.transposed!r:.40}; give true or false", "7.2")
 
     @property
     def size(self) -> int:
@@ -134,7 +134,7 @@ class LayerMap:
         if self.D > MAX_D:
             raise LayerMapError(f"the layer map holds {self.D} entries; 2^40 is the limit", "1.1")
         if scaling not in SCALINGS:
-            raise LayerMapError(f"scaling is {scaling!r}; give {' or '.join(SCALINGS)}", "7.7")
+            raise LayerMapError(f"scaling is {scaling!r:.40}; give {' or '.join(SCALINGS)}", "7.7")
         if not ALPHA_RANGE[0] <= self.alpha <= ALPHA_RANGE[1]:
             raise LayerMapError(f"alpha is {alpha}; give a number from {ALPHA_RANGE[0]} to 2^20", "7.7")
         self._check_overlaps()
@@ -170,16 +170,18 @@ class LayerMap:
         return np.float32(SCALINGS[self.scaling](self.alpha, segment.rank))
 
     def _check_overlaps(self):
-        for name, segments in self.by_weight().items():
-            forms = {
-                (s.transposed, s.index is None, s.row is None, s.in_features, s.row is not None or s.out_features)
-                for s in segments
-            }
-            spans = sorted((s.index or 0, s.row or 0, (s.row or 0) + s.out_features) for s in segments)
-            overlap = any(a[0] == b[0] and b[1] < a[2] for a, b in itertools.pairwise(spans))
-            if len(forms) > 1 or overlap:
-                fault = "adapt the same part of" if overlap else "disagree about the form of"
-                raise LayerMapError(f"two segments {fault} {name}; give each part once", "7.6")
+        # By three keys in turn, each of which is at hand: a hostile map is as large as can be, and a list or a tuple
+        # for each name or segment would take as much memory again.
+        ordered = sorted(self.segments, key=lambda s: s.row or 0)
+        ordered.sort(key=lambda s: s.index or 0)
+        ordered.sort(key=lambda s: s.name)
+        for a, b in itertools.pairwise(ordered):
+            if a.name != b.name:
+                continue
+            if _form(a) != _form(b):
+                raise LayerMapError(f"two segments disagree about the form of {a.name}; give each part once", "7.6")
+            if a.index == b.index and (b.row or 0) < (a.row or 0) + a.out_features:
+                raise LayerMapError(f"two segments adapt the same part of {a.name}; give each part once", "7.6")
 
     def to_json(self) -> list[dict]:
         """The compact form (SPEC 7.8, 7.9): stacks and runs of layers folded, always in the same way."""
@@ -193,6 +195,11 @@ class LayerMap:
         if sum(_count(entry) for entry in entries) > MAX_SEGMENTS:
             raise LayerMapError(f"the layer map has more than {MAX_SEGMENTS} segments", "7.1")
         return cls((segment for entry in entries for segment in _unfold(entry)), alpha, scaling)
+
+
+def _form(s: Segment):
+    """What all segments of one weight have in common (SPEC 7.6)."""
+    return s.in_features, s.transposed, s.index is None, s.row is None, s.row is not None or s.out_features
 
 
 def _within_limit_of_names(segments) -> Iterator[Segment]:
@@ -279,17 +286,20 @@ def _after(name: str, head: str) -> str | None:
 
 
 def _count(entry) -> int:
-    """How many segments an entry unfolds to, from its bounds alone."""
+    """How many segments an entry unfolds to, from its bounds alone. All fields are checked, on the first of them, so that
+    nothing is built where a fault lies elsewhere, beside values of any size that mean nothing."""
     if not isinstance(entry, dict):
         raise LayerMapError(f"an entry of layers is {_kind_of(entry)}; it must be an object", "7.8")
     if "segments" not in entry:
-        return _span(entry, "index") if isinstance(entry.get("index"), list) else 1
+        count = _span(entry, "index") if isinstance(entry.get("index"), list) else 1
+        next(_unfold(entry))
+        return count
     if set(entry) != {"layers", "prefix", "segments"} or not isinstance(entry["prefix"], str):
         raise LayerMapError("a run of layers must have the fields layers, prefix and segments alone", "7.8")
     inner = entry["segments"]
     if not (isinstance(inner, list) and inner and all(isinstance(i, dict) and "segments" not in i for i in inner)):
         raise LayerMapError("segments of a run must be a list of segments, without runs of its own", "7.8")
-    return _span(entry, "layers") * sum(map(_count, inner))
+    return _span(entry, "layers") * sum(map(_count, _layer(entry, entry["layers"][0])))
 
 
 def _span(entry, key) -> int:
@@ -301,13 +311,19 @@ def _span(entry, key) -> int:
     return bounds[1] - bounds[0]
 
 
+def _layer(run, number) -> Iterator[dict]:
+    """The segments and stacks of one layer of a run, with their whole names."""
+    for inner in run["segments"]:
+        if not isinstance(inner.get("name"), str):
+            raise LayerMapError("a segment of a run has no name", "7.8")
+        yield {**inner, "name": f"{run['prefix']}{number}{inner['name']}"}
+
+
 def _unfold(entry) -> Iterator[Segment]:
     if "segments" in entry:
         for number in range(*entry["layers"]):
-            for inner in entry["segments"]:
-                if not isinstance(inner.get("name"), str):
-                    raise LayerMapError("a segment of a run has no name", "7.8")
-                yield from _unfold({**inner, "name": f"{entry['prefix']}{number}{inner['name']}"})
+            for inner in _layer(entry, number):
+                yield from _unfold(inner)
         return
     unknown, missing = set(entry) - set(_KEYS), {"name", "out", "in", "rank"} - set(entry)
     if unknown or missing:

@@ -47,7 +47,7 @@ class Projection(ABC):
 
     def __new__(cls, kind: str = "balanced", **_):
         if kind not in KINDS:
-            raise KindError(f"projection kind {kind!r} is unknown; this version knows {', '.join(KINDS)}", "9.1")
+            raise KindError(f"projection kind {kind!r:.40} is unknown; this version knows {', '.join(KINDS)}", "9.1")
         return super().__new__(KINDS[kind])
 
     def __init__(self, kind: str = "balanced", *, D: int, d: int, seed: int):

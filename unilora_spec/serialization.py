@@ -148,10 +148,6 @@ def parse(description: dict) -> tuple[Projection, LayerMap, Base | None]:
     _fields(p, "projection", {"kind": str, "seed": str, "d": int, "D": int})
     if not re.fullmatch(r"0|[1-9][0-9]{0,19}", p["seed"]):
         raise FileError(f"seed is {p['seed']!r:.40}; it must be a decimal number below 2^64, as a string", "8.6")
-    layer_map = LayerMap.from_json(description["layers"], description["alpha"], description.get("scaling", "lora"))
-    if layer_map.D != p["D"]:
-        raise FileError(f"D is {p['D']}, but the layer map holds {layer_map.D} entries", "8.8")
-    projection = Projection(p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]))
     base = None
     if "base" in description:
         _fields(
@@ -167,6 +163,11 @@ def parse(description: dict) -> tuple[Projection, LayerMap, Base | None]:
                 raise FileError("base.labels must be a list of strings", "8.6")
             base["labels"] = tuple(base["labels"])
         base = Base(**base)
+    # Last, as the layer map is what may be large: nothing of another form lies beside it.
+    layer_map = LayerMap.from_json(description["layers"], description["alpha"], description.get("scaling", "lora"))
+    if layer_map.D != p["D"]:
+        raise FileError(f"D is {p['D']}, but the layer map holds {layer_map.D} entries", "8.8")
+    projection = Projection(p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]))
     return projection, layer_map, base
 
 
@@ -305,14 +306,15 @@ def _from_bytes(name, data, entry) -> np.ndarray:
 
 def _widen(raw, dtype) -> np.ndarray:
     if dtype == "BF16":
-        return (raw.astype(np.uint32) << 16).view(np.float32)
+        return np.left_shift(raw, 16, dtype=np.uint32).view(np.float32)
     return raw.astype(np.float32)
 
 
 def _check_finite(name, value):
-    if not np.isfinite(value).all():
-        where = int(np.flatnonzero(~np.isfinite(value))[0])
+    finite = np.isfinite(value)
+    if not finite.all():
         raise FileError(
-            f"{name} holds NaN or infinity, first at entry {where}, or a value too large for its dtype", "8.3"
+            f"{name:.80} holds NaN or infinity, first at entry {finite.argmin()}, or a value too large for its dtype",
+            "8.3",
         )
     return value
