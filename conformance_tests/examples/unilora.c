@@ -32,6 +32,9 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "this program assumes a little-endian machine");
 _Static_assert(FLT_EVAL_METHOD == 0, "this program assumes that float and double are evaluated in their own precision");
 
+/* For qsort: below, at or above 0, as a is below, at or above b. */
+#define ORDER(a, b) (((a) > (b)) - ((a) < (b)))
+
 #define MAX_D ((int64_t)1 << 31)            /* SPEC 1.1: d is below it */
 #define MAX_ROWS ((int64_t)1 << 40)         /* SPEC 1.1: D is at most this */
 #define MAX_SEGMENTS 65536                  /* SPEC 7.1 */
@@ -66,9 +69,8 @@ static void *link_block(Block *block) {
 
 /* Zeroed memory for `count` elements of `size` bytes. */
 static void *allocate(size_t count, size_t size) {
-    if (count > (SIZE_MAX - sizeof(Block)) / size) {
+    if (count > (SIZE_MAX - sizeof(Block)) / size)
         return link_block(NULL);
-    }
     return link_block(calloc(1, sizeof(Block) + count * size));
 }
 
@@ -92,7 +94,7 @@ static void free_all(void) {
     blocks.previous = &blocks;
 }
 
-/* ---- Texts --------------------------------------------------------------------------------------------------------- */
+/* ---- Texts ------------------------------------------------------------------------------------------------------- */
 
 /* Bytes that belong to something else; text is UTF-8, and may hold the character U+0000. */
 typedef struct {
@@ -124,7 +126,7 @@ static String without_start(String text, size_t length) {
 static int compare_strings(String a, String b) {
     size_t common = a.length < b.length ? a.length : b.length;
     int order = common > 0 ? memcmp(a.bytes, b.bytes, common) : 0;
-    return order != 0 ? order : (a.length > b.length) - (a.length < b.length);
+    return order != 0 ? order : ORDER(a.length, b.length);
 }
 
 static bool equals(String a, String b) {
@@ -141,9 +143,8 @@ static bool starts_with(String text, String start) {
 
 /* Room for `length` more bytes. No text is longer than a line of the protocol, as each is a part of one. */
 static uint8_t *extend(Text *text, size_t length) {
-    if (length > MAX_LINE - text->length) {
+    if (length > MAX_LINE - text->length)
         refuse(NULL, "the answer would be longer than a line");
-    }
     if (text->length + length > text->capacity) {
         text->capacity = 2 * text->capacity > text->length + length ? 2 * text->capacity : text->length + length;
         text->bytes = reallocate(text->bytes, text->capacity);
@@ -154,22 +155,27 @@ static uint8_t *extend(Text *text, size_t length) {
 
 static void put_string(Text *text, String string) {
     uint8_t *room = extend(text, string.length);
-    if (string.length > 0) {
+    if (string.length > 0)
         memcpy(room, string.bytes, string.length);
-    }
 }
 
 static void put(Text *text, const char *literal) {
     put_string(text, string(literal));
 }
 
-static void put_number(Text *text, int64_t number) {
-    char digits[24];
-    snprintf(digits, sizeof digits, "%" PRId64, number);
-    put(text, digits);
+/* For numbers and other short texts. */
+static void put_format(Text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void put_format(Text *text, const char *format, ...) {
+    char formatted[128];
+    va_list values;
+    va_start(values, format);
+    vsnprintf(formatted, sizeof formatted, format, values);
+    va_end(values);
+    put(text, formatted);
 }
 
-/* ---- Refusals ------------------------------------------------------------------------------------------------------ */
+/* ---- Refusals ---------------------------------------------------------------------------------------------------- */
 
 static jmp_buf refused;
 
@@ -196,67 +202,49 @@ static _Noreturn void refuse(const char *rule, const char *format, ...) {
 /* A refusal that ends with a text of the file, which printf would end at a character U+0000. */
 static _Noreturn void refuse_named(const char *rule, const char *sentence, String name) {
     Text message = {0};
-    put(&message, sentence);
-    put(&message, ": ");
+    put_format(&message, "%s: ", sentence);
     put_string(&message, name);
     refuse_string(rule, string_of(message));
 }
 
-/* ---- Base64 (PROTOCOL.md) ------------------------------------------------------------------------------------------ */
+/* ---- Base64 (PROTOCOL.md) ---------------------------------------------------------------------------------------- */
+
+static const char base64_digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 static void put_base64(Text *text, const void *data, size_t size) {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     const uint8_t *bytes = data;
     uint8_t *room = extend(text, (size + 2) / 3 * 4);
     for (size_t i = 0; i < size; i += 3) {
         size_t given = size - i < 3 ? size - i : 3;
         uint32_t group = 0;
-        for (size_t k = 0; k < 3; k++) {
+        for (size_t k = 0; k < 3; k++)
             group = group << 8 | (k < given ? bytes[i + k] : 0u);
-        }
-        for (size_t k = 0; k < 4; k++) {
-            *room++ = (uint8_t)(k <= given ? digits[group >> (18 - 6 * k) & 63] : '=');
-        }
+        for (size_t k = 0; k < 4; k++)
+            *room++ = (uint8_t)(k <= given ? base64_digits[group >> (18 - 6 * k) & 63] : '=');
     }
-}
-
-static uint32_t base64_digit(uint8_t c) {
-    if (c >= 'A' && c <= 'Z') {
-        return c - 'A';
-    }
-    if (c >= 'a' && c <= 'z') {
-        return c - 'a' + 26u;
-    }
-    if (c >= '0' && c <= '9') {
-        return c - '0' + 52u;
-    }
-    if (c != '+' && c != '/') {
-        refuse(NULL, "an array is not base64");
-    }
-    return c == '+' ? 62 : 63;
 }
 
 static String decode_base64(String text) {
-    if (text.length % 4 != 0) {
+    if (text.length % 4 != 0)
         refuse(NULL, "an array is not base64 with padding");
-    }
     size_t digits = text.length;
-    while (digits > 0 && text.length - digits < 2 && text.bytes[digits - 1] == '=') {
+    while (digits > 0 && text.length - digits < 2 && text.bytes[digits - 1] == '=')
         digits--;
-    }
     size_t size = digits / 4 * 3 + (digits % 4 == 0 ? 0 : digits % 4 - 1);
     uint8_t *bytes = allocate(size, 1);
     uint32_t group = 0;
     for (size_t i = 0, written = 0; written < size; i++) {
-        group = group << 6 | base64_digit(text.bytes[i]);
-        if (i % 4 != 0) {
+        const char *digit = memchr(base64_digits, text.bytes[i], 64);
+        if (digit == NULL)
+            refuse(NULL, "an array is not base64");
+        group = group << 6 | (uint32_t)(digit - base64_digits);
+        if (i % 4 != 0)
             bytes[written++] = (uint8_t)(group >> (6 - 2 * (i % 4)));
-        }
     }
     return (String){bytes, size};
 }
 
-/* ---- SPEC 8.5: JSON, read ------------------------------------------------------------------------------------------ */
+/* ---- SPEC 8.5: JSON, read ---------------------------------------------------------------------------------------- */
 
 typedef enum { JSON_TEXT, JSON_NUMBER, JSON_BOOLEAN, JSON_LIST, JSON_OBJECT } JsonType;
 
@@ -295,9 +283,8 @@ static bool take(Parser *parser, char c) {
 }
 
 static void expect(Parser *parser, char c) {
-    if (!take(parser, c)) {
+    if (!take(parser, c))
         refuse("8.5", "this is not JSON: a %c is missing", c);
-    }
 }
 
 static bool take_word(Parser *parser, const char *word) {
@@ -308,9 +295,8 @@ static bool take_word(Parser *parser, const char *word) {
 }
 
 static void skip_space(Parser *parser) {
-    while (next_is(parser, ' ') || next_is(parser, '\t') || next_is(parser, '\n') || next_is(parser, '\r')) {
+    while (next_is(parser, ' ') || next_is(parser, '\t') || next_is(parser, '\n') || next_is(parser, '\r'))
         parser->at++;
-    }
 }
 
 /* The length of the character beyond ASCII at `at`, 0 where it is not UTF-8. The first byte bounds the second, which
@@ -318,18 +304,15 @@ static void skip_space(Parser *parser) {
 static size_t utf8_length(const uint8_t *at, const uint8_t *end) {
     uint8_t first = at[0];
     size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
-    if (first < 0xC2 || first > 0xF4 || (size_t)(end - at) < length) {
+    if (first < 0xC2 || first > 0xF4 || (size_t)(end - at) < length)
         return 0;
-    }
     uint8_t least = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
     uint8_t most = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
-    if (at[1] < least || at[1] > most) {
+    if (at[1] < least || at[1] > most)
         return 0;
-    }
     for (size_t i = 2; i < length; i++) {
-        if ((at[i] & 0xC0) != 0x80) {
+        if ((at[i] & 0xC0) != 0x80)
             return 0;
-        }
     }
     return length;
 }
@@ -340,24 +323,20 @@ static uint8_t *write_utf8(uint8_t *room, uint32_t character) {
         return room;
     }
     int more = character < 0x800 ? 1 : character < 0x10000 ? 2 : 3;
-    *room++ = (uint8_t)((0xF00 >> more & 0xFF) | character >> 6 * more);
-    while (more-- > 0) {
+    *room++ = (uint8_t)((0xFF00 >> (more + 1) & 0xFF) | character >> 6 * more);
+    while (more-- > 0)
         *room++ = (uint8_t)(0x80 | (character >> 6 * more & 0x3F));
-    }
     return room;
 }
 
 static uint32_t parse_hexadecimal(Parser *parser) {
+    static const char digits[] = "0123456789abcdefABCDEF";
     uint32_t value = 0;
     for (int i = 0; i < 4; i++) {
-        uint8_t c = parser->at < parser->end ? *parser->at++ : 0;
-        if (c >= '0' && c <= '9') {
-            value = value << 4 | (c - '0');
-        } else if ((c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F')) {
-            value = value << 4 | ((c | 0x20) - 'a' + 10);
-        } else {
+        const char *digit = parser->at < parser->end ? memchr(digits, *parser->at++, 22) : NULL;
+        if (digit == NULL)
             refuse("8.5", "a text has \\u without four hexadecimal digits");
-        }
+        value = value << 4 | (uint32_t)(digit - digits < 16 ? digit - digits : digit - digits - 6);
     }
     return value;
 }
@@ -367,21 +346,17 @@ static uint32_t parse_escape(Parser *parser) {
     static const char letters[] = "\"\\/bfnrt";
     static const char meanings[] = "\"\\/\b\f\n\r\t";
     uint8_t letter = *parser->at++;
-    const char *known = letter == 0 ? NULL : strchr(letters, letter);
-    if (known != NULL) {
+    const char *known = memchr(letters, letter, strlen(letters));
+    if (known != NULL)
         return (uint8_t)meanings[known - letters];
-    }
-    if (letter != 'u') {
+    if (letter != 'u')
         refuse("8.5", "a text has an unknown escape");
-    }
     uint32_t unit = parse_hexadecimal(parser);
-    if (unit < 0xD800 || unit > 0xDFFF) {
+    if (unit < 0xD800 || unit > 0xDFFF)
         return unit;
-    }
     uint32_t low = unit < 0xDC00 && take_word(parser, "\\u") ? parse_hexadecimal(parser) : 0;
-    if (low < 0xDC00 || low > 0xDFFF) {
+    if (low < 0xDC00 || low > 0xDFFF)
         refuse("8.5", "a text has half a surrogate pair");
-    }
     return 0x10000 + ((unit - 0xD800) << 10) + (low - 0xDC00);
 }
 
@@ -415,9 +390,8 @@ static String parse_text(Parser *parser) {
         } else if (left <= 1 || *parser->at < 0x20) {
             refuse("8.5", "a text does not end, or has a control character");
         }
-        if (length == 0) {
+        if (length == 0)
             refuse("8.5", "a text is not UTF-8");
-        }
         parser->at += length;
     }
     String raw = {start, (size_t)(parser->at - start)};
@@ -427,20 +401,17 @@ static String parse_text(Parser *parser) {
 
 static void parse_digits(Parser *parser) {
     const uint8_t *start = parser->at;
-    while (parser->at < parser->end && *parser->at >= '0' && *parser->at <= '9') {
+    while (parser->at < parser->end && *parser->at >= '0' && *parser->at <= '9')
         parser->at++;
-    }
-    if (parser->at == start) {
+    if (parser->at == start)
         refuse("8.5", "this is not JSON: there is no value, or a number without a digit");
-    }
 }
 
 static void parse_number(Parser *parser, Json *value) {
     const uint8_t *start = parser->at;
     take(parser, '-');
-    if (!take(parser, '0')) {
+    if (!take(parser, '0'))
         parse_digits(parser);
-    }
     value->is_whole = true;
     if (take(parser, '.')) {
         value->is_whole = false;
@@ -448,22 +419,19 @@ static void parse_number(Parser *parser, Json *value) {
     }
     if (take(parser, 'e') || take(parser, 'E')) {
         value->is_whole = false;
-        if (!take(parser, '-')) {
+        if (!take(parser, '-'))
             take(parser, '+');
-        }
         parse_digits(parser);
     }
     char characters[33] = "";
     size_t length = (size_t)(parser->at - start);
-    if (length > (value->is_whole ? 17 : 32)) {
+    if (length > (value->is_whole ? 17 : 32))
         refuse("8.5", "a number has %zu characters", length);
-    }
     memcpy(characters, start, length);
     value->type = JSON_NUMBER;
     value->number = strtod(characters, NULL);
-    if (!(fabs(value->number) <= (double)MAX_WHOLE)) {
+    if (!(fabs(value->number) <= (double)MAX_WHOLE))
         refuse("8.5", "the number %s is not below 2^53", characters);
-    }
     value->whole = value->is_whole ? strtoll(characters, NULL, 10) : 0;
 }
 
@@ -474,23 +442,20 @@ static int compare_keys(const void *a, const void *b) {
 static void check_keys_differ(const Json *object) {
     String *keys = allocate(object->count, sizeof *keys);
     size_t count = 0;
-    for (const Json *member = object->first; member != NULL; member = member->next) {
+    for (const Json *member = object->first; member != NULL; member = member->next)
         keys[count++] = member->key;
-    }
     qsort(keys, count, sizeof *keys, compare_keys);
     for (size_t i = 1; i < count; i++) {
-        if (equals(keys[i - 1], keys[i])) {
+        if (equals(keys[i - 1], keys[i]))
             refuse_named("8.5", "an object has a key twice", keys[i]);
-        }
     }
 }
 
 static Json *parse_value(Parser *parser);
 
 static void parse_members(Parser *parser, Json *parent, char close) {
-    if (++parser->depth > MAX_DEPTH) {
+    if (++parser->depth > MAX_DEPTH)
         refuse("8.5", "lists and objects are nested deeper than %d", MAX_DEPTH);
-    }
     Json **end = &parent->first;
     skip_space(parser);
     if (!take(parser, close)) {
@@ -510,9 +475,8 @@ static void parse_members(Parser *parser, Json *parent, char close) {
         expect(parser, close);
     }
     parser->depth--;
-    if (parent->type == JSON_OBJECT && parent->count > 1) {
+    if (parent->type == JSON_OBJECT && parent->count > 1)
         check_keys_differ(parent);
-    }
 }
 
 static Json *parse_value(Parser *parser) {
@@ -542,57 +506,56 @@ static Json *parse_value(Parser *parser) {
 static const Json *parse_json(String text) {
     Parser parser = {text.bytes, text.bytes + text.length, 0};
     const Json *value = parse_value(&parser);
-    if (parser.at < parser.end) {
+    if (parser.at < parser.end)
         refuse("8.5", "there is more behind the JSON value");
-    }
     return value;
 }
 
 static void check_type(const Json *value, JsonType type, const char *rule, const char *what) {
     static const char *const types[] = {"a text", "a number", "true or false", "a list", "an object"};
-    if (value->type != type) {
+    if (value->type != type)
         refuse(rule, "%s is not %s", what, types[type]);
-    }
 }
 
 static const Json *find_field(const Json *object, const char *key) {
     for (const Json *member = object->first; member != NULL; member = member->next) {
-        if (is(member->key, key)) {
+        if (is(member->key, key))
             return member;
-        }
     }
     return NULL;
 }
 
-static const Json *field(const Json *object, const char *key, JsonType type, const char *rule) {
+static const Json *optional_field(const Json *object, const char *key, JsonType type, const char *rule) {
     const Json *value = find_field(object, key);
-    if (value == NULL) {
-        refuse(rule, "the field %s is missing", key);
-    }
-    check_type(value, type, rule, key);
+    if (value != NULL)
+        check_type(value, type, rule, key);
     return value;
 }
 
-/* `fields` ends with NULL. */
+static const Json *field(const Json *object, const char *key, JsonType type, const char *rule) {
+    const Json *value = optional_field(object, key, type, rule);
+    if (value == NULL)
+        refuse(rule, "the field %s is missing", key);
+    return value;
+}
+
+#define FIELDS(...) ((const char *const[]){__VA_ARGS__, NULL})
+
 static void check_fields(const Json *object, const char *const fields[], const char *rule) {
     for (const Json *member = object->first; member != NULL; member = member->next) {
         size_t i = 0;
-        while (fields[i] != NULL && !is(member->key, fields[i])) {
+        while (fields[i] != NULL && !is(member->key, fields[i]))
             i++;
-        }
-        if (fields[i] == NULL) {
+        if (fields[i] == NULL)
             refuse_named(rule, "a field is not known", member->key);
-        }
     }
 }
 
 static int64_t whole_number(const Json *value, int64_t least, int64_t most, const char *rule, const char *what) {
-    if (value->type != JSON_NUMBER || !value->is_whole) {
+    if (value->type != JSON_NUMBER || !value->is_whole)
         refuse(rule, "%s is not a number without a point or an exponent", what);
-    }
-    if (value->whole < least || value->whole > most) {
+    if (value->whole < least || value->whole > most)
         refuse(rule, "%s is %" PRId64 ", not one of %" PRId64 " to %" PRId64, what, value->whole, least, most);
-    }
     return value->whole;
 }
 
@@ -600,25 +563,19 @@ static int64_t whole_field(const Json *object, const char *key, int64_t least, i
     return whole_number(field(object, key, JSON_NUMBER, rule), least, most, rule, key);
 }
 
-/* ---- SPEC 8.5: canonical JSON, written ----------------------------------------------------------------------------- */
+/* ---- SPEC 8.5: canonical JSON, written --------------------------------------------------------------------------- */
 
 static void put_text(Text *text, String content) {
+    static const char specials[] = "\"\\\b\t\n\f\r";
+    static const char letters[] = "\"\\btnfr";
     put(text, "\"");
     for (size_t i = 0; i < content.length; i++) {
         uint8_t c = content.bytes[i];
-        static const char controls[] = "\b\t\n\f\r";
-        static const char letters[] = "btnfr";
-        const char *control = c == 0 ? NULL : strchr(controls, c);
-        if (c == '"' || c == '\\') {
-            put(text, "\\");
-            *extend(text, 1) = c;
-        } else if (control != NULL) {
-            put(text, "\\");
-            *extend(text, 1) = (uint8_t)letters[control - controls];
+        const char *special = memchr(specials, c, strlen(specials));
+        if (special != NULL) {
+            put_format(text, "\\%c", letters[special - specials]);
         } else if (c < 0x20) {
-            char escape[8];
-            snprintf(escape, sizeof escape, "\\u%04x", c);
-            put(text, escape);
+            put_format(text, "\\u%04x", c);
         } else {
             *extend(text, 1) = c;
         }
@@ -636,8 +593,7 @@ static void put_decimal(Text *text, double number) {
         snprintf(digits, sizeof digits, "%.*e", ++precision, number);
     } while (strtod(digits, NULL) != number);
     int decimals = precision - atoi(strchr(digits, 'e') + 1);
-    snprintf(digits, sizeof digits, "%.*f", decimals > 0 ? decimals : 0, number);
-    put(text, digits);
+    put_format(text, "%.*f", decimals > 0 ? decimals : 0, number);
 }
 
 /* The rank of a byte of UTF-8 in the order of UTF-16 code units: U+E000 … U+FFFF (0xEE, 0xEF) come after all characters
@@ -648,16 +604,14 @@ static int utf16_rank(uint8_t byte) {
 
 static int compare_utf16(String a, String b) {
     size_t i = 0;
-    while (i < a.length && i < b.length && a.bytes[i] == b.bytes[i]) {
+    while (i < a.length && i < b.length && a.bytes[i] == b.bytes[i])
         i++;
-    }
-    if (i < a.length && i < b.length) {
+    if (i < a.length && i < b.length)
         return utf16_rank(a.bytes[i]) - utf16_rank(b.bytes[i]);
-    }
-    return (a.length > b.length) - (a.length < b.length);
+    return ORDER(a.length, b.length);
 }
 
-/* ---- SPEC 2 and 3: keys and mixing --------------------------------------------------------------------------------- */
+/* ---- SPEC 2 and 3: keys and mixing ------------------------------------------------------------------------------- */
 
 #define KEYS 10
 
@@ -689,24 +643,21 @@ static uint32_t mix(uint32_t x, uint32_t key) {
 static uint64_t parse_seed(const Json *value) {
     check_type(value, JSON_TEXT, "8.6", "the seed");
     String text = value->text;
-    if (text.length == 0 || (text.length > 1 && text.bytes[0] == '0')) {
+    if (text.length == 0 || (text.length > 1 && text.bytes[0] == '0'))
         refuse("8.6", "the seed is empty or has leading zeros");
-    }
     uint64_t seed = 0;
     for (size_t i = 0; i < text.length; i++) {
         uint64_t digit = text.bytes[i] - (uint64_t)'0';
-        if (digit > 9) {
+        if (digit > 9)
             refuse("8.6", "the seed is not a decimal number");
-        }
-        if (seed > (UINT64_MAX - digit) / 10) {
+        if (seed > (UINT64_MAX - digit) / 10)
             refuse("1.2", "the seed is not below 2^64");
-        }
         seed = 10 * seed + digit;
     }
     return seed;
 }
 
-/* ---- SPEC 4, 5 and 9: projections ---------------------------------------------------------------------------------- */
+/* ---- SPEC 4, 5 and 9: projections -------------------------------------------------------------------------------- */
 
 typedef enum { BALANCED, UNIFORM, IDENTITY, KINDS } Kind;
 
@@ -723,22 +674,18 @@ typedef struct {
 /* SPEC 4.1: the smallest number whose square is at least D. */
 static int64_t root(int64_t D) {
     int64_t a = (int64_t)sqrt((double)D);
-    while (a * a < D) {
+    while (a * a < D)
         a++;
-    }
-    while ((a - 1) * (a - 1) >= D) {
+    while ((a - 1) * (a - 1) >= D)
         a--;
-    }
     return a;
 }
 
 static Projection make_projection(Kind kind, uint64_t seed, int64_t d, int64_t D) {
-    if (d < 1 || d > D || D > MAX_ROWS || d >= MAX_D) {
+    if (d < 1 || d > D || D > MAX_ROWS || d >= MAX_D)
         refuse("1.1", "d = %" PRId64 " and D = %" PRId64 " do not keep 1 <= d <= D <= 2^40 and d < 2^31", d, D);
-    }
-    if (kind == IDENTITY && d != D) {
+    if (kind == IDENTITY && d != D)
         refuse("9.2", "d = %" PRId64 " is not D = %" PRId64 ", as it is with identity", d, D);
-    }
     Projection projection = {.kind = kind, .seed = seed, .d = d, .D = D, .a = root(D)};
     derive_keys(seed, projection.keys);
     return projection;
@@ -748,18 +695,16 @@ static Projection make_projection(Kind kind, uint64_t seed, int64_t d, int64_t D
 static Kind parse_kind(const Json *value) {
     String name = field(value, "kind", JSON_TEXT, "8.6")->text;
     for (Kind kind = 0; kind < KINDS; kind++) {
-        if (is(name, kind_names[kind])) {
+        if (is(name, kind_names[kind]))
             return kind;
-        }
     }
     refuse_named("9.1", "the kind of the projection is not known", name);
 }
 
 /* SPEC 8.6 */
 static Projection parse_projection(const Json *value) {
-    static const char *const fields[] = {"kind", "seed", "d", "D", NULL};
     Kind kind = parse_kind(value);
-    check_fields(value, fields, "8.6");
+    check_fields(value, FIELDS("kind", "seed", "d", "D"), "8.6");
     uint64_t seed = parse_seed(field(value, "seed", JSON_TEXT, "8.6"));
     int64_t d = whole_field(value, "d", -MAX_WHOLE, MAX_WHOLE, "8.6");
     int64_t D = whole_field(value, "D", -MAX_WHOLE, MAX_WHOLE, "8.6");
@@ -812,30 +757,25 @@ static int64_t index_of(const Projection *p, int64_t i) {
 
 /* SPEC 4.6, 5.2, 9.2: n_j for each column j of [start, stop), into counts. */
 static void count_members(const Projection *p, int64_t start, int64_t stop, int64_t *counts) {
-    for (int64_t j = start; j < stop; j++) {
+    for (int64_t j = start; j < stop; j++)
         counts[j - start] = p->kind == BALANCED ? p->D / p->d + (j < p->D % p->d) : p->kind == IDENTITY;
-    }
     if (p->kind == UNIFORM && start < stop) {
         for (int64_t i = 0; i < p->D; i++) {
             int64_t j = index_of(p, i);
-            if (j >= start && j < stop) {
+            if (j >= start && j < stop)
                 counts[j - start]++;
-            }
         }
     }
 }
 
 static int compare_numbers(const void *a, const void *b) {
-    int64_t first = *(const int64_t *)a;
-    int64_t second = *(const int64_t *)b;
-    return (first > second) - (first < second);
+    return ORDER(*(const int64_t *)a, *(const int64_t *)b);
 }
 
 /* SPEC 4.6: the rows of column j, ascending; there are `count`. */
 static void balanced_members(const Projection *p, int64_t j, int64_t count, int64_t *rows) {
-    for (int64_t k = 0; k < count; k++) {
+    for (int64_t k = 0; k < count; k++)
         rows[k] = permute_back(p, j + k * p->d);
-    }
     qsort(rows, (size_t)count, sizeof *rows, compare_numbers);
 }
 
@@ -848,9 +788,8 @@ static void uniform_members(const Projection *p, int64_t start, int64_t stop, co
     }
     for (int64_t i = 0; i < p->D; i++) {
         int64_t j = index_of(p, i);
-        if (j >= start && j < stop) {
+        if (j >= start && j < stop)
             *ends[j - start]++ = i;
-        }
     }
 }
 
@@ -870,16 +809,15 @@ static void list_members(const Projection *p, int64_t start, int64_t stop, const
     }
 }
 
-/* ---- SPEC 6: values ------------------------------------------------------------------------------------------------ */
+/* ---- SPEC 6: values ---------------------------------------------------------------------------------------------- */
 
 /* SPEC 6.1: scale_j for each column j of [start, stop). */
 static float *column_scales(const Projection *p, int64_t start, int64_t stop) {
     int64_t *counts = allocate((size_t)(stop - start), sizeof *counts);
     float *scales = allocate((size_t)(stop - start), sizeof *scales);
     count_members(p, start, stop, counts);
-    for (int64_t j = 0; j < stop - start; j++) {
+    for (int64_t j = 0; j < stop - start; j++)
         scales[j] = counts[j] == 0 ? 0.0f : (float)(1.0 / sqrt((double)counts[j]));
-    }
     return scales;
 }
 
@@ -896,12 +834,10 @@ static void expand(const Projection *p, const float *theta, int64_t start, int64
 static void adjoint(const Projection *p, const float *g, int64_t start, int64_t stop, float *columns) {
     const float *scales = column_scales(p, 0, p->d);
     double *sums = allocate((size_t)p->d, sizeof *sums);
-    for (int64_t i = start; i < stop; i++) {
+    for (int64_t i = start; i < stop; i++)
         sums[index_of(p, i)] += (double)g[i - start];
-    }
-    for (int64_t j = 0; j < p->d; j++) {
+    for (int64_t j = 0; j < p->d; j++)
         columns[j] = (float)((double)scales[j] * sums[j]);
-    }
 }
 
 /* SPEC 6.4 */
@@ -911,12 +847,11 @@ static float initial_value(const Projection *p, int64_t j, double bound) {
 }
 
 static void initial(const Projection *p, double bound, float *theta) {
-    for (int64_t j = 0; j < p->d; j++) {
+    for (int64_t j = 0; j < p->d; j++)
         theta[j] = initial_value(p, j, bound);
-    }
 }
 
-/* ---- SPEC 7: the layer map ----------------------------------------------------------------------------------------- */
+/* ---- SPEC 7: the layer map --------------------------------------------------------------------------------------- */
 
 #define NONE ((int64_t)-1)
 
@@ -951,32 +886,27 @@ static int64_t segments_of(const Segment *stack) {
 
 /* SPEC 7.8: [first, end) */
 static void parse_range(const Json *list, int64_t *first, int64_t *end) {
-    if (list->count != 2) {
+    if (list->count != 2)
         refuse("7.8", "a range is not two numbers");
-    }
     *first = whole_number(list->first, 0, MAX_ROWS, "7.8", "the first number of a range");
     *end = whole_number(list->first->next, 0, MAX_ROWS, "7.8", "the end of a range");
-    if (*end - *first < 2) {
+    if (*end - *first < 2)
         refuse("7.8", "the range [%" PRId64 ", %" PRId64 ") holds fewer than two numbers", *first, *end);
-    }
 }
 
 /* SPEC 7.2, 7.8 */
 static Segment parse_segment(const Json *value) {
-    static const char *const fields[] = {"name", "out", "in", "rank", "transposed", "row", "index", NULL};
     check_type(value, JSON_OBJECT, "7.8", "a segment");
-    check_fields(value, fields, "7.8");
+    check_fields(value, FIELDS("name", "out", "in", "rank", "transposed", "row", "index"), "7.8");
     Segment segment = {.row = NONE, .index = NONE, .index_end = NONE};
     segment.name = field(value, "name", JSON_TEXT, "7.8")->text;
     segment.out = whole_field(value, "out", 1, MAX_ROWS - 1, "7.2");
     segment.in = whole_field(value, "in", 1, MAX_ROWS - 1, "7.2");
     segment.rank = whole_field(value, "rank", 1, MAX_ROWS - 1, "7.2");
-    if (find_field(value, "transposed") != NULL) {
-        segment.transposed = field(value, "transposed", JSON_BOOLEAN, "7.2")->boolean;
-    }
-    if (find_field(value, "row") != NULL) {
+    const Json *transposed = optional_field(value, "transposed", JSON_BOOLEAN, "7.2");
+    segment.transposed = transposed != NULL && transposed->boolean;
+    if (find_field(value, "row") != NULL)
         segment.row = whole_field(value, "row", 0, MAX_ROWS - 1, "7.2");
-    }
     const Json *index = find_field(value, "index");
     if (index != NULL && index->type == JSON_LIST) {
         parse_range(index, &segment.index, &segment.index_end);
@@ -989,26 +919,23 @@ static Segment parse_segment(const Json *value) {
 
 /* SPEC 7.8 */
 static Entry parse_entry(const Json *value) {
-    static const char *const fields[] = {"layers", "prefix", "segments", NULL};
     check_type(value, JSON_OBJECT, "7.8", "an entry of the layer map");
     Entry entry = {.first = 0, .end = 1, .count = 1};
     entry.is_run = find_field(value, "layers") != NULL;
     const Json *segment = value;
     if (entry.is_run) {
-        check_fields(value, fields, "7.8");
+        check_fields(value, FIELDS("layers", "prefix", "segments"), "7.8");
         parse_range(field(value, "layers", JSON_LIST, "7.8"), &entry.first, &entry.end);
         entry.prefix = field(value, "prefix", JSON_TEXT, "7.8")->text;
         const Json *segments = field(value, "segments", JSON_LIST, "7.8");
         segment = segments->first;
         entry.count = segments->count;
     }
-    if (entry.count < 1 || entry.count > MAX_SEGMENTS) {
+    if (entry.count < 1 || entry.count > MAX_SEGMENTS)
         refuse("7.8", "a run has %zu segments", entry.count);
-    }
     entry.segments = allocate(entry.count, sizeof *entry.segments);
-    for (size_t i = 0; i < entry.count; i++, segment = segment->next) {
+    for (size_t i = 0; i < entry.count; i++, segment = segment->next)
         entry.segments[i] = parse_segment(segment);
-    }
     return entry;
 }
 
@@ -1017,39 +944,32 @@ static size_t count_segments(const Entry *entries, size_t count) {
     int64_t total = 0;
     for (size_t e = 0; e < count; e++) {
         int64_t per_layer = 0;
-        for (size_t i = 0; i < entries[e].count && per_layer <= MAX_SEGMENTS; i++) {
+        for (size_t i = 0; i < entries[e].count && per_layer <= MAX_SEGMENTS; i++)
             per_layer += segments_of(&entries[e].segments[i]);
-        }
         int64_t layers = entries[e].end - entries[e].first;
-        if (per_layer > MAX_SEGMENTS || layers > (MAX_SEGMENTS - total) / per_layer) {
+        if (per_layer > MAX_SEGMENTS || layers > (MAX_SEGMENTS - total) / per_layer)
             refuse("7.1", "the layer map has more than %d segments", MAX_SEGMENTS);
-        }
         total += per_layer * layers;
     }
-    if (total == 0) {
+    if (total == 0)
         refuse("7.1", "the layer map has no segments");
-    }
     return (size_t)total;
 }
 
 /* SPEC 7.8: prefix + number + name in a run. Checks 7.2, and 7.1 with the bytes that are left for names. */
 static String whole_name(const Entry *entry, int64_t number, const Segment *segment, size_t *bytes_left) {
     char digits[24] = "";
-    if (entry->is_run) {
+    if (entry->is_run)
         snprintf(digits, sizeof digits, "%" PRId64, number);
-    }
     size_t length = entry->prefix.length + strlen(digits) + segment->name.length;
-    if (length < 1 || length > MAX_NAME) {
+    if (length < 1 || length > MAX_NAME)
         refuse("7.2", "a name has %zu bytes", length);
-    }
     size_t bytes = length * (size_t)segments_of(segment);
-    if (bytes > *bytes_left) {
+    if (bytes > *bytes_left)
         refuse("7.1", "the names have more than %zu bytes", MAX_NAMES);
-    }
     *bytes_left -= bytes;
-    if (!entry->is_run) {
+    if (!entry->is_run)
         return segment->name;
-    }
     Text name = {0};
     put_string(&name, entry->prefix);
     put(&name, digits);
@@ -1083,9 +1003,8 @@ static int64_t sum_sizes(const LayerMap *map) {
     for (size_t i = 0; i < map->count; i++) {
         const Segment *segment = &map->segments[i];
         int64_t width = segment->in + segment->out;
-        if (segment->rank > (MAX_ROWS - D) / width) {
+        if (segment->rank > (MAX_ROWS - D) / width)
             refuse("1.1", "the sizes of the segments add up to more than 2^40");
-        }
         D += segment->rank * width;
     }
     return D;
@@ -1095,55 +1014,45 @@ static int compare_segments(const void *a, const void *b) {
     const Segment *first = *(const Segment *const *)a;
     const Segment *second = *(const Segment *const *)b;
     int order = compare_strings(first->name, second->name);
-    if (order == 0) {
-        order = (first->index > second->index) - (first->index < second->index);
-    }
-    return order != 0 ? order : (first->row > second->row) - (first->row < second->row);
+    order = order != 0 ? order : ORDER(first->index, second->index);
+    return order != 0 ? order : ORDER(first->row, second->row);
 }
 
 /* SPEC 7.6 for two neighbours in the order of name, index and row, which is enough: agreement carries over from one to
    the next, and where any two overlap, two neighbours do. */
 static void check_neighbours(const Segment *a, const Segment *b) {
-    if (!equals(a->name, b->name)) {
+    if (!equals(a->name, b->name))
         return;
-    }
     bool same_parts = (a->row == NONE) == (b->row == NONE) && (a->index == NONE) == (b->index == NONE);
     bool same_shape = a->in == b->in && a->transposed == b->transposed && (a->row != NONE || a->out == b->out);
-    if (!same_parts || !same_shape) {
+    if (!same_parts || !same_shape)
         refuse_named("7.6", "segments of one name disagree", a->name);
-    }
-    if (a->index == b->index && (a->row == NONE || a->row + a->out > b->row)) {
+    if (a->index == b->index && (a->row == NONE || a->row + a->out > b->row))
         refuse_named("7.6", "segments overlap", a->name);
-    }
 }
 
 static void check_segments(LayerMap *map) {
     map->by_name = allocate(map->count, sizeof *map->by_name);
-    for (size_t i = 0; i < map->count; i++) {
+    for (size_t i = 0; i < map->count; i++)
         map->by_name[i] = &map->segments[i];
-    }
     qsort(map->by_name, map->count, sizeof *map->by_name, compare_segments);
-    for (size_t i = 1; i < map->count; i++) {
+    for (size_t i = 1; i < map->count; i++)
         check_neighbours(map->by_name[i - 1], map->by_name[i]);
-    }
 }
 
 static LayerMap parse_layers(const Json *list) {
-    if (list->count > MAX_SEGMENTS) {
+    if (list->count > MAX_SEGMENTS)
         refuse("7.1", "the layer map has more than %d segments", MAX_SEGMENTS);
-    }
     Entry *entries = allocate(list->count, sizeof *entries);
     size_t count = 0;
-    for (const Json *value = list->first; value != NULL; value = value->next) {
+    for (const Json *value = list->first; value != NULL; value = value->next)
         entries[count++] = parse_entry(value);
-    }
     LayerMap map = {.count = count_segments(entries, count)};
     map.segments = allocate(map.count, sizeof *map.segments);
     Segment *room = map.segments;
     size_t bytes_left = MAX_NAMES;
-    for (size_t e = 0; e < count; e++) {
+    for (size_t e = 0; e < count; e++)
         room = unfold_entry(&entries[e], room, &bytes_left);
-    }
     map.D = sum_sizes(&map);
     check_segments(&map);
     return map;
@@ -1165,16 +1074,14 @@ static void initial_identity(const Projection *p, const LayerMap *map, float *th
         int64_t end_of_A = j + segment->rank * segment->in;
         int64_t end_of_B = end_of_A + segment->rank * segment->out;
         double bound = 1.0 / sqrt((double)segment->in);
-        for (; j < end_of_A; j++) {
+        for (; j < end_of_A; j++)
             theta[j] = initial_value(p, j, bound);
-        }
-        for (; j < end_of_B; j++) {
+        for (; j < end_of_B; j++)
             theta[j] = 0.0f;
-        }
     }
 }
 
-/* ---- SPEC 7.9: folding --------------------------------------------------------------------------------------------- */
+/* ---- SPEC 7.9: folding ------------------------------------------------------------------------------------------- */
 
 #define HEADS 8  /* SPEC 7.9: the numbers of a name that count */
 
@@ -1186,14 +1093,12 @@ typedef struct {
 
 /* SPEC 7.9, step 3: whether a part of a name is a number, and which; NONE where it is text. */
 static int64_t part_number(String part) {
-    if (part.length < 1 || part.length > 9 || (part.bytes[0] == '0' && part.length > 1)) {
+    if (part.length < 1 || part.length > 9 || (part.bytes[0] == '0' && part.length > 1))
         return NONE;
-    }
     int64_t number = 0;
     for (size_t i = 0; i < part.length; i++) {
-        if (part.bytes[i] < '0' || part.bytes[i] > '9') {
+        if (part.bytes[i] < '0' || part.bytes[i] > '9')
             return NONE;
-        }
         number = 10 * number + (part.bytes[i] - '0');
     }
     return number;
@@ -1204,13 +1109,11 @@ static int find_heads(String name, Head heads[HEADS]) {
     size_t start = 0;
     while (count < HEADS && start <= name.length) {
         size_t end = start;
-        while (end < name.length && name.bytes[end] != '.') {
+        while (end < name.length && name.bytes[end] != '.')
             end++;
-        }
         int64_t number = part_number((String){name.bytes + start, end - start});
-        if (number != NONE) {
+        if (number != NONE)
             heads[count++] = (Head){start, end, number};
-        }
         start = end + 1;
     }
     return count;
@@ -1252,16 +1155,13 @@ static bool copy_follows(const Segment *block, size_t length, Head head, size_t 
         const Segment *object = &block[i];
         const Segment *copy = &block[k * length + i];
         String prefix = {object->name.bytes, head.prefix_length};
-        if (!same_but_name(object, copy) || !starts_with(copy->name, prefix)) {
+        if (!same_but_name(object, copy) || !starts_with(copy->name, prefix))
             return false;
-        }
         String rest = without_start(copy->name, head.prefix_length);
-        if (!starts_with(rest, string(digits))) {
+        if (!starts_with(rest, string(digits)))
             return false;
-        }
-        if (!equals(without_start(rest, strlen(digits)), without_start(object->name, head.length))) {
+        if (!equals(without_start(rest, strlen(digits)), without_start(object->name, head.length)))
             return false;
-        }
     }
     return true;
 }
@@ -1273,46 +1173,31 @@ static size_t block_end(const Segment *objects, size_t count, size_t p, size_t e
     String name = {objects[p].name.bytes, head.length};
     if (ends[h] <= p) {
         ends[h] = p + 1;
-        while (ends[h] < count && has_head(objects[ends[h]].name, name)) {
+        while (ends[h] < count && has_head(objects[ends[h]].name, name))
             ends[h]++;
-        }
     }
     return ends[h];
 }
 
 /* SPEC 7.9, step 1, with the first bytes of the name left out. */
 static void put_segment(Text *text, const Segment *segment, size_t left_out) {
-    put(text, "{\"in\":");
-    put_number(text, segment->in);
-    if (segment->index != NONE) {
-        bool is_stack = segment->index_end - segment->index > 1;
-        put(text, is_stack ? ",\"index\":[" : ",\"index\":");
-        put_number(text, segment->index);
-        if (is_stack) {
-            put(text, ",");
-            put_number(text, segment->index_end);
-            put(text, "]");
-        }
+    put_format(text, "{\"in\":%" PRId64, segment->in);
+    if (segment->index_end - segment->index > 1) {
+        put_format(text, ",\"index\":[%" PRId64 ",%" PRId64 "]", segment->index, segment->index_end);
+    } else if (segment->index != NONE) {
+        put_format(text, ",\"index\":%" PRId64, segment->index);
     }
     put(text, ",\"name\":");
     put_text(text, without_start(segment->name, left_out));
-    put(text, ",\"out\":");
-    put_number(text, segment->out);
-    put(text, ",\"rank\":");
-    put_number(text, segment->rank);
-    if (segment->row != NONE) {
-        put(text, ",\"row\":");
-        put_number(text, segment->row);
-    }
+    put_format(text, ",\"out\":%" PRId64 ",\"rank\":%" PRId64, segment->out, segment->rank);
+    if (segment->row != NONE)
+        put_format(text, ",\"row\":%" PRId64, segment->row);
     put(text, segment->transposed ? ",\"transposed\":true}" : "}");
 }
 
 static void put_run(Text *text, const Segment *block, size_t length, Head head, size_t copies) {
-    put(text, "{\"layers\":[");
-    put_number(text, head.number);
-    put(text, ",");
-    put_number(text, head.number + (int64_t)copies);
-    put(text, "],\"prefix\":");
+    put_format(text, "{\"layers\":[%" PRId64 ",%" PRId64 "],", head.number, head.number + (int64_t)copies);
+    put(text, "\"prefix\":");
     put_text(text, (String){block->name.bytes, head.prefix_length});
     put(text, ",\"segments\":[");
     for (size_t i = 0; i < length; i++) {
@@ -1329,9 +1214,8 @@ static size_t put_entry(Text *text, const Segment *objects, size_t count, size_t
     for (int h = 0; h < head_count; h++) {
         size_t length = block_end(objects, count, p, ends, h, heads[h]) - p;
         size_t copies = 1;
-        while (p + (copies + 1) * length <= count && copy_follows(&objects[p], length, heads[h], copies)) {
+        while (p + (copies + 1) * length <= count && copy_follows(&objects[p], length, heads[h], copies))
             copies++;
-        }
         if (copies >= 2) {
             put_run(text, &objects[p], length, heads[h], copies);
             return p + copies * length;
@@ -1354,7 +1238,7 @@ static void put_layers(Text *text, const LayerMap *map) {
     put(text, "]");
 }
 
-/* ---- SPEC 8.6: the description ------------------------------------------------------------------------------------- */
+/* ---- SPEC 8.6: the description ----------------------------------------------------------------------------------- */
 
 typedef struct {
     Projection projection;
@@ -1366,117 +1250,88 @@ typedef struct {
 
 static void check_fingerprint(String text) {
     bool good = text.length == 32;
-    for (size_t i = 0; good && i < text.length; i++) {
+    for (size_t i = 0; good && i < text.length; i++)
         good = memchr("0123456789abcdef", text.bytes[i], 16) != NULL;
-    }
-    if (!good) {
+    if (!good)
         refuse("8.6", "a fingerprint is not 32 hexadecimal digits in small letters");
-    }
 }
 
 static void check_base(const Json *base) {
-    static const char *const fields[] = {"name", "structure", "contents", "architecture", "labels", NULL};
-    check_type(base, JSON_OBJECT, "8.6", "base");
-    check_fields(base, fields, "8.6");
+    check_fields(base, FIELDS("name", "structure", "contents", "architecture", "labels"), "8.6");
     field(base, "name", JSON_TEXT, "8.6");
     check_fingerprint(field(base, "structure", JSON_TEXT, "8.6")->text);
     check_fingerprint(field(base, "contents", JSON_TEXT, "8.6")->text);
-    if (find_field(base, "architecture") != NULL) {
-        field(base, "architecture", JSON_TEXT, "8.6");
-    }
-    if (find_field(base, "labels") != NULL) {
-        const Json *labels = field(base, "labels", JSON_LIST, "8.6");
-        for (const Json *label = labels->first; label != NULL; label = label->next) {
-            check_type(label, JSON_TEXT, "8.6", "a label");
-        }
-    }
-}
-
-static bool parse_scaling(const Json *value) {
-    check_type(value, JSON_TEXT, "8.6", "scaling");
-    if (!is(value->text, "lora") && !is(value->text, "rslora")) {
-        refuse_named("8.6", "the scaling is neither lora nor rslora", value->text);
-    }
-    return is(value->text, "rslora");
+    optional_field(base, "architecture", JSON_TEXT, "8.6");
+    const Json *labels = optional_field(base, "labels", JSON_LIST, "8.6");
+    for (const Json *label = labels == NULL ? NULL : labels->first; label != NULL; label = label->next)
+        check_type(label, JSON_TEXT, "8.6", "a label");
 }
 
 /* The kind of the projection comes first: a file of another kind may differ in all else (9.1). */
 static Description parse_description(const Json *value) {
-    static const char *const fields[] = {"projection", "alpha", "layers", "scaling", "base", NULL};
     check_type(value, JSON_OBJECT, "8.6", "the description");
     Description description = {0};
     description.projection = parse_projection(field(value, "projection", JSON_OBJECT, "8.6"));
-    check_fields(value, fields, "8.6");
+    check_fields(value, FIELDS("projection", "alpha", "layers", "scaling", "base"), "8.6");
     description.alpha = field(value, "alpha", JSON_NUMBER, "8.6")->number;
-    if (!(description.alpha >= 1e-4 && description.alpha <= 1048576.0)) {
+    if (!(description.alpha >= 1e-4 && description.alpha <= 1048576.0))
         refuse("7.7", "alpha is %g, not in 10^-4 to 2^20", description.alpha);
-    }
-    const Json *scaling = find_field(value, "scaling");
-    description.rslora = scaling != NULL && parse_scaling(scaling);
-    description.base = find_field(value, "base");
-    if (description.base != NULL) {
+    const Json *scaling = optional_field(value, "scaling", JSON_TEXT, "8.6");
+    description.rslora = scaling != NULL && is(scaling->text, "rslora");
+    if (scaling != NULL && !description.rslora && !is(scaling->text, "lora"))
+        refuse_named("8.6", "the scaling is neither lora nor rslora", scaling->text);
+    description.base = optional_field(value, "base", JSON_OBJECT, "8.6");
+    if (description.base != NULL)
         check_base(description.base);
-    }
     description.map = parse_layers(field(value, "layers", JSON_LIST, "8.6"));
-    if (description.map.D != description.projection.D) {
-        refuse("8.8", "D is %" PRId64 ", and the segments of the layer map add up to %" PRId64,
-               description.projection.D, description.map.D);
-    }
+    if (description.map.D != description.projection.D)
+        refuse("8.8", "D is not the %" PRId64 " of the layer map", description.map.D);
     return description;
 }
 
+static void put_text_or_texts(Text *text, const Json *value) {
+    if (value->type == JSON_TEXT) {
+        put_text(text, value->text);
+        return;
+    }
+    put(text, "[");
+    for (const Json *item = value->first; item != NULL; item = item->next) {
+        put_text(text, item->text);
+        put(text, item->next != NULL ? "," : "");
+    }
+    put(text, "]");
+}
+
 static void put_base(Text *text, const Json *base) {
-    const Json *architecture = find_field(base, "architecture");
-    const Json *labels = find_field(base, "labels");
-    put(text, "{");
-    if (architecture != NULL) {
-        put(text, "\"architecture\":");
-        put_text(text, architecture->text);
-        put(text, ",");
-    }
-    put(text, "\"contents\":");
-    put_text(text, find_field(base, "contents")->text);
-    if (labels != NULL) {
-        put(text, ",\"labels\":[");
-        for (const Json *label = labels->first; label != NULL; label = label->next) {
-            put(text, label != labels->first ? "," : "");
-            put_text(text, label->text);
+    static const char *const keys[] = {"architecture", "contents", "labels", "name", "structure"};
+    put(text, ",\"base\":{");
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        const Json *value = find_field(base, keys[i]);
+        if (value != NULL) {
+            bool is_last = i + 1 == sizeof keys / sizeof keys[0];
+            put_format(text, "\"%s\":", keys[i]);
+            put_text_or_texts(text, value);
+            put(text, is_last ? "}" : ",");
         }
-        put(text, "]");
     }
-    put(text, ",\"name\":");
-    put_text(text, find_field(base, "name")->text);
-    put(text, ",\"structure\":");
-    put_text(text, find_field(base, "structure")->text);
-    put(text, "}");
 }
 
 static String canonical_description(const Description *description) {
     const Projection *projection = &description->projection;
-    char seed[24];
-    snprintf(seed, sizeof seed, "%" PRIu64, projection->seed);
     Text text = {0};
     put(&text, "{\"alpha\":");
     put_decimal(&text, description->alpha);
-    if (description->base != NULL) {
-        put(&text, ",\"base\":");
+    if (description->base != NULL)
         put_base(&text, description->base);
-    }
     put(&text, ",\"layers\":");
     put_layers(&text, &description->map);
-    put(&text, ",\"projection\":{\"D\":");
-    put_number(&text, projection->D);
-    put(&text, ",\"d\":");
-    put_number(&text, projection->d);
-    put(&text, ",\"kind\":");
-    put_text(&text, string(kind_names[projection->kind]));
-    put(&text, ",\"seed\":");
-    put_text(&text, string(seed));
-    put(&text, description->rslora ? "},\"scaling\":\"rslora\"}" : "}}");
+    put_format(&text, ",\"projection\":{\"D\":%" PRId64 ",\"d\":%" PRId64, projection->D, projection->d);
+    put_format(&text, ",\"kind\":\"%s\",\"seed\":\"%" PRIu64 "\"}", kind_names[projection->kind], projection->seed);
+    put(&text, description->rslora ? ",\"scaling\":\"rslora\"}" : "}");
     return string_of(text);
 }
 
-/* ---- SPEC 8.3: tensors --------------------------------------------------------------------------------------------- */
+/* ---- SPEC 8.3: tensors ------------------------------------------------------------------------------------------- */
 
 typedef enum { F32, F16, BF16, DTYPES } Dtype;
 
@@ -1515,9 +1370,8 @@ static float widen_float16(uint16_t bits) {
     int exponent = bits >> 10 & 31;
     int mantissa = bits & 1023;
     float magnitude = exponent == 0 ? ldexpf((float)mantissa, -24) : ldexpf((float)(1024 + mantissa), exponent - 25);
-    if (exponent == 31) {
+    if (exponent == 31)
         magnitude = mantissa == 0 ? INFINITY : NAN;
-    }
     return bits & 0x8000 ? -magnitude : magnitude;
 }
 
@@ -1529,18 +1383,16 @@ static uint16_t round_float16(float value) {
     int spacing = exponent - 11 > -24 ? exponent - 11 : -24;
     long steps = lrintf(ldexpf(fabsf(value), -spacing));
     long bits = steps == 0 ? 0 : steps + 1024L * (spacing + 24);
-    if (bits > 0x7C00) {
+    if (bits > 0x7C00)
         bits = 0x7C00;
-    }
     return (uint16_t)(bits | (signbit(value) ? 0x8000 : 0));
 }
 
 static float widen(Dtype dtype, const uint8_t *element) {
     uint32_t bits = 0;
     memcpy(&bits, element, (size_t)dtype_sizes[dtype]);
-    if (dtype == F16) {
+    if (dtype == F16)
         return widen_float16((uint16_t)bits);
-    }
     bits <<= dtype == BF16 ? 16 : 0;
     float value;
     memcpy(&value, &bits, sizeof value);
@@ -1562,26 +1414,23 @@ static void narrow(Dtype dtype, float value, uint8_t *element) {
 static void check_values(const Tensor *tensor) {
     int64_t size = dtype_sizes[tensor->dtype];
     for (int64_t i = 0; i < element_count(tensor); i++) {
-        if (!isfinite(widen(tensor->dtype, tensor->data + i * size))) {
+        if (!isfinite(widen(tensor->dtype, tensor->data + i * size)))
             refuse_named("8.3", "NaN or an infinity in the tensor", tensor->name);
-        }
     }
 }
 
 static Dtype parse_dtype(const Json *value) {
     for (Dtype dtype = 0; dtype < DTYPES; dtype++) {
-        if (is(value->text, dtype_names[dtype])) {
+        if (is(value->text, dtype_names[dtype]))
             return dtype;
-        }
     }
     refuse_named("8.3", "the dtype is none of F32, F16 and BF16", value->text);
 }
 
 /* SPEC 8.2: shape and bytes, with the limit on the other numbers where one is 0. */
 static void parse_shape(const Json *list, Tensor *tensor) {
-    if (list->count > MAX_DIMENSIONS) {
+    if (list->count > MAX_DIMENSIONS)
         refuse("8.2", "a shape has more than %d numbers", MAX_DIMENSIONS);
-    }
     tensor->shape = allocate(list->count, sizeof *tensor->shape);
     int64_t bytes = dtype_sizes[tensor->dtype];
     bool is_empty = false;
@@ -1614,83 +1463,69 @@ static void check_agreement(const Adapter *adapter) {
         const Tensor *tensor = &adapter->tensors[i];
         if (is_theta(tensor)) {
             has_theta = true;
-            if (tensor->dimensions != 1 || tensor->shape[0] != adapter->description.projection.d) {
+            if (tensor->dimensions != 1 || tensor->shape[0] != adapter->description.projection.d)
                 refuse("8.8", "the shape of theta is not [%" PRId64 "]", adapter->description.projection.d);
-            }
         } else if (!starts_with(tensor->name, string("saved.")) || parameter_name(tensor).length == 0) {
             refuse_named("8.3", "a tensor is neither theta nor saved", tensor->name);
         } else if (adapts(&adapter->description.map, parameter_name(tensor))) {
             refuse_named("8.8", "a parameter is both adapted and saved", parameter_name(tensor));
         }
     }
-    if (!has_theta) {
+    if (!has_theta)
         refuse("8.3", "there is no tensor theta");
-    }
 }
 
-/* ---- SPEC 8: the file, read ---------------------------------------------------------------------------------------- */
+/* ---- SPEC 8: the file, read -------------------------------------------------------------------------------------- */
 
 /* SPEC 8.2: the header, its length first. */
 static String header_of(String file) {
     uint64_t length;
-    if (file.length < sizeof length) {
+    if (file.length < sizeof length)
         refuse("8.2", "the file has %zu bytes", file.length);
-    }
     memcpy(&length, file.bytes, sizeof length);
-    if (length > MAX_HEADER || length > file.length - sizeof length) {
+    if (length > MAX_HEADER || length > file.length - sizeof length)
         refuse("8.2", "a header of %" PRIu64 " bytes is longer than %d or than the file", length, MAX_HEADER);
-    }
-    if (length == 0 || file.bytes[sizeof length] != '{') {
+    if (length == 0 || file.bytes[sizeof length] != '{')
         refuse("8.2", "the header does not begin with {");
-    }
     return (String){file.bytes + sizeof length, (size_t)length};
 }
 
 /* SPEC 8.4: the description's text. Format and version come before all else. */
 static String parse_metadata(const Json *header) {
     const Json *metadata = find_field(header, "__metadata__");
-    if (metadata == NULL || metadata->type != JSON_OBJECT) {
-        refuse("8.4", "there is no object __metadata__: this is no file of Uni-LoRA");
-    }
-    if (!is(field(metadata, "format", JSON_TEXT, "8.4")->text, "unilora")) {
+    if (metadata == NULL)
+        refuse("8.4", "there is no __metadata__: this is no file of Uni-LoRA");
+    check_type(metadata, JSON_OBJECT, "8.2", "__metadata__");
+    if (!is(field(metadata, "format", JSON_TEXT, "8.4")->text, "unilora"))
         refuse_named("8.4", "the format is not unilora", find_field(metadata, "format")->text);
-    }
     String version = field(metadata, "version", JSON_TEXT, "8.4")->text;
-    if (!is(version, "1")) {
+    if (!is(version, "1"))
         refuse_named("8.4", "this reader knows version 1, and the file has the version", version);
-    }
     String description = field(metadata, "unilora", JSON_TEXT, "8.4")->text;
-    if (metadata->count != 3) {
+    if (metadata->count != 3)
         refuse("8.4", "__metadata__ has %zu fields, not 3", metadata->count);
-    }
     return description;
 }
 
 /* SPEC 8.2 */
 static Tensor parse_stored_tensor(const Json *value) {
-    static const char *const fields[] = {"dtype", "shape", "data_offsets", NULL};
     check_type(value, JSON_OBJECT, "8.2", "a tensor");
-    check_fields(value, fields, "8.2");
+    check_fields(value, FIELDS("dtype", "shape", "data_offsets"), "8.2");
     Tensor tensor = parse_tensor(value);
     const Json *offsets = field(value, "data_offsets", JSON_LIST, "8.2");
-    if (offsets->count != 2) {
+    if (offsets->count != 2)
         refuse("8.2", "data_offsets are not two numbers");
-    }
     tensor.begin = whole_number(offsets->first, 0, MAX_WHOLE, "8.2", "an offset");
     tensor.end = whole_number(offsets->first->next, 0, MAX_WHOLE, "8.2", "an offset");
-    if (tensor.end - tensor.begin != tensor.bytes) {
+    if (tensor.end - tensor.begin != tensor.bytes)
         refuse_named("8.2", "data_offsets and shape do not agree in the tensor", tensor.name);
-    }
     return tensor;
 }
 
 static int compare_places(const void *a, const void *b) {
     const Tensor *first = a;
     const Tensor *second = b;
-    if (first->begin != second->begin) {
-        return first->begin < second->begin ? -1 : 1;
-    }
-    return (first->end > second->end) - (first->end < second->end);
+    return first->begin != second->begin ? ORDER(first->begin, second->begin) : ORDER(first->end, second->end);
 }
 
 /* SPEC 8.2: all of the file's data belongs to one tensor each. */
@@ -1698,17 +1533,14 @@ static void place_tensors(Adapter *adapter, String data) {
     int64_t end = 0;
     qsort(adapter->tensors, adapter->count, sizeof *adapter->tensors, compare_places);
     for (size_t i = 0; i < adapter->count; i++) {
-        if (adapter->tensors[i].begin != end) {
+        if (adapter->tensors[i].begin != end)
             refuse_named("8.2", "the tensor does not begin where the last one ended", adapter->tensors[i].name);
-        }
         end = adapter->tensors[i].end;
     }
-    if ((uint64_t)end != data.length) {
+    if ((uint64_t)end != data.length)
         refuse("8.2", "the tensors have %" PRId64 " bytes, and the file %zu", end, data.length);
-    }
-    for (size_t i = 0; i < adapter->count; i++) {
+    for (size_t i = 0; i < adapter->count; i++)
         adapter->tensors[i].data = data.bytes + adapter->tensors[i].begin;
-    }
 }
 
 static Adapter read_adapter(String file) {
@@ -1717,25 +1549,23 @@ static Adapter read_adapter(String file) {
     Adapter adapter = {.description = parse_description(parse_json(parse_metadata(header)))};
     adapter.tensors = allocate(header->count, sizeof *adapter.tensors);
     for (const Json *value = header->first; value != NULL; value = value->next) {
-        if (!is(value->key, "__metadata__")) {
+        if (!is(value->key, "__metadata__"))
             adapter.tensors[adapter.count++] = parse_stored_tensor(value);
-        }
     }
     place_tensors(&adapter, without_start(file, sizeof(uint64_t) + header_text.length));
     check_agreement(&adapter);
-    for (size_t i = 0; i < adapter.count; i++) {
+    for (size_t i = 0; i < adapter.count; i++)
         check_values(&adapter.tensors[i]);
-    }
     return adapter;
 }
 
-/* ---- SPEC 8.7: the canonical file ---------------------------------------------------------------------------------- */
+/* ---- SPEC 8.7: the canonical file -------------------------------------------------------------------------------- */
 
 static int compare_for_data(const void *a, const void *b) {
     const Tensor *first = a;
     const Tensor *second = b;
-    int64_t sizes = dtype_sizes[second->dtype] - dtype_sizes[first->dtype];
-    return sizes != 0 ? (int)sizes : compare_strings(first->name, second->name);
+    int order = ORDER(dtype_sizes[second->dtype], dtype_sizes[first->dtype]);
+    return order != 0 ? order : compare_strings(first->name, second->name);
 }
 
 /* Orders the tensors as their data lies in the canonical file, and gives each its place there. */
@@ -1755,23 +1585,16 @@ static int compare_for_header(const void *a, const void *b) {
 
 static void put_shape(Text *text, const Tensor *tensor) {
     put(text, "[");
-    for (size_t i = 0; i < tensor->dimensions; i++) {
-        put(text, i > 0 ? "," : "");
-        put_number(text, tensor->shape[i]);
-    }
+    for (size_t i = 0; i < tensor->dimensions; i++)
+        put_format(text, i > 0 ? ",%" PRId64 : "%" PRId64, tensor->shape[i]);
     put(text, "]");
 }
 
 static void put_stored_tensor(Text *text, const Tensor *tensor) {
     put(text, ",");
     put_text(text, tensor->name);
-    put(text, ":{\"data_offsets\":[");
-    put_number(text, tensor->begin);
-    put(text, ",");
-    put_number(text, tensor->end);
-    put(text, "],\"dtype\":");
-    put_text(text, string(dtype_names[tensor->dtype]));
-    put(text, ",\"shape\":");
+    put_format(text, ":{\"data_offsets\":[%" PRId64 ",%" PRId64 "],", tensor->begin, tensor->end);
+    put_format(text, "\"dtype\":\"%s\",\"shape\":", dtype_names[tensor->dtype]);
     put_shape(text, tensor);
     put(text, "}");
 }
@@ -1779,29 +1602,25 @@ static void put_stored_tensor(Text *text, const Tensor *tensor) {
 /* Of tensors that are laid out. __metadata__ is first: _ comes before the s and the t of the other keys. */
 static String canonical_header(const Adapter *adapter, String description) {
     const Tensor **by_name = allocate(adapter->count, sizeof *by_name);
-    for (size_t i = 0; i < adapter->count; i++) {
+    for (size_t i = 0; i < adapter->count; i++)
         by_name[i] = &adapter->tensors[i];
-    }
     qsort(by_name, adapter->count, sizeof *by_name, compare_for_header);
     Text text = {0};
     put(&text, "{\"__metadata__\":{\"format\":\"unilora\",\"unilora\":");
     put_text(&text, description);
     put(&text, ",\"version\":\"1\"}");
-    for (size_t i = 0; i < adapter->count; i++) {
+    for (size_t i = 0; i < adapter->count; i++)
         put_stored_tensor(&text, by_name[i]);
-    }
     put(&text, "}");
-    while (text.length % 8 != 0) {
+    while (text.length % 8 != 0)
         put(&text, " ");
-    }
     return string_of(text);
 }
 
 /* SPEC 8.10. Where the header is the canonical one, so is the data: the header says where all of it lies. */
 static bool is_canonical(Adapter *adapter, String description, String header) {
-    if (description.length > MAX_HEADER) {
+    if (description.length > MAX_HEADER)
         return false;
-    }
     lay_out(adapter);
     return equals(canonical_header(adapter, description), header);
 }
@@ -1809,20 +1628,18 @@ static bool is_canonical(Adapter *adapter, String description, String header) {
 static String write_adapter(Adapter *adapter) {
     lay_out(adapter);
     String header = canonical_header(adapter, canonical_description(&adapter->description));
-    if (header.length > MAX_HEADER) {
+    if (header.length > MAX_HEADER)
         refuse("8.2", "the header would have %zu bytes, more than %d", header.length, MAX_HEADER);
-    }
     Text file = {0};
     uint64_t length = header.length;
     memcpy(extend(&file, sizeof length), &length, sizeof length);
     put_string(&file, header);
-    for (size_t i = 0; i < adapter->count; i++) {
+    for (size_t i = 0; i < adapter->count; i++)
         put_string(&file, (String){adapter->tensors[i].data, (size_t)adapter->tensors[i].bytes});
-    }
     return string_of(file);
 }
 
-/* ---- PROTOCOL.md: fields of requests and of answers ---------------------------------------------------------------- */
+/* ---- PROTOCOL.md: fields of requests and of answers -------------------------------------------------------------- */
 
 /* An array of a request, or room for one of an answer. */
 typedef struct {
@@ -1832,25 +1649,21 @@ typedef struct {
 
 static Array decode_array(const Json *object, const char *key, size_t element_size) {
     String bytes = decode_base64(field(object, key, JSON_TEXT, NULL)->text);
-    if (bytes.length % element_size != 0) {
+    if (bytes.length % element_size != 0)
         refuse(NULL, "the array %s is not of elements of %zu bytes", key, element_size);
-    }
     return (Array){(void *)bytes.bytes, (int64_t)(bytes.length / element_size)};
 }
 
 /* Refuses what no line can hold before it is allocated. */
 static void *answer_array(int64_t count, size_t element_size) {
-    if ((uint64_t)count > MAX_LINE / element_size) {
+    if ((uint64_t)count > MAX_LINE / element_size)
         refuse(NULL, "the answer would be longer than a line");
-    }
     return allocate((size_t)count, element_size);
 }
 
 static void put_key(Text *answer, const char *key) {
     bool is_first = answer->bytes[answer->length - 1] == '{';
-    put(answer, is_first ? "\"" : ", \"");
-    put(answer, key);
-    put(answer, "\": ");
+    put_format(answer, is_first ? "\"%s\": " : ", \"%s\": ", key);
 }
 
 static void put_array(Text *answer, const char *key, const void *elements, int64_t count, size_t element_size) {
@@ -1877,22 +1690,20 @@ static Slice slice_fields(const Json *request, int64_t end) {
     Slice slice;
     slice.start = whole_field(request, "start", -MAX_WHOLE, MAX_WHOLE, "1.3");
     slice.stop = whole_field(request, "stop", -MAX_WHOLE, MAX_WHOLE, "1.3");
-    if (slice.start < 0 || slice.start > slice.stop || slice.stop > end) {
+    if (slice.start < 0 || slice.start > slice.stop || slice.stop > end)
         refuse("1.3", "[%" PRId64 ", %" PRId64 ") is not a range of [0, %" PRId64 ")", slice.start, slice.stop, end);
-    }
     return slice;
 }
 
 /* SPEC 1.3: a vector of the right length. */
 static const float *vector_field(const Json *request, const char *key, int64_t count) {
     Array vector = decode_array(request, key, sizeof(float));
-    if (vector.count != count) {
+    if (vector.count != count)
         refuse("1.3", "%s has %" PRId64 " numbers, not %" PRId64, key, vector.count, count);
-    }
     return vector.elements;
 }
 
-/* ---- PROTOCOL.md: the requests ------------------------------------------------------------------------------------- */
+/* ---- PROTOCOL.md: the requests ----------------------------------------------------------------------------------- */
 
 static void answer_describe(const Json *request, Text *answer);
 
@@ -1906,9 +1717,8 @@ static void answer_mix(const Json *request, Text *answer) {
     Array words = decode_array(request, "words", sizeof(uint32_t));
     uint32_t key = (uint32_t)whole_field(request, "key", 0, UINT32_MAX, "3.1");
     uint32_t *mixed = words.elements;
-    for (int64_t i = 0; i < words.count; i++) {
+    for (int64_t i = 0; i < words.count; i++)
         mixed[i] = mix(mixed[i], key);
-    }
     put_array(answer, "mixed", mixed, words.count, sizeof *mixed);
 }
 
@@ -1919,9 +1729,8 @@ static void answer_walk(const Json *request, Text *answer, const char *from, con
     Array array = decode_array(request, from, sizeof(int64_t));
     int64_t *numbers = array.elements;
     for (int64_t i = 0; i < array.count; i++) {
-        if (numbers[i] < 0 || numbers[i] >= D) {
+        if (numbers[i] < 0 || numbers[i] >= D)
             refuse("1.3", "%" PRId64 " is not in [0, %" PRId64 ")", numbers[i], D);
-        }
         numbers[i] = walk(&projection, numbers[i]);
     }
     put_array(answer, to, numbers, array.count, sizeof *numbers);
@@ -1940,9 +1749,8 @@ static void answer_index(const Json *request, Text *answer) {
     Slice rows = slice_fields(request, projection.D);
     int64_t count = rows.stop - rows.start;
     int64_t *index = answer_array(count, sizeof *index);
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < count; i++)
         index[i] = index_of(&projection, rows.start + i);
-    }
     put_array(answer, "index", index, count, sizeof *index);
 }
 
@@ -1953,9 +1761,8 @@ static void answer_members(const Json *request, Text *answer) {
     int64_t *counts = answer_array(count, sizeof *counts);
     count_members(&projection, columns.start, columns.stop, counts);
     int64_t total = 0;
-    for (int64_t j = 0; j < count; j++) {
+    for (int64_t j = 0; j < count; j++)
         total += counts[j];
-    }
     int64_t *members = answer_array(total, sizeof *members);
     list_members(&projection, columns.start, columns.stop, counts, members);
     put_array(answer, "counts", counts, count, sizeof *counts);
@@ -1977,9 +1784,8 @@ static void answer_initial(const Json *request, Text *answer) {
     float *theta = answer_array(projection.d, sizeof *theta);
     if (projection.kind == IDENTITY) {
         LayerMap map = parse_layers(field(request, "layers", JSON_LIST, NULL));
-        if (map.D != projection.D) {
-            refuse("8.8", "D is %" PRId64 ", and the segments of the layer map add up to %" PRId64, projection.D, map.D);
-        }
+        if (map.D != projection.D)
+            refuse("8.8", "D is not the %" PRId64 " of the layer map", map.D);
         initial_identity(&projection, &map, theta);
     } else {
         initial(&projection, bound, theta);
@@ -2009,13 +1815,9 @@ static void put_tensor(Text *answer, const Tensor *tensor) {
     int64_t count = element_count(tensor);
     int64_t size = dtype_sizes[tensor->dtype];
     float *values = answer_array(count, sizeof *values);
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < count; i++)
         values[i] = widen(tensor->dtype, tensor->data + i * size);
-    }
-    put(answer, "{");
-    put_key(answer, "dtype");
-    put_text(answer, string(dtype_names[tensor->dtype]));
-    put_key(answer, "shape");
+    put_format(answer, "{\"dtype\": \"%s\", \"shape\": ", dtype_names[tensor->dtype]);
     put_shape(answer, tensor);
     put_array(answer, "values", values, count, sizeof *values);
     put(answer, "}");
@@ -2047,16 +1849,14 @@ static Tensor round_tensor(const Json *value) {
     Tensor tensor = parse_tensor(value);
     Array values = decode_array(value, "values", sizeof(float));
     int64_t count = element_count(&tensor);
-    if (values.count != count) {
+    if (values.count != count)
         refuse("8.2", "the shape holds %" PRId64 " values, not %" PRId64, count, values.count);
-    }
     int64_t size = dtype_sizes[tensor.dtype];
     uint8_t *data = allocate((size_t)count, (size_t)size);
     for (int64_t i = 0; i < count; i++) {
         float number = ((const float *)values.elements)[i];
-        if (!isfinite(number)) {
+        if (!isfinite(number))
             refuse_named("8.3", "NaN or an infinity in the tensor", tensor.name);
-        }
         narrow(tensor.dtype, number, data + i * size);
     }
     tensor.data = data;
@@ -2068,15 +1868,14 @@ static void answer_write(const Json *request, Text *answer) {
     Adapter adapter = {.description = parse_description(field(request, "description", JSON_OBJECT, NULL))};
     const Json *tensors = field(request, "tensors", JSON_OBJECT, NULL);
     adapter.tensors = allocate(tensors->count, sizeof *adapter.tensors);
-    for (const Json *value = tensors->first; value != NULL; value = value->next) {
+    for (const Json *value = tensors->first; value != NULL; value = value->next)
         adapter.tensors[adapter.count++] = round_tensor(value);
-    }
     check_agreement(&adapter);
     String file = write_adapter(&adapter);
     put_array(answer, "file", file.bytes, (int64_t)file.length, 1);
 }
 
-/* ---- PROTOCOL.md: from line to line -------------------------------------------------------------------------------- */
+/* ---- PROTOCOL.md: from line to line ------------------------------------------------------------------------------ */
 
 static const struct {
     const char *name;
@@ -2102,22 +1901,17 @@ static const struct {
 static void answer_describe(const Json *request, Text *answer) {
     (void)request;
     put(answer, "\"name\": \"unilora.c\", \"version\": \"1\", \"requests\": [");
-    for (size_t i = 0; i < REQUESTS; i++) {
-        put(answer, i > 0 ? ", " : "");
-        put_text(answer, string(requests[i].name));
-    }
+    for (size_t i = 0; i < REQUESTS; i++)
+        put_format(answer, i > 0 ? ", \"%s\"" : "\"%s\"", requests[i].name);
     put(answer, "], \"kinds\": [");
-    for (Kind kind = 0; kind < KINDS; kind++) {
-        put(answer, kind > 0 ? ", " : "");
-        put_text(answer, string(kind_names[kind]));
-    }
+    for (Kind kind = 0; kind < KINDS; kind++)
+        put_format(answer, kind > 0 ? ", \"%s\"" : "\"%s\"", kind_names[kind]);
     put(answer, "]");
 }
 
 static String answer_request(String line) {
-    if (line.length > MAX_LINE) {
+    if (line.length > MAX_LINE)
         refuse(NULL, "a line has more than 16 MB");
-    }
     const Json *request = parse_json(line);
     check_type(request, JSON_OBJECT, NULL, "a request");
     String name = field(request, "request", JSON_TEXT, NULL)->text;
@@ -2136,11 +1930,7 @@ static String answer_request(String line) {
 static String answer_refusal(void) {
     Text answer = {0};
     put(&answer, "{\"refused\": ");
-    if (refusal.rule == NULL) {
-        put(&answer, "null");
-    } else {
-        put_text(&answer, string(refusal.rule));
-    }
+    put_format(&answer, refusal.rule == NULL ? "null" : "\"%s\"", refusal.rule);
     put(&answer, ", \"message\": ");
     put_text(&answer, refusal.message);
     put(&answer, "}");
@@ -2149,9 +1939,8 @@ static String answer_refusal(void) {
 
 /* A refusal that is itself too long for a line comes here once more, with a short message. */
 static String answer_line(String line) {
-    if (setjmp(refused) != 0) {
+    if (setjmp(refused) != 0)
         return answer_refusal();
-    }
     return answer_request(line);
 }
 
@@ -2161,17 +1950,15 @@ static bool read_line(String *line) {
     size_t length = 0;
     size_t capacity = 0;
     int c = getchar();
-    if (c == EOF) {
+    if (c == EOF)
         return false;
-    }
     for (; c != EOF && c != '\n'; c = getchar()) {
         if (length == capacity && length <= MAX_LINE) {
             capacity = 2 * capacity + 4096;
             bytes = reallocate(bytes, capacity);
         }
-        if (length < capacity) {
+        if (length < capacity)
             bytes[length++] = (uint8_t)c;
-        }
     }
     *line = (String){bytes, length};
     return true;
