@@ -129,7 +129,9 @@ def _check_base(model, adapter: Adapter, parameters) -> list[str]:
     if hasattr(model, "unilora"):
         raise UniLoraError("the model has an adapter on it, which would count twice; call model.detach() first")
     check_size(model)
-    adapter.check_base({name: tuple(value.shape) for name, value in parameters.items()})
+    shapes = {name: tuple(value.shape) for name, value in parameters.items()}
+    adapter.check_base(shapes)
+    adapter.check_saved(shapes)
     for name, value in parameters.items():
         if value.is_floating_point() and value.dtype != torch.float32:
             raise UniLoraError(f"{name} is {value.dtype}; export works in float32: call model.float() first")

@@ -27,17 +27,21 @@ def check(path: Path) -> None:
         raise WorkFailed(f"onnx's checker refuses the exported file: {str(error).strip().splitlines()[0]}") from error
 
 
-def session(path: Path) -> onnxruntime.InferenceSession:
-    """The file in ONNX Runtime, on a GPU where its build and the machine have one, on the CPU elsewhere."""
+def session(model: Path | bytes, threads: int = 0) -> onnxruntime.InferenceSession:
+    """A file, or the bytes of one, in ONNX Runtime, on a GPU where its build and the machine have one, on the CPU elsewhere.
+
+    ``threads`` on the CPU; 0 leaves it to ONNX Runtime.
+    """
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = SILENT
     with _refusals(), _without_a_word():
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         onnxruntime.preload_dlls()  # CUDA's libraries as pip installs them beside torch
         # TF32 rounds a product's factors to 10 bits, which would be most of any difference seen.
         providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        return onnxruntime.InferenceSession(model, options, providers=providers)
 
 
 @contextlib.contextmanager

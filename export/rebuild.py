@@ -99,10 +99,16 @@ def _walks(pi) -> int:
 def _scale(tape: _Tape, p, d) -> ir.Value:
     if p.kind == "uniform":
         return tape.constant("unilora.scale", p.scale())
-    longer, scale_longer, scale = p.D % p.d, float(p.scale(0, 1)[0]), float(p.scale(p.d - 1, p.d)[0])
-    return tape.call(
-        "BalancedScale", d, longer=longer, scale_longer=scale_longer, scale=scale, name="unilora.scale", shape=[p.d]
-    )
+    return tape.call("BalancedScale", d, **two_scales(p), name="unilora.scale", shape=[p.d])
+
+
+def two_scales(p) -> dict:
+    """The attributes of ``BalancedScale``: how many columns hold one row more, their scale and the others'."""
+    return {
+        "longer": p.D % p.d,
+        "scale_longer": float(p.scale(0, 1)[0]),
+        "scale": float(p.scale(p.d - 1, p.d)[0]),
+    }
 
 
 def _by_weight(item):

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -346,6 +347,8 @@ def test_calls_that_cannot_be_met(tmp_path):
         export_to(path, attached, adapter)
     with pytest.raises(BaseMismatch, match="no weight linear"):
         export_onnx(nn.Identity(), adapter, {"input": torch.zeros(2, 8)}, path)
+    with pytest.raises(BaseMismatch, match="no parameter head"):
+        export_to(path, model, replace(adapter, saved={"head": np.zeros(2, np.float32)}))
     with pytest.raises(UniLoraError, match=r"4\.0 GB of float32 weights"):
         export_onnx(nn.Linear(1, 10**9, bias=False, device="meta"), adapter, {"input": torch.zeros(2, 1)}, path)
     assert not path.exists()

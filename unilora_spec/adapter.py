@@ -80,6 +80,16 @@ class Adapter:
         if self.base and structure_fingerprint(adapted) != self.base.structure:
             raise BaseMismatch(f"the weights in {where} have other shapes than the base that was adapted", "10.3")
 
+    def check_saved(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raises ``BaseMismatch`` unless a model's parameters of these ``shapes``, by name, can take the saved ones (SPEC 10.3).
+
+        Apart from ``check_base``, as the files of a base may lack what a model has: its head.
+        """
+        for name, value in self.saved.items():
+            if shapes.get(name) != value.shape:
+                there = f"it has {list(shapes[name])}" if name in shapes else "it is not there"
+                raise BaseMismatch(f"the model has no parameter {name} of shape {list(value.shape)}: {there}", "10.3")
+
     def same_contents(self, read) -> bool | None:
         """Whether the weights that ``read(name)`` gives have the values that are on record; None without one (SPEC 10.2)."""
         return contents_fingerprint(self.layer_map.by_weight(), read) == self.base.contents if self.base else None
@@ -89,10 +99,9 @@ class Adapter:
 
         Raises ``BaseMismatch`` before anything changes where a weight is missing or its shape does not fit.
         """
-        check_fit(self.layer_map, {name: array.shape for name, array in weights.items()})
-        for name, value in self.saved.items():
-            if name not in weights or weights[name].shape != value.shape:
-                raise BaseMismatch(f"the base has no parameter {name} of shape {list(value.shape)}", "10.3")
+        shapes = {name: array.shape for name, array in weights.items()}
+        check_fit(self.layer_map, shapes)
+        self.check_saved(shapes)
         for segment, delta in self.delta_weights():
             part = segment.part(weights[segment.name])
             part += segment.stored(delta, part.shape)

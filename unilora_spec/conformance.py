@@ -1,10 +1,15 @@
 """The NumPy reference as an implementation that the conformance tests ask (conformance_tests/PROTOCOL.md).
 
-``python -m conformance_tests --impl unilora_spec.conformance``
+``python -m conformance_tests --impl unilora_spec.conformance``; the first half is what every module of its kind needs.
 """
 
 import base64
 import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,8 +35,9 @@ def unpack(text: str, field: str) -> np.ndarray:
 
 
 def pack(array, field: str) -> str:
-    """An array as a field of an answer."""
-    return base64.b64encode(np.ascontiguousarray(array, TYPES[field])).decode()
+    """An array, or the bytes of a file, as a field of an answer."""
+    data = array if isinstance(array, bytes | bytearray) else np.ascontiguousarray(array, TYPES[field])
+    return base64.b64encode(data).decode()
 
 
 def projection_of(request: dict) -> Projection:
@@ -40,16 +46,73 @@ def projection_of(request: dict) -> Projection:
     return Projection(p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]))
 
 
-def answer(request: dict) -> dict:
-    """The answer to one request; a refusal of the specification is an answer too."""
-    try:
-        return REQUESTS[request["request"]](request)
-    except UniLoraError as error:
-        return {"refused": error.rule, "message": error.message}
+def array_of(request: dict, field: str, length: int) -> np.ndarray:
+    """The array of a field, which must have this length (SPEC 1.3)."""
+    array = unpack(request[field], field)
+    if len(array) != length:
+        raise LimitError(f"{field} has {len(array)} entries; it must have {length}", "1.3")
+    return array
 
 
-def _describe(r):
-    return {"name": "unilora_spec", "version": VERSION, "requests": sorted(REQUESTS), "kinds": list(KINDS)}
+def adapter_of(request: dict) -> Adapter:
+    """The adapter in a request's file."""
+    return decode(base64.b64decode(request["file"]))
+
+
+def segment_of(request: dict, adapter: Adapter, items: Iterable):
+    """That one of ``items``, which the adapter's segments give in order, whose number the request names."""
+    k, count = request["segment"], len(adapter.layer_map)
+    if not 0 <= k < count:
+        raise LimitError(f"segment {k} is not in [0, {count})", "1.3")
+    return next(itertools.islice(items, k, None))
+
+
+def weights_of(request: dict) -> dict[str, np.ndarray]:
+    """The weights of a request by name, to be changed."""
+    return {name: unpack(w["values"], "values").reshape(w["shape"]).copy() for name, w in request["weights"].items()}
+
+
+def pack_weights(weights: Mapping[str, np.ndarray]) -> dict:
+    """Weights as the field of an answer."""
+    return {name: {"shape": weight.shape, "values": pack(weight, "values")} for name, weight in weights.items()}
+
+
+def numbered(adapter: Adapter, names: Iterable[str]) -> Adapter:
+    """The adapter with ``0.weight``, ``1.weight``, … for the weights ``names``, and without its base, which has the names.
+
+    A weight may have any text as its name; the modules and graphs of frameworks cannot.
+    """
+    number = {name: f"{k}.weight" for k, name in enumerate(dict.fromkeys([*names, *adapter.saved]))}
+    segments = [replace(segment, name=number[segment.name]) for segment in adapter.layer_map.segments]
+    layer_map = LayerMap(segments, adapter.layer_map.alpha, adapter.layer_map.scaling)
+    saved = {number[name]: value for name, value in adapter.saved.items()}
+    return Adapter(adapter.projection, layer_map, adapter.theta, saved=saved)
+
+
+def answering(name: str, requests: Mapping[str, Callable[[dict], dict]]) -> Callable[[dict], dict]:
+    """The function ``answer`` of an implementation that has a function for each of its ``requests``.
+
+    It answers ``describe`` itself; a refusal of the specification is an answer too.
+    """
+    description = {"name": name, "version": VERSION, "requests": ["describe", *requests], "kinds": list(KINDS)}
+
+    def answer(request: dict) -> dict:
+        """The answer to one request of PROTOCOL.md."""
+        try:
+            return description if request["request"] == "describe" else requests[request["request"]](request)
+        except UniLoraError as error:
+            return {"refused": error.rule, "message": error.message}
+
+    return answer
+
+
+def serve(answer: Callable[[dict], dict]) -> None:
+    """Answers each line of standard input with ``answer``'s dictionary. What ``answer`` prints goes to standard error."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as output:
+        os.dup2(2, 1)
+        for line in sys.stdin.buffer:
+            output.write(json.dumps(answer(json.loads(line))) + "\n")
+            output.flush()
 
 
 def _keys(r):
@@ -93,11 +156,9 @@ def _expand(r):
 
 
 def _adjoint(r):
-    p, g = projection_of(r), unpack(r["g"], "g")
+    p = projection_of(r)
     start, stop = p.range_of(r["start"], r["stop"], p.D)
-    if len(g) != stop - start:
-        raise LimitError(f"g has {len(g)} entries; the slice has {stop - start}", "1.3")
-    return {"theta": pack(p.adjoint(g, start), "theta")}
+    return {"theta": pack(p.adjoint(array_of(r, "g", stop - start), start), "theta")}
 
 
 def _read(r):
@@ -123,42 +184,36 @@ def _write(r):
         raise FileError("there is no tensor theta", "8.3")
     theta = values.pop("theta")
     saved = {name.removeprefix(SAVED): value for name, value in values.items()}
-    return {
-        "file": pack(np.frombuffer(encode(Adapter(projection, layer_map, theta, base, saved, dtypes)), "u1"), "file")
-    }
+    return {"file": pack(encode(Adapter(projection, layer_map, theta, base, saved, dtypes)), "file")}
 
 
 def _delta_weight(r):
-    adapter, k = decode(base64.b64decode(r["file"])), r["segment"]
-    if not 0 <= k < len(adapter.layer_map):
-        raise LimitError(f"segment {k} is not in [0, {len(adapter.layer_map)})", "1.3")
-    _, A, B = next(itertools.islice(adapter.factors(), k, None))
-    _, delta = next(itertools.islice(adapter.delta_weights(), k, None))
+    adapter = adapter_of(r)
+    _, A, B = segment_of(r, adapter, adapter.factors())
+    _, delta = segment_of(r, adapter, adapter.delta_weights())
     return {"A": pack(A, "A"), "B": pack(B, "B"), "delta": pack(delta, "delta")}
 
 
 def _fingerprints(r):
     names = LayerMap.from_json(r["layers"], 1).by_weight()
-    weights = _weights(r)
+    weights = weights_of(r)
     shapes = {name: weights[name].shape for name in names}
     return {"structure": structure_fingerprint(shapes), "contents": contents_fingerprint(names, weights.get)}
 
 
 def _merge(r):
-    adapter, weights = decode(base64.b64decode(r["file"])), _weights(r)
+    adapter, weights = adapter_of(r), weights_of(r)
     adapter.check_base({name: weight.shape for name, weight in weights.items()})
     same = adapter.same_contents(weights.get)
     adapter.merge(weights)
-    merged = {name: {"shape": weight.shape, "values": pack(weight, "values")} for name, weight in weights.items()}
-    return {"weights": merged, "same_contents": same}
+    return {"weights": pack_weights(weights), "same_contents": same}
 
 
-def _weights(r):
-    return {name: unpack(w["values"], "values").reshape(w["shape"]).copy() for name, w in r["weights"].items()}
-
-
-REQUESTS = {
-    "describe": _describe, "keys": _keys, "mix": _mix, "permutation": _permutation, "inverse": _inverse, "index": _index,
-    "members": _members, "scale": _scale, "initial": _initial, "expand": _expand, "adjoint": _adjoint, "read": _read,
-    "write": _write, "delta_weight": _delta_weight, "fingerprints": _fingerprints, "merge": _merge,
-}  # fmt: skip
+answer = answering(
+    "unilora_spec",
+    {
+        "keys": _keys, "mix": _mix, "permutation": _permutation, "inverse": _inverse, "index": _index,
+        "members": _members, "scale": _scale, "initial": _initial, "expand": _expand, "adjoint": _adjoint,
+        "read": _read, "write": _write, "delta_weight": _delta_weight, "fingerprints": _fingerprints, "merge": _merge,
+    },
+)  # fmt: skip

@@ -12,7 +12,6 @@ import unilora_spec
 from unilora_spec import (
     Adapter,
     Base,
-    BaseMismatch,
     FileError,
     LayerMap,
     LayerMapError,
@@ -21,7 +20,7 @@ from unilora_spec import (
     structure_fingerprint,
 )
 
-from .expansion import Expand
+from .expansion import Expand, index_of
 from .sites import delta_weight
 from .targets import candidates, matches, plan
 
@@ -110,7 +109,7 @@ class UniLora:
         self.model, self.projection, self.layer_map = model, projection, layer_map
         device = model.get_parameter(layer_map.segments[0].name).device
         # No buffers of the model: nothing to save, and nothing for DDP to send around at every step.
-        self.index = torch.from_numpy(projection.index().astype(np.int32)).to(device)
+        self.index = index_of(projection).to(device)
         self.scale = torch.from_numpy(projection.scale()).to(device)
         self._factors, self._version = None, -1
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
@@ -306,10 +305,7 @@ def _own(module, name, pattern):
 def _check_base(model, adapter) -> None:
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     adapter.check_base(shapes)
-    for name, value in adapter.saved.items():
-        if shapes.get(name) != value.shape:
-            there = list(shapes[name]) if name in shapes else "not there"
-            raise BaseMismatch(f"the model's {name} is {there}, the adapter brings {list(value.shape)}", "10.3")
+    adapter.check_saved(shapes)
     if unowned := set(adapter.layer_map.by_weight()) - {candidate.weight for candidate in candidates(model)}:
         raise FileError(f"{min(unowned)} belongs to a module that cannot be adapted while it runs; merge instead")
     if adapter.same_contents(lambda name: _numpy(model.get_parameter(name))) is False:

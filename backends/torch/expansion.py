@@ -2,6 +2,13 @@
 
 import torch
 
+from unilora_spec.projection import Gather
+
+
+def index_of(projection: Gather, start: int = 0, stop: int | None = None) -> torch.Tensor:
+    """The columns of the rows start … stop − 1 as the backend holds them: int32, 4 bytes an entry, as d < 2^31."""
+    return torch.tensor(projection.index(start, stop), dtype=torch.int32)
+
 
 class Expand(torch.autograd.Function):
     """θ (float[d]) → θ_D (float32[D]); ``index`` is int32[D], ``scale`` float32[d].

@@ -1,0 +1,117 @@
+"""The torch backend as an implementation that the conformance tests ask (conformance_tests/PROTOCOL.md).
+
+``python -m conformance_tests --impl backends.torch.conformance``, or, for ``Expand`` under torch.compile,
+``--impl "python -m backends.torch.conformance --compile"``
+"""
+
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch._dynamo.decorators import mark_unbacked
+
+from unilora_spec import save_adapter
+from unilora_spec.conformance import (
+    adapter_of,
+    answering,
+    array_of,
+    numbered,
+    pack,
+    pack_weights,
+    projection_of,
+    segment_of,
+    serve,
+    weights_of,
+)
+
+from .attach import load_adapter
+from .expansion import Expand, index_of
+from .sites import delta_weight
+from .targets import Conv1D
+
+
+def _index(r):
+    return {"index": pack(index_of(projection_of(r), r["start"], r["stop"]), "index")}
+
+
+def _expand(expand, r):
+    p = projection_of(r)
+    return {"theta_D": pack(_rows(expand, p, array_of(r, "theta", p.d), r["start"], r["stop"]), "theta_D")}
+
+
+def _rows(expand, p, theta, start, stop):
+    index, scale = index_of(p, start, stop), torch.from_numpy(p.scale())
+    return expand(torch.tensor(theta, requires_grad=True), index, scale).detach()
+
+
+def _adjoint(expand, r):
+    p = projection_of(r)
+    index, scale = index_of(p, r["start"], r["stop"]), torch.from_numpy(p.scale())
+    theta = torch.zeros(p.d, requires_grad=True)
+    expand(theta, index, scale).backward(torch.tensor(array_of(r, "g", len(index))))
+    return {"theta": pack(theta.grad, "theta")}
+
+
+def _delta_weight(expand, r):
+    adapter = adapter_of(r)
+    segment, offset = segment_of(r, adapter, adapter.layer_map.placed())
+    A, B = segment.factors(_rows(expand, adapter.projection, adapter.theta, offset, offset + segment.size))
+    s = float(adapter.layer_map.factor_scale(segment))
+    shape = (segment.in_features, segment.out_features)
+    stored = delta_weight(segment, A, B, s, shape if segment.transposed else shape[::-1])
+    return {"A": pack(A, "A"), "B": pack(B, "B"), "delta": pack(stored.T if segment.transposed else stored, "delta")}
+
+
+def _merge(r):
+    adapter, weights = adapter_of(r), weights_of(r)
+    adapter.check_base({name: weight.shape for name, weight in weights.items()})
+    segments = {segment.name: segment for segment in adapter.layer_map.segments}
+    model = nn.Sequential(*[_module(torch.from_numpy(w), segments.get(name)) for name, w in weights.items()])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "adapter.safetensors")
+        save_adapter(numbered(adapter, weights), path)
+        load_adapter(model, path).merge()
+    merged = {name: module.weight.detach() for name, module in zip(weights, model)}
+    return {"weights": pack_weights(merged), "same_contents": adapter.same_contents(weights_of(r).get)}
+
+
+def _module(weight, segment):
+    """A module of the kind that holds such a weight in a model."""
+    if segment is None or segment.index is not None:
+        module = nn.Module()
+    elif weight.dim() > 2:
+        module = nn.Conv1d(1, 1, 1)
+    else:
+        module = Conv1D(1, 1) if segment.transposed else nn.Linear(1, 1)
+    module.weight = nn.Parameter(weight)
+    return module
+
+
+def compiled_expand():
+    """``Expand.apply`` under torch.compile, compiled once for all sizes; by itself torch compiles 0 and 1 on their own."""
+    compiled = torch.compile(
+        lambda theta, index, scale: Expand.apply(theta, index, scale), dynamic=True, fullgraph=True
+    )
+
+    def expand(theta, index, scale):
+        index = index.clone(memory_format=torch.contiguous_format)  # torch gives an empty array another stride
+        for vector, length in (theta, "d"), (scale, "d"), (index, "rows"):
+            mark_unbacked(vector, 0, shape_id=length)
+        return compiled(theta, index, scale)
+
+    return expand
+
+
+def implementation(name: str, expand, more=()):
+    """``answer`` with all that ``expand`` (θ, index, scale → θ_D) takes part in, and what is in ``more``."""
+    uses = {"expand": _expand, "adjoint": _adjoint, "delta_weight": _delta_weight}
+    return answering(name, {request: partial(function, expand) for request, function in uses.items()} | dict(more))
+
+
+answer = implementation("backends.torch", Expand.apply, {"index": _index, "merge": _merge})
+
+if __name__ == "__main__":
+    serve(implementation("backends.torch, compiled", compiled_expand()) if "--compile" in sys.argv[1:] else answer)

@@ -1,0 +1,161 @@
+"""The exported ONNX functions as an implementation that the conformance tests ask (conformance_tests/PROTOCOL.md).
+
+``python -m conformance_tests --impl export.conformance`` runs each function of functions.py in ONNX Runtime, in a small
+model of its own, and for ``merge`` the whole of rebuild.py. A graph takes keys, the scale of `uniform` and the initial
+vector from its writer, and has no use for columns: there is nothing of ours to ask.
+"""
+
+import inspect
+from functools import lru_cache
+
+import numpy as np
+import onnx_ir as ir
+
+from unilora_spec import Projection
+from unilora_spec.conformance import (
+    adapter_of,
+    answering,
+    array_of,
+    numbered,
+    pack,
+    pack_weights,
+    projection_of,
+    segment_of,
+    unpack,
+    weights_of,
+)
+
+from .functions import DOMAIN, FUNCTIONS, add_functions
+from .onnx import DEFAULT_OPSET
+from .parity import session
+from .rebuild import rebuild, two_scales
+
+NUMPY = {ir.DataType.FLOAT: np.float32, ir.DataType.INT64: np.int64}
+
+
+def run(function: str, *inputs, **attributes) -> np.ndarray:
+    """What a function of functions.py gives in ONNX Runtime."""
+    loaded, types = _loaded(function, **attributes)
+    feeds = {name: np.asarray(value, NUMPY[types[name]]) for name, value in zip(types, inputs, strict=True)}
+    return loaded.run(None, feeds)[0]
+
+
+@lru_cache(64)
+def _loaded(function, **attributes):
+    signature = inspect.signature(FUNCTIONS[function].function)
+    types = {
+        name: _type(parameter.annotation) for name, parameter in signature.parameters.items() if name not in attributes
+    }
+    inputs = [_value(name, dtype) for name, dtype in types.items()]
+    result = _value("result", _type(signature.return_annotation))
+    node = ir.node(function, inputs, attributes, domain=DOMAIN.domain, outputs=[result])
+    model = _model(inputs, [result], [node])
+    add_functions(model)
+    return _session(model), types
+
+
+def _type(annotation):
+    return ir.DataType(getattr(annotation, "dtype", ir.DataType.INT64))  # an index may be int32 too, and has none
+
+
+def _value(name, dtype=ir.DataType.FLOAT, **constant):
+    return ir.Value(name=name, type=ir.TensorType(dtype), **constant)
+
+
+def _model(inputs, outputs, nodes, initializers=()):
+    opsets = {"": DEFAULT_OPSET}
+    graph = ir.Graph(inputs, outputs, nodes=nodes, initializers=initializers, opset_imports=opsets, name="asked")
+    return ir.Model(graph, ir_version=10)
+
+
+def _session(model):
+    # One thread: to start and end those of a pool takes longer than all that such a model does.
+    return session(ir.to_proto(model).SerializeToString(), threads=1)
+
+
+def _mix(r):
+    return {"mixed": pack(run("Mix", unpack(r["words"], "words"), r["key"]), "mixed")}
+
+
+def _permutation(r):
+    p, x = Projection("balanced", D=r["D"], d=1, seed=int(r["seed"])), unpack(r["x"], "x")
+    if len(x):
+        p.range_of(int(x.min()), int(x.max()) + 1, p.D)
+    return {"y": pack(permuted(p.permutation, x), "y")}
+
+
+def permuted(pi, x) -> np.ndarray:
+    """π(x) for int64[n] x: a graph that knows D knows the number of walks, here they are counted."""
+    y = run("Pass", x, pi.a, pi.keys)
+    while (y >= pi.D).any():
+        y = run("Walk", y, pi.D, pi.a, pi.keys)
+    return y
+
+
+def _index(r):
+    return {"index": pack(index_of(projection_of(r), r["start"], r["stop"]), "index")}
+
+
+def index_of(p, start, stop) -> np.ndarray:
+    """The columns of the rows start … stop − 1: int64[stop − start]."""
+    start, stop = p.range_of(start, stop, p.D)
+    rows = start + run("CountTo", stop - start)
+    if p.kind == "identity":
+        return rows
+    if p.kind == "uniform":
+        return run("UniformIndex", rows, p.d, p.keys[6:8])
+    return run("Columns", permuted(p.permutation, rows), p.d)
+
+
+def _expand(r):
+    p = projection_of(r)
+    return {"theta_D": pack(expanded(p, array_of(r, "theta", p.d), r["start"], r["stop"]), "theta_D")}
+
+
+def expanded(p, theta, start, stop) -> np.ndarray:
+    """θ_D[start:stop] as float32."""
+    index = index_of(p, start, stop)
+    scale = run("BalancedScale", p.d, **two_scales(p)) if p.kind == "balanced" else p.scale()
+    return run("Expand", theta, scale, index)
+
+
+def _delta_weight(r):
+    adapter = adapter_of(r)
+    s, offset = segment_of(r, adapter, adapter.layer_map.placed())
+    theta_D, split = expanded(adapter.projection, adapter.theta, offset, offset + s.size), s.rank * s.in_features
+    A = run("Factor", theta_D, first=(0,), end=(split,), dims=(s.rank, s.in_features))
+    B = run("Factor", theta_D, first=(split,), end=(s.size,), dims=(s.out_features, s.rank))
+    delta = run("DeltaWeight", A, B, s=float(adapter.layer_map.factor_scale(s)))
+    return {"A": pack(A, "A"), "B": pack(B, "B"), "delta": pack(delta, "delta")}
+
+
+def _merge(r):
+    adapter, weights = adapter_of(r), weights_of(r)
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    adapter.check_base(shapes)
+    adapter.check_saved(shapes)
+    merged = _outputs(numbered(adapter, weights), [*(weights | adapter.saved).values()])
+    return {"weights": pack_weights(dict(zip(weights, merged))), "same_contents": adapter.same_contents(weights.get)}
+
+
+def _outputs(adapter, weights):
+    """The weights as a graph with the rebuild in it sees them, which gives them as its outputs."""
+    values = [
+        _value(f"{k}.weight", const_value=ir.tensor(weight), shape=ir.Shape(weight.shape))
+        for k, weight in enumerate(weights)
+    ]
+    outputs = [_value(f"{k}.output") for k in range(len(weights))]
+    nodes = [ir.node("Identity", [value], outputs=[output]) for value, output in zip(values, outputs)]
+    model = _model([], outputs, nodes, values)
+    adapted = adapter.layer_map.by_weight()
+    rebuild(model, adapter, {value.name: value for value in values if value.name in adapted})
+    return _session(model).run(None, {})
+
+
+answer = answering(
+    "export",
+    {
+        "mix": _mix, "permutation": _permutation, "index": _index, "expand": _expand, "delta_weight": _delta_weight,
+        "merge": _merge,
+    },
+)  # fmt: skip
