@@ -9,6 +9,7 @@ from unilora_spec.command import printable
 from .rules import LEVELS, NOT_ASKED, chapters, level_of, spec_rules
 from .run import FAILED, NOT_SUPPORTED, PASSED, Result
 
+LONGEST = 3000  # characters of a request that are still shown
 STYLES = {PASSED: "green", FAILED: "bold red", NOT_SUPPORTED: "yellow", "not asked": "dim"}
 
 
@@ -68,6 +69,8 @@ def failures(results: list[Result]) -> list[str]:
         if result.outcome == FAILED:
             lines += [f"rule {', '.join(result.rules)}: {result.says}", f"  {result.message}  [{result.name}]"]
             if result.request:
-                lines.append(f"  {json.dumps(result.request, ensure_ascii=False)}")
+                request = json.dumps(result.request, ensure_ascii=False)
+                fits = len(request) <= LONGEST
+                lines.append(f"  {request if fits else f'{request[:100]} … {len(request)} characters; --json keeps all'}")
             lines.append("")
     return [printable(line) for line in lines]

@@ -8,6 +8,8 @@ import hypothesis
 import pytest
 from hypothesis.errors import Flaky
 
+from unilora_spec.errors import WorkFailed
+
 from .client import Failed, GaveUp, Implementation, NotSupported
 from .judge import Judge
 
@@ -35,6 +37,11 @@ class Run:
     implementation: Implementation
     progress: object = None
     results: list[Result] = field(default_factory=list)
+    broken: str = ""
+
+    def pytest_collectreport(self, report):
+        if report.failed:
+            self.broken += report.longreprtext
 
     @pytest.fixture
     def judge(self, request):
@@ -84,7 +91,7 @@ class Run:
 
 
 def run(implementation, examples, seed, only=(), junit=None, progress=None, first=False) -> list[Result]:
-    """The results of all checks, or of those for the rules ``only``.
+    """The results of all checks, or of those for the rules ``only``. Raises ``WorkFailed`` where none could be run.
 
     ``examples`` a property, from ``seed``; ``junit`` the path of an XML file; ``first``: stop at the first failure.
     """
@@ -102,7 +109,9 @@ def run(implementation, examples, seed, only=(), junit=None, progress=None, firs
     options = [str(CHAPTERS), "-c", str(CHAPTERS / "pytest.ini"), "-p", "no:terminal", "-p", "no:cacheprovider"]
     options += [f"--hypothesis-seed={seed}", *([f"--junitxml={junit}"] if junit else []), *(["-x"] if first else [])]
     with contextlib.closing(implementation):
-        pytest.main(options, plugins=[plugin, _Only(set(only))])
+        status = pytest.main(options, plugins=[plugin, _Only(set(only))])
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise WorkFailed(f"the checks could not be run: {plugin.broken or status}")
     return plugin.results
 
 

@@ -96,6 +96,7 @@ FOLDINGS = {
     "a head that is the whole name": ["0", "1", "2"],
     "9 and 10": ["l.9.x", "l.10.x", "l.11.x"],
     "a number with a zero before it is text": ["l.01.x", "l.02.x"],
+    "and begins no run": ["l.01.x", "l.2.x", "l.3.x"],
     "nine digits are a number": ["l.999999998", "l.999999999"],
     "a run may go on to ten digits": ["l.999999999", "l.1000000000"],
     "ten digits are text": ["l.1000000000", "l.1000000001"],
@@ -236,8 +237,8 @@ def test_merge(judge, data):
     saved = {name.removeprefix("saved."): t for name, t in rounded(tensors).items() if name != "theta"}
     weights = base_of(data.draw, description["layers"])
     assume(not saved.keys() & weights.keys())
-    zeros = {name: {"shape": t["shape"], "values": [0.0] * len(t["values"])} for name, t in saved.items()}
-    fields = {"file": canonical(description, tensors), "weights": weights | zeros}
+    before = {name: {"shape": t["shape"], "values": [3.0] * len(t["values"])} for name, t in saved.items()}
+    fields = {"file": canonical(description, tensors), "weights": weights | before}
     answer = judge.gives({"same_contents": None}, "merge", **fields)
     merged = answer.get("weights", {})
     if merged.keys() != fields["weights"].keys():

@@ -96,6 +96,15 @@ def test_texts(judge, names):
     judge.gives({"file": files.write(text, tensors)}, "write", description=text, tensors=protocol(tensors))
 
 
+@check("8.5", "8.7", needs="write")
+def test_order_of_names(judge):
+    """Keys are sorted by UTF-16 code units, data by UTF-8 bytes: U+E000 and what is above the basic plane change places."""
+    names = ["\uffff", "𝔸", "a", "Z", "\ue000", "ab", "\U0010ffff", "é"]
+    tensors = hostile.TENSORS | {f"saved.{name}": ("F32", [1], [float(at)]) for at, name in enumerate(names)}
+    fields = {"description": hostile.TEXT, "tensors": protocol(tensors)}
+    judge.gives({"file": files.write(hostile.TEXT, tensors)}, "write", **fields)
+
+
 @check("8.3", needs="write")
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
 @given(data=st.data())
