@@ -211,7 +211,9 @@ def changed(fault: Fault, folder: Path) -> None:
     path = folder / "unilora_spec" / fault.file
     text = path.read_text(encoding="utf-8")
     if text.count(fault.old) != 1:
-        raise UniLoraError(f"{fault.name}: {fault.old!r} stands {text.count(fault.old)} times in {fault.file}, not once")
+        raise UniLoraError(
+            f"{fault.name}: {fault.old!r} stands {text.count(fault.old)} times in {fault.file}, not once"
+        )
     path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
 
 
@@ -245,7 +247,12 @@ def main() -> int:
         found = pool.map(caught_by, *zip(*jobs, strict=True)) if jobs else []
         found = list(track(found, "faults", len(jobs), console=Console(stderr=True), transient=True))
     rows = [
-        {"fault": fault.name, "file": fault.file, "rule": fault.rule, "by": found[n * call.seeds : (n + 1) * call.seeds]}
+        {
+            "fault": fault.name,
+            "file": fault.file,
+            "rule": fault.rule,
+            "by": found[n * call.seeds : (n + 1) * call.seeds],
+        }
         for n, fault in enumerate(faults)
     ]
     if call.json:

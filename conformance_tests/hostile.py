@@ -37,6 +37,32 @@ HUGE = 2**53 - 1
 BASE = {"name": "b", "structure": "0" * 32, "contents": "9f" * 16}
 
 
+FOLDINGS = {
+    "two runs after each other": ["a.0.x", "a.1.x", "b.0", "b.1"],
+    "a run that a gap ends": ["a.0.x", "a.1.x", "a.3.x", "a.4.x"],
+    "a run of the first number where the second one repeats as well": ["a.0.0", "a.0.1", "a.1.0", "a.1.1"],
+    "a run of the second number": ["a.0.0", "a.0.1", "a.0.2", "a.1.0"],
+    "numbers that descend": ["a.2", "a.1", "a.0"],
+    "a head that is the whole name": ["0", "1", "2"],
+    "9 and 10": ["l.9.x", "l.10.x", "l.11.x"],
+    "a number with a zero before it is text": ["l.01.x", "l.02.x"],
+    "and begins no run": ["l.01.x", "l.2.x", "l.3.x"],
+    "nine digits are a number": ["l.999999998", "l.999999999"],
+    "a run may go on to ten digits": ["l.999999999", "l.1000000000"],
+    "ten digits are text": ["l.1000000000", "l.1000000001"],
+    "digits of other scripts are text": ["l.٠", "l.١"],
+    "a head that another name begins with": ["l.1.x", "l.10.x", "l.2.x"],
+    "blocks of two": ["l.0.a", "l.0.b", "l.1.a", "l.1.b", "l.2.a"],
+    "blocks in another order": ["l.0.a", "l.0.b", "l.1.b", "l.1.a"],
+    "a dot at the end": ["l.0.", "l.1."],
+    "empty parts": ["..0..", "..1.."],
+    "only eight numbers count": ["a.1.2.3.4.5.6.7.8.0", "a.1.2.3.4.5.6.7.8.1"],
+    "the eighth number counts": ["a.1.2.3.4.5.6.7.0", "a.1.2.3.4.5.6.7.1"],
+    "a number twice in the name": ["l.0.0.x", "l.1.0.x", "l.1.1.x"],
+}
+"""Names of segments in order, where a run of layers begins, ends, or is none (SPEC 7.9)."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One file. ``rules`` refuse it, any of them; none: it is sound. ``description`` is what a writer refuses as well."""
@@ -301,7 +327,9 @@ def _cases():
         ("base", BASE | {"structure": "0" * 33}), ("base", BASE | {"contents": "A" * 32}), ("base", BASE | {"name": 1}),
         ("base", BASE | {"labels": [1]}), ("base", BASE | {"labels": "x"}), ("base", BASE | {"architecture": 1}),
     ):  # fmt: skip
-        rules = {"layers": "7.8 8.6", "projection.seed": "1.2 8.6", "alpha": "7.7 8.6", "scaling": "7.7 8.6"}.get(path, "8.6")
+        rules = {"layers": "7.8 8.6", "projection.seed": "1.2 8.6", "alpha": "7.7 8.6", "scaling": "7.7 8.6"}.get(
+            path, "8.6"
+        )
         shown = "no " + path if value is None else f"{path} = {json.dumps(value, ensure_ascii=False)}"
         yield described("description", rules, shown, field(path, value))
     yield described("description", "1.2 8.6", "seed 2^64", field("projection.seed", str(2**64)))
@@ -351,7 +379,9 @@ def _cases():
     run = {"layers": [0, 65_537], "prefix": "", "segments": [W | {"name": ""}]}
     yield layers("65,537 segments in a run", too_many, [run])
     yield layers(
-        "2^80 segments", too_many + " 1.1 8.8", [run | {"layers": [0, 2**40], "segments": [W | {"name": "", "index": [0, 2**40]}]}]
+        "2^80 segments",
+        too_many + " 1.1 8.8",
+        [run | {"layers": [0, 2**40], "segments": [W | {"name": "", "index": [0, 2**40]}]}],
     )
     yield layers(
         "65,537 segments in two stacks", too_many, [W | {"index": [0, 32_768]}, W | {"index": [32_768, 65_537]}]

@@ -24,7 +24,7 @@ class Judge:
 
     def ask(self, request: str, **fields) -> dict:
         """The answer, its arrays unpacked. Raises ``Failed`` where it is a refusal."""
-        fields = _packed(fields)
+        fields = packed(fields)
         answer = self.implementation.ask(request, **fields)
         if "refused" in answer:
             self.fail(f"refused with rule {answer['refused']}: {answer.get('message')!s:.200}", request, fields)
@@ -32,7 +32,7 @@ class Judge:
 
     def gives(self, expected: dict, request: str, **fields) -> dict:
         """Asks, and compares the fields of the answer that ``expected`` has: arrays by their bits."""
-        answer, fields = self.ask(request, **fields), _packed(fields)
+        answer, fields = self.ask(request, **fields), packed(fields)
         for name, value in expected.items():
             if name not in answer:
                 self.fail(f"the answer has no {name}", request, fields)
@@ -42,7 +42,7 @@ class Judge:
 
     def refuses(self, rules: str | set[str], request: str, **fields) -> str:
         """Asks, and takes a refusal with one of ``rules`` alone. Returns its message."""
-        rules, fields = {rules} if isinstance(rules, str) else rules, _packed(fields)
+        rules, fields = {rules} if isinstance(rules, str) else rules, packed(fields)
         answer = self.implementation.ask(request, **fields)
         ours = " or ".join(sorted(rules))
         if "refused" not in answer:
@@ -53,7 +53,7 @@ class Judge:
 
     def fail(self, message: str, request: str, fields: dict):
         """Ends the check with a sentence and the request to paste."""
-        self.implementation.fail(Failed(message, {"request": request, **_packed(fields)}))
+        self.implementation.fail(Failed(message, {"request": request, **packed(fields)}))
 
     def _unpacked(self, name, value, request, fields):
         if name == "tensors" and isinstance(value, dict):
@@ -92,7 +92,8 @@ def differs(name: str, got, expected) -> str | None:
     return None if got == expected else f"{name} is {got!r:.300}, and must be {expected!r:.300}"
 
 
-def _packed(fields: dict) -> dict:
+def packed(fields: dict) -> dict:
+    """Fields of a request or an answer with their arrays as the protocol sends them."""
     return {name: _pack(name, value) for name, value in fields.items()}
 
 

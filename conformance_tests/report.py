@@ -25,7 +25,10 @@ def outcome_of(results: list[Result]) -> str:
 
 
 def level(results: list[Result], requests: list[str]) -> str | None:
-    """The highest level whose requests are all supported and whose checks have all passed; None below *projection*."""
+    """The highest level whose requests are all supported and whose checks have all passed; None below *projection*.
+
+    ``results`` are those of all checks.
+    """
     reached, failed = None, {level_of(result.needs) for result in results if result.outcome == FAILED}
     for name, needed in LEVELS.items():
         if not set(needed) <= set(requests) or name in failed:
@@ -40,7 +43,7 @@ def as_json(results: list[Result], described: dict, call: dict) -> dict:
         "implementation": {key: described[key] for key in ("name", "version", "requests", "kinds")},
         "specification": "1",
         "call": call,
-        "level": level(results, described["requests"]),
+        "level": None if call["rules"] else level(results, described["requests"]),
         "rules": {rule: outcome_of(checks) for rule, checks in by_rule(results).items()},
         "checks": [vars(result) for result in results],
     }
@@ -71,6 +74,8 @@ def failures(results: list[Result]) -> list[str]:
             if result.request:
                 request = json.dumps(result.request, ensure_ascii=False)
                 fits = len(request) <= LONGEST
-                lines.append(f"  {request if fits else f'{request[:100]} … {len(request)} characters; --json keeps all'}")
+                lines.append(
+                    f"  {request if fits else f'{request[:100]} … {len(request)} characters; --json keeps all'}"
+                )
             lines.append("")
     return [printable(line) for line in lines]

@@ -16,7 +16,6 @@ LEVELS = {
 
 NOT_ASKED = {
     "8.11": "how a file comes onto a disk is not visible in an answer",
-    "9.3": "binds the kinds that are still to come",
     "10.4": "names in the files of a base; a request has names of a model",
 }
 """The rules without a check, and why."""

@@ -1674,11 +1674,11 @@ static void put_array(Text *answer, const char *key, const void *elements, int64
 }
 
 static uint64_t seed_field(const Json *request) {
-    return parse_seed(field(request, "seed", JSON_TEXT, NULL));
+    return parse_seed(field(request, "seed", JSON_TEXT, "8.6"));
 }
 
 static Projection projection_field(const Json *request) {
-    return parse_projection(field(request, "projection", JSON_OBJECT, NULL));
+    return parse_projection(field(request, "projection", JSON_OBJECT, "8.6"));
 }
 
 /* SPEC 1.3: the slice [start, stop) of [0, end). */
@@ -1783,7 +1783,7 @@ static void answer_initial(const Json *request, Text *answer) {
     double bound = field(request, "bound", JSON_NUMBER, NULL)->number;
     float *theta = answer_array(projection.d, sizeof *theta);
     if (projection.kind == IDENTITY) {
-        LayerMap map = parse_layers(field(request, "layers", JSON_LIST, NULL));
+        LayerMap map = parse_layers(field(request, "layers", JSON_LIST, "7.8"));
         if (map.D != projection.D)
             refuse("8.8", "D is not the %" PRId64 " of the layer map", map.D);
         initial_identity(&projection, &map, theta);
@@ -1845,7 +1845,7 @@ static void answer_read(const Json *request, Text *answer) {
 
 /* SPEC 8.3: a tensor of a request, rounded to its dtype. */
 static Tensor round_tensor(const Json *value) {
-    check_type(value, JSON_OBJECT, NULL, "a tensor");
+    check_type(value, JSON_OBJECT, "8.2", "a tensor");
     Tensor tensor = parse_tensor(value);
     Array values = decode_array(value, "values", sizeof(float));
     int64_t count = element_count(&tensor);
@@ -1865,7 +1865,7 @@ static Tensor round_tensor(const Json *value) {
 }
 
 static void answer_write(const Json *request, Text *answer) {
-    Adapter adapter = {.description = parse_description(field(request, "description", JSON_OBJECT, NULL))};
+    Adapter adapter = {.description = parse_description(field(request, "description", JSON_OBJECT, "8.6"))};
     const Json *tensors = field(request, "tensors", JSON_OBJECT, NULL);
     adapter.tensors = allocate(tensors->count, sizeof *adapter.tensors);
     for (const Json *value = tensors->first; value != NULL; value = value->next)

@@ -1,0 +1,348 @@
+"""Known answers for ``unilora_spec/vectors``: ``python -m conformance_tests.vectors`` writes them, from the oracle.
+
+Each case is a request of PROTOCOL.md with its answer, so that any language can replay them with a JSON parser and base64.
+"""
+
+import argparse
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import unilora_spec
+from unilora_spec.command import run as run_command
+from unilora_spec.serialization import replacing
+
+from . import hostile
+from .judge import packed
+from .oracle import arithmetic, files
+
+FOLDER = Path(unilora_spec.__file__).parent / "vectors"
+LARGEST_FILE = 4000  # bytes of a hostile file; longer ones are the suite's alone
+
+NOTES = {
+    "edge": "At a limit, or where one more or less changes the way.",
+    "large": "Numbers above 32 bits: arithmetic of 32 bits, or of doubles where SPEC 1.4 says no, shows here.",
+    "invalid": "To be refused.",
+}
+
+
+@dataclass
+class Vector:
+    rule: str
+    comment: str
+    request: dict
+    answer: dict | None = None
+    refused: list[str] | None = None
+    flags: tuple[str, ...] = ()
+
+    def as_json(self, number: int) -> dict:
+        what = {"answer": self.answer} if self.refused is None else {"refused": self.refused}
+        slug = re.sub("[^a-z0-9]+", "-", self.request["request"].lower())
+        return (
+            {"id": f"{slug}-{number}", "rule": self.rule, "comment": self.comment, "flags": list(self.flags)}
+            | {"request": self.request}
+            | what
+        )
+
+
+def vector(rule, comment, request, answer=None, refused=None, flags=(), **fields):
+    """A case; ``fields`` are the request's, arrays as lists of numbers."""
+    answer = None if answer is None else packed(answer)
+    flags = (*flags, "invalid") if refused else flags
+    return Vector(rule, comment, {"request": request, **packed(fields)}, answer, refused, flags)
+
+
+def projection(kind, d, D, seed=42):
+    return {"kind": kind, "seed": str(seed), "d": d, "D": D}
+
+
+def limits():
+    for d, D in ((0, 5), (6, 5), (2**31, 2**32), (1, 2**40 + 1), (0, 0)):
+        p = projection("balanced", d, D)
+        yield vector("1.1", f"d = {d}, D = {D}", "index", refused=["1.1"], projection=p, start=0, stop=0)
+    yield vector("1.2", "a seed of 2^64", "keys", refused=["1.2"], seed=str(2**64))
+    p = projection("balanced", 2, 5)
+    for start, stop in ((0, 6), (5, 4), (6, 6)):
+        yield vector(
+            "1.3", f"rows [{start}, {stop}) of 5", "index", refused=["1.3"], projection=p, start=start, stop=stop
+        )
+    yield vector(
+        "1.3", "a theta of 3 with d = 2", "expand", refused=["1.3"], projection=p, theta=[1, 2, 3], start=0, stop=5
+    )
+    yield vector("1.3", "π(D)", "permutation", refused=["1.3"], seed="42", D=5, x=[5])
+
+
+def keys():
+    for seed in (0, 1, 42, 2**32 - 1, 2**32, 2**53 + 1, 2**63, 2**64 - 1):
+        flags = ("large",) if seed >= 2**32 else ()
+        yield vector(
+            "2.2", f"the ten keys of seed {seed}", "keys", {"keys": arithmetic.keys(seed)}, seed=str(seed), flags=flags
+        )
+
+
+def mixing():
+    words = [0, 1, 2, 0x7FFFFFFF, 0x80000000, 0xFFFF0000, 0xFFFFFFFF, 0x12345678, 0xDEADBEEF]
+    for key in (0, 1, 0x80000000, 0xFFFFFFFF, arithmetic.keys(42)[0]):
+        mixed = [arithmetic.mix(word, key) for word in words]
+        yield vector("3.1", f"with the key {key:08X}", "mix", {"mixed": mixed}, words=words, key=key)
+
+
+def balanced():
+    for D in (1, 2, 3, 4, 5, 10, 16, 17, 99, 100, 101):
+        y = [arithmetic.walk(D, 42, x)[-1] for x in range(D)]
+        rule = "4.2" if arithmetic.side(D) ** 2 == D else "4.3"
+        yield vector(
+            rule, f"all of π, D = {D}", "permutation", {"y": y}, seed="42", D=D, x=list(range(D)), flags=("edge",)
+        )
+        x = [arithmetic.inverse(D, 42, y) for y in range(D)]
+        yield vector(
+            "4.4", f"all of π⁻¹, D = {D}", "inverse", {"x": x}, seed="42", D=D, y=list(range(D)), flags=("edge",)
+        )
+    for D in (2**20 + 1, 46341**2, 2**31, 2**32 + 1, (2**20 - 1) ** 2 + 1, 2**40 - 1, 2**40):
+        x = [0, 1, D // 2, D - 2, D - 1]
+        for seed in (0, 42, 2**64 - 1):
+            y = [arithmetic.walk(D, seed, value)[-1] for value in x]
+            comment = f"D = {D}, seed {seed}"
+            yield vector("4.3", f"π, {comment}", "permutation", {"y": y}, seed=str(seed), D=D, x=x, flags=("large",))
+            yield vector("4.4", f"π⁻¹, {comment}", "inverse", {"x": x}, seed=str(seed), D=D, y=y, flags=("large",))
+    for d, D in ((1, 1), (1, 7), (7, 7), (4, 10), (5, 10), (3, 10), (5760, 36864), (2**31 - 1, 2**40), (1000, 2**40)):
+        p, flags = projection("balanced", d, D), ("large",) if D > 2**32 else ()
+        for start, stop in ((0, min(D, 12)), (max(D - 12, 0), D)):
+            index = [arithmetic.index("balanced", D, d, 42, i) for i in range(start, stop)]
+            comment = f"rows [{start}, {stop}), d = {d}, D = {D}"
+            yield vector("4.5", comment, "index", {"index": index}, projection=p, start=start, stop=stop, flags=flags)
+        if D // d < 1000:
+            for j in {0, D % d, d - 1}:
+                members = arithmetic.members("balanced", D, d, 42, j)
+                expected = {"counts": [len(members)], "members": members}
+                comment = f"column {j}, d = {d}, D = {D}"
+                yield vector("4.6", comment, "members", expected, projection=p, start=j, stop=j + 1, flags=flags)
+
+
+def just_below():
+    """Rows i and numbers d with h·d so little below a multiple of 2^32 that a float64 would reach it."""
+    for i in range(1000):
+        h = arithmetic.index("uniform", 2**40, 2**32, 42, i)
+        if h % 2 and h >= 2**31:
+            d = -pow(h, -1, 2**32) % 2**32
+            if 2**30 <= d < 2**31:
+                yield i, d
+
+
+def uniform():
+    for d, D, start in (
+        (4, 10, 0),
+        (1, 5, 0),
+        (40, 40, 0),
+        (1000, 2**40, 2**32 - 6),
+        (2**31 - 1, 2**40, 2**40 - 12),
+        (1000, 2**33, 0),
+    ):
+        stop = min(start + 12, D)
+        index = [arithmetic.index("uniform", D, d, 42, i) for i in range(start, stop)]
+        fields = {"projection": projection("uniform", d, D), "start": start, "stop": stop}
+        flags = ("large",) if D > 2**32 else ()
+        yield vector(
+            "5.1", f"rows [{start}, {stop}), d = {d}, D = {D}", "index", {"index": index}, flags=flags, **fields
+        )
+    i, d = next(just_below())
+    fields = {"projection": projection("uniform", d, 2**40), "start": i, "stop": i + 1}
+    index = [arithmetic.index("uniform", 2**40, d, 42, i)]
+    yield vector(
+        "5.3", "h·d is just below a multiple of 2^32", "index", {"index": index}, flags=("large", "edge"), **fields
+    )
+    p = projection("uniform", 40, 40, 3)
+    columns = [arithmetic.members("uniform", 40, 40, 3, j) for j in range(40)]
+    expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
+    yield vector(
+        "5.2", "columns with no row among them", "members", expected, projection=p, start=0, stop=40, flags=("edge",)
+    )
+    scale = [arithmetic.scale(len(column)) for column in columns]
+    yield vector(
+        "5.2", "and their scale, 0", "scale", {"scale": scale}, projection=p, start=0, stop=40, flags=("edge",)
+    )
+
+
+def values():
+    for D in (1, 2, 3, 5, 7, 11, 1000, 12345, 2**20 + 1, 2**24 + 1, 2**31 - 1):
+        p = projection("balanced", 1, D)
+        comment = f"n_0 = {D}"
+        yield vector("6.1", comment, "scale", {"scale": [arithmetic.scale(D)]}, projection=p, start=0, stop=1)
+    special = [0.0, -0.0, 2.0**-149, -(2.0**-149), 2.0**-126, 1.1754942106924411e-38, 3.4028234663852886e38, 1.0, -0.1]
+    special = [arithmetic.f32(x) for x in special]
+    for kind, D in (("balanced", 20), ("uniform", 20), ("identity", 9)):
+        p = projection(kind, 9, D)
+        theta_D = arithmetic.expand(kind, D, 9, 42, special)
+        comment = f"{kind}: both zeros, numbers below the normal range, the largest"
+        yield vector(
+            "6.2",
+            comment,
+            "expand",
+            {"theta_D": theta_D},
+            projection=p,
+            theta=special,
+            start=0,
+            stop=D,
+            flags=("edge",),
+        )
+        g = [float(i - 8) for i in range(D)]  # whole numbers: their sums are exact in any order and in float32
+        theta = [arithmetic.f32(x) for x in arithmetic.adjoint(kind, D, 9, 42, g)[0]]
+        yield vector(
+            "6.3", f"{kind}: sums that are exact", "adjoint", {"theta": theta}, projection=p, g=g, start=0, stop=D
+        )
+    p = projection("balanced", 9, 2**40)
+    theta_D = arithmetic.expand("balanced", 2**40, 9, 42, special, 2**40 - 12, 2**40)
+    fields = {"projection": p, "theta": special, "start": 2**40 - 12, "stop": 2**40}
+    yield vector("6.2", "the last rows of D = 2^40", "expand", {"theta_D": theta_D}, flags=("large",), **fields)
+    for bound in (0.02, 1.0, 1e-3):
+        theta = [arithmetic.f32(arithmetic.start(42, j) * bound) for j in range(16)]
+        p = projection("balanced", 16, 100)
+        yield vector("6.4", f"with the bound {bound}", "initial", {"theta": theta}, projection=p, bound=bound)
+
+
+def hostile_files(chapters):
+    for case in hostile.CASES:
+        first = min(case.rules, key=lambda rule: [int(n) for n in rule.split(".")][::-1])
+        own = case.flag == "layer map"
+        if own == ("7" in chapters) and len(case.file) <= LARGEST_FILE:
+            refused = sorted(case.rules)
+            yield vector(first, case.name, "read", refused=refused, file=case.file, flags=(case.flag,))
+
+
+def described(case):
+    """A sound file's answer, from the oracle: what its text says, folded."""
+    header = json.loads(case.file[8 : 8 + int.from_bytes(case.file[:8], "little")])
+    description = json.loads(header["__metadata__"]["unilora"])
+    text = files.describe(description | {"layers": files.unfold(description["layers"])})
+    return {"description": text}
+
+
+def layer_map():
+    yield from hostile_files("7")
+    tensors = {"theta": {"dtype": "F32", "shape": [2], "values": [1.0, -0.5]}}
+    for case, names in hostile.FOLDINGS.items():
+        segments = [{"name": name, "out": 1, "in": 1, "rank": 1} for name in names]
+        text = hostile.TEXT | {"layers": segments, "projection": projection("balanced", 2, 2 * len(segments))}
+        file = files.write(text, {"theta": ("F32", [2], [1.0, -0.5])})
+        yield vector("7.9", f"folding: {case}", "write", {"file": file}, description=text, tensors=tensors)
+    yield from delta_weights()
+
+
+def small(rank, scaling="lora", **segment):
+    """An adapter whose products are exact in float32, in any order: small whole numbers."""
+    layers = [{"name": "w", "out": 2, "in": 3, "rank": rank, **segment}]
+    D = 5 * rank
+    text = {"projection": projection("identity", D, D), "alpha": 2 * rank, "layers": layers, "scaling": scaling}
+    theta = [float(i % 7 - 3) for i in range(D)]
+    return text, theta, files.write(text, {"theta": ("F32", [D], theta)})
+
+
+def delta_weights():
+    for rank in (1, 2, 4):
+        text, theta, file = small(rank)
+        A, B = theta[: 3 * rank], theta[3 * rank :]
+        delta = [
+            files.factor_scale(text, text["layers"][0]) * sum(B[o * rank + r] * A[r * 3 + i] for r in range(rank))
+            for o in range(2)
+            for i in range(3)
+        ]
+        expected = {"A": A, "B": B, "delta": delta}
+        yield vector("7.7", f"rank {rank}, whole numbers", "delta_weight", expected, file=file, segment=0)
+        weights = {"w": {"shape": [2, 3], "values": [1.0] * 6}}
+        merged = {"w": {"shape": [2, 3], "values": [1.0 + x for x in delta]}}
+        yield vector(
+            "7.10", f"rank {rank}", "merge", {"weights": merged, "same_contents": None}, file=file, weights=weights
+        )
+        _, _, file = small(rank, transposed=True)
+        turned = {"w": {"shape": [3, 2], "values": [1.0 + delta[o * 3 + i] for i in range(3) for o in range(2)]}}
+        weights = {"w": {"shape": [3, 2], "values": [1.0] * 6}}
+        yield vector("7.3", f"rank {rank}, stored (in, out)", "merge", {"weights": turned}, file=file, weights=weights)
+
+
+def file():
+    tensors = {name: {"dtype": t[0], "shape": t[1], "values": t[2]} for name, t in hostile.TENSORS.items()}
+    yield vector(
+        "8.7", "the file of SPEC.md", "write", {"file": hostile.TINY}, description=hostile.TEXT, tensors=tensors
+    )
+    answer = {"description": files.describe(hostile.TEXT), "tensors": tensors, "canonical": True}
+    yield vector("8.7", "the file of SPEC.md", "read", answer, file=hostile.TINY)
+    for case in hostile.SOUND:
+        if len(case.file) <= LARGEST_FILE and "segments" not in case.name:
+            yield vector("8.10", f"sound: {case.name}", "read", described(case), file=case.file, flags=("edge",))
+    yield from hostile_files("8")
+
+
+def kinds():
+    for kind in ("vera", "Balanced", ""):
+        p = projection(kind, 2, 5)
+        yield vector("9.1", f"the kind {kind!r}", "index", refused=["9.1"], projection=p, start=0, stop=5)
+    p = projection("identity", 4, 5)
+    yield vector("9.2", "d below D", "index", refused=["9.2"], projection=p, start=0, stop=5)
+    layers = [{"name": "v", "out": 2, "in": 3, "rank": 2}, {"name": "w", "out": 1, "in": 16, "rank": 1}]
+    theta = []
+    for s in layers:
+        A = range(len(theta), len(theta) + s["rank"] * s["in"])
+        theta += [arithmetic.f32(arithmetic.start(42, j) * (1 / s["in"] ** 0.5)) for j in A] + [0.0] * (
+            s["rank"] * s["out"]
+        )
+    p = projection("identity", len(theta), len(theta))
+    yield vector("9.2", "A as LoRA's, B zero", "initial", {"theta": theta}, projection=p, bound=0.02, layers=layers)
+
+
+def base():
+    weights = {
+        "w": {"shape": [2, 3], "values": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]},
+        "é": {"shape": [1, 2, 1], "values": [-0.0, 2.0**-149]},
+    }
+    plain = {name: (weight["shape"], weight["values"]) for name, weight in weights.items()}
+    layers = [{"name": "é", "out": 1, "in": 2, "rank": 1}, {"name": "w", "out": 2, "in": 3, "rank": 1}]
+    structure, contents = files.fingerprints(layers, plain)
+    expected = {"structure": structure, "contents": contents}
+    yield vector(
+        "10.1", "two weights, one of them of three dimensions", "fingerprints", expected, layers=layers, weights=weights
+    )
+    w = {"shape": [2, 3], "values": [1.0] * 6}
+    for comment, given in (
+        ("the weight is missing", {"b": {"shape": [1], "values": [0.0]}}),
+        ("the weight is turned", {"w": w | {"shape": [3, 2]}, "b": {"shape": [1], "values": [0.0]}}),
+        ("the saved parameter is missing", {"w": w}),
+        ("the saved parameter has another shape", {"w": w, "b": {"shape": [1, 1], "values": [0.0]}}),
+    ):
+        yield vector("10.3", comment, "merge", refused=["10.3"], file=hostile.TINY, weights=given)
+
+
+FILES = {
+    "1-limits": limits, "2-keys": keys, "3-mixing": mixing, "4-balanced": balanced, "5-uniform": uniform, "6-values": values,
+    "7-layer-map": layer_map, "8-file": file, "9-kinds": kinds, "10-base": base,
+}  # fmt: skip
+
+
+def texts() -> dict[str, str]:
+    """The files by name, each a line for each case."""
+    result = {}
+    for name, cases in FILES.items():
+        cases = [case.as_json(number) for number, case in enumerate(cases())]
+        notes = {flag: (NOTES | hostile.FLAGS)[flag] for case in cases for flag in case["flags"]}
+        lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
+        head = json.dumps(
+            {"specification": "1", "chapter": name.split("-")[0], "notes": notes}, ensure_ascii=False, indent=1
+        )
+        result[f"{name}.json"] = f'{head[:-2]},\n "cases": [\n{lines}\n]}}\n'
+    return result
+
+
+def main() -> int:
+    argparse.ArgumentParser(
+        prog="python -m conformance_tests.vectors",
+        description=f"Writes the known answers into {FOLDER.name}, from the oracle.",
+    ).parse_args()
+    for name, text in texts().items():
+        with replacing(FOLDER / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        print(f"{name}: {len(text.encode()):,} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
