@@ -88,7 +88,7 @@ FAULTS = [
         ("d up to 2^32", "1.1", "MAX_DIM = 2**31 - 1", "MAX_DIM = 2**32 - 1"),
         ("slices that are clipped", "1.3", "if not 0 <= start <= stop <= end:", "start, stop = max(start, 0), min(stop, end)\n        if False:"),
         ("vectors that are padded", "1.3", "if value.shape != (length,):", "value = np.resize(value, length)\n        if False:"),
-        ("an unknown kind for the default", "9.1", "if kind not in KINDS:", "kind = kind if kind in KINDS else 'balanced'\n        if False:"),
+        ("an unknown kind for the default", "9.1", "if kind not in KINDS:", "if kind not in KINDS:\n        return KINDS['balanced']\n    if False:"),
         ("a scale in float32", "6.1", "n = self.counts(start, stop).astype(np.float64)", "n = self.counts(start, stop).astype(np.float32)"),
         ("a scale that is rounded twice", "6.1", "np.divide(1.0, np.sqrt(n),", "np.divide(1.0, np.sqrt(n).astype(np.float32),"),
         ("a scale of 1 / n", "6.1", "np.divide(1.0, np.sqrt(n),", "np.divide(1.0, n,"),

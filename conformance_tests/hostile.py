@@ -244,6 +244,7 @@ def _cases():
         value["theta"] = {"dtype": "F4", "shape": [2], "data_offsets": [0, 1], "more": 1}
 
     yield refused("version", "8.4", "version 2 with tensors of its own", header(newer))
+    yield refused("version", "8.4", "version 2 with metadata of its own", metadata(version="2", more=[1]))
     yield refused("version", "8.4", "version 2 with a description of its own", metadata(version="2", unilora="?"))
 
     # JSON (8.5): the rule is about any JSON, so that the place where it is broken may break another as well.
@@ -350,6 +351,7 @@ def _cases():
     yield described("limits", "1.1 8.8", "D = 0", field("projection.D", 0))
     yield described("limits", "1.1 8.8", "D above 2^40", field("projection.D", 2**40 + 1))
     yield described("limits", "9.1", "an unknown kind", field("projection.kind", "vera"))
+    yield described("limits", "9.1", "an unknown kind with fields of its own", field("projection", {"kind": "vera", "rank": 4}))
     yield described("limits", "9.2", "identity with d below D", field("projection.kind", "identity"))
     for alpha in (0, -1, 9.9e-5, 2**20 + 1, 1e15):
         yield described("limits", "7.7", f"alpha = {alpha}", field("alpha", alpha))

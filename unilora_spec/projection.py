@@ -46,9 +46,7 @@ class Projection(ABC):
             cls.kind, KINDS[kind] = kind, cls
 
     def __new__(cls, kind: str = "balanced", **_):
-        if kind not in KINDS:
-            raise KindError(f"projection kind {kind!r:.40} is unknown; this version knows {', '.join(KINDS)}", "9.1")
-        return super().__new__(KINDS[kind])
+        return super().__new__(kind_named(kind))
 
     def __init__(self, kind: str = "balanced", *, D: int, d: int, seed: int):
         self.D, self.d, self.seed = check_D(operator.index(D)), operator.index(d), operator.index(seed)
@@ -91,6 +89,13 @@ class Projection(ABC):
         if not 0 <= start <= stop <= end:
             raise LimitError(f"[{start}, {stop}) is not a range of [0, {end})", "1.3")
         return start, stop
+
+
+def kind_named(kind: str) -> type[Projection]:
+    """The class of a kind. Raises ``KindError`` for an unknown one (SPEC 9.1)."""
+    if kind not in KINDS:
+        raise KindError(f"projection kind {kind!r:.60} is unknown; this version knows {', '.join(KINDS)}", "9.1")
+    return KINDS[kind]
 
 
 class Gather(Projection):

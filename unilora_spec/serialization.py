@@ -15,7 +15,7 @@ from . import canonical_json
 from .adapter import DTYPES, Adapter, Base
 from .errors import FileError, UniLoraError, VersionError, WorkFailed
 from .layer_map import LayerMap
-from .projection import Projection
+from .projection import Projection, kind_named
 
 FORMAT, VERSION = "unilora", "1"
 MAX_HEADER = 2**18  # a header has hundreds of bytes, and hostile JSON unfolds to fifty times its text in memory
@@ -145,6 +145,8 @@ def parse(description: dict) -> tuple[Projection, LayerMap, Base | None]:
         {"scaling": str, "base": dict},
     )
     p = description["projection"]
+    if isinstance(p.get("kind"), str):
+        kind_named(p["kind"])  # before the other fields: a kind that is unknown here may have others
     _fields(p, "projection", {"kind": str, "seed": str, "d": int, "D": int})
     if not re.fullmatch(r"0|[1-9][0-9]{0,19}", p["seed"]):
         raise FileError(f"seed is {p['seed']!r:.40}; it must be a decimal number below 2^64, as a string", "8.6")
@@ -225,7 +227,7 @@ _SIZES = {
 
 def read_header(data, limit=MAX_HEADER, first=lambda metadata: None) -> tuple[dict, int]:
     """The header of safetensors bytes, and where their tensors start. Raises ``FileError`` unless tensors fill the rest
-    without gap or overlap and each is as long as its shape says (SPEC 8.2). ``first`` sees the metadata before any tensor
+    without gap or overlap and each is as long as its shape says (SPEC 8.2). ``first`` sees the metadata before all else
     is looked at: a file of another version may have tensors of other kinds."""
     size = len(data)
     length = int.from_bytes(bytes(data[:8]), "little")
@@ -238,9 +240,11 @@ def read_header(data, limit=MAX_HEADER, first=lambda metadata: None) -> tuple[di
         raise FileError("this is no safetensors file: its header does not start with {", "8.2")
     header = canonical_json.decode(text)
     metadata = header.get("__metadata__", {})
-    if not (isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())):
-        raise FileError("__metadata__ must be an object of strings", "8.2")
+    if not isinstance(metadata, dict):
+        raise FileError("__metadata__ must be an object", "8.2")
     first(metadata)
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise FileError("__metadata__ must hold strings alone", "8.2")
     spans = [_span(name, entry) for name, entry in header.items() if name != "__metadata__"]
     end = 0
     for begin, stop in sorted(spans):

@@ -3,7 +3,7 @@
        gcc -std=c11 -O2 -Wall -Wextra -Werror -ffp-contract=off -o unilora unilora.c -lm
 
    The program answers the requests of PROTOCOL.md, one JSON line each, from standard input to standard output. It
-   supports the levels "projection" and "file" and all three kinds of projection.
+   supports the levels "projection" and "file" and all three kinds of projection, and not the level "full".
 
    How it is built:
 
@@ -32,19 +32,19 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "this program assumes a little-endian machine");
 _Static_assert(FLT_EVAL_METHOD == 0, "this program assumes that float and double are evaluated in their own precision");
 
-/* For qsort: below, at or above 0, as a is below, at or above b. */
+/* Below 0, 0 or above it, as a is below b, equal or above it: what qsort asks for. */
 #define ORDER(a, b) (((a) > (b)) - ((a) < (b)))
 
-#define MAX_D ((int64_t)1 << 31)            /* SPEC 1.1: d is below it */
-#define MAX_ROWS ((int64_t)1 << 40)         /* SPEC 1.1: D is at most this */
-#define MAX_SEGMENTS 65536                  /* SPEC 7.1 */
-#define MAX_NAME 512                        /* SPEC 7.2 */
-#define MAX_NAMES ((size_t)1 << 22)         /* SPEC 7.1: bytes of all names together */
-#define MAX_HEADER 262144                   /* SPEC 8.2 */
-#define MAX_DIMENSIONS 64                   /* SPEC 8.2 */
-#define MAX_DEPTH 16                        /* SPEC 8.5 */
-#define MAX_WHOLE (((int64_t)1 << 53) - 1)  /* SPEC 8.5 */
-#define MAX_LINE ((size_t)16 << 20)         /* PROTOCOL.md: a line has 16 MB */
+#define MAX_COLUMNS (((int64_t)1 << 31) - 1)  /* SPEC 1.1: d */
+#define MAX_ROWS ((int64_t)1 << 40)           /* SPEC 1.1: D */
+#define MAX_SEGMENTS 65536                    /* SPEC 7.1 */
+#define MAX_NAME 512                          /* SPEC 7.2 */
+#define MAX_NAMES ((size_t)1 << 22)           /* SPEC 7.1: bytes of all names together */
+#define MAX_HEADER 262144                     /* SPEC 8.2 */
+#define MAX_DIMENSIONS 64                     /* SPEC 8.2 */
+#define MAX_DEPTH 16                          /* SPEC 8.5 */
+#define MAX_WHOLE (((int64_t)1 << 53) - 1)    /* SPEC 8.5 */
+#define MAX_LINE ((size_t)16 << 20)           /* PROTOCOL.md: a line has 16 MB */
 
 /* ---- Memory: all of a request's, freed after its answer ---------------------------------------------------------- */
 
@@ -153,10 +153,10 @@ static uint8_t *extend(Text *text, size_t length) {
     return text->bytes + text->length - length;
 }
 
-static void put_string(Text *text, String string) {
-    uint8_t *room = extend(text, string.length);
-    if (string.length > 0)
-        memcpy(room, string.bytes, string.length);
+static void put_string(Text *text, String content) {
+    uint8_t *room = extend(text, content.length);
+    if (content.length > 0)
+        memcpy(room, content.bytes, content.length);
 }
 
 static void put(Text *text, const char *literal) {
@@ -640,9 +640,7 @@ static uint32_t mix(uint32_t x, uint32_t key) {
 }
 
 /* SPEC 1.2, 8.6: the decimal number without leading zeros. */
-static uint64_t parse_seed(const Json *value) {
-    check_type(value, JSON_TEXT, "8.6", "the seed");
-    String text = value->text;
+static uint64_t parse_seed(String text) {
     if (text.length == 0 || (text.length > 1 && text.bytes[0] == '0'))
         refuse("8.6", "the seed is empty or has leading zeros");
     uint64_t seed = 0;
@@ -682,7 +680,7 @@ static int64_t root(int64_t D) {
 }
 
 static Projection make_projection(Kind kind, uint64_t seed, int64_t d, int64_t D) {
-    if (d < 1 || d > D || D > MAX_ROWS || d >= MAX_D)
+    if (d < 1 || d > D || D > MAX_ROWS || d > MAX_COLUMNS)
         refuse("1.1", "d = %" PRId64 " and D = %" PRId64 " do not keep 1 <= d <= D <= 2^40 and d < 2^31", d, D);
     if (kind == IDENTITY && d != D)
         refuse("9.2", "d = %" PRId64 " is not D = %" PRId64 ", as it is with identity", d, D);
@@ -705,7 +703,7 @@ static Kind parse_kind(const Json *value) {
 static Projection parse_projection(const Json *value) {
     Kind kind = parse_kind(value);
     check_fields(value, FIELDS("kind", "seed", "d", "D"), "8.6");
-    uint64_t seed = parse_seed(field(value, "seed", JSON_TEXT, "8.6"));
+    uint64_t seed = parse_seed(field(value, "seed", JSON_TEXT, "8.6")->text);
     int64_t d = whole_field(value, "d", -MAX_WHOLE, MAX_WHOLE, "8.6");
     int64_t D = whole_field(value, "D", -MAX_WHOLE, MAX_WHOLE, "8.6");
     return make_projection(kind, seed, d, D);
@@ -1641,7 +1639,7 @@ static String write_adapter(Adapter *adapter) {
 
 /* ---- PROTOCOL.md: fields of requests and of answers -------------------------------------------------------------- */
 
-/* An array of a request, or room for one of an answer. */
+/* An array of a request. */
 typedef struct {
     void *elements;
     int64_t count;
@@ -1654,10 +1652,14 @@ static Array decode_array(const Json *object, const char *key, size_t element_si
     return (Array){(void *)bytes.bytes, (int64_t)(bytes.length / element_size)};
 }
 
-/* Refuses what no line can hold before it is allocated. */
-static void *answer_array(int64_t count, size_t element_size) {
+/* Refuses what no line can hold, before anything is allocated for it. */
+static void check_room(int64_t count, size_t element_size) {
     if ((uint64_t)count > MAX_LINE / element_size)
         refuse(NULL, "the answer would be longer than a line");
+}
+
+static void *answer_array(int64_t count, size_t element_size) {
+    check_room(count, element_size);
     return allocate((size_t)count, element_size);
 }
 
@@ -1674,7 +1676,7 @@ static void put_array(Text *answer, const char *key, const void *elements, int64
 }
 
 static uint64_t seed_field(const Json *request) {
-    return parse_seed(field(request, "seed", JSON_TEXT, "8.6"));
+    return parse_seed(field(request, "seed", JSON_TEXT, "8.6")->text);
 }
 
 static Projection projection_field(const Json *request) {
@@ -1773,7 +1775,7 @@ static void answer_scale(const Json *request, Text *answer) {
     Projection projection = projection_field(request);
     Slice columns = slice_fields(request, projection.d);
     int64_t count = columns.stop - columns.start;
-    answer_array(count, sizeof(float));
+    check_room(count, sizeof(float));
     const float *scales = column_scales(&projection, columns.start, columns.stop);
     put_array(answer, "scale", scales, count, sizeof *scales);
 }
