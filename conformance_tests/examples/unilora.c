@@ -44,7 +44,8 @@ _Static_assert(FLT_EVAL_METHOD == 0, "this program assumes that float and double
 #define MAX_DIMENSIONS 64                     /* SPEC 8.2 */
 #define MAX_DEPTH 16                          /* SPEC 8.5 */
 #define MAX_WHOLE (((int64_t)1 << 53) - 1)    /* SPEC 8.5 */
-#define MAX_LINE ((size_t)16 << 20)           /* PROTOCOL.md: a line has 16 MB */
+#define MAX_REQUEST ((size_t)16 << 20)        /* PROTOCOL.md */
+#define MAX_ANSWER ((size_t)64 << 20)         /* PROTOCOL.md */
 
 /* ---- Memory: all of a request's, freed after its answer ---------------------------------------------------------- */
 
@@ -141,10 +142,10 @@ static bool starts_with(String text, String start) {
     return text.length >= start.length && memcmp(text.bytes, start.bytes, start.length) == 0;
 }
 
-/* Room for `length` more bytes. No text is longer than a line of the protocol, as each is a part of one. */
+/* Room for `length` more bytes. Each text is a part of an answer, so that none is longer than one. */
 static uint8_t *extend(Text *text, size_t length) {
-    if (length > MAX_LINE - text->length)
-        refuse(NULL, "the answer would be longer than a line");
+    if (length > MAX_ANSWER - text->length)
+        refuse(NULL, "the answer would have more than 64 MB");
     if (text->length + length > text->capacity) {
         text->capacity = 2 * text->capacity > text->length + length ? 2 * text->capacity : text->length + length;
         text->bytes = reallocate(text->bytes, text->capacity);
@@ -1652,10 +1653,10 @@ static Array decode_array(const Json *object, const char *key, size_t element_si
     return (Array){(void *)bytes.bytes, (int64_t)(bytes.length / element_size)};
 }
 
-/* Refuses what no line can hold, before anything is allocated for it. */
+/* Refuses what no answer can hold, before anything is allocated for it. */
 static void check_room(int64_t count, size_t element_size) {
-    if ((uint64_t)count > MAX_LINE / element_size)
-        refuse(NULL, "the answer would be longer than a line");
+    if ((uint64_t)count > MAX_ANSWER / element_size)
+        refuse(NULL, "the answer would have more than 64 MB");
 }
 
 static void *answer_array(int64_t count, size_t element_size) {
@@ -1912,8 +1913,8 @@ static void answer_describe(const Json *request, Text *answer) {
 }
 
 static String answer_request(String line) {
-    if (line.length > MAX_LINE)
-        refuse(NULL, "a line has more than 16 MB");
+    if (line.length > MAX_REQUEST)
+        refuse(NULL, "the request has more than 16 MB");
     const Json *request = parse_json(line);
     check_type(request, JSON_OBJECT, NULL, "a request");
     String name = field(request, "request", JSON_TEXT, NULL)->text;
@@ -1939,14 +1940,14 @@ static String answer_refusal(void) {
     return string_of(answer);
 }
 
-/* A refusal that is itself too long for a line comes here once more, with a short message. */
+/* A refusal that is itself too long for an answer comes here once more, with a short message. */
 static String answer_line(String line) {
     if (setjmp(refused) != 0)
         return answer_refusal();
     return answer_request(line);
 }
 
-/* False at the end of the input. Of a line that is too long, it keeps enough to tell that. */
+/* False at the end of the input. Of a request that is too long, it keeps enough to tell that. */
 static bool read_line(String *line) {
     uint8_t *bytes = NULL;
     size_t length = 0;
@@ -1955,7 +1956,7 @@ static bool read_line(String *line) {
     if (c == EOF)
         return false;
     for (; c != EOF && c != '\n'; c = getchar()) {
-        if (length == capacity && length <= MAX_LINE) {
+        if (length == capacity && length <= MAX_REQUEST) {
             capacity = 2 * capacity + 4096;
             bytes = reallocate(bytes, capacity);
         }
