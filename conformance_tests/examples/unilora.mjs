@@ -1158,6 +1158,8 @@ function readProjection(fields) {
   checkFields(fields, '"projection"', ['kind', 'seed', 'd', 'D'], [], '8.6');
   const seed = parseSeed(fields.get('seed'));
   const [d, D] = [fields.get('d'), fields.get('D')];
+  ensure(Number.isInteger(d), '8.6', '"d" is not a number without a point');
+  ensure(Number.isInteger(D), '8.6', '"D" is not a number without a point');
   checkDimensions(d, D);
   return Object.assign(new (KINDS.get(kind))(d, D, keysOf(seed)), { kind, seed });
 }
