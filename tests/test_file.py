@@ -284,7 +284,7 @@ CONTAINER = {
     "a missing field": changed(lambda h: h["theta"].pop("shape")),
     "a tensor of text": changed(lambda h: put(h, "theta", "F32")),
     "metadata of list": changed(lambda h: put(h, "__metadata__", [])),
-    "metadata of numbers": changed(lambda h: put(h["__metadata__"], "version", 1)),
+    "metadata of numbers": changed(lambda h: put(h["__metadata__"], "unilora", 1)),
 }
 
 
