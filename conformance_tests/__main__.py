@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from unilora_spec.serialization import replacing
 from . import report
 from .client import Failed, GaveUp, Implementation, command_of
 from .rules import spec_rules
-from .run import FAILED, run
+from .run import FAILED, OUTCOMES, run
 
 EXAMPLES = 50
 
@@ -47,6 +48,9 @@ def main() -> int:
         raise UniLoraError(f"--rule {min(unknown)} is no rule of SPEC.md; give one such as 4.3")
     if call.examples < 1 or call.timeout <= 0:
         raise UniLoraError("--examples and --timeout must be above 0")
+    for option, path in (("--json", call.json), ("--junit", call.junit)):
+        if path and not path.absolute().parent.is_dir():
+            raise UniLoraError(f"{option} {path}: there is no folder {path.parent}; make it first")
     person = Console(stderr=str(call.json) == "-")
     implementation = _start(call)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -63,16 +67,17 @@ def main() -> int:
     person.print(report.table(results, described))
     for line in report.failures(results):
         person.print(line, markup=False, highlight=False, soft_wrap=True)
-    failed = sum(result.outcome == FAILED for result in results)
-    person.print(f"{len(results) - failed} of {len(results)} checks without fault, {implementation.asked} requests.")
+    counts = Counter(result.outcome for result in results)
+    said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome])
+    person.print(f"{len(results)} checks, {implementation.asked} requests: {said}.")
     if not (call.rule or call.first):
         reached = report.level(results, implementation.requests)
         person.print(
             f"Level reached: {reached or 'none'}, with the kinds {', '.join(implementation.kinds)}.", markup=False
         )
-    if failed:
+    if counts[FAILED]:
         person.print("Read from the top: what fails in an earlier chapter fails in the later ones as well.")
-    return 1 if failed else 0
+    return 1 if counts[FAILED] else 0
 
 
 def _start(call) -> Implementation:
@@ -82,7 +87,7 @@ def _start(call) -> Implementation:
         reason = getattr(failure, "failure", failure).message
         raise WorkFailed(f"--impl {shlex.quote(call.impl)} does not answer the request describe: {reason}") from None
     except ValueError as error:
-        raise UniLoraError(f"--impl {call.impl} is no command: {error}") from None
+        raise UniLoraError(f"--impl {call.impl!r} is no command: {error}") from None
 
 
 if __name__ == "__main__":

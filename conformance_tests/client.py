@@ -44,10 +44,16 @@ class NotSupported(pytest.skip.Exception):
 
 
 def command_of(text: str) -> list[str]:
-    """The command line of ``--impl``: a Python module is served as a command as well, so that it can hang and crash."""
+    """The words of ``--impl``: a Python module is served as a command as well, so that it can hang and crash.
+
+    Raises ``ValueError`` for a text that is neither.
+    """
     if re.fullmatch(r"\w+(\.\w+)*", text) and importlib.util.find_spec(text):
         return [sys.executable, "-m", "conformance_tests.serve", text]
-    return shlex.split(text)
+    words = shlex.split(text)
+    if not words:
+        raise ValueError("it is empty")
+    return words
 
 
 class Implementation:
@@ -67,8 +73,8 @@ class Implementation:
         self.requests, self.kinds = self.described["requests"], self.described["kinds"]
 
     def new_check(self) -> None:
-        """Forgets the failures of the check before."""
-        self._smallest, self._since = None, None
+        """Forgets the failures of the check before, of which ``smallest`` is the one with the shortest request."""
+        self.smallest, self._since = None, None
 
     def ask(self, request: str, **fields) -> dict:
         """The answer to one request. Raises ``Failed`` where there is none, ``NotSupported`` where there can be none."""
@@ -87,11 +93,11 @@ class Implementation:
 
     def fail(self, failure: Failed):
         """Raises ``failure``, or ``GaveUp`` when it is time to end the search for a smaller one."""
-        if self._smallest is None or len(json.dumps(failure.request)) < len(json.dumps(self._smallest.request)):
-            self._smallest = failure
+        if self.smallest is None or len(json.dumps(failure.request)) < len(json.dumps(self.smallest.request)):
+            self.smallest = failure
         self._since = self._since or time.monotonic()
         if time.monotonic() - self._since > SHRINKING or isinstance(failure, _Hung):
-            raise GaveUp(self._smallest)
+            raise GaveUp(self.smallest)
         raise failure
 
     def memory(self) -> dict[str, int]:
@@ -140,13 +146,14 @@ class Implementation:
 
     def _exchange(self, message) -> bytes:
         """Writes one line and reads one, each as far as the other side allows, so that neither waits for the other."""
-        unsent, received = json.dumps(message, ensure_ascii=False).encode() + b"\n", b""
+        unsent, received = json.dumps(message, ensure_ascii=False).encode() + b"\n", bytearray()
         source, sink = self.process.stdout.fileno(), self.process.stdin.fileno()
         if select.select([source], [], [], 0)[0] and (extra := os.read(source, 200)):
             self._kill()
             raise Broken(f"it wrote without being asked, before this request: {extra!r}", message)
         deadline = time.monotonic() + self.timeout
-        while b"\n" not in received[-65536:]:
+        piece = b""
+        while b"\n" not in piece:
             left = deadline - time.monotonic()
             readable, writable, _ = select.select([source], [sink] if unsent else [], [], max(left, 0))
             if left <= 0:
@@ -156,16 +163,17 @@ class Implementation:
             try:
                 if writable:
                     unsent = unsent[os.write(sink, unsent[: 2**16]) :]
-                piece = os.read(source, 2**16) if readable else None
+                piece = os.read(source, 2**16) if readable else b""
+                ended = readable and not piece
             except BrokenPipeError:
-                piece = b""
-            if piece == b"":
+                ended = True
+            if ended:
                 raise self._crashed(message)
-            received += piece or b""
+            received += piece
             if len(received) > LONGEST:
                 self._kill()
                 raise Broken(f"the answer is longer than {LONGEST} bytes", message)
-        line, _, rest = received.partition(b"\n")
+        line, _, rest = bytes(received).partition(b"\n")
         if rest:
             self._kill()
             raise Broken(f"more than one line came as answer: {rest[:200]!r}", message)

@@ -14,7 +14,7 @@ from .client import Failed, GaveUp, Implementation, NotSupported
 from .judge import Judge
 
 CHAPTERS = Path(__file__).parent / "chapters"
-PASSED, FAILED, NOT_SUPPORTED = "passed", "failed", "not supported"
+OUTCOMES = PASSED, FAILED, NOT_SUPPORTED = "passed", "failed", "not supported"
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Run:
             return
         result.outcome = FAILED
         if isinstance(error, Flaky):
-            error = self.implementation.failure()
+            error = self.implementation.smallest
             error.message = f"not the same at each time of asking: {error.message}"
         if isinstance(error, GaveUp):
             error = error.failure

@@ -1,0 +1,305 @@
+"""The conformance tests themselves: our implementations and the two examples pass, and what is wrong is found and named."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import unilora_spec
+from conformance_tests import faults, hostile, vectors
+from conformance_tests.rules import NOT_ASKED, spec_rules
+from unilora_spec import conformance
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "conformance_tests" / "examples"
+
+
+def command(*arguments, module="conformance_tests"):
+    """A run of the command, its report (None where there is none) with ``seconds``, and what it wrote."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    begin = time.monotonic()
+    call = [sys.executable, "-m", module, *map(str, arguments), "--json", "-"]
+    done = subprocess.run(call, capture_output=True, text=True, env=environment, check=False, timeout=280)
+    return done, json.loads(done.stdout) if done.stdout else None, time.monotonic() - begin
+
+
+def failed(report):
+    return [(check["name"], check["message"]) for check in report["checks"] if check["outcome"] == "failed"]
+
+
+def compiled(folder) -> str:
+    """The C example, compiled as its head says."""
+    head = (EXAMPLES / "unilora.c").read_text()[:3000]
+    line = re.search(r"gcc .*unilora\.c.*", head).group()
+    subprocess.run(line, shell=True, check=True, cwd=folder, env={**os.environ, "PATH": os.environ["PATH"]})
+    return str(folder / "unilora")
+
+
+# Ours and the examples
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """A default run against the NumPy reference: its report, its folder and the time it took."""
+    folder = tmp_path_factory.mktemp("report")
+    done, report, seconds = command("--impl", "unilora_spec.conformance", "--junit", folder / "report.xml")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return report, folder, seconds
+
+
+def test_the_reference_reaches_the_highest_level(reference):
+    report, _, seconds = reference
+    assert report["level"] == "full" and not failed(report)
+    assert seconds < 60  # on two cores; 20 to 30 are usual
+
+
+def test_every_rule_has_a_check(reference):
+    """All rules of SPEC.md but those whose reason is given, and without exception those with a MUST."""
+    report, _, _ = reference
+    missing = {rule for rule, outcome in report["rules"].items() if outcome != "passed"}
+    assert missing == set(NOT_ASKED)
+    assert not [rule for rule in missing if "MUST" in spec_rules()[rule]]
+
+
+def test_the_report_as_junit(reference):
+    report, folder, _ = reference
+    suite = ElementTree.parse(folder / "report.xml").getroot()[0]
+    assert int(suite.get("tests")) == len(report["checks"]) and suite.get("failures") == "0"
+
+
+def test_the_c_example(tmp_path):
+    shutil.copy(EXAMPLES / "unilora.c", tmp_path)
+    done, report, seconds = command("--impl", compiled(tmp_path))
+    assert not failed(report) and report["level"] == "file" and done.returncode == 0
+    assert seconds < 60
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="the JavaScript example needs node")
+def test_the_javascript_example():
+    done, report, _ = command("--impl", f"node {EXAMPLES / 'unilora.mjs'}")
+    assert not failed(report) and report["level"] == "file" and done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("implementation", "requests"),
+    [
+        ("backends.torch.conformance", {"index", "expand", "adjoint", "delta_weight", "merge"}),
+        ("export.conformance", {"mix", "permutation", "index", "expand", "delta_weight", "merge"}),
+    ],
+)
+def test_our_other_implementations(implementation, requests):
+    # The first answer waits for torch or onnxruntime to be imported.
+    done, report, _ = command("--impl", implementation, "--timeout", 60)
+    assert not failed(report) and done.returncode == 0
+    assert set(report["implementation"]["requests"]) == requests | {"describe"}
+
+
+def has_cxx():
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+@pytest.mark.skipif(not has_cxx(), reason="torch.compile needs a C++ compiler")
+def test_torch_compiled():
+    call = f"{sys.executable} -m backends.torch.conformance --compile"
+    done, report, _ = command("--impl", call, "--timeout", 200, "--rule", "6.2", "--rule", "6.3")
+    assert not failed(report) and done.returncode == 0
+
+
+# Vectors
+
+
+def test_vectors_are_those_of_the_oracle():
+    """python -m conformance_tests.vectors writes them."""
+    written = {path.name: path.read_text(encoding="utf-8") for path in vectors.FOLDER.glob("[0-9]*.json")}
+    assert written == vectors.texts()
+    assert sum(path.stat().st_size for path in vectors.FOLDER.iterdir()) < 2 * 10**6
+
+
+@pytest.mark.parametrize("name", vectors.FILES)
+def test_vectors(name):
+    """They keep their schema, and the reference answers as they say."""
+    content = json.loads((vectors.FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    jsonschema.validate(content, json.loads((vectors.FOLDER / "schema.json").read_text(encoding="utf-8")))
+    ids = [case["id"] for case in content["cases"]]
+    assert len(set(ids)) == len(ids) and {flag for case in content["cases"] for flag in case["flags"]} == set(content["notes"])
+    for case in content["cases"]:
+        assert case["rule"] in spec_rules()
+        answer = json.loads(json.dumps(conformance.answer(case["request"])))
+        if "refused" in case:
+            assert answer.get("refused") in case["refused"], case["id"]
+        else:
+            assert {field: answer.get(field) for field in case["answer"]} == case["answer"], case["id"]
+
+
+def test_hostile_files_have_names_of_their_own():
+    names = [case.name for case in (*hostile.CASES, *hostile.SOUND)]
+    assert len(set(names)) == len(names) > 250
+    assert {case.flag for case in hostile.CASES} == set(hostile.FLAGS)
+
+
+def test_protocol_examples():
+    """Each request of PROTOCOL.md is answered as it says."""
+    text = (ROOT / "conformance_tests" / "PROTOCOL.md").read_text(encoding="utf-8")
+    lines = re.search(r"```protocol\n(.*?)```", text, re.DOTALL).group(1).splitlines()
+    asked = set()
+    for request, expected in zip(lines[::2], lines[1::2], strict=True):
+        assert request.startswith("→ ") and expected.startswith("← ")
+        request, expected = json.loads(request[2:]), json.loads(expected[2:])
+        asked.add(request["request"])
+        if request["request"] != "describe":
+            assert json.loads(json.dumps(conformance.answer(request))) == expected
+    assert asked == set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+
+
+# Faults
+
+
+def test_faults_are_found():
+    """Each by a check of the rule that it breaks. python -m conformance_tests.faults --seeds 10 does it ten times."""
+    assert len(faults.FAULTS) >= 40
+    done, rows, _ = command(module="conformance_tests.faults")
+    assert not [row["fault"] for row in rows if None in row["by"]] and done.returncode == 0
+    assert not [row for row in rows if "the check itself failed" in row["by"][0]]
+
+
+def test_a_fault_that_breaks_nothing_is_reported(monkeypatch):
+    harmless = faults.Fault("a harmless change", "3.1", "permutation.py", "np.uint32(0x7FEB352D)", "np.uint32(2146121005)")
+    assert faults.caught_by(harmless, 0) is None
+    gone = faults.Fault("a place that is gone", "3.1", "permutation.py", "nowhere", "")
+    with pytest.raises(unilora_spec.UniLoraError, match="stands 0 times in permutation.py, not once"):
+        faults.caught_by(gone, 0)
+
+
+# Implementations that do not answer
+
+WELL = """
+import json, os, subprocess, sys, time
+from unilora_spec.conformance import answer
+asked = 0
+for line in sys.stdin:
+    request, asked = json.loads(line), asked + 1
+    reply = json.dumps(answer(request))
+    if request["request"] == "keys":
+        {bad}
+    print(reply, flush=True)
+"""
+BAD = {
+    "hangs": ("time.sleep(1000)", "no answer within 1 seconds"),
+    "ends": ("sys.exit(3)", "it ended with exit status 3"),
+    "raises": ("raise KeyError('seed')", "KeyError: 'seed'"),
+    "is killed": ("os.kill(os.getpid(), 11)", "it was ended by signal SIGSEGV"),
+    "closes its output": ("os.close(1); time.sleep(1000)", "it closed its output"),
+    "says what is no JSON": ("reply = 'hello'", "the answer is not a JSON object: b'hello'"),
+    "says a list": ("reply = '[1]'", "the answer is not a JSON object"),
+    "says nothing": ("reply = ''", "the answer is not a JSON object: b''"),
+    "says two lines": ("reply += '\\n' + reply", "more than one line came as answer"),
+    "babbles without end": ("[os.write(1, b'x' * 65536) for _ in iter(int, 1)]", "the answer is longer than"),
+    "leaves a field out": ("reply = '{}'", "the answer has no keys"),
+    "sends no array": ("reply = json.dumps({'keys': 5})", "keys is no array of <u4 in base64: 5"),
+    "sends no base64": ("reply = json.dumps({'keys': 'é'})", "keys is no array of <u4 in base64"),
+    "sends a piece": ("reply = json.dumps({'keys': 'AAAA'})", "keys is no array of <u4 in base64"),
+    "sends too little": ("reply = json.dumps({'keys': 'AAAAAA=='})", "keys has 1 entries, and must have 10"),
+    "refuses": ("reply = json.dumps({'refused': '1.2', 'message': 'no'})", "refused with rule 1.2: no"),
+    "answers differently each time": (
+        "reply = json.dumps({'keys': 'AAAAAA=='}) if asked == 3 else reply",
+        "not the same at each time of asking",
+    ),
+}
+
+
+def script(folder, bad) -> str:
+    path = folder / "implementation.py"
+    path.write_text(WELL.format(bad=bad))
+    return f"{sys.executable} {path}"
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_what_does_not_answer_is_reported(tmp_path, how):
+    bad, message = BAD[how]
+    done, report, seconds = command("--impl", script(tmp_path, bad), "--timeout", 1, "--rule", "2.2", "--rule", "3.1")
+    assert done.returncode == 1 and seconds < 60
+    (name, said), *others = failed(report)
+    assert name == "keys" and message in said and not others  # and the rules after it are still checked
+    assert report["rules"]["3.1"] == "passed"
+    request = next(check["request"] for check in report["checks"] if check["name"] == "keys")
+    assert request == {"request": "keys", "seed": "0"}  # the smallest
+    assert json.dumps(request) in done.stderr
+
+
+def test_three_hangs_are_enough(tmp_path):
+    implementation = script(tmp_path, "pass") + " ; #"
+    path = tmp_path / "implementation.py"
+    path.write_text(WELL.format(bad="pass").replace('== "keys"', '!= "describe"').replace("pass", "time.sleep(1000)"))
+    done, report, seconds = command("--impl", implementation.removesuffix(" ; #"), "--timeout", 1)
+    assert done.returncode == 1 and seconds < 60
+    assert sum("no answer within" in message for _, message in failed(report)) == 3
+    assert any("not asked: 3 requests before" in message for _, message in failed(report))
+
+
+def test_children_are_ended(tmp_path):
+    """Those of an implementation that hangs, and those of one that ends well."""
+    for name, bad in (("hangs", "time.sleep(1000)"), ("ends", "pass")):
+        pids = tmp_path / f"{name}.pids"
+        start = f"open({str(pids)!r}, 'a').write(f'{{subprocess.Popen([\"sleep\", \"1000\"]).pid}}\\n'); {bad}"
+        command("--impl", script(tmp_path, start), "--timeout", 1, "--rule", "2.2", "--examples", 3)
+        children = [int(line) for line in pids.read_text().split()]
+        assert children and not [pid for pid in children if alive(pid)]
+
+
+def alive(pid) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence", "status"),
+    [
+        (["--impl", "no-such-command"], "does not answer the request describe: no-such-command cannot be started", 1),
+        (["--impl", "json"], "does not answer the request describe: it ended with exit status 1", 1),
+        (["--impl", "true"], "does not answer the request describe: it ended with exit status 0", 1),
+        (["--impl", "'"], "is no command: No closing quotation", 2),
+        (["--impl", ""], "is no command", 2),
+        (["--impl", "unilora_spec.conformance", "--rule", "11.1"], "--rule 11.1 is no rule of SPEC.md", 2),
+        (["--impl", "unilora_spec.conformance", "--examples", "0"], "--examples and --timeout must be above 0", 2),
+        (["--impl", "unilora_spec.conformance", "--junit", "no/such/report.xml"], "--junit no/such/report.xml: there is no folder", 2),
+    ],
+)
+def test_wrong_calls(arguments, sentence, status):
+    done, _, _ = command(*arguments)
+    assert done.returncode == status and sentence in done.stderr.replace("\n", " ") and "Traceback (most" not in done.stderr
+
+
+# The same seed, the same requests
+
+
+def test_a_run_can_be_repeated(tmp_path):
+    """The same examples and seed ask the same lines, another seed others."""
+    log = "import sys, subprocess; from unilora_spec.conformance import answer, serve\n"
+    log += "out = open(sys.argv[1], 'a')\n"
+    log += "serve(lambda request: (out.write(repr(request) + '\\n'), out.flush(), answer(request))[2])\n"
+    (tmp_path / "logging.py").write_text("")
+    path = tmp_path / "logged.py"
+    path.write_text(log)
+    calls = {"a": (7, 10), "b": (7, 10), "c": (8, 10), "d": (7, 11)}
+
+    def asked(name):
+        seed, examples = calls[name]
+        given = ["--seed", seed, "--examples", examples, "--rule", "4.3", "--rule", "7.9", "--rule", "8.3"]
+        command("--impl", f"{sys.executable} {path} {tmp_path / name}", *given)
+        return (tmp_path / name).read_text()
+
+    with ThreadPoolExecutor(2) as pool:
+        a, b, c, d = pool.map(asked, calls)
+    assert a == b and a != c and a != d
