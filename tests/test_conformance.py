@@ -303,3 +303,11 @@ def test_a_run_can_be_repeated(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         a, b, c, d = pool.map(asked, calls)
     assert a == b and a != c and a != d
+
+
+def test_the_first_step_of_the_guide(tmp_path):
+    """docs/implementing.md shows a program and what is said of it."""
+    guide = (ROOT / "docs" / "implementing.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.py").write_text(re.search(r"```python\n(.*?)```", guide, re.DOTALL).group(1))
+    done, _, _ = command("--impl", f"{sys.executable} {tmp_path / 'mine.py'}")
+    assert re.search(r"```\n(rule.*?)```", guide, re.DOTALL).group(1) in done.stderr and done.returncode == 1
