@@ -44,11 +44,12 @@ class NotSupported(pytest.skip.Exception):
 
 
 def command_of(text: str) -> list[str]:
-    """The words of ``--impl``: a Python module is served as a command as well, so that it can hang and crash.
+    """The words of ``--impl``: a Python module is served as a command as well, so that it can hang and crash, and is not
+    imported here.
 
     Raises ``ValueError`` for a text that is neither.
     """
-    if re.fullmatch(r"\w+(\.\w+)*", text) and importlib.util.find_spec(text):
+    if re.fullmatch(r"\w+(\.\w+)*", text) and importlib.util.find_spec(text.split(".")[0]):
         return [sys.executable, "-m", "conformance_tests.serve", text]
     words = shlex.split(text)
     if not words:

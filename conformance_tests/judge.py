@@ -4,7 +4,7 @@ import binascii
 
 import numpy as np
 
-from unilora_spec.conformance import TYPES, pack, unpack
+from unilora_spec.protocol import TYPES, pack, unpack
 
 from .client import Failed, Implementation
 

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from unilora_spec.conformance import serve
+from unilora_spec.protocol import serve
 
 if __name__ == "__main__":
     serve(importlib.import_module(sys.argv[1]).answer)

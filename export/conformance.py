@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from unilora_spec import Projection
-from unilora_spec.conformance import (
+from unilora_spec.protocol import (
     adapter_of,
     answering,
     array_of,

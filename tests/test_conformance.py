@@ -7,9 +7,9 @@ import shutil
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -130,7 +130,9 @@ def test_vectors(name):
     content = json.loads((vectors.FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     jsonschema.validate(content, json.loads((vectors.FOLDER / "schema.json").read_text(encoding="utf-8")))
     ids = [case["id"] for case in content["cases"]]
-    assert len(set(ids)) == len(ids) and {flag for case in content["cases"] for flag in case["flags"]} == set(content["notes"])
+    assert len(set(ids)) == len(ids) and {flag for case in content["cases"] for flag in case["flags"]} == set(
+        content["notes"]
+    )
     for case in content["cases"]:
         assert case["rule"] in spec_rules()
         answer = json.loads(json.dumps(conformance.answer(case["request"])))
@@ -172,7 +174,9 @@ def test_faults_are_found():
 
 
 def test_a_fault_that_breaks_nothing_is_reported(monkeypatch):
-    harmless = faults.Fault("a harmless change", "3.1", "permutation.py", "np.uint32(0x7FEB352D)", "np.uint32(2146121005)")
+    harmless = faults.Fault(
+        "a harmless change", "3.1", "permutation.py", "np.uint32(0x7FEB352D)", "np.uint32(2146121005)"
+    )
     assert faults.caught_by(harmless, 0) is None
     gone = faults.Fault("a place that is gone", "3.1", "permutation.py", "nowhere", "")
     with pytest.raises(unilora_spec.UniLoraError, match="stands 0 times in permutation.py, not once"):
@@ -273,12 +277,20 @@ def alive(pid) -> bool:
         (["--impl", ""], "is no command", 2),
         (["--impl", "unilora_spec.conformance", "--rule", "11.1"], "--rule 11.1 is no rule of SPEC.md", 2),
         (["--impl", "unilora_spec.conformance", "--examples", "0"], "--examples and --timeout must be above 0", 2),
-        (["--impl", "unilora_spec.conformance", "--junit", "no/such/report.xml"], "--junit no/such/report.xml: there is no folder", 2),
+        (
+            ["--impl", "unilora_spec.conformance", "--junit", "no/such/report.xml"],
+            "--junit no/such/report.xml: there is no folder",
+            2,
+        ),
     ],
 )
 def test_wrong_calls(arguments, sentence, status):
     done, _, _ = command(*arguments)
-    assert done.returncode == status and sentence in done.stderr.replace("\n", " ") and "Traceback (most" not in done.stderr
+    assert (
+        done.returncode == status
+        and sentence in done.stderr.replace("\n", " ")
+        and "Traceback (most" not in done.stderr
+    )
 
 
 # The same seed, the same requests
@@ -286,7 +298,9 @@ def test_wrong_calls(arguments, sentence, status):
 
 def test_a_run_can_be_repeated(tmp_path):
     """The same examples and seed ask the same lines, another seed others."""
-    log = "import sys, subprocess; from unilora_spec.conformance import answer, serve\n"
+    log = (
+        "import sys, subprocess; from unilora_spec.conformance import answer; from unilora_spec.protocol import serve\n"
+    )
     log += "out = open(sys.argv[1], 'a')\n"
     log += "serve(lambda request: (out.write(repr(request) + '\\n'), out.flush(), answer(request))[2])\n"
     (tmp_path / "logging.py").write_text("")

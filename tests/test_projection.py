@@ -192,7 +192,9 @@ def test_adjoint_is_the_transpose(p, data):
 @examples(40)
 def test_initial_vector(p, bound):
     layer_map = LayerMap([Segment("w", 1, 1, 1)])
-    assert same_bits(p.initial(layer_map, bound), [arithmetic.f32(arithmetic.start(p.seed, j) * bound) for j in range(p.d)])
+    assert same_bits(
+        p.initial(layer_map, bound), [arithmetic.f32(arithmetic.start(p.seed, j) * bound) for j in range(p.d)]
+    )
 
 
 @given(seeds)

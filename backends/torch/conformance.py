@@ -14,7 +14,7 @@ from torch import nn
 from torch._dynamo.decorators import mark_unbacked
 
 from unilora_spec import save_adapter
-from unilora_spec.conformance import (
+from unilora_spec.protocol import (
     adapter_of,
     answering,
     array_of,

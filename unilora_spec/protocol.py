@@ -1,0 +1,113 @@
+"""What a Python implementation needs to answer the conformance tests (conformance_tests/PROTOCOL.md).
+
+An implementation is a module with ``answer``, which ``answering`` makes of a function for each request.
+"""
+
+import base64
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from .adapter import Adapter
+from .errors import LimitError, UniLoraError
+from .layer_map import LayerMap
+from .projection import KINDS, Projection
+from .serialization import decode
+
+VERSION = "1"
+TYPES = {
+    "keys": "<u4", "words": "<u4", "mixed": "<u4", "x": "<i8", "y": "<i8", "index": "<i8", "counts": "<i8", "members": "<i8", "scale": "<f4", "theta": "<f4",
+    "theta_D": "<f4", "g": "<f4", "A": "<f4", "B": "<f4", "delta": "<f4", "values": "<f4", "file": "u1",
+}  # fmt: skip
+"""The element type of each array of the protocol, by its field."""
+
+
+def unpack(text: str, field: str) -> np.ndarray:
+    """The array of a field of a request."""
+    return np.frombuffer(base64.b64decode(text), TYPES[field])
+
+
+def pack(array, field: str) -> str:
+    """An array, or the bytes of a file, as a field of an answer."""
+    data = array if isinstance(array, bytes | bytearray) else np.ascontiguousarray(array, TYPES[field])
+    return base64.b64encode(data).decode()
+
+
+def projection_of(request: dict) -> Projection:
+    """The projection that a request names."""
+    p = request["projection"]
+    return Projection(p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]))
+
+
+def array_of(request: dict, field: str, length: int) -> np.ndarray:
+    """The array of a field, which must have this length (SPEC 1.3)."""
+    array = unpack(request[field], field)
+    if len(array) != length:
+        raise LimitError(f"{field} has {len(array)} entries; it must have {length}", "1.3")
+    return array
+
+
+def adapter_of(request: dict) -> Adapter:
+    """The adapter in a request's file."""
+    return decode(base64.b64decode(request["file"]))
+
+
+def segment_of(request: dict, adapter: Adapter, items: Iterable):
+    """That one of ``items``, which the adapter's segments give in order, whose number the request names."""
+    k, count = request["segment"], len(adapter.layer_map)
+    if not 0 <= k < count:
+        raise LimitError(f"segment {k} is not in [0, {count})", "1.3")
+    return next(itertools.islice(items, k, None))
+
+
+def weights_of(request: dict) -> dict[str, np.ndarray]:
+    """The weights of a request by name, to be changed."""
+    return {name: unpack(w["values"], "values").reshape(w["shape"]).copy() for name, w in request["weights"].items()}
+
+
+def pack_weights(weights: Mapping[str, np.ndarray]) -> dict:
+    """Weights as the field of an answer."""
+    return {name: {"shape": weight.shape, "values": pack(weight, "values")} for name, weight in weights.items()}
+
+
+def numbered(adapter: Adapter, names: Iterable[str]) -> Adapter:
+    """The adapter with ``0.weight``, ``1.weight``, … for the weights ``names``, and without its base, which has the names.
+
+    A weight may have any text as its name; the modules and graphs of frameworks cannot.
+    """
+    number = {name: f"{k}.weight" for k, name in enumerate(dict.fromkeys([*names, *adapter.saved]))}
+    segments = [replace(segment, name=number[segment.name]) for segment in adapter.layer_map.segments]
+    layer_map = LayerMap(segments, adapter.layer_map.alpha, adapter.layer_map.scaling)
+    saved = {number[name]: value for name, value in adapter.saved.items()}
+    return Adapter(adapter.projection, layer_map, adapter.theta, saved=saved)
+
+
+def answering(name: str, requests: Mapping[str, Callable[[dict], dict]]) -> Callable[[dict], dict]:
+    """The function ``answer`` of an implementation that has a function for each of its ``requests``.
+
+    It answers ``describe`` itself; a refusal of the specification is an answer too.
+    """
+    description = {"name": name, "version": VERSION, "requests": ["describe", *requests], "kinds": list(KINDS)}
+
+    def answer(request: dict) -> dict:
+        """The answer to one request of PROTOCOL.md."""
+        try:
+            return description if request["request"] == "describe" else requests[request["request"]](request)
+        except UniLoraError as error:
+            return {"refused": error.rule, "message": error.message}
+
+    return answer
+
+
+def serve(answer: Callable[[dict], dict]) -> None:
+    """Answers each line of standard input with ``answer``'s dictionary. What ``answer`` prints goes to standard error."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as output:
+        os.dup2(2, 1)
+        for line in sys.stdin.buffer:
+            output.write(json.dumps(answer(json.loads(line))) + "\n")
+            output.flush()
