@@ -191,7 +191,7 @@ class Corpus:
     def __getitem__(self, i: int) -> bytes:
         rng = random.Random(f"{self.seed}/{i}")  # a text is hashed the same way in every process
         # A large one costs a hundred times what a light one does, a heavy one some thousand times.
-        kind, unchanged = rng.choices(((self.light, 0.02), (self.large, 0.3), (self.heavy, 0.3)), (20_000, 40, 3))[0]
+        kind, unchanged = rng.choices(((self.light, 0.02), (self.large, 0.3), (self.heavy, 0.5)), (20_000, 40, 2))[0]
         data = rng.choice(kind)
         if rng.random() < unchanged:
             return data
