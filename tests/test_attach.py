@@ -12,7 +12,18 @@ from torch.func import functional_call
 
 import unilora_spec
 from backends.torch import Expand, attach, load_adapter, plan
-from unilora_spec import BaseMismatch, LayerMapError, LimitError, Projection, UniLoraError
+from unilora_spec import (
+    Adapter,
+    BaseMismatch,
+    FileError,
+    LayerMap,
+    LayerMapError,
+    LimitError,
+    Projection,
+    Segment,
+    UniLoraError,
+    save_adapter,
+)
 
 transformers = pytest.importorskip("transformers")
 
@@ -463,3 +474,18 @@ def test_a_stacked_weight_is_adapted_in_the_direction_of_its_product():
     for model, transposed in ((gpt_oss(), True), (mixtral(), False)):
         first = plan(model, "experts.gate_up_proj", 2).segments[0]
         assert (first.out_features, first.in_features, first.transposed, first.index) == (96, 32, transposed, 0)
+
+
+@pytest.mark.parametrize(
+    ("module", "transposed", "message"),
+    [
+        (nn.Linear(4, 4), True, "0.weight is stored the other way round than the adapter says; merge instead"),
+        (nn.Embedding(4, 4), False, "0.weight belongs to a module that cannot be adapted while it runs; merge instead"),
+    ],
+)
+def test_a_file_that_only_a_merge_can_follow_is_refused(tmp_path, module, transposed, message):
+    layer_map = LayerMap([Segment("0.weight", 4, 4, 1, transposed)])
+    adapter = Adapter(Projection(D=layer_map.D, d=3, seed=0), layer_map, np.ones(3, np.float32))
+    save_adapter(adapter, tmp_path / "vec.safetensors")
+    with pytest.raises(FileError, match=message):
+        load_adapter(nn.Sequential(module), tmp_path / "vec.safetensors")

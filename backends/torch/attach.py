@@ -306,8 +306,13 @@ def _check_base(model, adapter) -> None:
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     adapter.check_base(shapes)
     adapter.check_saved(shapes)
-    if unowned := set(adapter.layer_map.by_weight()) - {candidate.weight for candidate in candidates(model)}:
-        raise FileError(f"{min(unowned)} belongs to a module that cannot be adapted while it runs; merge instead")
+    owners = {candidate.weight: candidate for candidate in candidates(model)}
+    for segment in adapter.layer_map.segments:
+        owner = owners.get(segment.name)
+        if owner is None:
+            raise FileError(f"{segment.name} belongs to a module that cannot be adapted while it runs; merge instead")
+        if segment.index is None and segment.transposed != owner.transposed:  # a square weight fits either way round
+            raise FileError(f"{segment.name} is stored the other way round than the adapter says; merge instead")
     if adapter.same_contents(lambda name: _numpy(model.get_parameter(name))) is False:
         warnings.warn(
             f"the model's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=3
