@@ -363,6 +363,15 @@ def _cases():
     yield described("parts", "8.3 8.8", "d below theta's length", field("projection.d", 1))
     yield described("parts", "8.8", "a parameter both adapted and saved", field("layers.0.name", "b"))
 
+    largest = TEXT["projection"] | {"d": 2**31 - 1, "D": 2**40}
+    wide = [TEXT["layers"][0] | {"in": 2**39, "out": 2**39}]
+    yield refused(
+        "parts",
+        "8.3 8.8",
+        "the largest d",
+        metadata(unilora=json.dumps(TEXT | {"projection": largest, "layers": wide})),
+    )
+
     # Layer map (7)
     W = TEXT["layers"][0]
 
@@ -391,6 +400,8 @@ def _cases():
         "65,537 segments in two stacks", too_many, [W | {"index": [0, 32_768]}, W | {"index": [32_768, 65_537]}]
     )
     yield layers("4 MiB of names and more", "7.1", [run | {"layers": [0, 60_000], "prefix": "x" * 100}])
+    wide = [run | {"layers": [0, 60_000], "prefix": "😀" + "x" * 12}]  # below 2^22 bytes of UTF-8
+    yield layers("4 MiB of names and more, by characters beyond ASCII", "7.1", wide)
     segment = "7.2 7.8"
     for key in ("name", "out", "in", "rank"):
         yield layers(f"a segment without {key}", segment, [{k: v for k, v in W.items() if k != key}])

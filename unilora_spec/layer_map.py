@@ -10,11 +10,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from .errors import BaseMismatch, LayerMapError
-from .permutation import MAX_D
+from .permutation import MAX_D, check_D
 
 MAX_SEGMENTS = 65_536  # with MAX_NAMES, bounds what a hostile file can make a reader build
 MAX_NAME = 512  # bytes of UTF-8; a run's prefix is repeated for each of its segments
-MAX_NAMES = 2**22  # bytes of all names together
+MAX_NAMES = 2**22  # bytes of all names together, four for each character where not all are ASCII
 SCALINGS = {"lora": lambda alpha, rank: alpha / rank, "rslora": lambda alpha, rank: alpha / math.sqrt(rank)}
 MAX_NUMBERS = 8  # of a name, that a run of layers may count: bounds the work of folding
 ALPHA_RANGE = (1e-4, 2.0**20)  # within it every language prints a double's shortest decimal without an exponent
@@ -119,8 +119,9 @@ class LayerMap:
     ``alpha``     LoRA's α; ``scaling`` is "lora" (s = α / rank) or "rslora" (s = α / √rank)
     ``D``         the length of θ_D, the sum of all segments' sizes
 
-    Raises ``LayerMapError`` for an empty map, more than 65,536 segments or 4 MiB of names, D above 2^40, two segments that adapt the same
-    entries of a weight or disagree about its form, or an alpha outside of 1e-4 … 2^20.
+    Raises ``LimitError`` for D above 2^40, ``LayerMapError`` for an empty map, more than 65,536 segments or 4 MiB of
+    names, two segments that adapt the same entries of a weight or disagree about its form, or an alpha outside of
+    1e-4 … 2^20.
     """
 
     def __init__(self, segments, alpha: float = 1.0, scaling: str = "lora"):
@@ -131,8 +132,7 @@ class LayerMap:
         if len(self.segments) > MAX_SEGMENTS:
             raise LayerMapError(f"the layer map has {len(self.segments)} segments; {MAX_SEGMENTS} is the limit", "7.1")
         self.D = sum(segment.size for segment in self.segments)
-        if self.D > MAX_D:
-            raise LayerMapError(f"the layer map holds {self.D} entries; 2^40 is the limit", "1.1")
+        check_D(self.D)
         if scaling not in SCALINGS:
             raise LayerMapError(f"scaling is {scaling!r:.40}; give {' or '.join(SCALINGS)}", "7.7")
         if not ALPHA_RANGE[0] <= self.alpha <= ALPHA_RANGE[1]:
@@ -205,9 +205,10 @@ def _form(s: Segment):
 def _within_limit_of_names(segments) -> Iterator[Segment]:
     total = 0
     for segment in segments:
-        total += len(segment.name.encode("utf-8", "surrogatepass"))
+        name = segment.name
+        total += len(name) if name.isascii() else 4 * len(name)
         if total > MAX_NAMES:
-            raise LayerMapError(f"the segments' names have more than {MAX_NAMES} bytes together", "7.1")
+            raise LayerMapError(f"the segments' names take more than {MAX_NAMES} bytes together", "7.1")
         yield segment
 
 

@@ -955,6 +955,14 @@ static size_t count_segments(const Entry *entries, size_t count) {
     return (size_t)total;
 }
 
+/* The characters of a text: all its bytes but those that continue one. */
+static size_t characters_of(String text) {
+    size_t count = 0;
+    for (size_t i = 0; i < text.length; i++)
+        count += ((unsigned char)text.bytes[i] & 0xC0) != 0x80;
+    return count;
+}
+
 /* SPEC 7.8: prefix + number + name in a run. Checks 7.2, and 7.1 with the bytes that are left for names. */
 static String whole_name(const Entry *entry, int64_t number, const Segment *segment, size_t *bytes_left) {
     char digits[24] = "";
@@ -963,7 +971,8 @@ static String whole_name(const Entry *entry, int64_t number, const Segment *segm
     size_t length = entry->prefix.length + strlen(digits) + segment->name.length;
     if (length < 1 || length > MAX_NAME)
         refuse("7.2", "a name has %zu bytes", length);
-    size_t bytes = length * (size_t)segments_of(segment);
+    size_t characters = characters_of(entry->prefix) + strlen(digits) + characters_of(segment->name);
+    size_t bytes = (characters == length ? length : 4 * characters) * (size_t)segments_of(segment);
     if (bytes > *bytes_left)
         refuse("7.1", "the names have more than %zu bytes", MAX_NAMES);
     *bytes_left -= bytes;

@@ -400,7 +400,9 @@ function build(runs) {
   let bytes = 0;
   for (const { layers, prefix, segments: block } of runs) {
     const prefixBytes = Buffer.byteLength(prefix);
+    const prefixCharacters = [...prefix].length;
     const blockBytes = block.map((segment) => Buffer.byteLength(segment.name));
+    const blockCharacters = block.map((segment) => [...segment.name].length);
     const { first, end } = layers ?? { first: 0, end: 1 };
     for (let n = first; n < end; n += 1) {
       const number = layers ? String(n) : '';
@@ -408,7 +410,8 @@ function build(runs) {
         const nameBytes = prefixBytes + number.length + blockBytes[k];
         ensure(nameBytes <= MAX_NAME_BYTES, '7.2', 'a name has more than 512 bytes');
         const indices = indicesOf(segment.index);
-        bytes += nameBytes * indices.length;
+        const characters = prefixCharacters + number.length + blockCharacters[k];
+        bytes += (characters === nameBytes ? nameBytes : 4 * characters) * indices.length; // ASCII alone, or not
         ensure(bytes <= MAX_ALL_NAMES_BYTES, '7.1', 'the names have more than 2^22 bytes together');
         const name = prefix + number + segment.name;
         for (const index of indices) {
