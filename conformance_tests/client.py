@@ -70,6 +70,7 @@ class Implementation:
         self.described = self.ask("describe")
         for field, kind in (("name", str), ("version", str), ("requests", list), ("kinds", list)):
             if not isinstance(self.described.get(field), kind):
+                self.close()
                 raise Failed(f"the answer has no {field} as PROTOCOL.md asks for", {"request": "describe"})
         self.requests, self.kinds = self.described["requests"], self.described["kinds"]
 

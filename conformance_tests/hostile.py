@@ -521,3 +521,10 @@ def _sound():
 
 
 SOUND: tuple[Case, ...] = tuple(_sound())
+
+
+def description_of(case: Case) -> str:
+    """The canonical description of a sound file, by the oracle."""
+    header = json.loads(case.file[8 : 8 + int.from_bytes(case.file[:8], "little")])
+    description = json.loads(header["__metadata__"]["unilora"])
+    return files.describe(description | {"layers": files.unfold(description["layers"])})

@@ -1,8 +1,11 @@
 """Runs the chapters with pytest and Hypothesis against one implementation, and keeps what came out."""
 
 import contextlib
+import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import hypothesis
 import pytest
@@ -85,7 +88,7 @@ class Run:
             error = error.failure
         if isinstance(error, Failed):
             result.message, result.request = error.message, error.request
-            report.longrepr = f"{result.message}\n{result.request}"
+            report.longrepr = f"{result.message}\n{json.dumps(result.request, ensure_ascii=False)}"
         else:
             result.message = f"the check itself failed: {type(error).__name__}: {error}"
 
@@ -107,8 +110,10 @@ def run(implementation, examples, seed, only=(), junit=None, progress=None, firs
     hypothesis.settings.load_profile("conformance")
     plugin = Run(implementation, progress)
     options = [str(CHAPTERS), "-c", str(CHAPTERS / "pytest.ini"), "-p", "no:terminal", "-p", "no:cacheprovider"]
+    options += ["-p", "_hypothesis_pytestplugin"]
+    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}  # whatever else is installed or set
     options += [f"--hypothesis-seed={seed}", *([f"--junitxml={junit}"] if junit else []), *(["-x"] if first else [])]
-    with contextlib.closing(implementation):
+    with contextlib.closing(implementation), mock.patch.dict(os.environ, alone):
         status = pytest.main(options, plugins=[plugin, _Only(set(only))])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise WorkFailed(f"the checks could not be run: {plugin.broken or status}")

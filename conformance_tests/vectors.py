@@ -210,14 +210,6 @@ def hostile_files(chapters):
             yield vector(first, case.name, "read", refused=refused, file=case.file, flags=(case.flag,))
 
 
-def described(case):
-    """A sound file's answer, from the oracle: what its text says, folded."""
-    header = json.loads(case.file[8 : 8 + int.from_bytes(case.file[:8], "little")])
-    description = json.loads(header["__metadata__"]["unilora"])
-    text = files.describe(description | {"layers": files.unfold(description["layers"])})
-    return {"description": text}
-
-
 def layer_map():
     yield from hostile_files("7")
     tensors = {"theta": {"dtype": "F32", "shape": [2], "values": [1.0, -0.5]}}
@@ -269,7 +261,14 @@ def file():
     yield vector("8.7", "the file of SPEC.md", "read", answer, file=hostile.TINY)
     for case in hostile.SOUND:
         if len(case.file) <= LARGEST_FILE and "segments" not in case.name:
-            yield vector("8.10", f"sound: {case.name}", "read", described(case), file=case.file, flags=("edge",))
+            yield vector(
+                "8.10",
+                f"sound: {case.name}",
+                "read",
+                {"description": hostile.description_of(case)},
+                file=case.file,
+                flags=("edge",),
+            )
     yield from hostile_files("8")
 
 

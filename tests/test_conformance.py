@@ -67,6 +67,7 @@ def test_every_rule_has_a_check(reference):
     report, _, _ = reference
     missing = {rule for rule, outcome in report["rules"].items() if outcome != "passed"}
     assert missing == set(NOT_ASKED)
+    assert {rule for check in report["checks"] for rule in check["rules"]} <= set(spec_rules())
     assert not [rule for rule in missing if "MUST" in spec_rules()[rule]]
 
 

@@ -32,10 +32,7 @@ def test_refused(judge, case):
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in hostile.SOUND])
 def test_sound(judge, case):
     """A file at the limits is read, canonical or not."""
-    expected = {
-        k: v for k, v in reference.answer({"request": "read", "file": _text(case.file)}).items() if k != "tensors"
-    }
-    judge.gives(expected, "read", file=case.file)
+    judge.gives({"description": hostile.description_of(case)}, "read", file=case.file)
 
 
 @check("8.2", "8.3", "8.10", needs="read")
