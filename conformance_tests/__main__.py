@@ -16,9 +16,7 @@ from unilora_spec.serialization import replacing
 from . import report
 from .client import Failed, GaveUp, Implementation, command_of
 from .rules import spec_rules
-from .run import FAILED, OUTCOMES, run
-
-EXAMPLES = 50
+from .run import EXAMPLES, FAILED, OUTCOMES, run
 
 
 def main() -> int:

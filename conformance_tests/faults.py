@@ -22,9 +22,8 @@ import unilora_spec
 from unilora_spec.command import run as run_command
 from unilora_spec.errors import UniLoraError
 
-from .__main__ import EXAMPLES
 from .client import Failed, GaveUp, Implementation
-from .run import FAILED, run
+from .run import EXAMPLES, FAILED, run
 
 PACKAGE = Path(unilora_spec.__file__).parent
 

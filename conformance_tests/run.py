@@ -17,6 +17,7 @@ from .client import Failed, GaveUp, Implementation, NotSupported
 from .judge import Judge
 
 CHAPTERS = Path(__file__).parent / "chapters"
+EXAMPLES = 50  # of each property, if not told otherwise; all of the faults of faults.py are found with as many
 OUTCOMES = PASSED, FAILED, NOT_SUPPORTED = "passed", "failed", "not supported"
 
 
@@ -115,6 +116,8 @@ def run(implementation, examples, seed, only=(), junit=None, progress=None, firs
     options += [f"--hypothesis-seed={seed}", *([f"--junitxml={junit}"] if junit else []), *(["-x"] if first else [])]
     with contextlib.closing(implementation), mock.patch.dict(os.environ, alone):
         status = pytest.main(options, plugins=[plugin, _Only(set(only))])
+    if status == pytest.ExitCode.INTERRUPTED and not plugin.broken:
+        raise KeyboardInterrupt
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise WorkFailed(f"the checks could not be run: {plugin.broken or status}")
     return plugin.results
