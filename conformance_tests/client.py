@@ -14,6 +14,8 @@ import time
 
 import pytest
 
+from .rules import KINDS
+
 LONGEST = 64 * 2**20  # bytes of an answer; a request has 16 MB at most
 SHRINKING = 15  # seconds after a check's first failure in which a smaller input is looked for
 HANGS = 3  # after which nothing more is asked: each costs the whole time limit
@@ -83,7 +85,7 @@ class Implementation:
         message = {"request": request, **fields}
         if request != "describe":
             kind = fields.get("projection", {}).get("kind")
-            if request not in self.requests or (kind in ("balanced", "uniform", "identity") and kind not in self.kinds):
+            if request not in self.requests or (kind in KINDS and kind not in self.kinds):
                 raise NotSupported(request if request not in self.requests else f"kind {kind}")
         if self.hangs >= HANGS:
             raise GaveUp(Broken(f"not asked: {HANGS} requests before have had no answer in time", message))

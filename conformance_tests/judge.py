@@ -7,8 +7,9 @@ import numpy as np
 from unilora_spec.protocol import TYPES, pack, unpack
 
 from .client import Failed, Implementation
+from .rules import KINDS
 
-SHOWN = {"<f4": lambda x: f"{x!r} ({int(x.view(np.uint32)):08X})".replace("np.float32", "")}
+SHOWN = {"<f4": lambda x: f"{x:.9g} ({int(x.view(np.uint32)):08X})"}
 
 
 class Judge:
@@ -19,8 +20,8 @@ class Judge:
 
     @property
     def kinds(self) -> list[str]:
-        """The projection kinds that the implementation supports."""
-        return self.implementation.kinds
+        """The projection kinds of SPEC.md that the implementation supports, always in one order."""
+        return [kind for kind in KINDS if kind in self.implementation.kinds]
 
     def ask(self, request: str, **fields) -> dict:
         """The answer, its arrays unpacked. Raises ``Failed`` where it is a refusal."""
@@ -42,9 +43,9 @@ class Judge:
 
     def refuses(self, rules: str | set[str], request: str, **fields) -> str:
         """Asks, and takes a refusal with one of ``rules`` alone. Returns its message."""
-        rules, fields = {rules} if isinstance(rules, str) else rules, packed(fields)
+        rules, fields = [rules] if isinstance(rules, str) else sorted(rules), packed(fields)
         answer = self.implementation.ask(request, **fields)
-        ours = " or ".join(sorted(rules))
+        ours = " or ".join(rules)
         if "refused" not in answer:
             self.fail(f"accepted, but rule {ours} refuses it", request, fields)
         if answer["refused"] not in rules:

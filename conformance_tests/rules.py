@@ -5,6 +5,8 @@ from importlib.resources import files
 
 import pytest
 
+KINDS = ("balanced", "uniform", "identity")  # SPEC 9.1
+
 LEVELS = {
     "projection": (
         "keys", "mix", "permutation", "inverse", "index", "members", "scale", "initial", "expand", "adjoint",

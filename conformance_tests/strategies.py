@@ -9,7 +9,6 @@ import numpy as np
 from hypothesis import strategies as st
 
 LARGEST = 2**40
-KINDS = ("balanced", "uniform", "identity")
 
 # Projections (SPEC 1 to 6)
 

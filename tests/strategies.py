@@ -6,10 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from conformance_tests import strategies as plain
+from conformance_tests.rules import KINDS
 from unilora_spec import Adapter, LayerMap, Projection
 from unilora_spec.serialization import SAVED, parse
-
-KINDS = plain.KINDS
 
 
 def examples(count):

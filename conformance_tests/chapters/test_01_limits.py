@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance_tests.oracle import arithmetic
-from conformance_tests.rules import check
-from conformance_tests.strategies import KINDS, LARGEST, projections, seeds, slices, small_sizes
+from conformance_tests.rules import KINDS, check
+from conformance_tests.strategies import LARGEST, projections, seeds, slices, small_sizes
 
 BEYOND = [
     (0, 0),

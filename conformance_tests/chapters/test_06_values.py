@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance_tests.oracle import arithmetic
-from conformance_tests.rules import check
-from conformance_tests.strategies import KINDS, floats, projections, slices, small_sizes, vectors
+from conformance_tests.rules import KINDS, check
+from conformance_tests.strategies import floats, projections, slices, small_sizes, vectors
 
 
 def of(p):
@@ -70,7 +70,7 @@ def test_adjoint(judge, kind, data):
     wrong = ~(abs(theta - exact) <= bound)
     if wrong.any():
         j = int(np.argmax(wrong))
-        judge.fail(f"theta[{j}] is {theta[j]!r}, not within {bound[j]!r} of {exact[j]!r}", "adjoint", fields)
+        judge.fail(f"theta[{j}] is {theta[j]:.9g}, not within {bound[j]:.3g} of {exact[j]:.9g}", "adjoint", fields)
 
 
 @check("6.4", needs="initial")

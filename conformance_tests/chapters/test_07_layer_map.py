@@ -172,7 +172,7 @@ def within(judge, name, got, exact, bound, request, fields):
     wrong = ~(abs(got.astype(np.float64) - exact) <= bound)
     if wrong.any():
         at = int(np.argmax(wrong))
-        judge.fail(f"{name}[{at}] is {got[at]!r}, not within {bound[at]:.3g} of {exact[at]!r}", request, fields)
+        judge.fail(f"{name}[{at}] is {got[at]:.9g}, not within {bound[at]:.3g} of {exact[at]:.9g}", request, fields)
 
 
 def base_of(draw, segments, shapes_of_convolutions=True):
