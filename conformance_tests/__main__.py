@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def main() -> int:
     for option, path in (("--json", call.json), ("--junit", call.junit)):
         if path and not path.absolute().parent.is_dir():
             raise UniLoraError(f"{option} {path}: there is no folder {path.parent}; make it first")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the implementation is ended then too
     person = Console(stderr=str(call.json) == "-")
     implementation = _start(call)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()

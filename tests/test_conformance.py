@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -258,6 +259,19 @@ def test_children_are_ended(tmp_path):
         command("--impl", script(tmp_path, start), "--timeout", 1, "--rule", "2.2", "--examples", 3)
         children = [int(line) for line in pids.read_text().split()]
         assert children and not [pid for pid in children if alive(pid)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_ends_the_implementation(tmp_path, number):
+    pids = tmp_path / "pids"
+    start = f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}}\\n'); time.sleep(1000)"
+    call = [sys.executable, "-m", "conformance_tests", "--impl", script(tmp_path, start), "--rule", "2.2"]
+    run = subprocess.Popen(call, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    while not (pids.exists() and pids.read_text().endswith("\n")):
+        time.sleep(0.05)
+    run.send_signal(number)
+    _, errors = run.communicate(timeout=30)
+    assert run.returncode == 1 and "error: stopped" in errors and not alive(int(pids.read_text()))
 
 
 def alive(pid) -> bool:
