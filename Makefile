@@ -18,11 +18,11 @@ demo: build/demo/result.json
 test: build/tests-passed
 	@echo "The tests have passed on these sources. To run them again: rm build/tests-passed && make test"
 
-# 117 faults set into the reference, each looked for with ten seeds: about ten minutes on two cores.
+# 117 faults set into the reference, each looked for with ten seeds: some twelve minutes on two cores.
 faults: $(INSTALLED)
 	$(BIN)/python -m conformance_tests.faults --seeds 10
 
-# The reader under attack by a million mutated files, about ten minutes on two cores; what breaks it is left in build/fuzz.
+# The reader under attack by a million mutated files, ten to twenty minutes on two cores; what breaks it is left in build/fuzz.
 # Less: make fuzz INPUTS=20000. Other files: make fuzz SEED=1.
 INPUTS ?= 1000000
 SEED ?= 0
