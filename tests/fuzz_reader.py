@@ -60,6 +60,7 @@ class Memory:
         self._status = os.open("/proc/self/status", os.O_RDONLY)
         self._reset = os.open("/proc/self/clear_refs", os.O_WRONLY)
         self._trim = ctypes.CDLL(None).malloc_trim
+        self._trim(0)  # what was freed before would take in an input's use unseen
         self._level = self._read(b"VmRSS:")
 
     def start(self, size: int) -> None:
