@@ -63,6 +63,12 @@ FOLDINGS = {
 """Names of segments in order, where a run of layers begins, ends, or is none (SPEC 7.9)."""
 
 
+def text_of(segments, wrong=0) -> dict:
+    """The description of the tiny file with these segments instead; ``wrong`` is added to its D."""
+    D = sum(map(files.size, segments)) + wrong
+    return TEXT | {"layers": segments, "projection": TEXT["projection"] | {"D": D}}
+
+
 @dataclass(frozen=True)
 class Case:
     """One file. ``rules`` refuse it, any of them; none: it is sound. ``description`` is what a writer refuses as well."""

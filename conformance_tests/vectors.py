@@ -215,7 +215,7 @@ def layer_map():
     tensors = {"theta": {"dtype": "F32", "shape": [2], "values": [1.0, -0.5]}}
     for case, names in hostile.FOLDINGS.items():
         segments = [{"name": name, "out": 1, "in": 1, "rank": 1} for name in names]
-        text = hostile.TEXT | {"layers": segments, "projection": projection("balanced", 2, 2 * len(segments))}
+        text = hostile.text_of(segments)
         file = files.write(text, {"theta": ("F32", [2], [1.0, -0.5])})
         yield vector("7.9", f"folding: {case}", "write", {"file": file}, description=text, tensors=tensors)
     yield from delta_weights()
