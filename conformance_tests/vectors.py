@@ -5,8 +5,6 @@ Each case is a request of PROTOCOL.md with its answer, so that any language can 
 
 import argparse
 import json
-import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import unilora_spec
@@ -27,30 +25,11 @@ NOTES = {
 }
 
 
-@dataclass
-class Vector:
-    rule: str
-    comment: str
-    request: dict
-    answer: dict | None = None
-    refused: list[str] | None = None
-    flags: tuple[str, ...] = ()
-
-    def as_json(self, number: int) -> dict:
-        what = {"answer": self.answer} if self.refused is None else {"refused": self.refused}
-        slug = re.sub("[^a-z0-9]+", "-", self.request["request"].lower())
-        return (
-            {"id": f"{slug}-{number}", "rule": self.rule, "comment": self.comment, "flags": list(self.flags)}
-            | {"request": self.request}
-            | what
-        )
-
-
-def vector(rule, comment, request, answer=None, refused=None, flags=(), **fields):
-    """A case; ``fields`` are the request's, arrays as lists of numbers."""
-    answer = None if answer is None else packed(answer)
-    flags = (*flags, "invalid") if refused else flags
-    return Vector(rule, comment, {"request": request, **packed(fields)}, answer, refused, flags)
+def vector(rule, comment, request, answer=None, refused=None, flags=(), **fields) -> dict:
+    """A case but for its id; ``fields`` are the request's, arrays as lists of numbers."""
+    case = {"rule": rule, "comment": comment, "flags": [*flags, *(["invalid"] if refused else [])]}
+    case["request"] = {"request": request, **packed(fields)}
+    return case | ({"refused": refused} if refused else {"answer": packed(answer)})
 
 
 def projection(kind, d, D, seed=42):
@@ -253,7 +232,7 @@ def delta_weights():
 
 
 def file():
-    tensors = {name: {"dtype": t[0], "shape": t[1], "values": t[2]} for name, t in hostile.TENSORS.items()}
+    tensors = files.as_protocol(hostile.TENSORS)
     yield vector(
         "8.7", "the file of SPEC.md", "write", {"file": hostile.TINY}, description=hostile.TEXT, tensors=tensors
     )
@@ -317,11 +296,15 @@ FILES = {
 }  # fmt: skip
 
 
+def _slug(case):
+    return case["request"]["request"].replace("_", "-")
+
+
 def texts() -> dict[str, str]:
     """The files by name, each a line for each case."""
     result = {}
     for name, cases in FILES.items():
-        cases = [case.as_json(number) for number, case in enumerate(cases())]
+        cases = [{"id": f"{_slug(case)}-{number}", **case} for number, case in enumerate(cases())]
         notes = {flag: (NOTES | hostile.FLAGS)[flag] for case in cases for flag in case["flags"]}
         lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
         head = json.dumps(

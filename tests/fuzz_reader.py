@@ -119,7 +119,7 @@ class Checker:
                 return self._round_trip(adapter) if adapter else outcome
             except Finding:
                 raise
-            except Exception as error:
+            except Exception as error:  # of whatever class: it is what is looked for
                 raise Finding(f"{type(error).__name__}: {error!s:.200}") from error
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)

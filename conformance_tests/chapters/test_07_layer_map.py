@@ -168,7 +168,7 @@ def within(judge, name, got, exact, bound, request, fields):
         judge.fail(f"{name}[{at}] is {got[at]:.9g}, not within {bound[at]:.3g} of {exact[at]:.9g}", request, fields)
 
 
-def base_of(draw, segments, shapes_of_convolutions=True):
+def base_of(draw, segments):
     """Weights that fit the segments, and one that nothing adapts: shape and numbers by name."""
     weights = {"not.adapted": [2, 2]}
     for name in {s["name"]: None for s in segments}:
@@ -229,7 +229,7 @@ def test_merge(judge, data):
 @check("7.7", needs="delta_weight")
 @given(st.data(), seeds)
 def test_factor_scale(judge, data, seed):
-    """s = float32(alpha / r), or float32(alpha / √r) with `rslora`, by its bits: θ is 1, and so are in, out and A's scale."""
+    """s = float32(alpha / r), or float32(alpha / √r) with `rslora`, by its bits: B·A is 1, the product of two ones."""
     rank = data.draw(st.integers(1, 70))
     alpha = data.draw(st.sampled_from([1e-4, 0.1, 1, 2**20]) | st.floats(1e-4, 2**20))
     D = 2 * rank

@@ -32,13 +32,17 @@ def test_fingerprints(judge, data):
     judge.gives(expected, "fingerprints", layers=files.fold(segments), weights=weights)
 
 
+def adapter_and_base(judge, data):
+    """A description, its theta alone, and weights that fit."""
+    description, tensors = data.draw(small_adapters(judge.kinds, base=st.none()))
+    return description, {"theta": tensors["theta"]}, base_of(data.draw, description["layers"])
+
+
 @check("10.3", needs="merge")
 @given(st.data())
 def test_base_on_record(judge, data):
     """Another structure than the one on record is refused; of other contents it is told, and merged."""
-    description, tensors = data.draw(small_adapters(judge.kinds, base=st.none()))
-    tensors = {"theta": tensors["theta"]}
-    weights = base_of(data.draw, description["layers"])
+    description, tensors, weights = adapter_and_base(judge, data)
     structure, contents = files.fingerprints(description["layers"], plain(weights))
     for record, expected in (
         ((structure, contents), True),
@@ -57,9 +61,7 @@ def test_base_on_record(judge, data):
 @given(st.data())
 def test_base_that_does_not_fit(judge, data):
     """A weight that is missing, or has other dimensions than its segments, is refused."""
-    description, tensors = data.draw(small_adapters(judge.kinds, base=st.none()))
-    tensors = {"theta": tensors["theta"]}
-    weights = base_of(data.draw, description["layers"])
+    description, tensors, weights = adapter_and_base(judge, data)
     s = data.draw(st.sampled_from(description["layers"]))
     name, shape = s["name"], weights[s["name"]]["shape"]
     rows, columns = (-1, -2) if s.get("transposed") else (1, 2) if "index" in s else (0, 1)

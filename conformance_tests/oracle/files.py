@@ -161,6 +161,13 @@ def write(description, tensors) -> bytes:
     return container(text + " " * (-len(text.encode("utf-8")) % 8), data)
 
 
+def as_protocol(tensors) -> dict:
+    """The tensors of ``write`` as the protocol sends them, arrays not packed."""
+    return {
+        name: {"dtype": dtype, "shape": shape, "values": values} for name, (dtype, shape, values) in tensors.items()
+    }
+
+
 # Base model (SPEC 10)
 
 
