@@ -104,6 +104,7 @@ def run(implementation, examples, seed, only=(), junit=None, progress=None, firs
         max_examples=examples,
         deadline=None,
         database=None,
+        derandomize=False,  # as Hypothesis does by itself where the environment says CI: the seed would not count
         report_multiple_bugs=False,
         suppress_health_check=list(hypothesis.HealthCheck),
         phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],

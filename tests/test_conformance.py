@@ -311,8 +311,9 @@ def test_wrong_calls(arguments, sentence, status):
 # The same seed, the same requests
 
 
-def test_a_run_can_be_repeated(tmp_path):
-    """The same examples and seed ask the same lines, another seed others."""
+def test_a_run_can_be_repeated(tmp_path, monkeypatch):
+    """The same examples and seed ask the same lines, another seed others, where tests run by themselves too."""
+    monkeypatch.setenv("CI", "true")
     log = (
         "import sys, subprocess; from unilora_spec.conformance import answer; from unilora_spec.protocol import serve\n"
     )
