@@ -266,12 +266,18 @@ def test_a_stopped_run_ends_the_implementation(tmp_path, number):
     pids = tmp_path / "pids"
     start = f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}}\\n'); time.sleep(1000)"
     call = [sys.executable, "-m", "conformance_tests", "--impl", script(tmp_path, start), "--rule", "2.2"]
-    run = subprocess.Popen(call, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.Popen(call, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c)
     while not (pids.exists() and pids.read_text().endswith("\n")):
         time.sleep(0.05)
     run.send_signal(number)
     _, errors = run.communicate(timeout=30)
     assert run.returncode == 1 and "error: stopped" in errors and not alive(int(pids.read_text()))
+
+
+def hears_ctrl_c():
+    """A shell starts what runs in its background with SIGINT ignored, and that is handed down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def alive(pid) -> bool:
