@@ -267,7 +267,7 @@ def test_a_stopped_run_ends_the_implementation(tmp_path, number):
     start = f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}}\\n'); time.sleep(1000)"
     call = [sys.executable, "-m", "conformance_tests", "--impl", script(tmp_path, start), "--rule", "2.2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.Popen(call, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c)
+    run = subprocess.Popen(call, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c)  # noqa: PLW1509  no threads here
     while not (pids.exists() and pids.read_text().endswith("\n")):
         time.sleep(0.05)
     run.send_signal(number)
