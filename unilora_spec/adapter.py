@@ -12,6 +12,7 @@ from .layer_map import LayerMap, Segment
 from .projection import Projection
 
 DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
+BAND = 2**20  # entries of ΔW that are in memory at once while it is added: 4 MiB, and a few copies of it
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,23 @@ class Adapter:
         shapes = {name: array.shape for name, array in weights.items()}
         check_fit(self.layer_map, shapes)
         self.check_saved(shapes)
-        for segment, delta in self.delta_weights():
-            part = segment.part(weights[segment.name])
-            part += segment.stored(delta, part.shape)
+        for name, placed in self.layer_map.placed_by_weight().items():
+            self.add_deltas(placed, weights[name])
         for name, value in self.saved.items():
             weights[name][...] = value
+
+    def add_deltas(self, placed, weight: np.ndarray, widen=np.asarray, narrow=np.asarray) -> None:
+        """Adds the ΔW of the ``placed`` segments (with their offsets), all of one weight, to its array in place (SPEC 7.10).
+
+        Where the array holds its values in a form that NumPy does not add, such as BF16 as uint16, ``widen`` makes floats of
+        entries and ``narrow`` entries of floats. ΔW exists in bands of rows alone, so that the array is what takes memory.
+        """
+        for segment, offset in placed:
+            A, B = segment.factors(self.projection.expand(self.theta, offset, offset + segment.size))
+            scale = self.layer_map.factor_scale(segment)
+            for rows, band in segment.bands(BAND):
+                part = band.part(weight)
+                part[...] = narrow(widen(part) + band.stored(scale * (B[rows] @ A), part.shape))
 
 
 def check_fit(layer_map: LayerMap, shapes: Mapping[str, tuple[int, ...]]) -> None:

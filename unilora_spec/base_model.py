@@ -1,6 +1,8 @@
-"""Does an adapter fit a base model? Answered from the base's .safetensors files, with NumPy alone (SPEC 10)."""
+"""A base model on disk: what its .safetensors files hold, and whether an adapter fits them, with NumPy alone (SPEC 10)."""
 
+import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,7 +11,18 @@ from .errors import BaseMismatch, FileError, UniLoraError
 from .serialization import map_file, read_header
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors library; a base model's header may be large
-_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # how NumPy holds a weight of each dtype
+INDEX = "model.safetensors.index.json"  # says which file of a sharded checkpoint holds which tensor
+
+
+class Stored(NamedTuple):
+    """A tensor of a base's files: ``size`` bytes from byte ``start`` of ``file`` on."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
 
 
 def compare_with_base(adapter: Adapter, folder) -> dict:
@@ -18,32 +31,57 @@ def compare_with_base(adapter: Adapter, folder) -> dict:
     ``folder`` holds the base's .safetensors files. Raises ``BaseMismatch`` where a weight is missing or of another
     shape, ``FileError`` where there is no such base or its files are unsound (SPEC 10.3).
     """
-    tensors = _tensors(Path(folder))
-    names = {name: _stored_name(name, tensors) for name in adapter.layer_map.by_weight()}
-    shapes = {name: tensors[stored][1]["shape"] for name, stored in names.items()}
-    adapter.check_base(shapes, folder)
-    return {"weights": len(names), "same_contents": adapter.same_contents(lambda name: _read(*tensors[names[name]]))}
+    tensors = tensors_of(Path(folder))
+    weights = {name: tensors[stored_name(name, tensors)] for name in adapter.layer_map.by_weight()}
+    adapter.check_base({name: stored.shape for name, stored in weights.items()}, folder)
+    return {"weights": len(weights), "same_contents": adapter.same_contents(lambda name: read_values(weights[name]))}
 
 
-def _tensors(folder: Path) -> dict:
-    """Every tensor of the folder's files by name: (file, header entry, where the file's data starts)."""
-    files = sorted(folder.glob("*.safetensors"))
+def tensors_of(folder: Path) -> dict[str, Stored]:
+    """Every tensor of a base's files, by name. Raises ``FileError`` where there is none, or a file is unsound (SPEC 8.2)."""
+    return {name: stored for file in checkpoint_files(folder) for name, stored in read_file(file)[0].items()}
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The files that a model is loaded from, in the order of their names: model.safetensors, or those that its index names,
+    or all, where there is neither. Others beside them may hold the same weights once more, by other names."""
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if (folder / INDEX).is_file():
+        try:
+            names = set(json.loads((folder / INDEX).read_bytes())["weight_map"].values())
+            files = sorted(folder / Path(name).name for name in names)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FileError(f"{folder / INDEX} has no weight_map from names of tensors to files") from error
+        if missing := [file for file in files if not file.is_file()]:
+            raise FileError(f"{missing[0]} is missing, which {INDEX} names; get the whole base model")
+    else:
+        files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FileError(f"{folder} holds no .safetensors file; give the folder of the base model")
+    return files
+
+
+def read_file(file: Path) -> tuple[dict[str, Stored], dict[str, str]]:
+    """The tensors of one file by name, as they lie in it, and its metadata. Raises ``FileError`` (SPEC 8.2)."""
+    try:
+        header, start = read_header(map_file(file), MAX_HEADER)
+    except UniLoraError as error:
+        raise error.within(file) from None
+    metadata = header.pop("__metadata__", {})
     tensors = {}
-    for file in files:
-        try:
-            header, start = read_header(map_file(file), MAX_HEADER)
-        except UniLoraError as error:
-            raise error.within(file) from None
-        header.pop("__metadata__", None)
-        tensors |= {name: (file, entry, start) for name, entry in header.items()}
-    return tensors
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        tensors[name] = Stored(file, entry["dtype"], tuple(entry["shape"]), start + begin, end - begin)
+    return tensors, metadata
 
 
-def _stored_name(name: str, tensors: dict) -> str:
+def stored_name(name: str, tensors) -> str:
     """The name in a checkpoint of a model's weight: frameworks store a base model with or without its prefix
-    (`bert.encoder…` is `encoder…`), so leading components may be left out on either side (SPEC 10.4)."""
+    (`bert.encoder…` is `encoder…`), so leading components may be left out on either side (SPEC 10.4).
+
+    Raises ``BaseMismatch`` where ``tensors`` has none of these names.
+    """
     if name in tensors:
         return name
     parts = name.split(".")
@@ -60,11 +98,23 @@ def _stored_name(name: str, tensors: dict) -> str:
     )
 
 
-def _read(file, entry, start) -> np.ndarray:
-    begin, stop = entry["data_offsets"]
-    raw = np.memmap(file, np.uint8, "r", offset=start + begin, shape=stop - begin)
-    if entry["dtype"] == "BF16":
-        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])
-    if entry["dtype"] not in _FLOATS:
-        raise FileError(f"{file}: a weight is stored as {entry['dtype']}, which has no values to compare", "10.2")
-    return raw.view(_FLOATS[entry["dtype"]]).astype(np.float32).reshape(entry["shape"])
+def read_raw(stored: Stored) -> np.ndarray:
+    """The entries of a tensor, as ``FLOATS`` says: BF16 as uint16. By reading, as a map's pages would stay in memory.
+
+    Raises ``FileError`` for a tensor of another dtype.
+    """
+    if stored.dtype not in FLOATS:
+        raise FileError(f"{stored.file}: a weight is stored as {stored.dtype}, which has no values to compare", "10.2")
+    form = np.dtype(FLOATS[stored.dtype])
+    return np.fromfile(stored.file, form, stored.size // form.itemsize, offset=stored.start).reshape(stored.shape)
+
+
+def read_values(stored: Stored) -> np.ndarray:
+    """The values of a tensor as float32 (SPEC 10.2). Raises ``FileError`` where it is not of a float dtype."""
+    raw = read_raw(stored)
+    return widen(raw) if stored.dtype == "BF16" else raw.astype(np.float32, copy=False)
+
+
+def widen(bits: np.ndarray) -> np.ndarray:
+    """BF16's uint16 as float32, exactly (SPEC 8.3)."""
+    return np.left_shift(bits, 16, dtype=np.uint32).view(np.float32)

@@ -5,7 +5,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -80,6 +80,14 @@ class Segment:
     def stored(self, delta, shape):
         """A delta weight (out, in), turned and shaped as ``part`` of the stored weight is (SPEC 7.3, 7.4)."""
         return (delta.T if self.transposed else delta).reshape(shape)
+
+    def bands(self, entries: int) -> Iterator[tuple[slice, "Segment"]]:
+        """The segment cut into bands of whole rows, at least one and else at most so many ``entries`` of ΔW: the rows of B of
+        each, and the band, a segment itself."""
+        step = max(1, entries // self.in_features)
+        for first in range(0, self.out_features, step):
+            rows = min(step, self.out_features - first)
+            yield slice(first, first + rows), replace(self, out_features=rows, row=(self.row or 0) + first)
 
     def check_shape(self, shape) -> None:
         """Raises ``BaseMismatch`` unless a weight of this shape has the part that the segment adapts (SPEC 10.3)."""
@@ -160,9 +168,13 @@ class LayerMap:
 
     def by_weight(self) -> dict[str, list[Segment]]:
         """The segments of each adapted weight, by its name, in order."""
+        return {name: [segment for segment, _ in placed] for name, placed in self.placed_by_weight().items()}
+
+    def placed_by_weight(self) -> dict[str, list[tuple[Segment, int]]]:
+        """``placed`` of each adapted weight, by its name, in order."""
         groups = defaultdict(list)
-        for segment in self.segments:
-            groups[segment.name].append(segment)
+        for segment, offset in self.placed():
+            groups[segment.name].append((segment, offset))
         return dict(groups)
 
     def factor_scale(self, segment: Segment) -> np.float32:
