@@ -6,6 +6,7 @@ All are the tiny adapter of SPEC 8 with one thing changed. A flag groups the cas
 
 import copy
 import json
+import math
 import struct
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ FLAGS = {
     "description": "A description with missing, unknown or mistyped fields is accepted: what its writer meant is lost.",
     "limits": "Numbers beyond the limits are accepted, and wrap, round or exhaust the memory later.",
     "layer map": "A layer map that contradicts itself is accepted: two segments change one weight.",
+    "table": "The index of kind `table` is taken as it is: entries outside of theta are read. (The kind is optional; without"
+    " it all of these are refused as well.)",
     "parts": "Parts that contradict each other are accepted: theta is spread over other entries than it was trained for.",
 }
 
@@ -32,6 +35,8 @@ TEXT = {
 }
 TENSORS = {"theta": ("F32", [2], [1.0, -0.5]), "saved.b": ("BF16", [1], [0.25])}
 TINY = files.write(TEXT, TENSORS)
+TABLE = TEXT | {"projection": TEXT["projection"] | {"kind": "table"}}
+TABLE_TENSORS = TENSORS | {"index": ("I32", [5], [0, 1, 1, 0, 1])}
 BODY = TINY[-10:]
 HUGE = 2**53 - 1
 BASE = {"name": "b", "structure": "0" * 32, "contents": "9f" * 16}
@@ -368,6 +373,43 @@ def _cases():
     yield described("parts", "8.8", "D below the layer map's", field("projection.D", 4))
     yield described("parts", "8.3 8.8", "d below theta's length", field("projection.d", 1))
     yield described("parts", "8.8", "a parameter both adapted and saved", field("layers.0.name", "b"))
+
+    # The kind with a tensor of its own (9.4)
+    def tabled(rules, name, *index, text=TABLE):
+        tensors = TENSORS | ({"index": index} if index else {})
+        return refused("table", rules, name, files.write(text, tensors))
+
+    yield tabled("8.3", "a table without an index")
+    yield tabled("8.3", "an index without a table", *TABLE_TENSORS["index"], text=TEXT)
+    yield tabled("8.3", "an index of F32", "F32", [5], [0.0, 1.0, 1.0, 0.0, 1.0])
+    yield tabled("8.3", "an index of F16", "F16", [5], [0.0, 1.0, 1.0, 0.0, 1.0])
+    index = files.write(TABLE, TABLE_TENSORS)
+    for dtype in ("U32", "I64", "I16"):
+        yield refused("table", "8.2 8.3", f"an index of {dtype}", index.replace(b'"I32"', f'"{dtype}"'.encode()))
+    for shape in ([4], [6], [5, 1], [1, 5], [], [0]):
+        count = math.prod(shape)
+        yield tabled("8.3 8.8 9.4", f"an index of shape {shape}", "I32", shape, [0] * count)
+    for at, value in ((0, -1), (0, 2), (4, 2), (4, -(2**31)), (2, 2**31 - 1)):
+        columns = [0, 1, 1, 0, 1]
+        columns[at] = value
+        yield tabled("9.4", f"{value} for the column of row {at}", "I32", [5], columns)
+    yield tabled(
+        "8.8",
+        "a table of a D above the layer map's",
+        "I32",
+        [6],
+        [0] * 6,
+        text=TABLE | {"projection": TABLE["projection"] | {"D": 6}},
+    )
+    yield tabled(
+        "8.6",
+        "the columns as a field",
+        "I32",
+        [5],
+        [0] * 5,
+        text=TABLE | {"projection": TABLE["projection"] | {"index": [0] * 5}},
+    )
+    yield refused("table", "8.3", "theta as I32", index.replace(b'"F32"', b'"I32"'))
 
     largest = TEXT["projection"] | {"d": 2**31 - 1, "D": 2**40}
     wide = [TEXT["layers"][0] | {"in": 2**39, "out": 2**39}]

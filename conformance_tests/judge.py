@@ -6,7 +6,7 @@ import numpy as np
 
 from unilora_spec.protocol import TYPES, pack, unpack
 
-from .client import Failed, Implementation
+from .client import Failed, Implementation, NotSupported
 from .rules import KINDS
 
 SHOWN = {"<f4": lambda x: f"{x:.9g} ({int(x.view(np.uint32)):08X})"}
@@ -22,6 +22,11 @@ class Judge:
     def kinds(self) -> list[str]:
         """The projection kinds of SPEC.md that the implementation supports, always in one order."""
         return [kind for kind in KINDS if kind in self.implementation.kinds]
+
+    def needs_kind(self, kind: str) -> None:
+        """Ends the check as not supported where the implementation does not have the kind."""
+        if kind not in self.kinds:
+            raise NotSupported(f"kind {kind}")
 
     def ask(self, request: str, **fields) -> dict:
         """The answer, its arrays unpacked. Raises ``Failed`` where it is a refusal."""
@@ -69,9 +74,10 @@ class Judge:
             self.fail(f"{name} is no array of {TYPES[name]} in base64: {value!r:.100}", request, fields)
 
     def _unpacked_values(self, value, request, fields):
-        if not isinstance(value, dict) or "values" not in value:
-            self.fail(f"a tensor or weight of the answer has no values: {value!r:.100}", request, fields)
-        return {**value, "values": self._unpacked("values", value["values"], request, fields)}
+        name = "index" if isinstance(value, dict) and value.get("dtype") == "I32" else "values"
+        if not isinstance(value, dict) or name not in value:
+            self.fail(f"a tensor or weight of the answer has no {name}: {value!r:.100}", request, fields)
+        return {**value, name: self._unpacked(name, value[name], request, fields)}
 
 
 def differs(name: str, got, expected) -> str | None:
@@ -100,5 +106,7 @@ def packed(fields: dict) -> dict:
 
 def _pack(name, value):
     if name in ("tensors", "weights"):
-        return {key: {**item, "values": _pack("values", item["values"])} for key, item in value.items()}
+        return {key: packed(item) for key, item in value.items()}
+    if name == "projection":
+        return packed(value)
     return value if name not in TYPES or isinstance(value, str) else pack(value, name)

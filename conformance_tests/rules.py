@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import pytest
 
-KINDS = ("balanced", "uniform", "identity")  # SPEC 9.1
+KINDS = ("balanced", "uniform", "identity", "table")  # SPEC 9.1
 
 LEVELS = {
     "projection": (

@@ -28,12 +28,15 @@ sizes = st.one_of(st.integers(1, 300), around_squares(), around_powers, st.sampl
 """D, in all of its range."""
 small_sizes = st.one_of(st.integers(1, 300), st.sampled_from([1, 2, 3, 5, 15, 16, 17, 255, 256, 257]))
 """D where every entry is looked at."""
+LARGEST_TABLE = 4096  # D of kind `table`, which is sent; more than the layer maps below have
 
 
 @st.composite
 def projections(draw, kind, sizes=sizes, largest_d=2**31 - 1):
-    """The object `projection`: d is 1, D, a divisor of D or of D − 1, or anything."""
+    """The object `projection`: d is 1, D, a divisor of D or of D − 1, or anything. With kind `table` it has its `index`."""
     D = draw(sizes)
+    if kind == "table":
+        D = min(D, LARGEST_TABLE)
     most = min(D, largest_d)
     if kind == "identity":
         D = d = most
@@ -41,7 +44,13 @@ def projections(draw, kind, sizes=sizes, largest_d=2**31 - 1):
         pieces = draw(st.integers(1, 7))
         d = draw(st.sampled_from([1, most, D // pieces, (D - 1) // pieces]) | st.integers(1, most))
         d = min(max(d, 1), most)
-    return {"kind": kind, "seed": str(draw(seeds)), "d": d, "D": D}
+    table = {"index": draw(tables(D, d))} if kind == "table" else {}
+    return {"kind": kind, "seed": str(draw(seeds)), "d": d, "D": D, **table}
+
+
+def tables(D, d):
+    """int64[D], columns of [0, d): some drawn, repeated in order, so that columns are full, empty and the last."""
+    return entries(d, 30).map(lambda drawn: np.resize(np.array(drawn, np.int64), D))
 
 
 @st.composite
@@ -145,8 +154,11 @@ def adapters(draw, kinds, base=None):
     segments = draw(layer_maps())
     D = sum(s["rank"] * (s["in"] + s["out"]) for s in segments)
     projection = draw(projections(draw(st.sampled_from(kinds)), sizes=st.just(D), largest_d=D))
+    own = {}
     if projection["kind"] != "identity":
-        projection["d"] = min(projection["d"], draw(st.integers(1, 9)))
+        d = projection["d"] = min(projection["d"], draw(st.integers(1, 9)))
+    if "index" in projection:
+        own["index"] = {"dtype": "I32", "shape": [D], "index": projection.pop("index") % d}
     description = {"projection": projection, "alpha": draw(alphas), "layers": segments}
     description["scaling"] = draw(st.sampled_from(["lora", "rslora"]))
     if record := draw(base or st.none() | bases):
@@ -156,4 +168,4 @@ def adapters(draw, kinds, base=None):
     )
     shapes = st.lists(st.integers(0, 3), max_size=3)
     saved = {f"saved.{name}": draw(tensors(draw(shapes))) for name in names}
-    return description, {"theta": draw(tensors([projection["d"]]))} | saved
+    return description, {"theta": draw(tensors([projection["d"]]))} | own | saved

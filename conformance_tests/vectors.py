@@ -22,6 +22,7 @@ NOTES = {
     "edge": "At a limit, or where one more or less changes the way.",
     "large": "Numbers above 32 bits: arithmetic of 32 bits, or of doubles where SPEC 1.4 says no, shows here.",
     "invalid": "To be refused.",
+    "optional": "Of kind `table`, which an implementation may lack; then rule 9.1 refuses it.",
 }
 
 
@@ -34,6 +35,10 @@ def vector(rule, comment, request, answer=None, refused=None, flags=(), **fields
 
 def projection(kind, d, D, seed=42):
     return {"kind": kind, "seed": str(seed), "d": d, "D": D}
+
+
+TABLE = [7, 0, 8, 8, 1, 2, 0, 3, 3, 3, 4, 5, 8, 1, 0, 5, 8, 7, 2, 0]
+"""Twenty rows of the kind `table` with d = 9; column 6 is empty."""
 
 
 def limits():
@@ -150,9 +155,12 @@ def values():
         yield vector("6.1", comment, "scale", {"scale": [arithmetic.scale(D)]}, projection=p, start=0, stop=1)
     special = [0.0, -0.0, 2.0**-149, -(2.0**-149), 2.0**-126, 1.1754942106924411e-38, 3.4028234663852886e38, 1.0, -0.1]
     special = [arithmetic.f32(x) for x in special]
-    for kind, D in (("balanced", 20), ("uniform", 20), ("identity", 9)):
+    for kind, D in (("balanced", 20), ("uniform", 20), ("identity", 9), ("table", 20)):
         p = projection(kind, 9, D)
-        theta_D = arithmetic.expand(kind, D, 9, 42, special)
+        if kind == "table":
+            p["index"] = TABLE
+        theta_D = arithmetic.expand(*arithmetic.of(p), special)
+        optional = ("optional",) if kind == "table" else ()
         comment = f"{kind}: both zeros, numbers below the normal range, the largest"
         yield vector(
             "6.2",
@@ -163,13 +171,12 @@ def values():
             theta=special,
             start=0,
             stop=D,
-            flags=("edge",),
+            flags=("edge", *optional),
         )
         g = [float(i - 8) for i in range(D)]  # whole numbers: their sums are exact in any order and in float32
-        theta = [arithmetic.f32(x) for x in arithmetic.adjoint(kind, D, 9, 42, g)[0]]
-        yield vector(
-            "6.3", f"{kind}: sums that are exact", "adjoint", {"theta": theta}, projection=p, g=g, start=0, stop=D
-        )
+        theta = [arithmetic.f32(x) for x in arithmetic.adjoint(*arithmetic.of(p), g)[0]]
+        fields = {"projection": p, "g": g, "start": 0, "stop": D}
+        yield vector("6.3", f"{kind}: sums that are exact", "adjoint", {"theta": theta}, flags=optional, **fields)
     p = projection("balanced", 9, 2**40)
     theta_D = arithmetic.expand("balanced", 2**40, 9, 42, special, 2**40 - 12, 2**40)
     fields = {"projection": p, "theta": special, "start": 2**40 - 12, "stop": 2**40}
@@ -251,6 +258,31 @@ def file():
     yield from hostile_files("8")
 
 
+def tables():
+    p = projection("table", 9, 20) | {"index": TABLE}
+    fields = {"projection": p, "flags": ("optional",)}
+    yield vector("9.4", "a part of the rows", "index", {"index": TABLE[5:12]}, start=5, stop=12, **fields)
+    columns = [arithmetic.members(*arithmetic.of(p), j) for j in range(9)]
+    expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
+    yield vector("9.4", "columns, one without a row", "members", expected, start=0, stop=9, **fields)
+    scale = [arithmetic.scale(len(column)) for column in columns]
+    yield vector("9.4", "and their scale, 0", "scale", {"scale": scale}, start=0, stop=9, **fields)
+    for comment, index in (
+        ("a number above d - 1", [0, 1, 0, 1, 2]),
+        ("a negative number", [0, -1, 0, 0, 0]),
+        ("4 of 5", [0] * 4),
+    ):
+        p = projection("table", 2, 5) | {"index": index}
+        fields = {"projection": p, "start": 0, "stop": 5, "flags": ("optional",)}
+        yield vector("9.4", comment, "index", refused=["9.4"], **fields)
+    tensors = files.as_protocol(hostile.TABLE_TENSORS)
+    file = files.write(hostile.TABLE, hostile.TABLE_TENSORS)
+    answer = {"description": files.describe(hostile.TABLE), "tensors": tensors, "canonical": True}
+    yield vector("9.4", "a file with a table", "read", answer, file=file, flags=("optional",))
+    written = {"description": hostile.TABLE, "tensors": tensors, "flags": ("optional",)}
+    yield vector("9.4", "the same, written", "write", {"file": file}, **written)
+
+
 def kinds():
     for kind in ("vera", "Balanced", ""):
         p = projection(kind, 2, 5)
@@ -266,6 +298,7 @@ def kinds():
         )
     p = projection("identity", len(theta), len(theta))
     yield vector("9.2", "A as LoRA's, B zero", "initial", {"theta": theta}, projection=p, bound=0.02, layers=layers)
+    yield from tables()
 
 
 def base():

@@ -10,6 +10,7 @@ import struct
 
 import numpy as np
 import test_file
+from strategies import projection
 from test_layer_map import transformer
 from test_spec_text import TINY
 
@@ -64,6 +65,7 @@ def light_seeds() -> list[bytes]:
         Adapter(Projection("uniform", D=stacked.D, d=9, seed=2**64 - 1), stacked, np.ones(9), base, saved, dtypes),
         Adapter(Projection("identity", D=rows.D, d=rows.D, seed=0), rows, np.ones(rows.D), dtypes={"theta": "BF16"}),
         Adapter(Projection(D=stacked.D, d=3, seed=1), stacked, np.zeros(3), None, saved),
+        Adapter(projection("table", rows.D, 4), rows, np.ones(4), dtypes={"theta": "F16"}),
     ]
     sound = [encode(adapter) for adapter in adapters]
     spelled = []  # as other writers may spell the same adapters (SPEC 8.10)

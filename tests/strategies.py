@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from conformance_tests import strategies as plain
+from conformance_tests.oracle import files
 from conformance_tests.rules import KINDS
 from unilora_spec import Adapter, LayerMap, Projection
 from unilora_spec.serialization import SAVED, parse
@@ -21,10 +22,17 @@ finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 dtypes = st.sampled_from(["F32", "F16", "BF16"])
 
 
+def projection(kind, D, d, seed=0):
+    """One of any kind; with `table`, the columns from 0 to d − 2 in turn, if there are two."""
+    tensors = {"index": np.arange(D) % max(d - 1, 1)} if kind == "table" else {}
+    return Projection(kind, D=D, d=d, seed=seed, tensors=tensors)
+
+
 @st.composite
 def projections(draw, kinds=KINDS, most=60):
     p = draw(plain.projections(draw(st.sampled_from(kinds)), st.integers(1, most)))
-    return Projection(**p | {"seed": int(p["seed"])})
+    tensors = {"index": p.pop("index")} if "index" in p else {}
+    return Projection(**p | {"seed": int(p["seed"])}, tensors=tensors)
 
 
 @st.composite
@@ -41,7 +49,7 @@ def arrays(draw, dtype, shape):
 @st.composite
 def adapters(draw):
     description, tensors = draw(plain.adapters(KINDS))
-    projection, layer_map, base = parse(description)
+    projection, layer_map, base = parse(description, lambda name, dtype: np.array(files.numbers(tensors.pop(name))))
     values = {name: tensor["values"].reshape(tensor["shape"]) for name, tensor in tensors.items()}
     theta = values.pop("theta")
     saved = {name.removeprefix(SAVED): value for name, value in values.items()}

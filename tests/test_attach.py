@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from strategies import projection as projection_of
 from torch import nn
 from torch.func import functional_call
 
@@ -189,9 +190,11 @@ def test_merge_is_the_adapter_made_permanent(adapted):
     assert list(model.state_dict()) == list(base.state_dict())
 
 
-@pytest.mark.parametrize("kind,d", [("balanced", 50), ("balanced", 300), ("uniform", 50), ("identity", 300)])
+@pytest.mark.parametrize(
+    "kind,d", [("balanced", 50), ("balanced", 300), ("uniform", 50), ("identity", 300), ("table", 50)]
+)
 def test_the_expansion_is_the_specifications_to_the_bit(kind, d):
-    projection = Projection(kind=kind, D=300, d=d, seed=9)
+    projection = projection_of(kind, D=300, d=d, seed=9)
     theta = np.random.default_rng(0).standard_normal(d).astype(np.float32)
     index = torch.from_numpy(projection.index().astype(np.int32))
     scale = torch.from_numpy(projection.scale())
@@ -430,6 +433,28 @@ def test_ranks_alpha_and_identity():
     assert torch.equal(run(lora), run(bert())), "LoRA starts with B = 0"
 
 
+def test_a_table_is_loaded_trained_on_and_saved(tmp_path):
+    """With the table of `balanced` written out, all is as with `balanced` itself (SPEC 9.4)."""
+    model = attach(bert(), d=60, seed=1, bound=2.0)
+    adapter = model.unilora.adapter()
+    p = adapter.projection
+    adapter.projection = Projection("table", D=p.D, d=p.d, seed=p.seed, tensors={"index": p.index()})
+    save_adapter(adapter, tmp_path / "table.safetensors")
+    other = load_adapter(bert(), tmp_path / "table.safetensors")
+    assert torch.equal(run(other), run(model))
+    for each in (model, other):
+        optimizer = torch.optim.SGD([each.unilora.theta], lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            run(each).square().mean().backward()
+            optimizer.step()
+    assert torch.equal(other.unilora.theta, model.unilora.theta)
+    other.save_adapter(tmp_path / "more.safetensors")
+    again = unilora_spec.load_adapter(tmp_path / "more.safetensors")
+    assert again.projection == adapter.projection and again.theta.tolist() == model.unilora.theta.tolist()
+    assert torch.equal(run(other.merge()), run(model.merge()))
+
+
 REFUSALS = {
     "a misspelled target": ({"targets": "qurey"}, LayerMapError, "close names are query"),
     "a target that cannot be": ({"targets": ["LayerNorm"]}, LayerMapError, "matches no weight"),
@@ -443,6 +468,11 @@ REFUSALS = {
     "d without D": ({"kind": "identity"}, LimitError, "needs d = D"),
     "a negative seed": ({"seed": -1}, LimitError, "seed"),
     "an unknown kind": ({"kind": "vera"}, UniLoraError, "balanced, "),
+    "a table without one": (
+        {"kind": "table", "d": 9},
+        UniLoraError,
+        "kind table needs tensor 'index', which comes with",
+    ),
     "no head": ({"train_in_full": ["score"]}, LayerMapError, "matches no module"),
     "a target in full": ({"train_in_full": ["query"]}, LayerMapError, "choose one"),
 }

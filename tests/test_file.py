@@ -155,6 +155,8 @@ def test_the_safetensors_library_reads_it(adapter):
     torch = pytest.importorskip("safetensors.torch")  # NumPy has no bfloat16
     tensors = torch.load(encode(adapter))
     again = decode(encode(adapter))
+    for name, value in again.projection.tensors.items():
+        assert np.array_equal(tensors.pop(name).numpy(), value) and value.dtype == np.int32
     values = {"theta": again.theta} | {f"saved.{name}": value for name, value in again.saved.items()}
     assert tensors.keys() == values.keys()
     for name, value in values.items():
@@ -248,7 +250,7 @@ def put(place, key, value):
 
 
 # A refusal's class stands for a chapter, or for a rule of it.
-CLASSES = {"1": LimitError, "7": LayerMapError, "8": FileError, "9.1": KindError, "9.2": LimitError}
+CLASSES = {"1": LimitError, "7": LayerMapError, "8": FileError, "9.1": KindError, "9.2": LimitError, "9.4": LimitError}
 
 
 @pytest.mark.parametrize("case", hostile.CASES, ids=lambda case: case.name)
@@ -471,6 +473,14 @@ RUN = {"layers": [0, 65_536], "prefix": "x" * 58, "segments": [one()]}
 SHORT = {**RUN, "layers": [0, 65_000]}
 NESTED = [[[]] * 20_000]
 LARGE = {"dtype": "BF16", "shape": [2**22], "data_offsets": [8, 8 + 2**23]}
+TABLE = encode(
+    Adapter(
+        Projection("table", D=2**20, d=2, seed=0, tensors={"index": np.arange(2**20) % 2}),
+        LayerMap([Segment("w", 1, 2**20 - 1, 1)]),
+        np.ones(2),
+        dtypes={"theta": "F16"},  # so that its four bytes follow those of the index
+    )
+)
 # How each ends: None where it is sound.
 LEAN = {
     "the most segments and names": (with_layers([RUN], 2**17), None),
@@ -481,6 +491,8 @@ LEAN = {
     "dense lists": (with_header(b'{"a":[' + b"[[]]," * 52_000 + b"0]}"), "8.4"),
     "dense objects": (with_header(b'{"a":[' + b'{"":{}},' * 32_000 + b"0]}"), "8.4"),
     "dense texts": (with_header('{"a":["😀"'.encode() + b',"ab"' * 52_000 + b"]}"), "8.4"),
+    "a large table": (TABLE, None),
+    "a large table with its last column beyond theta": (TABLE[:-8] + b"\2\0\0\0" + TABLE[-4:], "9.4"),
     "NaN alone": (changed(lambda h: entry(h, "saved.b", **LARGE), DATA[-10:-2] + b"\x80\xff" * 2**22), "8.3"),
 }
 

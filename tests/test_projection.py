@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import KINDS, examples, finite, projections, seeds
+from strategies import KINDS, examples, finite, projection, projections, seeds
 
 from conformance_tests.oracle import arithmetic
 from unilora_spec import KindError, LayerMap, LimitError, Projection, Segment
@@ -16,6 +16,11 @@ from unilora_spec.permutation import Permutation, keys
 
 LARGEST = 2**40
 SIZES = st.one_of(st.integers(1, 300), st.integers(1, LARGEST), st.sampled_from([2**32, LARGEST - 1, LARGEST]))
+
+
+def of(p):
+    """What the oracle takes for a projection."""
+    return p.kind, p.D, p.d, p.tensors["index"] if p.kind == "table" else p.seed
 
 
 def dense(p):
@@ -75,7 +80,7 @@ def test_permutation_is_the_naive_one(D, seed, data):
 @given(projections())
 @examples(80)
 def test_index_is_the_naive_one(p):
-    assert p.index().tolist() == [arithmetic.index(p.kind, p.D, p.d, p.seed, i) for i in range(p.D)]
+    assert p.index().tolist() == [arithmetic.index(*of(p), i) for i in range(p.D)]
 
 
 @given(projections(), st.data())
@@ -106,8 +111,8 @@ def test_members_are_the_inverse_of_index(p):
 
 def test_blocks_join_without_a_seam():
     D = 200_000  # three blocks and a piece
-    for kind in ("balanced", "uniform"):
-        p = Projection(kind=kind, D=D, d=777, seed=5)
+    for kind in ("balanced", "uniform", "table"):
+        p = projection(kind, D, 777, 5)
         index, theta = p.index(), np.linspace(-1, 1, 777, dtype=np.float32)
         assert p.members(3).tolist() == np.flatnonzero(index == 3).tolist()
         assert same_bits(p.expand(theta), (theta * p.scale())[index])
@@ -168,7 +173,7 @@ def test_slices_of_the_largest_cost_no_more_than_small_ones(kind):
 @examples(100)
 def test_expand_gives_the_naive_bits(p, data):
     theta = np.array(data.draw(st.lists(finite, min_size=p.d, max_size=p.d)), np.float32)
-    assert same_bits(p.expand(theta), arithmetic.expand(p.kind, p.D, p.d, p.seed, theta.tolist()))
+    assert same_bits(p.expand(theta), arithmetic.expand(*of(p), theta.tolist()))
 
 
 @pytest.mark.parametrize("D", [1, 2, 3, 7, 1000, 12345, 2**20 + 1])
@@ -188,7 +193,7 @@ def test_adjoint_is_the_transpose(p, data):
     assert (abs(p.adjoint(g) - P.T @ wide) <= bound).all()
 
 
-@given(projections(kinds=("balanced", "uniform")), st.sampled_from([0.02, 0.5, 1e-3]))
+@given(projections(kinds=("balanced", "uniform", "table")), st.sampled_from([0.02, 0.5, 1e-3]))
 @examples(40)
 def test_initial_vector(p, bound):
     layer_map = LayerMap([Segment("w", 1, 1, 1)])
@@ -230,7 +235,7 @@ def test_identity_starts_as_lora_does(seed):
 @pytest.mark.parametrize("kind", KINDS)
 def test_limits(kind, D, d, seed, rule):
     with pytest.raises(LimitError) as refusal:
-        Projection(kind=kind, D=D, d=d, seed=seed)
+        Projection(kind=kind, D=D, d=d, seed=seed, tensors={"index": []} if kind == "table" else {})
     assert refusal.value.rule == rule
 
 
@@ -246,7 +251,7 @@ def test_identity_needs_d_of_D():
 
 
 def test_unknown_kind_is_named():
-    with pytest.raises(KindError, match=r"'vera'.*balanced, identity, uniform.*SPEC 9\.1"):
+    with pytest.raises(KindError, match=r"'vera'.*balanced, identity, table, uniform.*SPEC 9\.1"):
         Projection(kind="vera", D=5, d=2, seed=0)
 
 
@@ -270,13 +275,58 @@ def test_unknown_kind_is_named():
 )
 def test_requests_outside_are_refused(kind, request_):
     with pytest.raises(LimitError) as refusal:
-        request_(Projection(kind=kind, D=5, d=5, seed=1))
+        request_(projection(kind, 5, 5, 1))
     assert refusal.value.rule == "1.3"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_projections_are_values(kind):
-    p = Projection(kind=kind, D=9, d=9, seed=2)
-    for twin in (copy.deepcopy(p), pickle.loads(pickle.dumps(p)), eval(repr(p), {"Projection": Projection})):
+    p = projection(kind, 9, 9, 2)
+    twins = [copy.deepcopy(p), pickle.loads(pickle.dumps(p)), projection(kind, 9, 9, 2)]
+    if kind != "table":
+        twins.append(eval(repr(p), {"Projection": Projection}))
+    for twin in twins:
         assert twin == p and hash(twin) == hash(p) and np.array_equal(twin.index(), p.index())
-    assert p != Projection(kind=kind, D=9, d=9, seed=3)
+    assert p != projection(kind, 9, 9, 3)
+
+
+# A kind with a tensor of its own (SPEC 9.4)
+
+
+def table(index, d=3, **options):
+    return Projection("table", D=5, d=d, seed=0, tensors={"index": index}, **options)
+
+
+def test_tables_are_equal_where_their_entries_are():
+    p = table([0, 1, 2, 1, 0])
+    assert p == table(np.array([0, 1, 2, 1, 0], np.uint8)) and p != table([0, 1, 2, 1, 1])
+    given = np.array([0, 1, 2, 1, 0], np.int32)
+    p = table(given)
+    given[:] = 0
+    assert p.index().tolist() == [0, 1, 2, 1, 0]
+    with pytest.raises(ValueError, match="read-only"):
+        p.tensors["index"][0] = 5
+
+
+@pytest.mark.parametrize(
+    ("index", "sentence"),
+    [
+        ([0, 1, 2, 3, 0], "index[3] is 3; give a column from 0 to 2, as d is 3"),
+        ([0, -1, 2, 3, 0], "index[1] is -1"),
+        ([0, 2**32, 0, 0, 0], "index[1] is 4294967296"),
+        ([0, 1, 2, 0], "index is int64 [4]; it must be whole numbers [5]"),
+        ([[0, 1, 2, 0, 0]], "index is int64 [1, 5]"),
+        ([0.0, 1.0, 2.0, 0.0, 0.0], "index is float64 [5]"),
+    ],
+)
+def test_tables_that_are_none(index, sentence):
+    with pytest.raises(LimitError) as refusal:
+        table(index)
+    assert sentence in str(refusal.value) and refusal.value.rule == "9.4"
+
+
+def test_tensors_of_another_kind():
+    with pytest.raises(KindError, match=r"kind table needs tensor 'index', which comes with.*SPEC 8\.3"):
+        Projection("table", D=5, d=2, seed=0)
+    with pytest.raises(KindError, match="kind balanced has no tensor 'index'"):
+        Projection("balanced", D=5, d=2, seed=0, tensors={"index": [0] * 5})

@@ -112,6 +112,17 @@ def test_inspect_shows_parts_and_saved_parameters(tmp_path):
         assert part in output
 
 
+def test_a_table_is_shown(tmp_path):
+    layer_map = LayerMap([Segment("w", 2, 3, 1)])
+    projection = Projection("table", D=5, d=2, seed=42, tensors={"index": [0, 1, 1, 0, 1]})
+    save_adapter(Adapter(projection, layer_map, TINY.theta), tmp_path / "x")
+    output = call("inspect", tmp_path / "x")[1]
+    assert "table, seed 42: d = 2" in output and "index       I32 [5], stored in the file" in output
+    report = json.loads(call("inspect", tmp_path / "x", "--json")[1])
+    assert report["tensors"] == {"index": {"dtype": "I32", "shape": [5]}}
+    assert "  canonical bytes" in call("verify", tmp_path / "x")[1]
+
+
 def test_verify(file):
     status, output, _ = call("verify", file)
     assert status == 0 and "sound" in output and "canonical bytes" in output

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import unilora_spec
-from conformance_tests.oracle import arithmetic
+from conformance_tests.oracle import arithmetic, files
 from unilora_spec import Adapter, LayerMap, Projection, Segment, contents_fingerprint, structure_fingerprint
 from unilora_spec.canonical_json import encode as to_json
 from unilora_spec.layer_map import _fold_runs, _fold_stacks
@@ -114,6 +114,16 @@ def fold():
     yield from ("after the runs:", *show(_fold_runs(stacked)))
 
 
+def table():
+    D, d, theta, index = 5, 3, [1.0, -0.5, 7.0], [0, 1, 1, 0, 1]
+    yield "index in the file: " + files.stored(index, "I32").hex(" ", 4)
+    columns = [arithmetic.members("table", D, d, index, j) for j in range(d)]
+    for j, rows in enumerate(columns):
+        yield f"members({j})  {', '.join(map(str, rows))}   n_{j} = {len(rows)}"
+    for i, value in enumerate(arithmetic.expand("table", D, d, index, theta)):
+        yield f"θ_D[{i}] = θ[{index[i]}]·scale_{index[i]} = {value:.9g} = {bits(value)}"
+
+
 def file():
     data = encode(TINY)
     for i in range(0, len(data), 16):
@@ -129,7 +139,7 @@ def fingerprints():
     yield f"          begins {contents_fingerprint(['w'], lambda name: weight)}"
 
 
-EXAMPLES = [keys, mix, rounds, permutation, large, uniform, values, start, fold, file, fingerprints]
+EXAMPLES = [keys, mix, rounds, permutation, large, uniform, values, start, fold, file, table, fingerprints]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.__name__)

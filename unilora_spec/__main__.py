@@ -14,7 +14,8 @@ from .serialization import SAVED, describe, is_canonical, load_adapter
 def inspect(path: Path) -> dict:
     """What a file holds: its description, its tensors and their sizes."""
     adapter = load_adapter(path)
-    theta = adapter.theta.astype(np.float64)
+    theta, p = adapter.theta.astype(np.float64), adapter.projection
+    own = {name: {"dtype": p.stored[name], "shape": list(value.shape)} for name, value in p.tensors.items()}
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
@@ -26,6 +27,7 @@ def inspect(path: Path) -> dict:
             "rms": float(np.sqrt((theta**2).mean())),
             "largest": float(abs(theta).max()),
         },
+        **({"tensors": own} if own else {}),
         "saved": {
             name: {"dtype": adapter.dtypes.get(SAVED + name, "F32"), "shape": list(value.shape)}
             for name, value in adapter.saved.items()
@@ -40,6 +42,8 @@ def show_inspect(report: dict) -> list[str]:
     lines.append(f"  projection  {p['kind']}, seed {p['seed']}: d = {p['d']:,} trained numbers rebuild D = {p['D']:,}")
     t = report["theta"]
     lines.append(f"  theta       {t['dtype']}, rms {t['rms']:.4g}, mean {t['mean']:.4g}, largest {t['largest']:.4g}")
+    for name, tensor in report.get("tensors", {}).items():
+        lines.append(f"  {name:11} {tensor['dtype']} {tensor['shape']}, stored in the file, not computed from the seed")
     lines.append(
         f"  layers      {report['segments']} segments, alpha {report['alpha']:g} ({report.get('scaling', 'lora')})"
     )

@@ -80,14 +80,25 @@ def _read(r):
         name: {"dtype": adapter.dtypes.get(name, "F32"), "shape": value.shape, "values": pack(value, "values")}
         for name, value in values.items()
     }
+    p = adapter.projection
+    for name, value in p.tensors.items():
+        tensors[name] = {"dtype": p.stored[name], "shape": value.shape, name: pack(value, name)}
     description = canonical_json.encode(describe(adapter)).decode("utf-8")
     return {"description": description, "tensors": tensors, "canonical": is_canonical(adapter, data)}
 
 
 def _write(r):
-    projection, layer_map, base = parse(r["description"])
+    tensors = dict(r["tensors"])
+
+    def own(name, dtype):
+        if tensors.get(name, {}).get("dtype") != dtype:
+            raise FileError(f"there is no tensor {name} of {dtype}", "8.3")
+        tensor = tensors.pop(name)
+        return unpack(tensor[name], name).reshape(tensor["shape"])
+
+    projection, layer_map, base = parse(r["description"], own)
     values, dtypes = {}, {}
-    for name, tensor in r["tensors"].items():
+    for name, tensor in tensors.items():
         check_tensor(name, tensor["dtype"])
         dtypes[name] = tensor["dtype"]
         values[name] = unpack(tensor["values"], "values").reshape(tensor["shape"])

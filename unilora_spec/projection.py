@@ -5,7 +5,7 @@ The requirements on a kind, each with its reason; docs/methods.md writes every m
 1. The trained state is one flat float32 vector of ``d`` numbers. A method that trains several things (VeRA's λ_d and
    λ_b) gives each a range of it, so that files, optimizers and graphs know one tensor only.
 2. ``expand`` is a pure function of that vector. What is frozen comes from the seed or, where ``needs_base`` says so,
-   from the base model's weights.
+   from the base model's weights; where ``stored`` says so, from tensors beside θ in the file.
 3. ``expand`` works on any slice of θ_D without the rest, so that a large model is rebuilt tensor by tensor.
 4. ``adjoint`` is the transposed Jacobian of ``expand``, which is all that training needs of a kind.
 5. ``initial`` is the start of training, from the seed and the layer map: plain LoRA starts A and B differently.
@@ -16,6 +16,8 @@ A kind is one file under kinds/, with a class that names itself: ``class Mine(Pr
 
 import operator
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -30,8 +32,10 @@ KINDS: dict[str, type["Projection"]] = {}
 class Projection(ABC):
     """P of θ_D = Pθ (SPEC 1, 6), e.g. ``Projection(kind="balanced", D=36864, d=5760, seed=42)``.
 
-    ``D`` is the length of θ_D (the layer map's), ``d`` that of θ, ``seed`` a number below 2^64.
-    Raises ``KindError`` for an unknown kind, ``LimitError`` outside of 1 ≤ d ≤ D ≤ 2^40, d < 2^31, 0 ≤ seed < 2^64.
+    ``D`` is the length of θ_D (the layer map's), ``d`` that of θ, ``seed`` a number below 2^64. ``tensors`` are those that
+    the kind has in the file beside θ, by the names of its ``stored``: the kind `table` alone has one.
+    Raises ``KindError`` for an unknown kind or for other tensors than the kind's, ``LimitError`` outside of
+    1 ≤ d ≤ D ≤ 2^40, d < 2^31, 0 ≤ seed < 2^64.
 
     >>> p = Projection(kind="balanced", D=36864, d=5760, seed=42)
     >>> p.index(0, 8).tolist()
@@ -40,6 +44,7 @@ class Projection(ABC):
 
     kind: ClassVar[str]
     needs_base: ClassVar[bool] = False
+    stored: ClassVar[Mapping[str, str]] = {}  # the tensors of a file that are the kind's own: name → dtype (SPEC 8.3)
 
     def __init_subclass__(cls, kind: str | None = None):
         if kind:
@@ -48,11 +53,15 @@ class Projection(ABC):
     def __new__(cls, kind: str = "balanced", **_):
         return super().__new__(kind_named(kind))
 
-    def __init__(self, kind: str = "balanced", *, D: int, d: int, seed: int):
+    def __init__(self, kind: str = "balanced", *, D: int, d: int, seed: int, tensors: Mapping[str, np.ndarray] = {}):
         self.D, self.d, self.seed = check_D(operator.index(D)), operator.index(d), operator.index(seed)
         if not 1 <= self.d <= min(self.D, MAX_DIM):
             raise LimitError(f"d is {d}; give one from 1 to {min(self.D, MAX_DIM)}, as D is {D}", "1.1")
         self.keys = keys(self.seed, 10)
+        self.tensors = dict(tensors)
+        for name in sorted(self.stored.keys() ^ self.tensors.keys()):
+            verb = "needs" if name in self.stored else "has no"
+            raise KindError(f"kind {self.kind} {verb} tensor {name!r:.60}, which comes with an adapter's file", "8.3")
 
     def __getnewargs_ex__(self):
         return (), {"kind": self.kind}  # so that copy and pickle come back through __new__
@@ -153,6 +162,32 @@ class Gather(Projection):
         if not 0 <= operator.index(j) < self.d:
             raise LimitError(f"column {j} is not in [0, {self.d})", "1.3")
         return operator.index(j)
+
+
+class Counted(Gather):
+    """A gather that knows the column of a row, and nothing of where a column's rows are: it walks all D of them.
+
+    ``members`` walks at each call; ``counts``, and so ``scale``, ``expand`` and ``adjoint``, once, in blocks and O(d) memory.
+    """
+
+    def members(self, j):
+        j = self._column(j)
+        return np.concatenate([start + np.flatnonzero(block == j) for start, block in self._blocks()])
+
+    def counts(self, start=0, stop=None):
+        start, stop = self.range_of(start, stop, self.d)
+        return self._counts[start:stop]
+
+    @cached_property
+    def _counts(self):
+        counts = np.zeros(self.d, dtype=np.int64)
+        for _, block in self._blocks():
+            np.add.at(counts, block, 1)
+        return counts
+
+    def _blocks(self):
+        for start in range(0, self.D, BLOCK):
+            yield start, self.index(start, min(start + BLOCK, self.D))
 
 
 from . import kinds  # noqa: F401  the kinds register themselves on import

@@ -16,7 +16,7 @@ import numpy as np
 from .adapter import Adapter
 from .errors import LimitError, UniLoraError
 from .layer_map import LayerMap
-from .projection import KINDS, Projection
+from .projection import KINDS, Projection, kind_named
 from .serialization import decode
 
 VERSION = "1"
@@ -41,7 +41,8 @@ def pack(array, field: str) -> str:
 def projection_of(request: dict) -> Projection:
     """The projection that a request names."""
     p = request["projection"]
-    return Projection(p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]))
+    tensors = {name: unpack(p[name], name) for name in kind_named(p["kind"]).stored}
+    return Projection(p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]), tensors=tensors)
 
 
 def array_of(request: dict, field: str, length: int) -> np.ndarray:
@@ -87,12 +88,14 @@ def numbered(adapter: Adapter, names: Iterable[str]) -> Adapter:
     return Adapter(adapter.projection, layer_map, adapter.theta, saved=saved)
 
 
-def answering(name: str, requests: Mapping[str, Callable[[dict], dict]]) -> Callable[[dict], dict]:
-    """The function ``answer`` of an implementation that has a function for each of its ``requests``.
+def answering(
+    name: str, requests: Mapping[str, Callable[[dict], dict]], kinds: Iterable[str] = KINDS
+) -> Callable[[dict], dict]:
+    """The function ``answer`` of an implementation that has a function for each of its ``requests``, and these ``kinds``.
 
     It answers ``describe`` itself; a refusal of the specification is an answer too.
     """
-    description = {"name": name, "version": VERSION, "requests": ["describe", *requests], "kinds": list(KINDS)}
+    description = {"name": name, "version": VERSION, "requests": ["describe", *requests], "kinds": list(kinds)}
 
     def answer(request: dict) -> dict:
         """The answer to one request of PROTOCOL.md."""

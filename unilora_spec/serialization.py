@@ -6,6 +6,7 @@ import math
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from .projection import Projection, kind_named
 FORMAT, VERSION = "unilora", "1"
 MAX_HEADER = 2**18  # a header has hundreds of bytes, and hostile JSON unfolds to fifty times its text in memory
 SAVED = "saved."
-_NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I32": "<i4"}
 
 
 def load_adapter(path) -> Adapter:
@@ -64,9 +65,12 @@ def encode(adapter: Adapter) -> bytes:
         if dtype not in DTYPES:
             raise FileError(f"{name} cannot be stored as {dtype}; give one of {', '.join(DTYPES)}", "8.3")
         stored[name] = dtype, np.shape(value), _to_bytes(name, np.asarray(value, np.float32), dtype)
+    for name, dtype in adapter.projection.stored.items():
+        value = np.asarray(adapter.projection.tensors[name], _NUMPY[dtype])
+        stored[name] = dtype, value.shape, value.tobytes()
     header = {"__metadata__": {"format": FORMAT, "version": VERSION, "unilora": _text(describe(adapter))}}
     end, buffers = 0, []
-    for name, (dtype, shape, data) in sorted(stored.items(), key=lambda item: (-DTYPES[item[1][0]], item[0])):
+    for name, (dtype, shape, data) in sorted(stored.items(), key=lambda item: (-_SIZES[item[1][0]], item[0])):
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + len(data)]}
         end += len(data)
         buffers.append(data)
@@ -91,12 +95,18 @@ def decode(data) -> Adapter:
     metadata = header.pop("__metadata__")
     if set(metadata) != {"format", "version", "unilora"}:
         raise FileError("__metadata__ must have the fields format, version and unilora alone", "8.4")
-    projection, layer_map, base = parse(canonical_json.decode(metadata["unilora"].encode("utf-8")))
+    body = memoryview(data)[start:]
+
+    def own(name, dtype):
+        if header.get(name, {}).get("dtype") != dtype:
+            raise FileError(f"the file has no tensor {name} of {dtype}, which its kind asks for", "8.3")
+        return _raw(body, header.pop(name))
+
+    projection, layer_map, base = parse(canonical_json.decode(metadata["unilora"].encode("utf-8")), own)
     for name, entry in header.items():
         check_tensor(name, entry["dtype"])
     if header.get("theta", {}).get("shape") != [projection.d]:
         raise FileError(f"the file has no tensor theta of shape [{projection.d}], which its d asks for", "8.3")
-    body = memoryview(data)[start:]
     values = {name: _from_bytes(name, body, entry) for name, entry in header.items()}
     theta = values.pop("theta")
     saved = {name.removeprefix(SAVED): value for name, value in sorted(values.items())}
@@ -105,9 +115,9 @@ def decode(data) -> Adapter:
 
 
 def check_tensor(name: str, dtype: str) -> None:
-    """Raises ``FileError`` unless an adapter's file may hold a tensor of this name and dtype (SPEC 8.3)."""
+    """Raises ``FileError`` unless every adapter's file may hold a tensor of this name and dtype (SPEC 8.3)."""
     if name != "theta" and not (name.startswith(SAVED) and name != SAVED):
-        raise FileError(f"the tensor {name!r:.80} is neither theta nor saved.NAME", "8.3")
+        raise FileError(f"the tensor {name!r:.80} is neither theta nor saved.NAME, nor one of the file's kind", "8.3")
     if dtype not in DTYPES:
         raise FileError(f"the tensor {name!r:.80} is {dtype!r:.40}; {', '.join(DTYPES)} are possible", "8.3")
 
@@ -136,8 +146,11 @@ def describe(adapter: Adapter) -> dict:
     return description
 
 
-def parse(description: dict) -> tuple[Projection, LayerMap, Base | None]:
-    """``describe`` backwards: the parts of a description, every field checked (SPEC 8.6). Raises ``UniLoraError``."""
+def parse(description: dict, own: Callable[[str, str], np.ndarray]) -> tuple[Projection, LayerMap, Base | None]:
+    """``describe`` backwards: the parts of a description, every field checked (SPEC 8.6). Raises ``UniLoraError``.
+
+    ``own(name, dtype)`` gives the tensors that the kind has in the file, once all else is checked.
+    """
     _fields(
         description,
         "unilora",
@@ -169,7 +182,8 @@ def parse(description: dict) -> tuple[Projection, LayerMap, Base | None]:
     layer_map = LayerMap.from_json(description["layers"], description["alpha"], description.get("scaling", "lora"))
     if layer_map.D != p["D"]:
         raise FileError(f"D is {p['D']}, but the layer map holds {layer_map.D} entries", "8.8")
-    projection = Projection(p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]))
+    tensors = {name: own(name, dtype) for name, dtype in kind_named(p["kind"]).stored.items()}
+    projection = Projection(p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]), tensors=tensors)
     return projection, layer_map, base
 
 
@@ -303,9 +317,12 @@ def _to_bytes(name, value, dtype) -> bytes:
 
 
 def _from_bytes(name, data, entry) -> np.ndarray:
+    return _check_finite(name, _widen(_raw(data, entry), entry["dtype"]))
+
+
+def _raw(data, entry) -> np.ndarray:
     begin, end = entry["data_offsets"]
-    raw = np.frombuffer(data[begin:end], _NUMPY[entry["dtype"]])
-    return _check_finite(name, _widen(raw, entry["dtype"])).reshape(entry["shape"])
+    return np.frombuffer(data[begin:end], _NUMPY[entry["dtype"]]).reshape(entry["shape"])
 
 
 def _widen(raw, dtype) -> np.ndarray:

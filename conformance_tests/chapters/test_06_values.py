@@ -6,12 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance_tests.oracle import arithmetic
+from conformance_tests.oracle.arithmetic import of
 from conformance_tests.rules import KINDS, check
 from conformance_tests.strategies import floats, projections, slices, small_sizes, vectors
-
-
-def of(p):
-    return p["kind"], p["D"], p["d"], int(p["seed"])
 
 
 @check("6.1", needs="scale")
@@ -74,7 +71,7 @@ def test_adjoint(judge, kind, data):
 
 
 @check("6.4", needs="initial")
-@pytest.mark.parametrize("kind", ["balanced", "uniform"])
+@pytest.mark.parametrize("kind", ["balanced", "uniform", "table"])
 @given(data=st.data())
 def test_initial(judge, kind, data):
     """θ_j = float32((2u − 1) · bound), the product in float64."""

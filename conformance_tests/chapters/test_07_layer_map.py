@@ -119,10 +119,10 @@ def small_adapters(draw, kinds, **options):
     return description, tensors
 
 
-def factors(description, theta):
+def factors(description, tensors):
     """A and B of each segment, by the oracle, as float32."""
-    p = description["projection"]
-    theta_D = arithmetic.expand(p["kind"], p["D"], p["d"], int(p["seed"]), theta)
+    p = description["projection"] | ({"index": tensors["index"]["index"]} if "index" in tensors else {})
+    theta_D = arithmetic.expand(*arithmetic.of(p), tensors["theta"]["values"])
     at = 0
     for s in description["layers"]:
         middle, end = at + s["rank"] * s["in"], at + files.size(s)
@@ -145,7 +145,7 @@ def test_delta_weight(judge, data):
     """A and B of a segment by their bits, A first, both row by row; ΔW = s·B·A within the rounding of its products."""
     description, tensors = data.draw(small_adapters(judge.kinds))
     k = data.draw(st.integers(0, len(description["layers"]) - 1))
-    s, A, B = list(factors(description, tensors["theta"]["values"]))[k]
+    s, A, B = list(factors(description, tensors))[k]
     fields = {"file": canonical(description, tensors), "segment": k}
     answer = judge.gives({"A": A, "B": B}, "delta_weight", **fields)
     within(judge, "delta", answer.get("delta"), *delta_weight(description, s, A, B), "delta_weight", fields)
@@ -203,7 +203,7 @@ def part_of(weight, s):
 def test_merge(judge, data):
     """s·B·A is added to each segment's part and to nothing else, and saved parameters take their place."""
     description, tensors = data.draw(small_adapters(judge.kinds, base=st.none()))
-    saved = {name.removeprefix("saved."): t for name, t in rounded(tensors).items() if name != "theta"}
+    saved = {name.removeprefix("saved."): t for name, t in rounded(tensors).items() if name.startswith("saved.")}
     weights = base_of(data.draw, description["layers"])
     assume(not saved.keys() & weights.keys())
     before = {name: {"shape": t["shape"], "values": [3.0] * len(t["values"])} for name, t in saved.items()}
@@ -216,7 +216,7 @@ def test_merge(judge, data):
         )
     exact = {name: w["values"].astype(np.float64).reshape(w["shape"]) for name, w in weights.items()}
     bound = {name: np.zeros_like(values) for name, values in exact.items()}
-    for s, A, B in factors(description, tensors["theta"]["values"]):
+    for s, A, B in factors(description, tensors):
         delta, error = delta_weight(description, s, A, B)
         part_of(exact[s["name"]], s)[...] += delta
         part_of(bound[s["name"]], s)[...] += error + 2**-23 * (abs(part_of(exact[s["name"]], s)) + abs(delta))

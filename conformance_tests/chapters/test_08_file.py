@@ -25,6 +25,8 @@ DESCRIPTIONS = [case for case in hostile.CASES if case.description is not None]
 @pytest.mark.parametrize("case", rules_of(FILES))
 def test_refused(judge, case):
     """A file that breaks a rule is refused, and the refusal names the rule."""
+    if case.flag == "table":
+        judge.needs_kind("table")
     judge.refuses(set(case.rules), "read", file=case.file)
 
 
@@ -185,6 +187,22 @@ def test_writer_refuses_other_tensors(judge):
         judge.refuses(set(rules.split()), "write", description=hostile.TEXT, tensors=files.as_protocol(tensors))
 
 
+@check("8.3", "9.4", needs="write")
+def test_writer_refuses_another_index(judge):
+    """An index of another dtype, shape or range than kind `table` asks for, or none, is refused by a writer."""
+    judge.needs_kind("table")
+    for rules, index in (
+        ("8.3", {}),
+        ("8.3", {"index": ("F32", [5], [0.0, 1.0, 0.0, 1.0, 1.0])}),
+        ("8.3 8.8 9.4", {"index": ("I32", [4], [0, 1, 0, 1])}),
+        ("8.3 8.8 9.4", {"index": ("I32", [5, 1], [0, 1, 0, 1, 1])}),
+        ("9.4", {"index": ("I32", [5], [0, 1, 0, 1, 2])}),
+        ("9.4", {"index": ("I32", [5], [-1, 1, 0, 1, 1])}),
+    ):
+        tensors = files.as_protocol(hostile.TENSORS | index)
+        judge.refuses(set(rules.split()), "write", description=hostile.TABLE, tensors=tensors)
+
+
 # Attacks without a name
 
 
@@ -274,7 +292,7 @@ def test_memory(judge):
     judge.ask("read", file=hostile.TINY)
     before = judge.implementation.memory()
     for case in hostile.CASES:
-        if case.flag in ("shape", "offsets", "limits", "layer map"):
+        if case.flag in ("shape", "offsets", "limits", "layer map", *(["table"] if "table" in judge.kinds else [])):
             judge.refuses(set(case.rules), "read", file=case.file)
             for name, most in (("VmHWM", 2**28), ("VmPeak", 2**30)):
                 if (grown := judge.implementation.memory().get(name, 0) - before.get(name, 0)) > most:

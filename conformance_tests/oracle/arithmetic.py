@@ -1,4 +1,4 @@
-"""SPEC chapters 2 to 6 and 9.2, one number at a time, in plain Python integers and floats."""
+"""SPEC chapters 2 to 6, 9.2 and 9.4, one number at a time, in plain Python integers and floats."""
 
 import functools
 import math
@@ -82,29 +82,40 @@ def inverse(D, seed, y):
     return y
 
 
-def index(kind, D, d, seed, i):
+# ``source`` is what the index follows from: the seed, or the table of the kind `table`.
+
+
+def of(projection):
+    """kind, D, d and source of a `projection` of the protocol."""
+    p = projection
+    return p["kind"], p["D"], p["d"], p["index"] if p["kind"] == "table" else int(p["seed"])
+
+
+def index(kind, D, d, source, i):
     if kind == "identity":
         return i
+    if kind == "table":
+        return int(source[i])
     if kind == "balanced":
-        return walk(D, seed, i)[-1] % d
-    k = keys(seed)
+        return walk(D, source, i)[-1] % d
+    k = keys(source)
     return (mix(mix(i % 2**32, k[6]) ^ (i >> 32), k[7]) * d) >> 32
 
 
-def members(kind, D, d, seed, j):
-    """The rows of column j, ascending. Takes D steps with `uniform`."""
+def members(kind, D, d, source, j):
+    """The rows of column j, ascending. Takes D steps with `uniform` and `table`."""
     if kind == "identity":
         return [j]
     if kind == "balanced":
-        return sorted(inverse(D, seed, y) for y in range(j, D, d))
-    return [i for i in range(D) if index(kind, D, d, seed, i) == j]
+        return sorted(inverse(D, source, y) for y in range(j, D, d))
+    return [i for i in range(D) if index(kind, D, d, source, i) == j]
 
 
-def count(kind, D, d, seed, j):
+def count(kind, D, d, source, j):
     """n_j."""
     if kind == "balanced":
         return D // d + (j < D % d)
-    return len(members(kind, D, d, seed, j))
+    return len(members(kind, D, d, source, j))
 
 
 def scale(n):
@@ -117,21 +128,21 @@ def start(seed, j):
     return 2 * (mix(mix(j, k[8]), k[9]) / 2**32) - 1
 
 
-def expand(kind, D, d, seed, theta, start=0, stop=None):
-    columns = [index(kind, D, d, seed, i) for i in range(start, D if stop is None else stop)]
-    scales = {j: scale(count(kind, D, d, seed, j)) for j in set(columns)}
+def expand(kind, D, d, source, theta, start=0, stop=None):
+    columns = [index(kind, D, d, source, i) for i in range(start, D if stop is None else stop)]
+    scales = {j: scale(count(kind, D, d, source, j)) for j in set(columns)}
     # Both factors have 24 bits, so their product is exact in a double and rounded once.
     return [f32(f32(theta[j]) * scales[j]) for j in columns]
 
 
-def adjoint(kind, D, d, seed, g, start=0):
+def adjoint(kind, D, d, source, g, start=0):
     """(Pᵀg)_j in float64, where g is the gradient of the rows from ``start`` on, and the bound that SPEC 6.3 allows."""
     gathered = [[] for _ in range(d)]
     for i, value in enumerate(g, start):
-        gathered[index(kind, D, d, seed, i)].append(value)
+        gathered[index(kind, D, d, source, i)].append(value)
     exact, bounds = [], []
     for j, values in enumerate(gathered):
-        n = count(kind, D, d, seed, j)
+        n = count(kind, D, d, source, j)
         exact.append(scale(n) * math.fsum(values))
         bounds.append(n * 2**-23 * scale(n) * math.fsum(map(abs, values)) + 2**-149)
     return exact, bounds

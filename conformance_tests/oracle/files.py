@@ -11,7 +11,8 @@ import struct
 
 from .arithmetic import f32
 
-SIZES = {"F32": 4, "F16": 2, "BF16": 2}
+SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4}
+CODES = {"F32": "f", "F16": "e", "I32": "i"}
 
 
 # Canonical JSON (SPEC 8.5)
@@ -128,7 +129,7 @@ def stored(values, dtype) -> bytes:
     if dtype == "BF16":
         words = struct.unpack(f"<{len(values)}I", struct.pack(f"<{len(values)}f", *values))
         return struct.pack(f"<{len(values)}H", *((w + 0x7FFF + ((w >> 16) & 1)) >> 16 for w in words))
-    return struct.pack(f"<{len(values)}{'f' if dtype == 'F32' else 'e'}", *values)
+    return struct.pack(f"<{len(values)}{CODES[dtype]}", *values)
 
 
 def widened(data: bytes, dtype) -> list[float]:
@@ -136,7 +137,7 @@ def widened(data: bytes, dtype) -> list[float]:
     if dtype == "BF16":
         words = struct.unpack(f"<{len(data) // 2}H", data)
         data, dtype = struct.pack(f"<{len(words)}I", *(word << 16 for word in words)), "F32"
-    return list(struct.unpack(f"<{len(data) // SIZES[dtype]}{'f' if dtype == 'F32' else 'e'}", data))
+    return list(struct.unpack(f"<{len(data) // SIZES[dtype]}{CODES[dtype]}", data))
 
 
 def metadata(text) -> dict:
@@ -162,10 +163,16 @@ def write(description, tensors) -> bytes:
 
 
 def as_protocol(tensors) -> dict:
-    """The tensors of ``write`` as the protocol sends them, arrays not packed."""
+    """The tensors of ``write`` as the protocol sends them, arrays not packed: whole numbers have a field of their own."""
     return {
-        name: {"dtype": dtype, "shape": shape, "values": values} for name, (dtype, shape, values) in tensors.items()
+        name: {"dtype": dtype, "shape": shape, "index" if dtype == "I32" else "values": values}
+        for name, (dtype, shape, values) in tensors.items()
     }
+
+
+def numbers(tensor) -> list:
+    """The values of a tensor of the protocol, not packed."""
+    return list(tensor["index" if tensor["dtype"] == "I32" else "values"])
 
 
 # Base model (SPEC 10)

@@ -1,0 +1,39 @@
+"""`table`: the index is stored, for adapters that were trained elsewhere with an index of their own (SPEC 9.4)."""
+
+import hashlib
+
+import numpy as np
+
+from ..errors import LimitError
+from ..projection import Counted
+
+
+class Table(Counted, kind="table"):
+    """index(i) is entry i of the tensor ``index``, whole numbers [D] from 0 to d − 1; it is kept as int32.
+
+    Raises ``LimitError`` for an ``index`` of another shape, of other numbers, or with one outside (SPEC 9.4).
+    """
+
+    stored = {"index": "I32"}
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        index = np.asarray(self.tensors["index"])
+        if index.shape != (self.D,) or not np.issubdtype(index.dtype, np.integer):
+            raise LimitError(f"index is {index.dtype} {list(index.shape)}; it must be whole numbers [{self.D}]", "9.4")
+        if not 0 <= index.min() <= index.max() < self.d:
+            at = int(np.argmax((index < 0) | (index >= self.d)))
+            raise LimitError(
+                f"index[{at}] is {index[at]}; give a column from 0 to {self.d - 1}, as d is {self.d}", "9.4"
+            )
+        index = index.astype(np.int32)  # a copy, that nobody else changes
+        index.flags.writeable = False
+        self.tensors["index"] = index
+
+    def __repr__(self):
+        digest = hashlib.sha256(np.ascontiguousarray(self.tensors["index"], "<i4")).hexdigest()
+        return f"{super().__repr__()[:-1]}, tensors=<index {digest[:32]}>)"  # two tables are equal where this is
+
+    def index(self, start=0, stop=None):
+        start, stop = self.range_of(start, stop, self.D)
+        return self.tensors["index"][start:stop].astype(np.int64)
