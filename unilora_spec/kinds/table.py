@@ -1,6 +1,7 @@
 """`table`: the index is stored, for adapters that were trained elsewhere with an index of their own (SPEC 9.4)."""
 
 import hashlib
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,7 +15,7 @@ class Table(Counted, kind="table"):
     Raises ``LimitError`` for an ``index`` of another shape, of other numbers, or with one outside (SPEC 9.4).
     """
 
-    stored = {"index": "I32"}
+    stored: ClassVar[dict[str, str]] = {"index": "I32"}
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
