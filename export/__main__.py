@@ -11,7 +11,7 @@ import typer
 from typer.main import get_command
 
 from unilora_spec import UniLoraError, load_adapter
-from unilora_spec.command import run
+from unilora_spec.command import printable, run
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -124,6 +124,54 @@ def _interruptible(step):
         yield checked
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# Folders for other tools, from files to files with NumPy alone
+
+AdapterFile = Annotated[Path, typer.Option(help="The adapter's file.")]
+NewFolder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A folder that is not there yet.")]
+BaseFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="By default the folder that the adapter names.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The report for machines.")]
+
+
+@app.command("merge", epilog="Example: python -m export merge --adapter vec.safetensors -o merged")
+def merge_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = None, as_json: AsJson = False):
+    """Write the base model with the adapter in its weights: a plain checkpoint that needs no adapter.
+
+    The same files, names, dtypes and shapes as the base's, in little more memory than the largest tensor takes. Weights in
+    other formats than safetensors are left out.
+    """
+    from .merge import merge
+
+    with _bar() as progress:
+        report = merge(adapter, output, base, progress)
+    _end(report, as_json, f"{report['weights']} weights merged, {len(report['saved'])} parameters put in")
+
+
+def _end(report: dict, as_json: bool, done: str) -> None:
+    for warning in report["warnings"]:
+        print(f"warning: {printable(warning)}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    print(printable(f"{report['output']}: {report['files']} files, {report['bytes']:,} bytes; {done}"))
+    if left_out := report.get("left_out"):
+        print(printable(f"  left out, as their weights would not be merged: {', '.join(left_out)}"))
+
+
+@contextlib.contextmanager
+def _bar():
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda step, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda step, done, total: bar.update(task, description=step, completed=done, total=total)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ def run(command) -> None:
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        sys.exit(command())
+        status = command()
+        if status == 130:  # typer's, for Ctrl-C, and without a word
+            raise KeyboardInterrupt
+        sys.exit(status)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise

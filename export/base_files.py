@@ -1,0 +1,65 @@
+"""The base of an adapter as files: found, compared with the adapter, read without a framework (SPEC 10)."""
+
+from pathlib import Path
+
+from unilora_spec import Adapter, UniLoraError
+from unilora_spec.base_model import FLOATS, Stored, read_values, stored_name, tensors_of
+
+OTHER_CONTENTS = "the base's weights are not those that the adapter was trained on: another checkpoint of its form"
+
+
+def base_folder(adapter: Adapter, given: Path | None = None) -> Path:
+    """``given``, or the folder that the adapter names. Raises ``UniLoraError`` where it is no folder here."""
+    if given is None and adapter.base is None:
+        raise UniLoraError("the adapter does not name its base; give --base the folder of the base model")
+    folder = Path(adapter.base.name if given is None else given)
+    if not folder.is_dir():
+        raise UniLoraError(f"the base {str(folder)!r} is no folder here; give --base the folder of the base model")
+    return folder
+
+
+class BaseFiles:
+    """The tensors of a base that an adapter fits.
+
+    ``folder``    where they are
+    ``tensors``   all of them, by the names in the files
+    ``stored``    the name in the files of each adapted weight, by its name in the model
+    ``warnings``  one where the values are not those on record
+
+    ``progress(step, done, total)`` is told of the bytes that have been read. Raises ``BaseMismatch`` where a weight is missing or has another shape,
+    ``UniLoraError`` where it is quantized, ``FileError`` where the files are unsound.
+    """
+
+    def __init__(self, adapter: Adapter, folder: Path, progress=lambda step, done, total: None):
+        self.folder, self.tensors = folder, tensors_of(folder)
+        self.stored = {name: stored_name(name, self.tensors) for name in adapter.layer_map.by_weight()}
+        for name in self.stored:
+            if (dtype := self[name].dtype) not in FLOATS:
+                raise UniLoraError(
+                    f"{folder}: {name} is stored as {dtype}, to which nothing can be added; give the base as it was"
+                    f" before it was quantized ({', '.join(FLOATS)})"
+                )
+        adapter.check_base({name: self[name].shape for name in self.stored}, folder)
+
+        total, done = sum(self[name].size for name in self.stored), 0
+
+        def read(name):
+            nonlocal done
+            done += self[name].size
+            progress("comparing the base with the adapter's record", done, total)
+            return read_values(self[name])
+
+        self.warnings = [OTHER_CONTENTS] if adapter.same_contents(read) is False else []
+
+    def __getitem__(self, name: str) -> Stored:
+        """The stored tensor of an adapted weight, by the weight's name in the model."""
+        return self.tensors[self.stored[name]]
+
+    def affix(self) -> tuple[str, str]:
+        """What the model's names have at their beginning and the files' names lack, and the other way round ("bert." and "",
+        say), where that is one for all adapted weights; else two empty texts (SPEC 10.4)."""
+        pairs = {
+            (name.removesuffix(stored), "") if name.endswith(stored) else ("", stored.removesuffix(name))
+            for name, stored in self.stored.items()
+        }
+        return pairs.pop() if len(pairs) == 1 else ("", "")

@@ -1,0 +1,394 @@
+"""python -m export merge: the checkpoint of the base with the adapter in its weights, from files to files."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from adapters import adapter_of, merged, minilm
+
+from export.merge import merge
+from unilora_spec import (
+    Adapter,
+    Base,
+    BaseMismatch,
+    LayerMap,
+    Projection,
+    Segment,
+    UniLoraError,
+    WorkFailed,
+    save_adapter,
+    structure_fingerprint,
+)
+from unilora_spec.base_model import read_file, tensors_of
+
+safetensors = pytest.importorskip("safetensors.torch")
+transformers = pytest.importorskip("transformers")
+
+ROOT = Path(__file__).parents[1]
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+TENSORS, SIZE = 20, 15 * 2**20  # the large base: 300 MiB in two files
+
+
+def plain(segments, saved=None, base=None):
+    """An adapter of tensors that no framework's model holds."""
+    layer_map = LayerMap(segments, alpha=8)
+    theta = np.random.default_rng(0).normal(size=8).astype(np.float32)
+    return Adapter(Projection(D=layer_map.D, d=8, seed=42), layer_map, theta, base, saved or {})
+
+
+def merge_to(tmp_path, adapter, base=None, output="merged"):
+    save_adapter(adapter, tmp_path / "vec.safetensors")
+    return merge(tmp_path / "vec.safetensors", tmp_path / output, base)
+
+
+def write_base(folder, tensors, **files):
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+    safetensors.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def gpt2(folder, dtype=torch.float32, **options):
+    """Saved in several files, with fused q, k, v stored (in, out), of which q and v are adapted."""
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_layer=2, n_embd=32, n_head=4, vocab_size=50, n_positions=32)
+    model = transformers.GPT2LMHeadModel(config).to(dtype)
+    model.save_pretrained(folder, max_shard_size="30KB", **options)
+    fused = "transformer.h.{}.attn.c_attn.weight"
+    segments = [Segment(fused.format(i), 32, 32, 4, transposed=True, row=row) for i in (0, 1) for row in (64, 0)]
+    return model.float(), [*segments, Segment("transformer.wte.weight", 50, 32, 2)]
+
+
+# What the files hold
+
+
+def test_minilm_gets_a_head_and_loads_as_a_classifier(tmp_path):
+    """A base without a head, whose names lack `bert.`: the model that the class loads is the one merged in memory, bit for bit."""
+    folder, segments = minilm()
+    model = transformers.BertForSequenceClassification.from_pretrained(folder, num_labels=3)
+    head = ("classifier.weight", "classifier.bias")
+    adapter = adapter_of(model, segments, folder, ("bad", "fair", "good"), head, d=5760)
+    report = merge_to(tmp_path, adapter)
+    loaded, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "merged", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["mismatched_keys"]
+    assert type(loaded) is type(model) and loaded.config.id2label == {0: "bad", 1: "fair", 2: "good"}
+    assert loaded.config.label2id == {"bad": 0, "fair": 1, "good": 2}
+    expected = merged(model, adapter).state_dict()
+    assert {n for n, value in loaded.state_dict().items() if not torch.equal(value, expected[n])} == set()
+    assert (report["weights"], report["saved"]) == (12, sorted(head)) and report["warnings"] == report["left_out"] == []
+    files = {str(p.relative_to(tmp_path / "merged")) for p in (tmp_path / "merged").rglob("*") if p.is_file()}
+    assert {"tokenizer.json", "vocab.txt", "1_Pooling/config.json"} <= files and len(files) == report["files"]
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")("film")["input_ids"]
+
+
+def test_the_head_alone_is_what_gives_names_a_prefix(tmp_path):
+    folder, segments = minilm()
+    model = transformers.BertModel.from_pretrained(folder)
+    segments = [replace(s, name=s.name.removeprefix("bert.")) for s in segments]
+    merge_to(tmp_path, adapter_of(model, segments, folder, d=5760))
+    assert tensors_of(tmp_path / "merged").keys() == tensors_of(folder).keys()
+    loaded = transformers.AutoModel.from_pretrained(tmp_path / "merged").state_dict()
+    expected = merged(model, adapter_of(model, segments, folder, d=5760)).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.items())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_rounding_and_all_else_as_it_was(tmp_path, dtype):
+    base = tmp_path / "base"
+    model, segments = gpt2(base, DTYPES[dtype])
+    adapter = adapter_of(model, segments, base)
+    report = merge_to(tmp_path, adapter)
+    files = sorted(path.name for path in base.glob("*.safetensors"))
+    assert len(files) > 2 and report["weights"] == 3 and report["warnings"] == []
+    assert sorted(path.name for path in tmp_path.joinpath("merged").iterdir()) == sorted(p.name for p in base.iterdir())
+    before, after = (
+        {n: t for f in files for n, t in safetensors.load_file(d / f).items()} for d in (base, tmp_path / "merged")
+    )
+    deltas = dict(adapter.delta_weights())
+    for name, value in before.items():
+        wide = value.clone().double() if dtype == "F64" else value.clone().float()
+        for segment in [s for s in segments if s.name == name]:
+            part = segment.part(wide)
+            part += segment.stored(torch.from_numpy(deltas[segment]), part.shape)
+        assert torch.equal(after[name], wide.to(DTYPES[dtype])) and after[name].dtype == DTYPES[dtype]
+        assert torch.equal(after[name], value) == (name not in adapter.layer_map.by_weight())
+    for file in files:  # where nothing came to a file, its header is what it was
+        header = read_file(base / file)
+        assert [t[1:] for t in read_file(tmp_path / "merged" / file)[0].values()] == [t[1:] for t in header[0].values()]
+    for name in ("model.safetensors.index.json", "config.json"):
+        assert (tmp_path / "merged" / name).read_bytes() == (base / name).read_bytes()
+    loaded = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "merged")
+    assert loaded.lm_head.weight is loaded.transformer.wte.weight  # tied: ΔW acts in both places, of one copy
+
+
+def test_parts_of_every_kind(tmp_path):
+    """Against ``Adapter.merge``: a convolution, rows of it, experts of a stack, and a weight of several bands of ΔW."""
+    torch.manual_seed(0)
+    tensors = {
+        "conv.weight": torch.randn(6, 4, 3, 3), "rows.weight": torch.randn(6, 4, 3), "experts.w": torch.randn(3, 8, 4),
+        "turned.w": torch.randn(2, 4, 8), "large.weight": torch.randn(3000, 1000), "other": torch.arange(3),
+    }  # fmt: skip
+    segments = [
+        Segment("conv.weight", 6, 36, 2), Segment("rows.weight", 3, 12, 2, row=2), Segment("experts.w", 8, 4, 2, index=2),
+        Segment("experts.w", 8, 4, 1, index=0), Segment("turned.w", 3, 4, 2, transposed=True, index=1, row=4),
+        Segment("large.weight", 3000, 1000, 3),
+    ]  # fmt: skip
+    adapter = plain(segments)
+    merge_to(tmp_path, adapter, write_base(tmp_path / "base", tensors))
+    expected = {name: value.clone().float().numpy() for name, value in tensors.items()}
+    adapter.merge(expected)
+    got = safetensors.load_file(tmp_path / "merged" / "model.safetensors")
+    assert got["other"].dtype == torch.int64
+    assert all(np.array_equal(got[name].float().numpy(), value) for name, value in expected.items())
+    added = expected["large.weight"] - tensors["large.weight"].numpy().astype(np.float64)
+    whole = dict(adapter.delta_weights())[segments[-1]]
+    assert (
+        np.abs(added - whole).max() < 5 * 2**-24
+    )  # the bands are the rows of ΔW: what is left is the rounding of W + ΔW
+
+
+def test_a_head_in_a_base_of_several_files(tmp_path):
+    """Of other classes than the base's, and with a parameter that the base lacks: in F32, where they fit no stored form."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, num_labels=2,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    base = tmp_path / "base"
+    transformers.BertForSequenceClassification(config).bfloat16().save_pretrained(base, max_shard_size="20KB")
+    config.num_labels = 5
+    model = transformers.BertForSequenceClassification.from_pretrained(
+        base, config=config, ignore_mismatched_sizes=True, dtype=torch.float32
+    )
+    saved = ["classifier.weight", "classifier.bias", "bert.pooler.dense.bias"]
+    name = "bert.encoder.layer.1.attention.self.key.weight"
+    adapter = adapter_of(model, [Segment(name, 32, 32, 4)], base, tuple("abcde"), saved)
+    adapter.saved |= {"scale": np.float32([1.5])}
+    merge_to(tmp_path, adapter)
+    tensors = tensors_of(tmp_path / "merged")
+    assert (tensors["classifier.weight"].dtype, tensors["classifier.weight"].shape) == ("F32", (5, 32))
+    assert tensors["bert.pooler.dense.bias"].dtype == "BF16" and tensors["scale"].dtype == "F32"
+    assert all(t.start % {"F32": 4, "BF16": 2}[t.dtype] == 0 for t in tensors.values())  # torch reads no others
+    index = json.loads((tmp_path / "merged" / "model.safetensors.index.json").read_text())
+    assert {name: t.file.name for name, t in tensors.items()} == index["weight_map"]
+    assert index["metadata"]["total_size"] == sum(t.size for t in tensors.values())
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    assert torch.equal(loaded.classifier.weight, torch.from_numpy(adapter.saved["classifier.weight"]))
+    bias = torch.from_numpy(adapter.saved["bert.pooler.dense.bias"])
+    assert torch.equal(loaded.bert.pooler.dense.bias, bias.bfloat16().float())
+
+
+def test_weights_in_other_forms_are_left_out_and_named(tmp_path):
+    tensors = {"w.weight": torch.randn(4, 4)}
+    base = write_base(
+        tmp_path / "base", tensors, config__json="{}", vocab__txt="a", pytorch_model__bin="b", LICENSE="c"
+    )
+    for name in (
+        "onnx/model.onnx",
+        "consolidated.safetensors",
+        "pytorch_model.bin.index.json",
+        "2_Dense/config.json",
+        ".git/x",
+    ):
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text("{}")
+    shutil.copy(base / "model.safetensors", base / "2_Dense")
+    report = merge_to(tmp_path, plain([Segment("w.weight", 4, 4, 2)]), base)
+    out = ["consolidated.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json", "onnx/model.onnx"]
+    assert sorted(report["left_out"]) == sorted(out)
+    kept = {str(p.relative_to(tmp_path / "merged")) for p in (tmp_path / "merged").rglob("*") if p.is_file()}
+    assert kept == {
+        "model.safetensors",
+        "config.json",
+        "vocab.txt",
+        "LICENSE",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+    }
+
+
+def test_the_same_bytes_again(tmp_path):
+    model, segments = gpt2(tmp_path / "base")
+    adapter = adapter_of(model, segments, tmp_path / "base")
+    merge_to(tmp_path, adapter), merge_to(tmp_path, adapter, output="again")
+    for path in (tmp_path / "merged").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+
+# What is said, and what is refused
+
+
+def test_a_second_copy_of_a_tied_weight_is_named(tmp_path):
+    weight = torch.randn(9, 4)
+    base = write_base(
+        tmp_path / "base", {"wte.weight": weight, "lm_head.weight": weight.clone(), "x": torch.zeros(9, 4)}
+    )
+    (warning,) = merge_to(tmp_path, plain([Segment("wte.weight", 9, 4, 2)]), base)["warnings"]
+    assert warning.startswith("lm_head.weight is the same as the adapted wte.weight and stays as it was")
+
+
+def test_other_contents_are_warned_of_and_other_shapes_refused(tmp_path):
+    base = write_base(tmp_path / "base", {"w.weight": torch.randn(4, 4)})
+    segments = [Segment("w.weight", 4, 4, 2)]
+    record = Base("b", structure_fingerprint({"w.weight": (4, 4)}), "0" * 32)
+    assert "another checkpoint" in merge_to(tmp_path, plain(segments, base=record), base)["warnings"][0]
+    for adapter, words in (
+        (plain(segments, base=replace(record, structure="0" * 32)), "other shapes"),
+        (plain([Segment("w.weight", 4, 5, 2)]), "w.weight has shape"),
+        (plain([Segment("v.weight", 4, 4, 2)]), "no weight v.weight"),
+    ):
+        with pytest.raises(BaseMismatch, match=words):
+            merge_to(tmp_path, adapter, base, "refused")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "merged", "vec.safetensors"]
+
+
+def test_weights_that_nothing_can_be_added_to(tmp_path):
+    adapter = plain([Segment("w.weight", 4, 4, 2)])
+    base = write_base(tmp_path / "int8", {"w.weight": torch.ones(4, 4, dtype=torch.int8)})
+    with pytest.raises(UniLoraError, match=r"w\.weight is stored as I8.*before it was quantized"):
+        merge_to(tmp_path, adapter, base)
+    base = write_base(tmp_path / "float16", {"w.weight": torch.full((4, 4), 65504.0).half()})
+    adapter.theta *= 100
+    with pytest.raises(
+        UniLoraError, match=r"w\.weight would hold values too large for F16, or NaN; give a base in F32"
+    ):
+        merge_to(tmp_path, adapter, base)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_outputs_that_cannot_be(tmp_path):
+    base = write_base(tmp_path / "base", {"w.weight": torch.randn(4, 4)})
+    adapter = plain([Segment("w.weight", 4, 4, 2)])
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    for output, words in (
+        ("base", "is the base, or lies in it"), ("base/inner", "is the base, or lies in it"), ("full", "is there already"),
+        ("vec.safetensors", "is there already"), ("none/merged", "the folder .*none does not exist"),
+    ):  # fmt: skip
+        with pytest.raises(UniLoraError, match=words):
+            merge_to(tmp_path, adapter, base, output)
+    assert [path.name for path in base.iterdir()] == ["model.safetensors"]
+    (tmp_path / "empty").mkdir()
+    merge_to(tmp_path, adapter, base, "empty")
+    assert (tmp_path / "empty").stat().st_mode & 0o777 == base.stat().st_mode & 0o777  # as made by hand
+    with pytest.raises(UniLoraError, match="does not name its base; give --base"):
+        merge_to(tmp_path, adapter)
+    with pytest.raises(UniLoraError, match="'away' is no folder here; give --base"):
+        merge_to(tmp_path, adapter, "away")
+
+
+def test_a_disk_that_refuses_leaves_nothing(tmp_path, monkeypatch):
+    base = write_base(tmp_path / "base", {"w.weight": torch.randn(4, 4)})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    save_adapter(plain([Segment("w.weight", 4, 4, 2)]), tmp_path / "vec.safetensors")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WorkFailed, match="could not be written: No space left on device; nothing is there"):
+        merge(tmp_path / "vec.safetensors", tmp_path / "merged", base)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "vec.safetensors"]
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A base of 300 MiB in two files, and an adapter of every weight in it."""
+    folder = tmp_path_factory.mktemp("large")
+    (folder / "base").mkdir()
+    rows, columns = SIZE // 4 // 1024, 1024
+    random = np.random.default_rng(0)
+    names = [f"layers.{i}.weight" for i in range(TENSORS)]
+    for part, half in enumerate((names[: TENSORS // 2], names[TENSORS // 2 :])):
+        tensors = {name: torch.from_numpy(random.random((rows, columns), np.float32)) for name in half}
+        safetensors.save_file(tensors, folder / "base" / f"model-{part}.safetensors", {"format": "pt"})
+    record = Base(str(folder / "base"), structure_fingerprint(dict.fromkeys(names, (rows, columns))), "0" * 32)
+    save_adapter(plain([Segment(n, rows, columns, 4) for n in names], base=record), folder / "vec.safetensors")
+    small = write_base(folder / "small", {names[0]: torch.zeros(4, 4)})
+    save_adapter(
+        plain(
+            [Segment(names[0], 4, 4, 1)],
+            base=replace(record, name=str(small), structure=structure_fingerprint({names[0]: (4, 4)})),
+        ),
+        folder / "small.safetensors",
+    )
+    return folder
+
+
+def start(*arguments, code="from runpy import run_module as run; run('export', run_name='__main__')"):
+    return subprocess.Popen(
+        [sys.executable, "-c", f"import sys; {code}", *map(str, arguments)], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def peak(*arguments):
+    """The command's peak of resident memory in bytes, mapped files counted in."""
+    code = (
+        "import atexit; sys.modules['torch'] = sys.modules['transformers'] = None;"
+        "atexit.register(lambda: print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0], file=sys.stderr));"
+        "from runpy import run_module as run; run('export', run_name='__main__')"
+    )
+    process = start(*arguments, code=code)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return json.loads(out), int(err.split()[-1]) * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc; ru_maxrss would be the parent's where that is larger")
+def test_memory_is_that_of_one_tensor(large, tmp_path):
+    """Neither torch nor the whole of a file: 150 MiB each. Beside the largest tensor, the copies of a band of ΔW and of a
+    piece of 16 MiB that is copied take 40 MB."""
+    _, least = peak("merge", "--adapter", large / "small.safetensors", "-o", tmp_path / "small", "--json")
+    report, most = peak("merge", "--adapter", large / "vec.safetensors", "-o", tmp_path / "merged", "--json")
+    print(least, most, most - least)
+    assert report["weights"] == TENSORS and report["bytes"] > TENSORS * SIZE
+    assert most - least < SIZE + 50_000_000
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_what_was_stopped_leaves_nothing_at_the_output(large, tmp_path, how):
+    arguments = ("merge", "--adapter", large / "vec.safetensors", "-o", tmp_path / "merged")
+    process = start(*arguments, code="import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+                    "from runpy import run_module as run; run('export', run_name='__main__')")  # fmt: skip
+    while not any(path.stat().st_size for path in tmp_path.glob(".merged.*.partial/*")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(how)
+    _, err = process.communicate()
+    assert not (tmp_path / "merged").exists()
+    if how == signal.SIGINT:
+        assert (process.returncode, err) == (1, "error: stopped; nothing was written\n")
+        assert list(tmp_path.iterdir()) == []
+    else:  # the next call clears what is left
+        arguments = ("merge", "--adapter", large / "small.safetensors", "-o", tmp_path / "merged")
+        assert start(*arguments).wait() == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+
+
+def test_the_command(large, tmp_path):
+    process = start("merge", "--adapter", large / "small.safetensors", "-o", tmp_path / "merged")
+    out, err = process.communicate()
+    assert process.returncode == 0 and out.endswith("1 weights merged, 0 parameters put in\n")
+    assert (
+        err
+        == "warning: the base's weights are not those that the adapter was trained on: another checkpoint of its form\n"
+    )
+    process = start("merge", "--adapter", large / "small.safetensors", "-o", tmp_path / "merged")
+    out, err = process.communicate()
+    assert (process.returncode, out) == (2, "") and err.count("\n") == 1 and "is there already" in err
+    assert "Example: python -m export merge" in start("merge", "--help").communicate()[0]
