@@ -32,6 +32,23 @@ class Base:
     architecture: str | None = None
     labels: tuple[str, ...] | None = None
 
+    @classmethod
+    def of(cls, name, layer_map: LayerMap, shapes: Mapping[str, tuple[int, ...]], read, architecture=None, id2label=None):
+        """The record of a base whose weights have these ``shapes`` and the values that ``read(name)`` gives, by name.
+
+        ``id2label`` are the labels as the configurations of transformers hold them: {0: "negative", …}. The two that every
+        configuration begins with say nothing, and are left out.
+        """
+        names = layer_map.by_weight()
+        labels = tuple(id2label[i] for i in sorted(id2label)) if id2label else ()
+        return cls(
+            name,
+            structure_fingerprint({name: tuple(shapes[name]) for name in names}),
+            contents_fingerprint(names, read),
+            architecture,
+            labels if labels not in ((), ("LABEL_0", "LABEL_1")) else None,
+        )
+
 
 @dataclass
 class Adapter:

@@ -16,8 +16,6 @@ from unilora_spec import (
     LayerMap,
     LayerMapError,
     Projection,
-    contents_fingerprint,
-    structure_fingerprint,
 )
 
 from .expansion import Expand, index_of
@@ -243,20 +241,11 @@ class UniLora:
     def _base(self) -> Base:
         model = self.model
         weights = {name: model.get_parameter(name) for name in self.layer_map.by_weight()}
-        structure = structure_fingerprint({name: tuple(weight.shape) for name, weight in weights.items()})
-        contents = contents_fingerprint(weights, lambda name: _numpy(weights[name]))
-        config = getattr(model, "config", None)
-        if config is None or not hasattr(model, "name_or_path"):
-            return Base(type(model).__name__, structure, contents)
-        labels = getattr(config, "id2label", None) or {}
-        default = {0: "LABEL_0", 1: "LABEL_1"}
-        return Base(
-            model.name_or_path or type(model).__name__,
-            structure,
-            contents,
-            type(model).__name__,
-            tuple(labels[i] for i in sorted(labels)) if labels != default else None,
-        )
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        name, known = type(model).__name__, ()
+        if getattr(model, "config", None) is not None and hasattr(model, "name_or_path"):
+            name, known = model.name_or_path or name, (name, getattr(model.config, "id2label", None))
+        return Base.of(name, self.layer_map, shapes, lambda name: _numpy(weights[name]), *known)
 
     def _trained(self, prefix=""):
         return {prefix + name for name in (_THETA, *self._originals)}
