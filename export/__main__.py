@@ -148,6 +148,19 @@ def merge_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = No
     _end(report, as_json, f"{report['weights']} weights merged, {len(report['saved'])} parameters put in")
 
 
+@app.command("lora", epilog="Example: python -m export lora --adapter vec.safetensors -o lora")
+def lora_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = None, as_json: AsJson = False):
+    """Write the adapter as a plain LoRA in PEFT's folder, with A and B of every weight in full.
+
+    PEFT reads all of it. Readers that know A and B alone take an adapter without a head.
+    """
+    from .lora import export_lora
+
+    with _bar() as progress:
+        report = export_lora(adapter, output, base, progress)
+    _end(report, as_json, f"{report['weights']} weights of rank {report['rank']}, {len(report['saved'])} whole")
+
+
 def _end(report: dict, as_json: bool, done: str) -> None:
     for warning in report["warnings"]:
         print(f"warning: {printable(warning)}", file=sys.stderr)

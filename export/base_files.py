@@ -63,3 +63,8 @@ class BaseFiles:
             for name, stored in self.stored.items()
         }
         return pairs.pop() if len(pairs) == 1 else ("", "")
+
+    def by_model_name(self) -> dict[str, Stored]:
+        """All tensors by the names that the model has for them, as ``affix`` tells."""
+        prefix, outer = self.affix()
+        return {prefix + name.removeprefix(outer): stored for name, stored in self.tensors.items()}

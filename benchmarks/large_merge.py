@@ -1,0 +1,73 @@
+"""Peak memory of ``python -m export merge`` on a base of 3 GB: 48 float32 tensors of 64 MB in four files.
+
+    python -m benchmarks.large_merge
+
+The base is built in a temporary folder, 6.4 GB of disk with the result, and the merge runs in a process of its own.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from export.folder import Tensor, write_tensors
+from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, save_adapter, structure_fingerprint
+
+ROWS, COLUMNS, FILES = 4000, 4000, 4
+COMMAND = (
+    "import atexit; from runpy import run_module;"
+    "atexit.register(lambda: print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]));"
+    "run_module('export', run_name='__main__')"
+)
+
+
+def build(folder: Path, count: int) -> Path:
+    """The base, and an adapter of rank 4 for each of its tensors, whose path is given back."""
+    names = [f"layers.{i}.weight" for i in range(count)]
+    (folder / "base").mkdir()
+    for part in range(FILES):
+        tensors = {
+            name: Tensor("F32", (ROWS, COLUMNS), 4 * ROWS * COLUMNS, values(i))
+            for i, name in enumerate(names)
+            if i % FILES == part
+        }
+        write_tensors(folder / "base" / f"model-{part}.safetensors", tensors, {"format": "pt"})
+    layer_map = LayerMap([Segment(name, ROWS, COLUMNS, 4) for name in names], alpha=8)
+    record = Base(str(folder / "base"), structure_fingerprint(dict.fromkeys(names, (ROWS, COLUMNS))), "0" * 32)
+    theta = np.random.default_rng(0).normal(size=5760).astype(np.float32)
+    save_adapter(
+        Adapter(Projection(D=layer_map.D, d=5760, seed=0), layer_map, theta, record), folder / "vec.safetensors"
+    )
+    return folder / "vec.safetensors"
+
+
+def values(seed: int):
+    """A tensor's one piece, made when it is written."""
+    yield np.random.default_rng(seed).random((ROWS, COLUMNS), np.float32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.large_merge", description=__doc__.partition("\n")[0])
+    parser.add_argument("--tensors", type=int, default=48, help="of 64 MB each")
+    parser.add_argument("--dir", type=Path, help="where the temporary folder is made")
+    call = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=call.dir) as place:
+        folder = Path(place)
+        adapter = build(folder, call.tensors)
+        start = time.perf_counter()
+        arguments = ["merge", "--adapter", adapter, "-o", folder / "merged", "--json"]
+        done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, check=True)
+        seconds = time.perf_counter() - start
+    *report, peak = done.stdout.splitlines()
+    report, largest = json.loads("\n".join(report)), 4 * ROWS * COLUMNS
+    print(f"{report['weights']} tensors of {largest / 1e6:.0f} MB, {report['bytes'] / 1e9:.2f} GB, in {seconds:.0f} s")
+    print(f"peak {int(peak) * 1024 / 1e6:.0f} MB; the bound is {(3 * largest + 500e6) / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What a folder of PEFT's has beside the adapter itself: the kind of task, and the parameters trained in full by PEFT's rules.
+
+PEFT keeps whole modules, `modules_to_save`, and looks for each of their tensors in the file. It takes every module whose name
+ends with one of the names given, and for a task with a head the head's usual names with them, asked for or not.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from unilora_spec import Adapter, UniLoraError
+
+from .base_files import BaseFiles
+from .folder import Tensor, tensor
+
+PREFIX = "base_model.model."  # before a model's own names in a file of PEFT's
+TASKS = {
+    "ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS", "ForQuestionAnswering": "QUESTION_ANS",
+    "ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM",
+}  # fmt: skip
+HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
+
+
+class Whole(NamedTuple):
+    """``task`` is PEFT's task type or None, ``modules`` its modules_to_save, ``tensors`` theirs by their names in its file."""
+
+    task: str | None
+    modules: list[str]
+    tensors: dict[str, Tensor]
+
+
+def whole_modules(adapter: Adapter, base: BaseFiles) -> Whole:
+    """The modules that hold ``adapter.saved``, complete: what the adapter lacks of them comes from the base's files.
+
+    Raises ``UniLoraError`` for a parameter that is in no module, and for a module that an adapted weight lies in.
+    """
+    architecture = (adapter.base and adapter.base.architecture) or ""
+    task = next((task for end, task in TASKS.items() if architecture.endswith(end)), None)
+    heads = HEADS.get(task, ())
+    modules = sorted({_module(name, heads) for name in adapter.saved})
+    known = base.by_model_name()
+    # A task with a head is named only where PEFT will find the head in the file.
+    if heads and not any(_taken(name, heads) for name in (*adapter.saved, *known)):
+        task, heads = None, ()
+    for name in adapter.layer_map.by_weight():
+        if _taken(name, (*modules, *heads)):
+            raise UniLoraError(f"{name} is adapted in a module that PEFT keeps whole; use export merge")
+    tensors = {
+        PREFIX + name: Tensor(t.dtype, t.shape, t.size, [np.fromfile(t.file, np.uint8, t.size, offset=t.start)])
+        for name, t in known.items()
+        if _taken(name, (*modules, *heads))
+    }
+    tensors |= {PREFIX + name: tensor(value) for name, value in adapter.saved.items()}
+    return Whole(task, modules, tensors)
+
+
+def _module(name: str, heads: tuple[str, ...]) -> str:
+    module, _, parameter = name.rpartition(".")
+    if not module:
+        raise UniLoraError(f"the parameter {parameter} is in no module that PEFT could keep; use export merge")
+    first = module.partition(".")[0]
+    return first if first in heads else module  # a head of several layers is one module to PEFT
+
+
+def _taken(name: str, modules: tuple[str, ...]) -> bool:
+    """Whether a tensor is in a module that PEFT takes for one of ``modules``."""
+    parts = name.split(".")
+    return any(".".join(["", *parts[:i]]).endswith(module) for i in range(1, len(parts)) for module in modules)
