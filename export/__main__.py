@@ -187,5 +187,40 @@ def _bar():
         yield lambda step, done, total: bar.update(task, description=step, completed=done, total=total)
 
 
+# What a run of a file has to do, and where
+
+
+@app.command("nodes", epilog="Example: python -m export nodes model.onnx")
+def nodes_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The file; any ONNX file will do.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The report for machines.")] = False,
+):
+    """List what ONNX Runtime has to do in each run of a file, and where on a machine with a GPU.
+
+    Where ONNX Runtime has CUDA, it says so itself; elsewhere its table of kernels does. The status is 1 if a node would
+    be done on the CPU, other than the shapes that ONNX Runtime computes there by design.
+    """
+    from .kernels import CPU, nodes
+
+    report = nodes(model)
+    print(json.dumps(report, indent=2)) if as_json else show_nodes(report)
+    if report["count"][CPU]:
+        raise typer.Exit(1)
+
+
+def show_nodes(report: dict) -> None:
+    """The report of ``nodes`` as a person reads it."""
+    head = ("operator", "count", "where", "first node")
+    rows = [head, *((n["operator"], str(n["count"]), n["where"], n["first"]) for n in report["nodes"])]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for name, count, where, first in rows:
+        print(printable(f"{name:{widths[0]}}  {count:>{widths[1]}}  {where:{widths[2]}}  {first}".rstrip()))
+    cuda, cpu, by_design = (report["count"][place] for place in ("CUDA", "CPU", "CPU by design"))
+    print(
+        f"Of {cuda + cpu + by_design} nodes in each run {cuda} are done by CUDA and {cpu} on the CPU, beside {by_design}"
+        f" that compute shapes there by design (source: {report['source']})."
+    )
+
+
 if __name__ == "__main__":
     run(lambda: get_command(app).main(prog_name="python -m export", standalone_mode=False))

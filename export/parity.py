@@ -27,12 +27,14 @@ def check(path: Path) -> None:
         raise WorkFailed(f"onnx's checker refuses the exported file: {str(error).strip().splitlines()[0]}") from error
 
 
-def session(model: Path | bytes, threads: int = 0) -> onnxruntime.InferenceSession:
+def session(
+    model: Path | bytes, threads: int = 0, options: onnxruntime.SessionOptions | None = None
+) -> onnxruntime.InferenceSession:
     """A file, or the bytes of one, in ONNX Runtime, on a GPU where its build and the machine have one, on the CPU elsewhere.
 
     ``threads`` on the CPU; 0 leaves it to ONNX Runtime.
     """
-    options = onnxruntime.SessionOptions()
+    options = options or onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = SILENT
     with _refusals(), _without_a_word():
