@@ -19,6 +19,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from export import rebuild
+from export.adapt import Weight, adapt
 from unilora_spec import Adapter, LayerMap, Projection, Segment
 
 SIZES = (36_864, 73_728, 147_456, 262_144, 524_288, 1_000_000, 2_000_000)
@@ -37,7 +38,7 @@ def measure(D: int, computed: bool) -> dict:
     W.shape, W.dtype = ir.Shape([1, D - 1]), ir.DataType.FLOAT
     nodes = [ir.Node("", "Add", [x, W], outputs=[y])]
     model = ir.Model(ir.Graph([x], [y], nodes=nodes, initializers=[W], opset_imports={"": 20}), ir_version=10)
-    rebuild.rebuild(model, adapter, {"weight": W})
+    adapt(model, [adapter], [Weight(W, [(segment, 0)])], [], "reconstruct")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.onnx"
         ir.save(model, path)

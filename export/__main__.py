@@ -13,6 +13,10 @@ from typer.main import get_command
 from unilora_spec import UniLoraError, load_adapter
 from unilora_spec.command import printable, run
 
+from .modes import MODES
+
+DTYPES = ("float32", "float16", "bfloat16")
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -21,75 +25,182 @@ def export():
     """Turn a Uni-LoRA adapter into what others run."""
 
 
-@app.command("onnx", epilog="Example: python -m export onnx --adapter vec.safetensors --mode merged -o model.onnx")
+@app.command(
+    "onnx",
+    epilog="Examples: python -m export onnx --adapter vec.safetensors -o model.onnx"
+    " · python -m export onnx --adapter vec.safetensors --base deployed.onnx --mode input -o out.onnx",
+)
 def onnx_command(
-    adapter: Annotated[Path, typer.Option(help="The adapter's file.")],
+    adapter: Annotated[list[Path], typer.Option(help="The adapter's file; several for the mode bank.")],
     base: Annotated[
-        str | None, typer.Option(metavar="DIR|ID", help="The base model; by default the one that the adapter names.")
+        str | None,
+        typer.Option(
+            metavar="DIR|ID|FILE.onnx",
+            help="The base model, or an ONNX file of it; by default what the adapter names.",
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="By default beside the adapter, as .onnx.")
     ] = None,
     mode: Annotated[
-        str, typer.Option(metavar="merged|reconstruct", help="W + ΔW in the file, or θ and the way from it to ΔW.")
+        str,
+        typer.Option(metavar="|".join(MODES), help=" ".join(f"{name}: {words}" for name, words in MODES.items())),
     ] = "merged",
-    opset: Annotated[int | None, typer.Option(help="ONNX operator set, 18 to 22; by default 20.")] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="ONNX operator set, 18 to 22; by default 18. An ONNX base keeps its own.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="|".join(DTYPES), help="The graph's floats; an ONNX base keeps its own.")
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map", metavar="NAME=INITIALIZER[@ROW]", help="Where a weight is in the ONNX base; may be given again."
+        ),
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Arrays by input name that the result is compared on.")
+    ] = None,
+    compare: Annotated[
+        bool | None,
+        typer.Option(
+            "--compare/--no-compare", help="Compare the result with the base and ΔW; by default where it is below 2 GB."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report for machines.")] = False,
 ):
-    """Write the base model with the adapter as one ONNX file.
+    """Write the base model with the adapter as an ONNX file.
 
-    The file is checked by onnx and run in ONNX Runtime against PyTorch on real input; one that disagrees is not left
-    behind.
+    The file is checked by onnx and run in ONNX Runtime against PyTorch, or against the ONNX base and ΔW; one that
+    disagrees is not left behind.
     """
-    report = _export(adapter, base, output or adapter.with_suffix(".onnx"), mode, opset)
+    output = output or adapter[0].with_suffix(".onnx")
+    if output.resolve() in [file.resolve() for file in adapter]:
+        raise UniLoraError(f"{output} is the adapter itself; give another output")
+    with _status() as show_step, _interruptible(show_step) as step:
+        adapters = [load_adapter(file) for file in adapter]
+        if base is not None and base.endswith(".onnx"):
+            for option, value in (("opset", opset), ("dtype", dtype)):
+                if value is not None:
+                    raise UniLoraError(f"--{option} is for bases that are no ONNX files; {base} keeps its own")
+            report = _from_file(base, adapters, output, mode, given, inputs, compare, step)
+        elif given:
+            raise UniLoraError("--map is for a base that is an ONNX file; --base names none")
+        else:
+            report = _from_torch(base, adapters, output, mode, opset, dtype, inputs, compare, step)
     for warning in report["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     print(json.dumps(report, indent=2)) if as_json else show(report)
 
 
-def _export(adapter: Path, base: str | None, output: Path, mode: str, opset: int | None) -> dict:
-    if output.resolve() == adapter.resolve():
-        raise UniLoraError(f"{output} is the adapter itself; give another output")
-    with _status() as show_step, _interruptible(show_step) as step:
-        loaded = load_adapter(adapter)
-        step("loading PyTorch")
-        from .onnx import DEFAULT_OPSET, check_call, export_onnx
+def _from_file(base, adapters, output, mode, given, inputs, compare, step):
+    step("loading ONNX Runtime")
+    from .from_file import export_onnx_file
 
-        check_call(output, mode, DEFAULT_OPSET if opset is None else opset)
-        from .base import load_base
-        from .inputs import real_inputs
+    pairs = dict(_pair(text) for text in given or ())
+    feeds = None if inputs is None else [_arrays(inputs)]
+    report = export_onnx_file(base, adapters, output, mode, given=pairs, feeds=feeds, compare=compare, progress=step)
+    return report | {"input": "generated" if inputs is None else str(inputs), "reference": "the ONNX base and ΔW"}
 
-        step("loading the base model")
-        model, tokenizer, warnings = load_base(loaded, base)
-        first, *more = real_inputs(model, tokenizer)
-        report = export_onnx(model, loaded, first, output, mode, opset, more_inputs=more, progress=step)
-    report["input"] = "sentences" if tokenizer else "random"
-    report["warnings"] = warnings + report["warnings"]
-    return report
+
+def _from_torch(base, adapters, output, mode, opset, dtype, inputs, compare, step):
+    step("loading PyTorch")
+    from .base import load_base
+    from .from_torch import DEFAULT_OPSET, check_opset, export_onnx
+    from .inputs import real_inputs, tensors
+    from .onnx import check_call
+
+    check_call(output, mode, adapters)
+    check_opset(DEFAULT_OPSET if opset is None else opset)
+    step("loading the base model")
+    model, tokenizer, warnings = load_base(adapters[0], base, dtype or "float32")
+    first, *more = real_inputs(model, tokenizer) if inputs is None else [tensors(_arrays(inputs))]
+    report = export_onnx(
+        model, adapters, first, output, mode, opset, more_inputs=more, compare=compare is not False, progress=step
+    )
+    made_up = "sentences" if tokenizer else "random"
+    report |= {"input": made_up if inputs is None else str(inputs), "reference": "PyTorch"}
+    return report | {"warnings": warnings + report["warnings"]}
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, initializer = text.partition("=")
+    if not (name and equals and initializer):
+        raise UniLoraError(f"--map {text!r} is not NAME=INITIALIZER or NAME=INITIALIZER@ROW")
+    return name, initializer
+
+
+def _arrays(path: Path) -> dict:
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError) as error:
+        raise UniLoraError(f"{path} is no .npz file with arrays by name: {error}") from error
 
 
 def show(report: dict) -> None:
     """The report of an export as a person reads it."""
-    c = report["comparison"]
-    sizes = ", ".join(" × ".join(map(str, batch)) for batch in c["batches"])
-    print(f"{report['file']}: {report['bytes']:,} bytes, {report['mode']}, opset {report['opset']}")
-    print(f"  graph       {report['nodes']} nodes, {report['nodes_inlined']} with the functions inlined")
+    for file, size in report["files"].items():
+        print(printable(f"{file}: {size:,} bytes"))
+    print(
+        f"  graph       mode {report['mode']}, opset {report['opset']}, {report['nodes']} nodes,"
+        f" {report['nodes_inlined']} with the functions inlined"
+    )
     if report["index"]:
         print(f"  index       {report['index']}")
+    if "weights" in report:
+        show_weights(report)
     for kind in ("inputs", "outputs"):
-        tensors = (f"{name} [{', '.join(axes)}]" for name, axes in report[kind].items())
-        print(f"  {kind:11} {', '.join(tensors)}")
-    print(f"  ran on      {report['input']}, {sizes}, in ONNX Runtime ({report['providers'][0]})")
-    print(
-        f"  difference  at most {c['largest_absolute']:.2g} from PyTorch ({c['largest_relative']:.2g} of the largest"
-        f" entry; {c['tolerance']:g} is allowed); the adapter moves the outputs by {report['adapter_moves_outputs_by']:.2g}"
-    )
-    if c["labels"]:
-        print(f"  labels      {c['changed_labels']} of {c['labels']} changed")
+        tensors = [f"{name} [{', '.join(axes)}]" for name, axes in report[kind].items()]
+        more = [f"and {len(tensors) - 8} more"] if len(tensors) > 9 else []
+        print(printable(f"  {kind:11} {', '.join(tensors[:8] if more else tensors)} {' '.join(more)}".rstrip()))
+    if report["comparison"]:
+        show_comparison(report)
+    else:
+        print("  compared    no; `python -m export check` does it")
     print("Run it:")
     print("  import onnxruntime")
     print(f"  session = onnxruntime.InferenceSession({report['file']!r}, providers={report['providers']})")
-    print(f"  session.run(None, {{{', '.join(f'{name!r}: …' for name in report['inputs'])}}})")
+    given = [name for name in report["inputs"] if name not in report["defaults"]]
+    print(printable(f"  session.run(None, {{{', '.join(f'{name!r}: …' for name in given)}}})"))
+
+
+def show_weights(report: dict) -> None:
+    """Which weight was found where in an ONNX base."""
+    rows = report["weights"]
+    widths = [max(len(row[key]) for row in rows) for key in ("name", "initializer")]
+    print(
+        f"  weights     {len(rows)} found; values "
+        + {
+            True: "are those on record",
+            False: "are other than on record",
+            None: "could not be compared with the record",
+        }[report["same_contents"]]
+    )
+    for row in rows:
+        print(
+            printable(
+                f"    {row['name']:{widths[0]}}  {row['initializer']:{widths[1]}}  by {row['how']}, {row['stored']}"
+            )
+        )
+
+
+def show_comparison(report: dict) -> None:
+    """How far a file's outputs are from the reference's."""
+    comparison = report["comparison"]
+    sizes = ", ".join(" × ".join(map(str, batch)) for batch in comparison["batches"])
+    print(f"  ran on      {report['input']}, {sizes}, in ONNX Runtime ({report['providers'][0]})")
+    for name, row in comparison["outputs"].items():
+        labels = f"; {row['changed']} of {row['labels']} labels changed" if row["labels"] else ""
+        print(
+            printable(
+                f"  {name:11} at most {row['absolute']:.2g} from {report['reference']} ({row['relative']:.2g} of the largest"
+                f" entry; {row['tolerance']:g} is allowed){labels}"
+            )
+        )
+    print(f"  the adapter moves the outputs by {report['adapter_moves_outputs_by']:.2g}")
 
 
 @contextlib.contextmanager
@@ -124,6 +235,41 @@ def _interruptible(step):
         yield checked
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# What a run of a file has to do, and where
+
+
+@app.command("nodes", epilog="Example: python -m export nodes model.onnx")
+def nodes_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The file; any ONNX file will do.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The report for machines.")] = False,
+):
+    """List what ONNX Runtime has to do in each run of a file, and where on a machine with a GPU.
+
+    Where ONNX Runtime has CUDA, it says so itself; elsewhere its table of kernels does. The status is 1 if a node would
+    be done on the CPU, other than the shapes that ONNX Runtime computes there by design.
+    """
+    from .kernels import CPU, nodes
+
+    report = nodes(model)
+    print(json.dumps(report, indent=2)) if as_json else show_nodes(report)
+    if report["count"][CPU]:
+        raise typer.Exit(1)
+
+
+def show_nodes(report: dict) -> None:
+    """The report of ``nodes`` as a person reads it."""
+    head = ("operator", "count", "where", "first node")
+    rows = [head, *((n["operator"], str(n["count"]), n["where"], n["first"]) for n in report["nodes"])]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for name, count, where, first in rows:
+        print(printable(f"{name:{widths[0]}}  {count:>{widths[1]}}  {where:{widths[2]}}  {first}".rstrip()))
+    cuda, cpu, by_design = (report["count"][place] for place in ("CUDA", "CPU", "CPU by design"))
+    print(
+        f"Of {cuda + cpu + by_design} nodes in each run {cuda} are done by CUDA and {cpu} on the CPU, beside {by_design}"
+        f" that compute shapes there by design (source: {report['source']})."
+    )
 
 
 # Folders for other tools, from files to files with NumPy alone
@@ -187,39 +333,40 @@ def _bar():
         yield lambda step, done, total: bar.update(task, description=step, completed=done, total=total)
 
 
-# What a run of a file has to do, and where
+# PEFT's own UniLora, to it and from it
 
 
-@app.command("nodes", epilog="Example: python -m export nodes model.onnx")
-def nodes_command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The file; any ONNX file will do.")],
-    as_json: Annotated[bool, typer.Option("--json", help="The report for machines.")] = False,
-):
-    """List what ONNX Runtime has to do in each run of a file, and where on a machine with a GPU.
+@app.command("peft", epilog="Example: python -m export peft --adapter vec.safetensors -o peft-adapter")
+def peft_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = None, as_json: AsJson = False):
+    """Write the adapter as a folder of PEFT's UniLora, with its index in full: PEFT loads it and gives the same.
 
-    Where ONNX Runtime has CUDA, it says so itself; elsewhere its table of kernels does. The status is 1 if a node would
-    be done on the CPU, other than the shapes that ONNX Runtime computes there by design.
+    One rank for all, whole weights of Linear and Conv1D layers, and a head: what PEFT's UniLora cannot hold is refused.
     """
-    from .kernels import CPU, nodes
+    from .peft import export_peft
 
-    report = nodes(model)
-    print(json.dumps(report, indent=2)) if as_json else show_nodes(report)
-    if report["count"][CPU]:
-        raise typer.Exit(1)
+    with _bar() as progress:
+        report = export_peft(adapter, output, base, progress)
+    _end(report, as_json, f"{report['weights']} weights of rank {report['rank']}, {len(report['saved'])} others in full")
 
 
-def show_nodes(report: dict) -> None:
-    """The report of ``nodes`` as a person reads it."""
-    head = ("operator", "count", "where", "first node")
-    rows = [head, *((n["operator"], str(n["count"]), n["where"], n["first"]) for n in report["nodes"])]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for name, count, where, first in rows:
-        print(printable(f"{name:{widths[0]}}  {count:>{widths[1]}}  {where:{widths[2]}}  {first}".rstrip()))
-    cuda, cpu, by_design = (report["count"][place] for place in ("CUDA", "CPU", "CPU by design"))
-    print(
-        f"Of {cuda + cpu + by_design} nodes in each run {cuda} are done by CUDA and {cpu} on the CPU, beside {by_design}"
-        f" that compute shapes there by design (source: {report['source']})."
-    )
+@app.command("import-peft", epilog="Example: python -m export import-peft --adapter peft-adapter -o vec.safetensors")
+def import_peft_command(
+    adapter: Annotated[Path, typer.Option(metavar="DIR", help="The folder that PEFT saved.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The adapter's file, such as x.safetensors.")],
+    base: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The base model; by default the folder that PEFT names, if it is here.")
+    ] = None,
+    as_json: AsJson = False,
+):
+    """Read a folder of PEFT's UniLora into one file, of kind `table`: its index is PEFT's, and stored.
+
+    Where the folder has no indices (PEFT's save_indices), they are drawn again, which needs the base.
+    """
+    from .from_peft import import_peft
+
+    report = import_peft(adapter, output, base)
+    done = f"{report['weights']} weights, the index {report['index']}, {len(report['saved'])} parameters in full"
+    _end(report, as_json, done)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from unilora_spec import Adapter, BaseMismatch, UniLoraError
 
-from .onnx import check_size
 
-
-def load_base(adapter: Adapter, where: str | None = None):
-    """The base model in float32 without the adapter, its tokenizer or None, and a list of warnings.
+def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"):
+    """The base model in ``dtype`` without the adapter, its tokenizer or None, and a list of warnings.
 
     ``where`` is a folder or hub id, by default the one that the adapter names. Whether the model fits is decided from its
     configuration, before its weights are read. Raises ``UniLoraError`` where there is no such base and ``BaseMismatch``
@@ -41,7 +39,7 @@ def load_base(adapter: Adapter, where: str | None = None):
     _check_shapes(architecture, config, adapter, where)
     torch.manual_seed(0)  # what the base has no values for is drawn, and the same call is to give the same file
     model, loading = architecture.from_pretrained(
-        where, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        where, config=config, dtype=getattr(torch, dtype), ignore_mismatched_sizes=True, output_loading_info=True
     )
     tokenizer = _tokenizer(where)
     if tokenizer is not None and config.pad_token_id is None:
@@ -72,7 +70,6 @@ def _config(where: str):
 def _check_shapes(architecture, config, adapter, where):
     with torch.device("meta"):
         shell = architecture(config)
-    check_size(shell)
     shapes = {name: tuple(value.shape) for name, value in shell.named_parameters(remove_duplicate=False)}
     adapter.check_base(shapes, where)
 

@@ -25,10 +25,11 @@ from unilora_spec.protocol import (
     weights_of,
 )
 
+from .adapt import Weight, adapt
 from .functions import DOMAIN, FUNCTIONS, add_functions
-from .onnx import DEFAULT_OPSET
+from .onnx import OPSETS
 from .parity import session
-from .rebuild import rebuild, two_scales
+from .rebuild import two_scales
 
 NUMPY = {ir.DataType.FLOAT: np.float32, ir.DataType.INT64: np.int64}
 
@@ -63,7 +64,7 @@ def _value(name, dtype=ir.DataType.FLOAT, **constant):
 
 
 def _model(inputs, outputs, nodes, initializers=()):
-    opsets = {"": DEFAULT_OPSET}
+    opsets = {"": OPSETS[0]}
     graph = ir.Graph(inputs, outputs, nodes=nodes, initializers=initializers, opset_imports=opsets, name="asked")
     return ir.Model(graph, ir_version=10)
 
@@ -123,9 +124,9 @@ def _delta_weight(r):
     adapter = adapter_of(r)
     s, offset = segment_of(r, adapter, adapter.layer_map.placed())
     theta_D, split = expanded(adapter.projection, adapter.theta, offset, offset + s.size), s.rank * s.in_features
-    A = run("Factor", theta_D, first=(0,), end=(split,), dims=(s.rank, s.in_features))
-    B = run("Factor", theta_D, first=(split,), end=(s.size,), dims=(s.out_features, s.rank))
-    delta = run("DeltaWeight", A, B, s=float(adapter.layer_map.factor_scale(s)))
+    A = run("View", theta_D[:split], dims=(s.rank, s.in_features))
+    B = run("View", theta_D[split:], dims=(s.out_features, s.rank))
+    delta = run("DeltaWeight", A, B, adapter.layer_map.factor_scale(s))
     return {"A": pack(A, "A"), "B": pack(B, "B"), "delta": pack(delta, "delta")}
 
 
@@ -147,8 +148,14 @@ def _outputs(adapter, weights):
     outputs = [_value(f"{k}.output") for k in range(len(weights))]
     nodes = [ir.node("Identity", [value], outputs=[output]) for value, output in zip(values, outputs)]
     model = _model([], outputs, nodes, values)
-    adapted = adapter.layer_map.by_weight()
-    rebuild(model, adapter, {value.name: value for value in values if value.name in adapted})
+    placed = adapter.layer_map.placed_by_weight()
+    adapt(
+        model,
+        [adapter],
+        [Weight(value, placed[value.name]) for value in values if value.name in placed],
+        [],
+        "reconstruct",
+    )
     return _session(model).run(None, {})
 
 

@@ -99,8 +99,14 @@ def Expand(theta: FLOAT[...], scale: FLOAT[...], index) -> FLOAT[...]:
 
 
 @script(DOMAIN, default_opset=op)
+def ExpandRows(theta: FLOAT[...], scale: FLOAT[...], index) -> FLOAT[...]:
+    """θ_D of several vectors, one a row."""
+    return op.Gather(theta * scale, index, axis=1)
+
+
+@script(DOMAIN, default_opset=op)
 def View(x: FLOAT[...], dims: Sequence[int]) -> FLOAT[...]:
-    """The same entries in another shape."""
+    """The same entries in another shape: of a range of θ_D, A or B (SPEC 7.2)."""
     return op.Reshape(x, op.Constant(value_ints=dims))
 
 
@@ -111,22 +117,68 @@ def Zeros(dims: Sequence[int]) -> FLOAT[...]:
 
 
 @script(DOMAIN, default_opset=op)
-def Factor(theta_D: FLOAT[...], first: Sequence[int], end: Sequence[int], dims: Sequence[int]) -> FLOAT[...]:
-    """A or B: the entries first … end − 1 of θ_D, as a matrix (SPEC 7.2)."""
-    part = op.Slice(theta_D, op.Constant(value_ints=first), op.Constant(value_ints=end))
-    return op.Reshape(part, op.Constant(value_ints=dims))
+def DeltaWeight(A: FLOAT[...], B: FLOAT[...], s: FLOAT) -> FLOAT[...]:
+    """ΔW = s·B·A (SPEC 7.7)."""
+    return s * op.MatMul(B, A)
 
 
 @script(DOMAIN, default_opset=op)
-def DeltaWeight(A: FLOAT[...], B: FLOAT[...], s: float) -> FLOAT[...]:
-    """ΔW = s·B·A (SPEC 7.7)."""
-    return op.Constant(value_float=s) * op.MatMul(B, A)
+def LowRank(x: FLOAT[...], A: FLOAT[...], B: FLOAT[...], s: FLOAT) -> FLOAT[...]:
+    """x·ΔWᵀ without ΔW: what a product with W lacks."""
+    return op.MatMul(op.MatMul(x, op.Transpose(A, perm=[1, 0])) * s, op.Transpose(B, perm=[1, 0]))
+
+
+@script(DOMAIN, default_opset=op)
+def LowRankRows(x: FLOAT[...], A: FLOAT[...], B: FLOAT[...], s: FLOAT) -> FLOAT[...]:
+    """The same, where each row of the batch has its own A and B."""
+    return op.MatMul(op.MatMul(x, op.Transpose(A, perm=[0, 2, 1])) * s, op.Transpose(B, perm=[0, 2, 1]))
+
+
+@script(DOMAIN, default_opset=op)
+def LowRankLookup(ids, A: FLOAT[...], B: FLOAT[...], s: FLOAT) -> FLOAT[...]:
+    """The rows ``ids`` of ΔW without ΔW: what a lookup in W lacks."""
+    return op.MatMul(op.Gather(B, ids) * s, A)
+
+
+@script(DOMAIN, default_opset=op)
+def LowRankLookupRows(ids, A: FLOAT[...], B: FLOAT[...], s: FLOAT) -> FLOAT[...]:
+    """The same, where each row of the batch has its own A and B."""
+    rows = op.GatherND(B, op.Unsqueeze(ids, op.Constant(value_ints=[-1])), batch_dims=1)
+    return op.MatMul(rows * s, A)
+
+
+@script(DOMAIN, default_opset=op)
+def ProductRows(x: FLOAT[...], W: FLOAT[...]) -> FLOAT[...]:
+    """x·Wᵀ, where each row of the batch has its own W."""
+    return op.MatMul(x, op.Transpose(W, perm=[0, 2, 1]))
+
+
+@script(DOMAIN, default_opset=op)
+def AddRows(x: FLOAT[...], b: FLOAT[...]) -> FLOAT[...]:
+    """x + b, where each row of the batch has its own b."""
+    return x + op.Unsqueeze(b, op.Constant(value_ints=[1]))
+
+
+@script(DOMAIN, default_opset=op)
+def Rows(x: FLOAT[...], batch: FLOAT[...]) -> FLOAT[...]:
+    """x as (rows of the batch, all between, features), whatever its shape: x starts with the batch."""
+    first = op.Slice(op.Shape(batch), op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
+    last = op.Slice(op.Shape(x), op.Constant(value_ints=[-1]), op.Constant(value_ints=[2**31]))
+    return op.Reshape(x, op.Concat(first, op.Constant(value_ints=[-1]), last, axis=0))
+
+
+@script(DOMAIN, default_opset=op)
+def Unrows(y: FLOAT[...], x: FLOAT[...]) -> FLOAT[...]:
+    """y in the shape of x, but for its last axis."""
+    dims = op.Slice(op.Shape(x), op.Constant(value_ints=[0]), op.Constant(value_ints=[-1]))
+    return op.Reshape(y, op.Concat(dims, op.Constant(value_ints=[-1]), axis=0))
 
 
 FUNCTIONS = {
     function.name: function
     for function in (
-        CountTo, Mix, Round, Pass, Walk, Columns, UniformIndex, BalancedScale, Expand, View, Zeros, Factor, DeltaWeight,
+        CountTo, Mix, Round, Pass, Walk, Columns, UniformIndex, BalancedScale, Expand, ExpandRows, View, Zeros,
+        DeltaWeight, LowRank, LowRankRows, LowRankLookup, LowRankLookupRows, ProductRows, AddRows, Rows, Unrows,
     )
 }  # fmt: skip
 
@@ -134,7 +186,7 @@ FUNCTIONS = {
 def add_functions(model: ir.Model) -> None:
     """Gives a model the functions that its nodes call, directly or through others."""
     opset = model.opset_imports[""]
-    wanted = {node.op_type for node in model.graph if node.domain == DOMAIN.domain}
+    wanted = {node.op_type for node in model.graph.all_nodes() if node.domain == DOMAIN.domain}
     while wanted:
         function = ir.from_proto(FUNCTIONS[wanted.pop()].to_function_proto())
         function.opset_imports[""] = opset

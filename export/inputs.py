@@ -59,3 +59,8 @@ def _images(config):
     generator = torch.Generator().manual_seed(0)
     size = config.image_size if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
     return [{"pixel_values": torch.randn(rows, config.num_channels, *size, generator=generator)} for rows in (2, 1, 3)]
+
+
+def tensors(arrays) -> dict[str, torch.Tensor]:
+    """Arrays of a file, by name, as a model takes them."""
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -67,5 +67,6 @@ def array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def arrays(outputs: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Copies of some outputs' values, each in its own type."""
-    return {name: outputs[name].detach().cpu().numpy().copy() for name in names}
+    """Copies of some outputs' values, each in its own type; of bfloat16, which NumPy lacks, in float32."""
+    found = {name: outputs[name].detach().cpu() for name in names}
+    return {name: (v.float() if v.dtype == torch.bfloat16 else v).numpy().copy() for name, v in found.items()}

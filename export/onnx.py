@@ -1,160 +1,138 @@
-"""``export_onnx``: a model and its adapter as one ONNX file, checked before it is left behind."""
+"""A graph with its adapter as an ONNX file: written, checked and compared before it takes its place. Knows no PyTorch."""
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
-from unilora_spec import Adapter, UniLoraError, replacing
+from unilora_spec import Adapter, UniLoraError, WorkFailed
 
 from . import parity
-from .graph import count_nodes, trace
-from .model import array, arrays, inference, run, values
-from .rebuild import LARGEST_COMPUTED, index_is_computed, rebuild
+from .adapt import Saved, Weight, adapt
+from .modes import MODES
+from .rebuild import factor_name, index_words
 
-MODES = ("merged", "reconstruct")
-OPSETS = range(18, 23)  # the Bitwise operators came with 18; at 23 onnxscript fuses rotary embeddings in a form that
-# ONNX Runtime 1.32 refuses (cos_cache and sin_cache of one row for the whole batch)
-DEFAULT_OPSET = 20  # torch's own default, written down so that a newer torch gives the same file
-LARGEST_FILE = 2**31 - 2**24  # protobuf's limit, less room for the nodes
-
-
-def export_onnx(
-    model: torch.nn.Module,
-    adapter: Adapter,
-    example_inputs: Mapping[str, torch.Tensor],
-    path,
-    mode: str = "merged",
-    opset: int | None = None,
-    *,
-    dynamic: Mapping[str, Mapping[int, str]] | None = None,
-    more_inputs: list[Mapping[str, torch.Tensor]] = (),
-    progress: Callable[[str], None] = lambda step: None,
-) -> dict:
-    """Writes ``model`` with ``adapter`` to ``path`` as ONNX and returns a report of it.
-
-    ``model``           the base model, without the adapter; it is left as it was
-    ``example_inputs``  what its ``forward`` takes, by name, with at least two rows and two positions
-    ``mode``            "merged": W + ΔW in the file. "reconstruct": W and θ in it, ΔW rebuilt by the graph
-    ``dynamic``         the axes that may change, {input: {axis: name}}; by default the first axis of each input
-                        ("batch") and the second of two-dimensional integers ("sequence")
-    ``more_inputs``     further batches, of other sizes, on which the file is compared with PyTorch
-
-    The file is checked by onnx and run in ONNX Runtime against PyTorch before it takes its place at ``path``. Raises
-    ``UniLoraError`` for a call that cannot be met and ``WorkFailed`` where the export fails or disagrees.
-    """
-    path = Path(path)
-    opset = DEFAULT_OPSET if opset is None else opset
-    check_call(path, mode, opset)
-    batches = [dict(example_inputs), *map(dict, more_inputs)]
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    warnings = _check_base(model, adapter, parameters)
-    merged = {name: array(parameters[name]) for name in {**adapter.layer_map.by_weight(), **adapter.saved}}
-    adapter.merge(merged)
-    dynamic = _default_dynamic(batches[0]) if dynamic is None else dynamic
-
-    with inference(model):
-        with values(parameters, adapter.saved):
-            names = list(run(model, batches[0]))
-            wanted = ["logits"] if "logits" in names else names
-            plain = arrays(run(model, batches[0]), wanted)
-        with values(parameters, merged):
-            progress("running the model in PyTorch")
-            expected = [arrays(run(model, batch), wanted) for batch in batches]
-        with values(parameters, merged if mode == "merged" else adapter.saved):
-            progress("tracing the model")
-            keep = adapter.layer_map.by_weight() if mode == "reconstruct" else ()
-            outputs = [name if name in wanted else None for name in names]
-            graph, kept = trace(model, batches[0], dynamic, outputs, opset, keep)
-            if mode == "reconstruct":
-                rebuild(graph, adapter, kept)
-            graph.metadata_props.clear()
-            graph.metadata_props.update(_metadata(adapter, mode))
-            progress("writing the file")
-            data = ir.to_proto(graph).SerializeToString(deterministic=True)
-
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
-        progress("checking it with onnx")
-        parity.check(temporary)
-        progress("running it in ONNX Runtime")
-        session = parity.session(temporary)
-        feeds = [{name: value.cpu().numpy() for name, value in batch.items()} for batch in batches]
-        used = {value.name for value in session.get_inputs()}
-        feeds = [{name: value for name, value in feed.items() if name in used} for feed in feeds]
-        comparison = parity.compare(session, feeds, expected)
-    return {
-        "file": str(path),
-        "bytes": len(data),
-        "mode": mode,
-        "opset": opset,
-        "nodes": len(graph.graph),
-        "nodes_inlined": count_nodes(graph),
-        "index": _index_words(adapter) if mode == "reconstruct" else None,
-        "inputs": {v.name: [str(d) for d in v.shape] for v in graph.graph.inputs},
-        "outputs": {v.name: [str(d) for d in v.shape] for v in graph.graph.outputs},
-        "providers": session.get_providers(),
-        "comparison": {"batches": [_sizes(batch) for batch in feeds], **comparison},
-        "adapter_moves_outputs_by": max(float(np.max(np.abs(expected[0][n] - plain[n]), initial=0)) for n in wanted),
-        "warnings": warnings,
-    }
+OPSETS = range(18, 23)  # what torch can be asked for: it writes 18, and converts; at 23 onnxscript fuses rotary embeddings
+# in a form that ONNX Runtime 1.32 refuses (cos_cache and sin_cache of one row for the whole batch)
+LARGEST_FILE = 2**31 - 2**24  # protobuf's limit, less room for the nodes; above it the tensors go into a file beside
+LEAST_EXTERNAL = 1024  # bytes: smaller tensors stay in the graph, where shape inference needs those that are shapes
 
 
-def check_call(path: Path, mode: str, opset: int) -> None:
+def check_call(path: Path, mode: str, adapters: Sequence[Adapter]) -> None:
     """Refuses what can be refused before anything is loaded. Raises ``UniLoraError``."""
     if mode not in MODES:
-        raise UniLoraError(f"mode is {mode!r}; give {' or '.join(MODES)}")
-    if opset not in OPSETS:
-        raise UniLoraError(f"opset is {opset}; give one from {OPSETS[0]} (it has the operators needed) to {OPSETS[-1]}")
+        raise UniLoraError(f"mode is {mode!r}; give {', '.join(MODES)}")
     if not path.parent.is_dir():
         raise UniLoraError(f"{path}: the folder {path.parent} does not exist; make it, or give another output")
     if path.is_dir():
         raise UniLoraError(f"{path} is a folder; give the name of a file in it")
+    if mode != "bank" and len(adapters) > 1:
+        raise UniLoraError(f"{len(adapters)} adapters are given, and the mode {mode} takes one; --mode bank takes several")
+    first = adapters[0]
+    for number, other in enumerate(adapters[1:], 2):
+        for what, same in (
+            ("projection", first.projection == other.projection),
+            ("layer map", first.layer_map == other.layer_map),
+            ("base", (first.base and first.base.contents) == (other.base and other.base.contents)),
+            ("parameters trained in full", _shapes(first.saved) == _shapes(other.saved)),
+        ):
+            if not same:
+                raise UniLoraError(
+                    f"adapter {number} has another {what} than the first; a bank holds adapters that differ in their"
+                    " values alone: train them with the same seed, d, rank, targets and base"
+                )
 
 
-def check_size(model: torch.nn.Module) -> None:
-    """Refuses a model that one ONNX file cannot hold. Raises ``UniLoraError``."""
-    tensors = {id(value): value.numel() * 4 for value in [*model.parameters(), *model.buffers()]}
-    if (size := sum(tensors.values())) > LARGEST_FILE:
-        raise UniLoraError(
-            f"the model has {size / 1e9:.1f} GB of float32 weights; files above 2 GB cannot be exported yet"
-        )
+def feeds_of(adapter: Adapter) -> dict[str, np.ndarray]:
+    """What the mode "factored" is fed beside the model's inputs: A and B of each segment, float32."""
+    found = {}
+    for segment, A, B in adapter.factors():
+        found |= {factor_name(segment, "A"): A, factor_name(segment, "B"): B}
+    return found
 
 
-def _check_base(model, adapter: Adapter, parameters) -> list[str]:
-    if hasattr(model, "unilora"):
-        raise UniLoraError("the model has an adapter on it, which would count twice; call model.detach() first")
-    check_size(model)
-    shapes = {name: tuple(value.shape) for name, value in parameters.items()}
-    adapter.check_base(shapes)
-    adapter.check_saved(shapes)
-    for name, value in parameters.items():
-        if value.is_floating_point() and value.dtype != torch.float32:
-            raise UniLoraError(f"{name} is {value.dtype}; export works in float32: call model.float() first")
-    if adapter.same_contents(lambda name: array(parameters[name])) is False:
-        return ["the base's weights are not those that the adapter was trained on: another checkpoint of its form"]
-    return []
+def cases(
+    mode: str, adapters: Sequence[Adapter], batches: Sequence[Mapping], answers: Sequence[Sequence[Mapping]]
+) -> list[tuple[dict, dict]]:
+    """What an exported graph is fed and has to answer, from ``answers[adapter][batch]``, outputs by name."""
+    found = []
+    for number, batch in enumerate(batches):
+        expected = answers[0][number]
+        feed = dict(batch)
+        if mode == "factored":
+            feed |= feeds_of(adapters[0])
+        if mode == "bank":
+            rows = len(next(iter(batch.values())))
+            feed["adapter"] = np.arange(rows, dtype=np.int64) % len(adapters)
+            mixed = {name: [answers[k][number][name][row] for row, k in enumerate(feed["adapter"])] for name in expected}
+            expected = {name: np.stack(values) for name, values in mixed.items()}
+        found.append((feed, expected))
+    return found
 
 
-def _default_dynamic(inputs) -> dict[str, dict[int, str]]:
-    axes = {}
-    for name, value in inputs.items():
-        axes[name] = {0: "batch"}
-        if value.dim() == 2 and not value.is_floating_point():
-            axes[name][1] = "sequence"
-        for axis, kind in axes[name].items():
-            if value.shape[axis] < 2:
-                raise UniLoraError(f"{name} has {value.shape[axis]} along {kind}; give an example with at least two")
-    return axes
+def finish(
+    graph: ir.Model,
+    adapters: Sequence[Adapter],
+    weights: list[Weight],
+    saved: list[Saved],
+    mode: str,
+    path: Path,
+    checks: list[tuple[dict, dict]] | None,
+    progress: Callable[[str], None],
+) -> dict:
+    """Puts the adapters into ``graph``, writes it to ``path``, and returns a report of it.
+
+    It is checked by onnx and, unless ``checks`` is None, has to answer what these say, in ONNX Runtime. Raises
+    ``UniLoraError`` where the mode cannot be had, ``WorkFailed`` where the file is not sound or disagrees; then nothing at
+    ``path`` has changed.
+    """
+    progress("putting the adapter in")
+    adapt(graph, adapters, weights, saved, mode)
+    graph.metadata_props.update(metadata(adapters, mode))
+    graph.ir_version = max(graph.ir_version, 8)  # the first with functions
+    with _placing(path) as folder:
+        progress("writing the file")
+        files = _write(graph, folder / path.name)
+        if mode == "factored":
+            files += _write_beside(adapters[0], graph.opset_imports[""], folder, path)
+        progress("checking it with onnx")
+        parity.check(files[0])
+        session = comparison = None
+        if checks is not None:
+            progress("running it in ONNX Runtime")
+            session = parity.session(files[0])
+            comparison = parity.compare(session, checks)
+            parity.insist(comparison)
+        sizes = {str(path.parent / file.name): file.stat().st_size for file in files}
+    return {
+        "file": str(path),
+        "files": sizes,
+        "bytes": sum(sizes.values()),
+        "mode": mode,
+        "opset": graph.opset_imports[""],
+        "nodes": len(graph.graph),
+        "nodes_inlined": _count_nodes(graph),
+        "index": None if mode == "merged" else index_words(adapters[0], graph.opset_imports[""]),
+        "inputs": {v.name: [str(d) for d in v.shape] for v in graph.graph.inputs},
+        "defaults": [v.name for v in graph.graph.inputs if v.name in graph.graph.initializers],
+        "outputs": {v.name: [str(d) for d in v.shape or ()] for v in graph.graph.outputs},
+        "providers": session.get_providers() if session else ["CPUExecutionProvider"],
+        "comparison": comparison,
+    }
 
 
-def _metadata(adapter: Adapter, mode: str) -> dict[str, str]:
-    p = adapter.projection
-    name = adapter.base.name if adapter.base else ""
+def metadata(adapters: Sequence[Adapter], mode: str) -> dict[str, str]:
+    """What a file says of its adapter."""
+    adapter = adapters[0]
+    p, base = adapter.projection, adapter.base
+    name = base.name if base else ""
+    thetas = (hashlib.sha256(np.ascontiguousarray(each.theta, "<f4")).hexdigest() for each in adapters)
     return {
         "format": "unilora",
         "unilora.mode": mode,
@@ -165,20 +143,96 @@ def _metadata(adapter: Adapter, mode: str) -> dict[str, str]:
         "unilora.alpha": f"{adapter.layer_map.alpha:.17g}",
         "unilora.scaling": adapter.layer_map.scaling,
         "unilora.base": os.path.basename(name) if os.path.isabs(name) else name,  # a model's name, not a machine's path
-        "unilora.theta_sha256": hashlib.sha256(np.ascontiguousarray(adapter.theta, "<f4")).hexdigest(),
+        "unilora.base_structure": base.structure if base else "",
+        "unilora.base_contents": base.contents if base else "",
+        "unilora.theta_sha256": ",".join(thetas),
     }
 
 
-def _index_words(adapter: Adapter) -> str:
-    if adapter.projection.kind == "identity":
-        return "none needed: theta is theta_D"
-    if index_is_computed(adapter):
-        return "computed in the graph"
-    return (
-        f"stored, 4 bytes an entry: D = {adapter.projection.D:,} is above {LARGEST_COMPUTED:,}, from where computing it"
-        " would slow down loading"
+def _count_nodes(model: ir.Model) -> int:
+    """Nodes of the graph, its functions inlined: what a runtime has before it folds anything."""
+    sizes = {}
+
+    def size(nodes):
+        return sum(function_size(node.op_identifier()) for node in nodes)
+
+    def function_size(identifier):
+        if identifier not in model.functions:
+            return 1
+        if identifier not in sizes:
+            sizes[identifier] = size(model.functions[identifier])
+        return sizes[identifier]
+
+    return size(model.graph)
+
+
+def _shapes(saved):
+    return {name: value.shape for name, value in saved.items()}
+
+
+@contextmanager
+def _placing(path: Path):
+    """A folder beside ``path`` whose files take their places when the block ends well, that of ``path``'s name last.
+
+    The data that a graph refers to has its digest in its name, so that an old graph finds its old data until it is
+    replaced. What a killed process left is cleared on the next call.
+    """
+    for leftover in path.parent.glob(f".{path.name}.*.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    try:
+        yield folder
+        before = set(path.parent.glob(f"{path.name}.????????????.data"))
+        after = set()
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
+            with open(file, "rb+") as written:
+                os.fsync(written.fileno())
+            after.add(file.rename(path.parent / file.name))
+        for data in before - after:
+            data.unlink()
+    except OSError as error:
+        raise WorkFailed(f"{path} could not be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(model: ir.Model, path: Path) -> list[Path]:
+    """The graph, and where it is too large for one file its data: the files, the graph first."""
+    tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+    if sum(tensor.nbytes for tensor in tensors) <= LARGEST_FILE:
+        path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+        return [path]
+    before = []
+
+    def release(tensor, _):
+        """What has been written is unmapped: the pages of a mapped file count as memory."""
+        if before and isinstance(before[-1], ir.ExternalTensor):
+            before[-1].release()
+        before[:] = [tensor]
+
+    written = path.with_name("data")
+    ir.external_data.unload_from_model(
+        model, path.parent, written.name, size_threshold_bytes=LEAST_EXTERNAL, callback=release
     )
+    with open(written, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    data = written.rename(path.with_name(f"{path.name}.{digest}.data"))
+    proto = ir.to_proto(model)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = data.name
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+    return [path, data]
 
 
-def _sizes(batch) -> list[int]:
-    return list(next(iter(batch.values())).shape)
+def _write_beside(adapter: Adapter, opset: int, folder: Path, path: Path) -> list[Path]:
+    """The graph from θ to A and B, and these as ONNX Runtime's adapters are stored."""
+    from .expander import expander, write_adapter
+
+    files = [folder / path.with_suffix(suffix).name for suffix in (".expander.onnx", ".onnx_adapter")]
+    model = expander(adapter, opset)
+    model.metadata_props.update(metadata([adapter], "expander"))
+    files[0].write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    write_adapter(adapter, files[1])
+    return files

@@ -1,7 +1,7 @@
-"""θ's way inside a graph: theta → index → theta_D → A, B → ΔW → W + ΔW, each step a node of our own domain.
+"""θ's way inside a graph: theta → index → theta_D → A and B of each segment, each step a node of our own domain.
 
-Every step depends on constants alone. A runtime that folds constants when it loads a file (ONNX Runtime does) computes
-W + ΔW once and then runs what the merged file runs.
+Where theta is a constant, so is all that follows: a runtime that folds constants when it loads a file (ONNX Runtime does)
+computes it once. Where theta is an input, the index is still a constant, and each run gathers.
 """
 
 import itertools
@@ -10,34 +10,68 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from unilora_spec import Adapter, Segment, UniLoraError
+from unilora_spec import Adapter, Segment
 
-from .functions import DOMAIN, add_functions
+from .functions import DOMAIN
 
 LARGEST_COMPUTED = 2**18
 """The longest index that is computed in the graph. While it folds, ONNX Runtime keeps the result of every node of the
 chain: some 1.3 KB an entry, thus 0.3 GB and 0.3 s here, and 2.8 GB for two million entries. Stored, an entry takes 4
 bytes of the file. docs/onnx.md has the table."""
+COMPUTING_OPSET = 18  # brought BitwiseXor and BitwiseAnd
 
 
-def rebuild(model: ir.Model, adapter: Adapter, weights: dict[str, ir.Value]) -> None:
-    """Rebuilds ``weights``, the adapted initializers of ``model`` by the adapter's names, from θ inside the graph."""
-    if "theta" in {value.name for value in [*model.graph.inputs, *model.graph.initializers.values()]}:
-        raise UniLoraError("the model has a tensor named theta itself, which the graph needs for the adapter's vector")
-    tape = _Tape()
-    theta_D = _theta_D(tape, adapter)
-    placed = itertools.groupby(sorted(adapter.layer_map.placed(), key=_by_weight), key=lambda item: item[0].name)
-    groups = {name: list(segments) for name, segments in placed}
-    for name, W in weights.items():
-        uses = W.uses()
-        delta = _delta(tape, adapter, theta_D, groups[name], list(W.shape))
-        adapted = tape.add("Add", W, delta, name=f"{name}.adapted", shape=W.shape)
-        for node, position in uses:
-            node.replace_input_with(position, adapted)
-    model.graph.insert_before(model.graph[0], tape.nodes)
-    for value in tape.initializers:
-        model.graph.register_initializer(value)
-    add_functions(model)
+class GraphTape(Tape):
+    """Nodes and constants that are to go into a graph of the operator set ``opset``."""
+
+    def __init__(self, opset: int):
+        super().__init__()
+        self.opset, self._constants = opset, {}
+
+    def add(self, op_type, *inputs, name=None, shape=None, domain="", dtype=ir.DataType.FLOAT, **attributes):
+        output = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape) if shape is not None else None)
+        return self.op(op_type, inputs, attributes, domain=domain, output=output)
+
+    def call(self, function, *inputs, **keywords):
+        return self.add(function, *inputs, domain=DOMAIN.domain, **keywords)
+
+    def constant(self, name, value, dtype=None) -> ir.Value:
+        """An initializer; the same name gives the same one."""
+        if name not in self._constants:
+            self._constants[name] = self.initializer(ir.Tensor(np.asarray(value, dtype), name=name))
+        return self._constants[name]
+
+    def integers(self, name, value):
+        return self.constant(f"unilora.{name}", value, np.int64)
+
+    def cast(self, value, dtype, name=None):
+        """``value`` in ``dtype``, itself where it has it."""
+        if value.dtype == dtype:
+            return value
+        return self.add("Cast", value, to=int(dtype), dtype=dtype, shape=value.shape, name=name)
+
+
+def factors(tape: GraphTape, adapter: Adapter, theta: ir.Value, rows=None) -> dict[int, tuple[ir.Value, ir.Value]]:
+    """A and B in float32, by the offsets of the segments in θ_D: (rank, in) and (out, rank).
+
+    ``theta`` is of shape [d], or [rows, d] where each row of the batch has its own; then A and B have ``rows`` in front.
+    """
+    theta_D = _theta_D(tape, adapter, theta, rows)
+    placed = list(adapter.layer_map.placed())
+    dims = [shape for s, _ in placed for shape in ([s.rank, s.in_features], [s.out_features, s.rank])]
+    flat = tape.op_multi_out(
+        "Split",
+        [theta_D, tape.integers("sizes", [a * b for a, b in dims])],
+        {"axis": 0 if rows is None else 1},
+        outputs=[ir.Value(type=ir.TensorType(ir.DataType.FLOAT)) for _ in dims],
+    )
+    names = [factor_name(s, name) for s, _ in placed for name in "AB"]
+    first = ([], []) if rows is None else ([0], [rows])  # 0: as many as there are
+    shaped = [
+        tape.call("View", part, dims=first[0] + shape, shape=first[1] + shape, name=name)
+        for part, shape, name in zip(flat, dims, names)
+    ]
+    return dict(zip([offset for _, offset in placed], zip(shaped[::2], shaped[1::2])))
 
 
 def factor_name(segment: Segment, factor: str) -> str:
@@ -46,46 +80,55 @@ def factor_name(segment: Segment, factor: str) -> str:
     return f"{segment.name}.{factor}{''.join(place)}"
 
 
-def index_is_computed(adapter: Adapter) -> bool:
-    """Whether the graph computes the index; otherwise it stores it, or needs none."""
-    return adapter.projection.kind != "identity" and adapter.projection.D <= LARGEST_COMPUTED
-
-
-class _Tape(Tape):
-    def add(self, op_type, *inputs, name=None, shape=None, domain="", dtype=ir.DataType.FLOAT, **attributes):
-        output = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape) if shape is not None else None)
-        return self.op(op_type, inputs, attributes, domain=domain, output=output)
-
-    def call(self, function, *inputs, **keywords):
-        return self.add(function, *inputs, domain=DOMAIN.domain, **keywords)
-
-    def constant(self, name, value, dtype=None):
-        return self.initializer(ir.Tensor(np.asarray(value, dtype), name=name))
-
-    def integers(self, name, value):
-        return self.constant(f"unilora.{name}", value, np.int64)
-
-
-def _theta_D(tape: _Tape, adapter: Adapter) -> ir.Value:
+def index_words(adapter: Adapter, opset: int) -> str:
+    """Where a graph has the index from, and why."""
     p = adapter.projection
-    theta = tape.constant("theta", np.asarray(adapter.theta, np.float32))
+    if p.kind == "identity":
+        return "none needed: theta is theta_D"
+    if _index_is_computed(p, opset):
+        return "computed in the graph"
+    why = f"D = {p.D:,} is above {LARGEST_COMPUTED:,}, from where computing it would slow down loading"
+    if p.kind not in COMPUTED:
+        why = f"the kind {p.kind} has no other"
+    elif opset < COMPUTING_OPSET:
+        why = f"computing it needs operators of opset {COMPUTING_OPSET}, the base has {opset}"
+    return f"stored, 4 bytes an entry: {why}"
+
+
+def _index_is_computed(p, opset) -> bool:
+    return p.kind in COMPUTED and p.D <= LARGEST_COMPUTED and opset >= COMPUTING_OPSET
+
+
+def _theta_D(tape: GraphTape, adapter: Adapter, theta, rows) -> ir.Value:
+    p = adapter.projection
     if p.kind == "identity":
         return theta
     d = tape.integers("d", p.d)
-    index = _index(tape, p, d) if index_is_computed(adapter) else tape.constant("unilora.index", p.index(), np.int32)
-    return tape.call("Expand", theta, _scale(tape, p, d), index, name="unilora.theta_D", shape=[p.D])
+    if _index_is_computed(p, tape.opset):
+        index = COMPUTED[p.kind](tape, p, d)
+    else:
+        index = tape.constant("unilora.index", p.index(), np.int32)
+    expand, shape = ("Expand", [p.D]) if rows is None else ("ExpandRows", [rows, p.D])
+    return tape.call(expand, theta, _scale(tape, p, d), index, name="unilora.theta_D", shape=shape)
 
 
-def _index(tape: _Tape, p, d) -> ir.Value:
+def _balanced_index(tape: GraphTape, p, d) -> ir.Value:
     D, result = tape.integers("D", p.D), {"dtype": ir.DataType.INT64, "shape": [p.D]}
     x = tape.call("CountTo", D, name="unilora.i", **result)
-    if p.kind == "uniform":
-        return tape.call("UniformIndex", x, d, tape.integers("keys", p.keys[6:8]), name="unilora.index", **result)
     a, keys = tape.integers("a", p.permutation.a), tape.integers("keys", p.permutation.keys)
     x = tape.call("Pass", x, a, keys, name="unilora.pass", **result)
     for i in range(_walks(p.permutation)):
         x = tape.call("Walk", x, D, a, keys, name=f"unilora.walk{i + 1}", **result)
     return tape.call("Columns", x, d, name="unilora.index", **result)
+
+
+def _uniform_index(tape: GraphTape, p, d) -> ir.Value:
+    result = {"dtype": ir.DataType.INT64, "shape": [p.D]}
+    x = tape.call("CountTo", tape.integers("D", p.D), name="unilora.i", **result)
+    return tape.call("UniformIndex", x, d, tape.integers("keys", p.keys[6:8]), name="unilora.index", **result)
+
+
+COMPUTED = {"balanced": _balanced_index, "uniform": _uniform_index}
 
 
 def _walks(pi) -> int:
@@ -96,8 +139,8 @@ def _walks(pi) -> int:
     return walks
 
 
-def _scale(tape: _Tape, p, d) -> ir.Value:
-    if p.kind == "uniform":
+def _scale(tape: GraphTape, p, d) -> ir.Value:
+    if p.kind != "balanced":
         return tape.constant("unilora.scale", p.scale())
     return tape.call("BalancedScale", d, **two_scales(p), name="unilora.scale", shape=[p.d])
 
@@ -111,33 +154,36 @@ def two_scales(p) -> dict:
     }
 
 
-def _by_weight(item):
-    segment, _ = item
-    return segment.name, segment.index or 0, segment.row or 0
-
-
-def _delta(tape: _Tape, adapter, theta_D, placed, shape) -> ir.Value:
-    """ΔW of one whole weight, of its shape: the segments' delta weights, and zeros between them (SPEC 7.3 to 7.5)."""
-    first = placed[0][0]
-    if first.index is None:
-        return _matrix(tape, adapter, theta_D, placed, shape)
+def delta(tape: GraphTape, adapter: Adapter, factors, placed, shape) -> ir.Value:
+    """ΔW in float32 of one whole weight, in the shape in which it is stored: the segments' delta weights, and zeros
+    between them (SPEC 7.3 to 7.5). ``placed`` are its segments, as it is stored, with their offsets in θ_D."""
+    placed = sorted(placed, key=lambda item: (item[0].index or 0, item[0].row or 0))
+    if placed[0][0].index is None:
+        return _matrix(tape, adapter, factors, placed, shape)
     pieces, end = [], 0
     for index, group in itertools.groupby(placed, key=lambda item: item[0].index):
         pieces += _gap(tape, end, index, shape[1:])
-        matrix = _matrix(tape, adapter, theta_D, list(group), shape[1:])
+        matrix = _matrix(tape, adapter, factors, list(group), shape[1:])
         pieces.append(tape.call("View", matrix, dims=[1, *shape[1:]], shape=[1, *shape[1:]]))
         end = index + 1
     pieces += _gap(tape, end, shape[0], shape[1:])
     return tape.add("Concat", *pieces, axis=0, shape=shape)
 
 
-def _matrix(tape: _Tape, adapter, theta_D, placed, shape) -> ir.Value:
+def scale_of(tape: GraphTape, adapter: Adapter, segment: Segment, dtype=ir.DataType.FLOAT) -> ir.Value:
+    """s of a segment, cast once (SPEC 7.7). Segments of the same rank share it."""
+    s = adapter.layer_map.factor_scale(segment)
+    return tape.constant(f"unilora.s.rank{segment.rank}.{dtype.name.lower()}", s, dtype.numpy())
+
+
+def _matrix(tape: GraphTape, adapter, factors, placed, shape) -> ir.Value:
     first = placed[0][0]
     rows, pieces, end = shape[1 if first.transposed else 0], [], 0
     for segment, offset in placed:
         start = segment.row or 0
         pieces += _gap(tape, end, start, [segment.in_features])
-        pieces.append(_segment_delta(tape, adapter, theta_D, segment, offset))
+        s, size = scale_of(tape, adapter, segment), [segment.out_features, segment.in_features]
+        pieces.append(tape.call("DeltaWeight", *factors[offset], s, shape=size))
         end = start + segment.out_features
     pieces += _gap(tape, end, rows, [first.in_features])
     delta = pieces[0]
@@ -148,20 +194,6 @@ def _matrix(tape: _Tape, adapter, theta_D, placed, shape) -> ir.Value:
     return delta if len(shape) == 2 else tape.call("View", delta, dims=shape, shape=shape)
 
 
-def _gap(tape: _Tape, start, end, rest):
+def _gap(tape: GraphTape, start, end, rest):
     dims = [end - start, *rest]
     return [tape.call("Zeros", dims=dims, shape=dims)] if start < end else []
-
-
-def _segment_delta(tape: _Tape, adapter, theta_D, s: Segment, offset) -> ir.Value:
-    middle, end = offset + s.rank * s.in_features, offset + s.size
-    A, B = (
-        tape.call("Factor", theta_D, first=[start], end=[stop], dims=dims, shape=dims, name=factor_name(s, name))
-        for name, start, stop, dims in (
-            ("A", offset, middle, [s.rank, s.in_features]),
-            ("B", middle, end, [s.out_features, s.rank]),
-        )
-    )
-    return tape.call(
-        "DeltaWeight", A, B, s=float(adapter.layer_map.factor_scale(s)), shape=[s.out_features, s.in_features]
-    )

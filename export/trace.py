@@ -5,7 +5,6 @@ import logging
 import warnings
 from collections.abc import Iterable
 
-import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
@@ -44,23 +43,6 @@ def trace(model, inputs: dict, dynamic: dict, outputs: list[str], opset: int, ke
     if program.model.opset_imports[""] != opset:
         raise WorkFailed(f"this model cannot be exported to opset {opset}; leave --opset out or give a higher one")
     return program.model, {name: value for name, value in kept.items() if value.uses()}
-
-
-def count_nodes(model: ir.Model) -> int:
-    """Nodes of the graph, its functions inlined: what a runtime has before it folds anything."""
-    sizes = {}
-
-    def size(nodes):
-        return sum(function_size(node.op_identifier()) for node in nodes)
-
-    def function_size(identifier):
-        if identifier not in model.functions:
-            return 1
-        if identifier not in sizes:
-            sizes[identifier] = size(model.functions[identifier])
-        return sizes[identifier]
-
-    return size(model.graph)
 
 
 def _name_outputs(graph, names):

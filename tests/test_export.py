@@ -161,6 +161,10 @@ def exported(tmp_path_factory):
     return get
 
 
+def largest(report, what="relative"):
+    return max(row[what] for row in report["comparison"]["outputs"].values())
+
+
 def export_to(path, model, adapter, mode="reconstruct", **options):
     first, *more = example(model)
     return export_onnx(model, adapter, first, path, mode, more_inputs=more, **options)
@@ -174,8 +178,8 @@ def export_to(path, model, adapter, mode="reconstruct", **options):
 def test_onnx_runtime_agrees_with_pytorch(exported, build, mode):
     model, _, path, report = exported(build, mode)
     # An export that ignored the adapter or a part of it would be off by what the adapter does: thousands of times this.
-    assert report["comparison"]["largest_relative"] < 1e-5 and report["adapter_moves_outputs_by"] > 1e-2
-    assert report["comparison"]["changed_labels"] == 0 < report["comparison"]["labels"]
+    assert largest(report) < 1e-5 and report["adapter_moves_outputs_by"] > 1e-2
+    assert largest(report, "changed") == 0 < largest(report, "labels")
     assert list(report["outputs"]) == ["logits"] and report["inputs"]["input_ids"] == ["batch", "sequence"]
     assert report["bytes"] == path.stat().st_size and report["warnings"] == []
     assert getattr(model.config, "use_cache", True)  # as it was
@@ -186,7 +190,7 @@ def test_stacked_weights_and_convolutions(tmp_path, build):
     model, segments = build()
     segments = segments or [Segment("first.weight", 8, 18, 2), Segment("second.weight", 6, 72, 3)]
     report = export_to(tmp_path / "m.onnx", model, make_adapter(segments))
-    assert report["comparison"]["largest_relative"] < 1e-5 and report["adapter_moves_outputs_by"] > 1e-2
+    assert largest(report) < 1e-5 and report["adapter_moves_outputs_by"] > 1e-2
 
 
 def test_convolutions_merge(tmp_path):
@@ -316,8 +320,9 @@ def test_an_export_that_disagrees_is_not_left_behind(tmp_path, monkeypatch):
     model, adapter = tiny()
     other = tiny(seed=43)[1]
     target = tmp_path / "m.onnx"
-    monkeypatch.setattr(export.onnx, "rebuild", lambda graph, _, kept: rebuild.rebuild(graph, other, kept))
-    with pytest.raises(WorkFailed, match=r"output disagree with PyTorch's by"):
+    adapt = export.onnx.adapt
+    monkeypatch.setattr(export.onnx, "adapt", lambda graph, _, *more: adapt(graph, [other], *more))
+    with pytest.raises(WorkFailed, match=r"output disagree with what the adapter makes of the base by"):
         export_to(target, model, adapter)
     assert list(tmp_path.iterdir()) == []
     target.write_bytes(b"the file of before")
@@ -329,8 +334,8 @@ def test_an_export_that_disagrees_is_not_left_behind(tmp_path, monkeypatch):
 def test_calls_that_cannot_be_met(tmp_path):
     model, adapter = tiny()
     path = tmp_path / "m.onnx"
-    with pytest.raises(UniLoraError, match="mode is 'input'; give merged or reconstruct"):
-        export_to(path, model, adapter, "input")
+    with pytest.raises(UniLoraError, match="mode is 'inputs'; give merged, reconstruct"):
+        export_to(path, model, adapter, "inputs")
     with pytest.raises(UniLoraError, match="opset is 17; give one from 18"):
         export_to(path, model, adapter, opset=17)
     with pytest.raises(UniLoraError, match="the folder .* does not exist"):
@@ -340,7 +345,7 @@ def test_calls_that_cannot_be_met(tmp_path):
     with pytest.raises(UniLoraError, match="at least two"):
         export_onnx(model, adapter, {"x": torch.zeros(1, 8)}, path)
     with pytest.raises(UniLoraError, match=r"call model\.float"):
-        export_to(path, Tiny().bfloat16(), adapter)
+        export_to(path, Tiny().double(), adapter)
     attached = Tiny()
     attached.unilora = adapter
     with pytest.raises(UniLoraError, match=r"call model\.detach"):
@@ -349,8 +354,6 @@ def test_calls_that_cannot_be_met(tmp_path):
         export_onnx(nn.Identity(), adapter, {"input": torch.zeros(2, 8)}, path)
     with pytest.raises(BaseMismatch, match="no parameter head"):
         export_to(path, model, replace(adapter, saved={"head": np.zeros(2, np.float32)}))
-    with pytest.raises(UniLoraError, match=r"4\.0 GB of float32 weights"):
-        export_onnx(nn.Linear(1, 10**9, bias=False, device="meta"), adapter, {"input": torch.zeros(2, 1)}, path)
     assert not path.exists()
 
 
@@ -459,7 +462,7 @@ def test_minilm_from_its_folder_and_the_same_bytes_in_two_processes(tmp_path, ca
     first, *more = real_inputs(model, tokenizer)
     report = export_onnx(model, adapter, first, tmp_path / "here.onnx", "reconstruct", more_inputs=more)
     # Six layers of float32 sums; 1e-5 is ten times what is seen and a tenth of what the command allows.
-    assert report["comparison"]["largest_relative"] < 1e-5 and report["adapter_moves_outputs_by"] > 1e-2
+    assert largest(report) < 1e-5 and report["adapter_moves_outputs_by"] > 1e-2
 
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
@@ -470,7 +473,7 @@ def test_minilm_from_its_folder_and_the_same_bytes_in_two_processes(tmp_path, ca
     assert len({tuple(batch) for batch in theirs["comparison"]["batches"]}) == 3
     show(theirs)
     text = capsys.readouterr().out
-    assert "vec.onnx" in text and "0 of 9 changed" in text and "session.run(None, {'input_ids': …" in text
+    assert "vec.onnx" in text and "0 of 9 labels changed" in text and "session.run(None, {'input_ids': …" in text
 
 
 def test_the_command_refuses_in_one_sentence(tmp_path):
@@ -487,7 +490,7 @@ def test_the_command_refuses_in_one_sentence(tmp_path):
         status, out, err = call(*arguments)
         assert (status, out, err.count("\n")) == (2, "", 1) and words in err, err
     status, out, _ = call("onnx", "--help")
-    assert status == 0 and "Example: python -m export onnx" in out
+    assert status == 0 and "Examples: python -m export onnx" in out
 
 
 def test_export_knows_no_backend():

@@ -1,0 +1,191 @@
+"""An adapter put into a graph, in each of five modes.
+
+Where W is a constant in floats, W + ΔW can take its place; ONNX Runtime folds that where A and B are constants too. Beside
+products and lookups A and B can act by themselves (paths.py): that leaves W alone, so that it may be quantized, and costs
+little where A and B change from run to run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from unilora_spec import Adapter, Segment, UniLoraError
+
+from .functions import add_functions
+from .modes import FED
+from .paths import Paths
+from .rebuild import GraphTape, delta, factor_name, factors
+from .sites import uses
+
+
+@dataclass(frozen=True)
+class Weight:
+    """An initializer that the adapter changes.
+
+    ``placed``  the segments that it holds, as it stores them, with their offsets in θ_D
+    """
+
+    value: ir.Value
+    placed: list[tuple[Segment, int]]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An initializer that holds a parameter trained in full, or its transpose; ``name`` is the adapter's."""
+
+    value: ir.Value
+    name: str
+    transposed: bool = False
+
+    def of(self, adapter: Adapter) -> np.ndarray:
+        value = np.asarray(adapter.saved[self.name], np.float32)
+        return np.ascontiguousarray(value.T if self.transposed else value)
+
+
+def adapt(model: ir.Model, adapters: Sequence[Adapter], weights: list[Weight], saved: list[Saved], mode: str) -> None:
+    """Puts an adapter, or for "bank" several that differ in nothing but their values, into a graph of their base.
+
+    Raises ``UniLoraError`` where the mode cannot be had with this graph.
+    """
+    put_in(saved, adapters[0])
+    if mode in FED:
+        model.graph.inputs.extend(parameter.value for parameter in saved)
+    if mode == "merged":
+        for weight in weights:
+            _merge(weight, adapters[0])
+    else:
+        _rebuild(model, adapters, weights, saved, mode)
+        add_functions(model)
+
+
+def put_in(saved: list[Saved], adapter: Adapter) -> None:
+    """Gives what was trained in full its values."""
+    for parameter in saved:
+        value = parameter.value
+        value.const_value = ir.Tensor(parameter.of(adapter).astype(value.dtype.numpy()), name=value.name)
+
+
+def merged(base: ir.TensorProtocol, adapter: Adapter, placed) -> np.ndarray:
+    """W + ΔW of one weight, added in float32 and rounded once to its own dtype."""
+    W = np.array(base.numpy())
+    adapter.add_deltas(placed, W, lambda part: part.astype(np.float32), lambda part: part.astype(W.dtype))
+    if isinstance(base, ir.ExternalTensor):
+        base.release()
+    return W
+
+
+def _merge(weight: Weight, adapter: Adapter):
+    for use in uses(weight.value):
+        if use.quantized:
+            raise UniLoraError(
+                f"{weight.value.name} is quantized ({use}), and what is merged into it would be rounded away: merge into"
+                " the float model and quantize that, or take --mode reconstruct"
+            )
+    base = weight.value.const_value
+    weight.value.const_value = ir.LazyTensor(  # computed when it is written: one weight in memory, not all
+        lambda: ir.Tensor(merged(base, adapter, weight.placed), name=base.name),
+        dtype=base.dtype, shape=base.shape, name=base.name,
+    )  # fmt: skip
+
+
+def _rebuild(model, adapters, weights, saved, mode):
+    adapter, tape = adapters[0], GraphTape(model.opset_imports[""])
+    inputs = _Inputs(model.graph, mode)
+    rows = None
+    if mode == "bank":
+        rows = str(model.graph.inputs[0].shape[0])
+        number = inputs.add("adapter", [rows], dtype=ir.DataType.INT64)
+    thetas = np.stack([np.asarray(adapter.theta, np.float32) for adapter in adapters])
+    if mode == "factored":
+        found = _fed_factors(inputs, adapter)
+    elif mode == "bank":
+        bank = inputs.add("theta", ["adapters", adapter.projection.d], thetas)
+        theta = tape.add("Gather", bank, number, axis=0, shape=[rows, adapter.projection.d])
+        found = factors(tape, adapter, theta, rows)
+    elif mode == "input":
+        found = factors(tape, adapter, inputs.add("theta", [adapter.projection.d], thetas[0]))
+    else:
+        inputs.check_free("theta")
+        found = factors(tape, adapter, tape.constant("theta", thetas[0]))
+
+    paths = Paths(model.graph, tape, adapter, found, rows)
+    for weight in weights:
+        of_weight = uses(weight.value)
+        if _acts_beside(weight, of_weight, mode):
+            for use in of_weight:
+                paths.add(use, weight.placed)
+        else:
+            _replace(tape, adapter, found, weight)
+    if mode == "bank":
+        for parameter in saved:
+            stack = np.stack([np.asarray(each.saved[parameter.name], np.float32) for each in adapters])
+            if (stack != stack[0]).any():
+                bank = inputs.add(f"{parameter.name}.bank", ["adapters", *stack.shape[1:]], stack)
+                mine = tape.add("Gather", bank, number, axis=0, shape=[rows, *stack.shape[1:]])
+                paths.add_saved(parameter.value, tape.cast(mine, parameter.value.dtype))
+    model.graph.insert_before(model.graph[0], tape.nodes)
+    for value in tape.initializers:
+        model.graph.register_initializer(value)
+
+
+class _Inputs:
+    """What a graph takes beside the base's inputs."""
+
+    def __init__(self, graph, mode):
+        self.graph, self.mode = graph, mode
+        self.taken = {value.name for value in [*graph.inputs, *graph.initializers.values()]}
+
+    def add(self, name, shape, value=None, dtype=ir.DataType.FLOAT) -> ir.Value:
+        """An input, with a default where ``value`` is given."""
+        self.check_free(name)
+        made = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+        self.graph.inputs.append(made)
+        if value is not None:
+            made.const_value = ir.Tensor(value, name=name)
+            self.graph.register_initializer(made)
+        return made
+
+    def check_free(self, name):
+        if name in self.taken:
+            raise UniLoraError(f"the base has a tensor named {name} itself, which the mode {self.mode} needs")
+
+
+def _fed_factors(inputs, adapter):
+    """A and B as inputs. Unfed they are of rank 0, and the graph answers as the base."""
+    found = {}
+    for s, offset in adapter.layer_map.placed():
+        rank = f"rank{s.rank}"
+        A = inputs.add(factor_name(s, "A"), [rank, s.in_features], np.zeros((0, s.in_features), np.float32))
+        B = inputs.add(factor_name(s, "B"), [s.out_features, rank], np.zeros((s.out_features, 0), np.float32))
+        found[offset] = A, B
+    return found
+
+
+def _acts_beside(weight: Weight, of_weight, mode) -> bool:
+    """Whether A and B act beside the weight's uses, and not as W + ΔW in its place."""
+    first = weight.placed[0][0]
+    in_part = len(weight.placed) > 1 or first.row is not None or first.index is not None
+    hinder = [use for use in of_weight if use.form == "other" or (use.form == "lookup" and in_part)]
+    must = mode == "bank" or any(use.quantized for use in of_weight)
+    if must and hinder:
+        why = "each row of the batch has an adapter of its own" if mode == "bank" else "W is quantized"
+        raise UniLoraError(
+            f"{first.name} is used by {hinder[0]}, which A and B cannot act beside, and W + ΔW cannot take W's place as"
+            f" {why}; give a base that uses it in MatMul, Gemm or Gather, as exporters write them and before an optimizer"
+            " fuses them, or another mode"
+        )
+    return must or (mode != "reconstruct" and not hinder)
+
+
+def _replace(tape: GraphTape, adapter, found, weight: Weight):
+    """W + ΔW, in float32 and rounded once, in the place of W."""
+    W = weight.value
+    used, name, shape = W.uses(), f"{W.name}.adapted", list(W.shape)
+    change = delta(tape, adapter, found, weight.placed, shape)
+    exact = W.dtype == ir.DataType.FLOAT
+    adapted = tape.add("Add", tape.cast(W, ir.DataType.FLOAT), change, name=name if exact else None, shape=shape)
+    adapted = tape.cast(adapted, W.dtype, name)
+    for node, position in used:
+        node.replace_input_with(position, adapted)

@@ -1,0 +1,148 @@
+"""An adapter on an ONNX file that exists already, from whatever exporter. PyTorch is not needed, nor imported."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from unilora_spec import Adapter, UniLoraError
+
+from . import parity
+from .adapt import Saved, Weight, merged, put_in
+from .feeds import feeds_for
+from .matching import Match, match, prepare, table
+from .onnx import LARGEST_FILE, cases, check_call, finish
+from .paths import add_beside
+from .sites import uses
+
+LEAST_OPSET = 13  # Split and Unsqueeze take their numbers as inputs since then
+
+
+def export_onnx_file(
+    base,
+    adapter: Adapter | Sequence[Adapter],
+    path,
+    mode: str = "merged",
+    *,
+    given: Mapping[str, str] = {},
+    feeds: Sequence[Mapping[str, np.ndarray]] | None = None,
+    compare: bool | None = None,
+    matched: Callable[[list[dict]], None] = lambda rows: None,
+    progress: Callable[[str], None] = lambda step: None,
+) -> dict:
+    """Writes the model in the ONNX file ``base`` with ``adapter`` to ``path`` and returns a report of it.
+
+    ``adapter``  one, or several of the same form for the mode "bank"
+    ``given``    {the adapter's name of a weight: the name of its initializer, or NAME@ROW}, where it cannot be found
+    ``feeds``    what the file is compared on; made up from its inputs' names and types where None
+    ``compare``  whether it is compared with the base and ΔW as NumPy computes it; by default where it is below 2 GB
+    ``matched``  is told which weight was found where before anything is written
+
+    The base stays as it is, tensors are read when they are written. Raises ``UniLoraError`` for a call that cannot be met
+    and ``WorkFailed`` where the file disagrees.
+    """
+    base, path = Path(base), Path(path)
+    adapters = [adapter] if isinstance(adapter, Adapter) else list(adapter)
+    check_call(path, mode, adapters)
+    if path.resolve() == base.resolve():
+        raise UniLoraError(f"{path} is the base itself; give another output")
+    progress("reading the base")
+    graph = read(base)
+    opset = graph.opset_imports[""]
+    if mode != "merged" and opset < LEAST_OPSET:
+        raise UniLoraError(
+            f"{base} is of opset {opset}, and the mode {mode} needs {LEAST_OPSET}; convert it with onnx.version_converter"
+        )
+    progress("looking for the adapter's weights")
+    matches, same = match(graph, adapters[0], given)
+    rows = table(matches)
+    matched(rows)
+    weights, saved = _places(matches, adapters[0])
+    if compare is None:
+        compare = size_of(graph) <= LARGEST_FILE
+    checks, moved = None, None
+    if compare:
+        feeds = feeds_for(graph) if feeds is None else feeds
+        progress("running the base in ONNX Runtime")
+        names = [value.name for value in graph.graph.outputs]
+        plain = answers_of(graph, feeds, names)
+        answers = []
+        for each in adapters:
+            progress("running the base and ΔW as NumPy computes it")
+            answers.append(reference(base, each, given, feeds, names))
+        moved = max(float(np.abs(a[n] - p[n]).max(initial=0)) for a, p in zip(answers[0], plain) for n in names)
+        checks = cases(mode, adapters, feeds, answers)
+    report = finish(graph, adapters, weights, saved, mode, path, checks, progress)
+    warnings = []
+    if same is False:
+        warnings.append("the base's weights are not those that the adapter was trained on: another checkpoint of its form")
+    return {**report, "weights": rows, "same_contents": same, "adapter_moves_outputs_by": moved, "warnings": warnings}
+
+
+def read(path: Path) -> ir.Model:
+    """The graph of a file, its tensors where they are. Raises ``UniLoraError`` where it is no ONNX file."""
+    try:
+        graph = ir.load(path)
+    except FileNotFoundError:
+        raise UniLoraError(f"{path}: there is no such file") from None
+    except Exception as error:  # protobuf's and onnx-ir's, of many kinds
+        raise UniLoraError(f"{path} is no ONNX file: {str(error).splitlines()[0]:.200}") from error
+    if not len(graph.graph):
+        raise UniLoraError(f"{path} is no ONNX file, or one without nodes")
+    prepare(graph)
+    return graph
+
+
+def size_of(graph: ir.Model) -> int:
+    """Bytes of all tensors."""
+    return sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
+
+
+def reference(base: Path, adapter: Adapter, given, feeds, names) -> list[dict[str, np.ndarray]]:
+    """What the base with the adapter answers: ΔW comes from NumPy, whole, and acts beside W (``x·ΔWᵀ`` is added)."""
+    graph = read(base)
+    weights, saved = _places(match(graph, adapter, given)[0], adapter)
+    put_in(saved, adapter)
+    opset = graph.opset_imports[""]
+    for weight in weights:
+        found = uses(weight.value)
+        if any(use.form == "other" for use in found):
+            tensor = weight.value.const_value
+            weight.value.const_value = ir.Tensor(merged(tensor, adapter, weight.placed), name=tensor.name)
+            continue
+        for number, use in enumerate(found):
+            delta = np.zeros(use.shape, np.float32)
+            adapter.add_deltas([(replace(s, transposed=False), offset) for s, offset in weight.placed], delta)
+            delta = delta.T if use.form == "product" else delta
+            constant = ir.Tensor(np.ascontiguousarray(delta).astype(use.dtype.numpy()), name=f"{weight.value.name}.Δ{number}")
+            value = ir.Value(name=constant.name, const_value=constant)
+            value.dtype, value.shape = use.dtype, ir.Shape(delta.shape)
+            graph.graph.register_initializer(value)
+            add_beside(graph.graph, opset, use, _acting(use, value))
+    return answers_of(graph, feeds, names)
+
+
+def answers_of(graph: ir.Model, feeds, names) -> list[dict[str, np.ndarray]]:
+    """What ONNX Runtime answers to each feed."""
+    session = parity.session(ir.to_proto(graph).SerializeToString())
+    return [parity.run(session, feed, names) for feed in feeds]
+
+
+def _acting(use, delta):
+    op, order = ("MatMul", 1) if use.form == "product" else ("Gather", -1)
+    return lambda tape, x: tape.add(op, *(x, delta)[::order], dtype=use.dtype)
+
+
+def _places(matches: list[Match], adapter: Adapter) -> tuple[list[Weight], list[Saved]]:
+    placed, weights, saved = adapter.layer_map.placed_by_weight(), {}, []
+    for found in matches:
+        if found.name in adapter.saved:
+            saved.append(Saved(found.value, found.name, found.transposed))
+            continue
+        weight = weights.setdefault(found.value.name, Weight(found.value, []))
+        for segment, offset in placed[found.name]:
+            row = segment.row if found.row is None else found.row + (segment.row or 0)
+            weight.placed.append((replace(segment, transposed=found.transposed, row=row), offset))
+    return list(weights.values()), saved

@@ -1,0 +1,117 @@
+"""``export_onnx``: a PyTorch model and its adapter as an ONNX file."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unilora_spec import Adapter, UniLoraError
+
+from .adapt import Saved, Weight
+from .model import array, arrays, inference, run, values
+from .onnx import OPSETS, cases, check_call, finish
+from .trace import trace
+
+DEFAULT_OPSET = OPSETS[0]  # the lowest that has the operators: what torch writes itself, before it converts
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def export_onnx(
+    model: torch.nn.Module,
+    adapter: Adapter | Sequence[Adapter],
+    example_inputs: Mapping[str, torch.Tensor],
+    path,
+    mode: str = "merged",
+    opset: int | None = None,
+    *,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    more_inputs: list[Mapping[str, torch.Tensor]] = (),
+    compare: bool = True,
+    progress: Callable[[str], None] = lambda step: None,
+) -> dict:
+    """Writes ``model`` with ``adapter`` to ``path`` as ONNX and returns a report of it.
+
+    ``model``           the base model, without the adapter, in float32, float16 or bfloat16; it is left as it was
+    ``adapter``         one, or several of the same form for the mode "bank"
+    ``example_inputs``  what its ``forward`` takes, by name, with at least two rows and two positions
+    ``mode``            one of ``export.adapt.MODES``
+    ``opset``           18 to 22; by default 18, the lowest that has the operators
+    ``dynamic``         the axes that may change, {input: {axis: name}}; by default the first axis of each input
+                        ("batch") and the second of two-dimensional integers ("sequence")
+    ``more_inputs``     further batches, of other sizes, on which the file is compared with PyTorch
+    ``compare``         whether it is
+
+    The file is checked by onnx and run in ONNX Runtime against PyTorch before it takes its place at ``path``. Raises
+    ``UniLoraError`` for a call that cannot be met and ``WorkFailed`` where the export fails or disagrees.
+    """
+    path, adapters = Path(path), [adapter] if isinstance(adapter, Adapter) else list(adapter)
+    opset = DEFAULT_OPSET if opset is None else opset
+    check_call(path, mode, adapters)
+    check_opset(opset)
+    batches = [dict(example_inputs), *map(dict, more_inputs)]
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    warnings = _check_base(model, adapters, parameters)
+    placed, saved = adapters[0].layer_map.placed_by_weight(), adapters[0].saved
+    dynamic = _default_dynamic(batches[0]) if dynamic is None else dynamic
+
+    with inference(model):
+        with values(parameters, saved):
+            names = list(run(model, batches[0]))
+            wanted = ["logits"] if "logits" in names else names
+            plain = arrays(run(model, batches[0]), wanted)
+        progress("running the model in PyTorch")
+        answers = []
+        for each in adapters:
+            merged = {name: array(parameters[name]) for name in {**placed, **saved}}
+            each.merge(merged)
+            with values(parameters, merged):
+                answers.append([arrays(run(model, batch), wanted) for batch in batches])
+        in_place = mode == "merged"  # then torch's exporter sees W + ΔW, and may fold it as it likes
+        with values(parameters, merged if in_place else saved):
+            progress("tracing the model")
+            outputs = [name if name in wanted else None for name in names]
+            keep = () if in_place else [*placed, *sorted(saved)]
+            graph, kept = trace(model, batches[0], dynamic, outputs, opset, keep)
+            graph.metadata_props.clear()
+            feeds = [{name: value.cpu().numpy() for name, value in batch.items()} for batch in batches]
+            weights = [Weight(value, placed[name]) for name, value in kept.items() if name in placed]
+            heads = [Saved(value, name) for name, value in kept.items() if name in saved]
+            checks = cases(mode, adapters, feeds, answers) if compare else None
+            report = finish(graph, adapters, weights, heads, mode, path, checks, progress)
+    moved = max(float(np.max(np.abs(answers[0][0][n].astype("f4") - plain[n]), initial=0)) for n in wanted)
+    return {**report, "adapter_moves_outputs_by": moved, "warnings": warnings}
+
+
+def check_opset(opset: int) -> None:
+    """Raises ``UniLoraError`` for an operator set that cannot be had."""
+    if opset not in OPSETS:
+        raise UniLoraError(f"opset is {opset}; give one from {OPSETS[0]} (it has the operators needed) to {OPSETS[-1]}")
+
+
+def _check_base(model, adapters, parameters) -> list[str]:
+    if hasattr(model, "unilora"):
+        raise UniLoraError("the model has an adapter on it, which would count twice; call model.detach() first")
+    shapes = {name: tuple(value.shape) for name, value in parameters.items()}
+    for adapter in adapters:
+        adapter.check_base(shapes)
+        adapter.check_saved(shapes)
+    for name, value in parameters.items():
+        if value.is_floating_point() and value.dtype not in FLOATS:
+            raise UniLoraError(f"{name} is {value.dtype}; export works in float32, float16 and bfloat16: call model.float()")
+    exact = all(parameters[name].dtype == torch.float32 for name in adapters[0].layer_map.by_weight())
+    if exact and adapters[0].same_contents(lambda name: array(parameters[name])) is False:
+        return ["the base's weights are not those that the adapter was trained on: another checkpoint of its form"]
+    return []
+
+
+def _default_dynamic(inputs) -> dict[str, dict[int, str]]:
+    axes = {}
+    for name, value in inputs.items():
+        axes[name] = {0: "batch"}
+        if value.dim() == 2 and not value.is_floating_point():
+            axes[name][1] = "sequence"
+        for axis, kind in axes[name].items():
+            if value.shape[axis] < 2:
+                raise UniLoraError(f"{name} has {value.shape[axis]} along {kind}; give an example with at least two")
+    return axes

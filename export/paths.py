@@ -1,0 +1,114 @@
+"""What is added beside a use of a weight: the low-rank path s·x·Aᵀ·Bᵀ, for a batch a path for each row."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from unilora_spec import Adapter, UniLoraError
+
+from .rebuild import GraphTape, scale_of
+from .sites import Use, uses
+
+
+def add_beside(graph: ir.Graph, opset: int, use: Use, change: Callable[[GraphTape, ir.Value], ir.Value]) -> None:
+    """Adds ``change(tape, x)`` to the result of a product or a lookup."""
+    tape = GraphTape(opset)
+    x = use.x[0] if len(use.x) == 1 else tape.add("DequantizeLinear", *use.x, dtype=use.dtype)
+    result, *quantization = use.result
+    before = tape.add("DequantizeLinear", *use.result, dtype=use.dtype) if quantization else result
+    after = tape.add("Add", before, change(tape, x), dtype=use.dtype)
+    if quantization:
+        after = tape.add("QuantizeLinear", after, *quantization, dtype=result.dtype)
+    _put_after(graph, result, tape, after)
+
+
+def _put_after(graph, result, tape, after):
+    """Inserts the nodes behind the one that gives ``result``; ``after`` takes its place, and its name as an output."""
+    ours = set(tape.nodes)
+    for node, position in result.uses():
+        if node not in ours:
+            node.replace_input_with(position, after)
+    after.shape = result.shape
+    if result.is_graph_output():
+        graph.outputs[:] = [after if value is result else value for value in graph.outputs]
+        after.name, result.name = result.name, f"{result.name}.base"
+    node = result.producer()
+    node.graph.insert_after(node, tape.nodes)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Adds low-rank paths to ``graph``.
+
+    ``tape``     takes what depends on no input of the model, and is put in front of the graph by the caller
+    ``factors``  A and B in float32 by the offsets of the segments in θ_D; where ``rows``, the name of the batch's axis, is
+                 given, each with the rows of the batch in front
+    """
+
+    graph: ir.Graph
+    tape: GraphTape
+    adapter: Adapter
+    factors: dict[int, tuple[ir.Value, ir.Value]]
+    rows: str | None = None
+
+    def add(self, use: Use, placed) -> None:
+        """What the segments ``placed`` of one weight add to a product or a lookup."""
+        function = {"product": "LowRank", "lookup": "LowRankLookup"}[use.form] + ("Rows" if self.rows else "")
+        factors = list(self._within(use, placed))
+
+        def change(tape, x):
+            as_rows = self.rows is not None and use.form == "product" and not self._has_rows(x)
+            flat = tape.call("Rows", x, factors[0][0], dtype=use.dtype) if as_rows else x
+            pieces = [tape.call(function, flat, *each, dtype=use.dtype) for each in factors]
+            path = pieces[0] if len(pieces) == 1 else tape.add("Concat", *pieces, axis=-1, dtype=use.dtype)
+            return tape.call("Unrows", path, x, dtype=use.dtype) if as_rows else path
+
+        add_beside(self.graph, self.tape.opset, use, change)
+
+    def add_saved(self, value: ir.Value, rows: ir.Value) -> None:
+        """Puts a parameter for each row of the batch, ``rows``, in the place of ``value``."""
+        is_bias = len(value.shape) == 1
+        for use in uses(value):
+            sums = use.node.op_type == "Add" or (use.node.op_type == "Gemm" and use.node.inputs[-1] is value)
+            if use.quantized or not (sums if is_bias else use.form == "product"):
+                raise UniLoraError(
+                    f"the adapters differ in {value.name}, which is used by {use}; in the mode bank they can differ in"
+                    " products and in what is added to them: give adapters that agree in it, or another mode"
+                )
+            if is_bias:
+                result, dtype, tape = use.node.outputs[0], value.dtype, GraphTape(self.tape.opset)
+                flat = tape.call("Rows", result, rows, dtype=dtype)
+                after = tape.call("Unrows", tape.call("AddRows", flat, rows, dtype=dtype), result, dtype=dtype)
+                _put_after(self.graph, result, tape, after)
+            else:
+                add_beside(self.graph, self.tape.opset, use, _product_with(rows))
+        # What a row has for itself is added to a product with zeros.
+        value.const_value = ir.Tensor(np.zeros(tuple(value.shape), value.dtype.numpy()), name=value.name)
+
+    def _within(self, use, placed):
+        """A, B and s of each segment in the dtype of the use; B has zeros for the rows in between that are not adapted."""
+        placed = sorted(placed, key=lambda item: item[0].row or 0)
+        end, first = 0, [0] if self.rows else []
+        for segment, offset in placed:
+            above = (segment.row or 0) - end
+            end += above + segment.out_features
+            below = use.shape[0] - end if segment is placed[-1][0] else 0
+            A, B = self.factors[offset]
+            if above or below:
+                pads = [*first, above, 0, *first, below, 0]
+                B = self.tape.add("Pad", B, self.tape.integers(f"pads.{above}.{below}", pads))
+            s = scale_of(self.tape, self.adapter, segment, use.dtype)
+            yield self.tape.cast(A, use.dtype), self.tape.cast(B, use.dtype), s
+
+    def _has_rows(self, x) -> bool:
+        return x.shape is not None and len(x.shape) == 3 and str(x.shape[0]) == self.rows
+
+
+def _product_with(rows):
+    def change(tape, x):
+        product = tape.call("ProductRows", tape.call("Rows", x, rows, dtype=rows.dtype), rows, dtype=rows.dtype)
+        return tape.call("Unrows", product, x, dtype=rows.dtype)
+
+    return change
