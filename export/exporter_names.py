@@ -1,0 +1,85 @@
+"""The names of a model's parameters, as exporters and quantization tools leave them in an ONNX file.
+
+Where a file keeps a parameter as it is, the initializer bears its name. A weight that is stored transposed gets a name
+without meaning (``onnx::MatMul_412``, ``val_92``); then the nodes that use it tell the module that it belongs to.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from .sites import Use
+
+# By onnxruntime.quantization: quantize_dynamic and quantize_static, MatMulNBitsQuantizer and its relatives.
+RENAMED = re.compile(r"(_Transposed|_quantized|(_DQ)?_Q\d+(G-?\d+)?|_Bnb4)+$")
+SCOPES = "pkg.torch.onnx.name_scopes"  # torch.export's exporter: the modules around a node, and the node
+PASSING = ("Cast", "DequantizeLinear", "Identity")
+BIASES = {"Add": (0, 1), "BiasGelu": (1,), "FastGelu": (1,), "SkipLayerNormalization": (4,)}
+
+# onnxruntime-genai's builder has names of its own, and stacks matrices on top of each other.
+ALIASES = (("", ""), (".self_attn.", ".attn."))
+STACKS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+
+
+def names(value: ir.Value, uses: list[Use]) -> Iterator[tuple[str, str]]:
+    """(where from, name) for each name of a parameter that an initializer may have: its own, and by the nodes around it."""
+    yield "name", original(value.name)
+    for use in uses:
+        for scope in scopes(use.node, *use.result[:1]):
+            yield "node name", f"{scope}.weight"
+        if use.form == "product":
+            for module in _modules_of_biases(use):
+                yield "bias name", f"{module}.weight"
+
+
+def original(name: str) -> str:
+    """The name that an initializer had before it was quantized."""
+    return RENAMED.sub("", name)
+
+
+def spellings(name: str) -> list[str]:
+    """A parameter's name, and what others make of it."""
+    return list(dict.fromkeys(name.replace(ours, theirs) for ours, theirs in ALIASES))
+
+
+def stacks(name: str) -> Iterator[tuple[str, int, int]]:
+    """(name of the stack, which of its matrices, how many it has) for each stack that may hold a weight."""
+    for stack, parts in STACKS.items():
+        for i, part in enumerate(parts):
+            if f".{part}." in name:
+                yield name.replace(f".{part}.", f".{stack}."), i, len(parts)
+
+
+def scopes(node: ir.Node, *results: ir.Value) -> list[str]:
+    """The names that the module around a node may have, the likelier one first.
+
+    TorchScript names nodes and results by attributes, /encoder/layer.0/query/MatMul. A Sequential comes twice, as
+    /features/features.0/MatMul; so may a module in another of its name.
+    """
+    found = []
+    for text in (node.name, *(value.name for value in [*node.outputs, *results])):
+        if text and text.startswith("/"):
+            parts = text.split("/")[1:-1]
+            once = [part for part, inner in zip(parts, [*parts[1:], ""]) if not inner.startswith(f"{part}.")]
+            found += [".".join(once), ".".join(parts)]
+    try:
+        found += [str(module) for module in ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))[-2:-1]]
+    except (ValueError, SyntaxError):
+        pass
+    return [scope for scope in dict.fromkeys(found) if scope]
+
+
+def _modules_of_biases(use: Use) -> Iterator[str]:
+    """A bias keeps its name where its weight does not, and quantization replaces the product but not the Add behind it."""
+    added = [(use.node, 2)] if use.node.op_type == "Gemm" else []
+    added += [(node, i) for node, _ in use.result[0].uses() for i in BIASES.get(node.op_type, ())]
+    for node, i in added:
+        value = node.inputs[i] if i < len(node.inputs) else None
+        while value is not None and value.producer() is not None and value.producer().op_type in PASSING:
+            value = value.producer().inputs[0]
+        if value is not None and value.is_initializer() and len(value.shape) == 1:
+            if original(value.name).endswith(".bias"):
+                yield original(value.name).removesuffix(".bias")
+            yield from scopes(node)
