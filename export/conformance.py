@@ -86,10 +86,10 @@ def _permutation(r):
 
 
 def permuted(pi, x) -> np.ndarray:
-    """π(x) for int64[n] x: a graph that knows D knows the number of walks, here they are counted."""
+    """π(x) for int64[n] x: a graph that knows D knows what is outside after each pass, here it is counted."""
     y = run("Pass", x, pi.a, pi.keys)
-    while (y >= pi.D).any():
-        y = run("Walk", y, pi.D, pi.a, pi.keys)
+    while outside := np.count_nonzero(y >= pi.D):
+        y = run("Walk", y, [outside], pi.a, pi.keys)
     return y
 
 

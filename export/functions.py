@@ -63,10 +63,13 @@ def Pass(x: INT64[...], a: INT64, keys: INT64[...]) -> INT64[...]:
 
 
 @script(DOMAIN, default_opset=op)
-def Walk(x: INT64[...], D: INT64, a: INT64, keys: INT64[...]) -> INT64[...]:
-    """One more pass for the few entries that are still outside of 0 … D − 1 (SPEC 4.3)."""
-    outside = op.Squeeze(op.NonZero(x >= D), op.Constant(value_ints=[0]))
-    return op.ScatterElements(x, outside, Pass(op.Gather(x, outside), a, keys))
+def Walk(x: INT64[...], count: INT64[...], a: INT64, keys: INT64[...]) -> INT64[...]:
+    """One more pass for the ``count`` entries, the largest, that are still outside of 0 … D − 1 (SPEC 4.3).
+
+    They could be found by comparing with D, but ONNX Runtime folds no node whose result has a size that it does not know.
+    """
+    outside, where = op.TopK(x, count)
+    return op.ScatterElements(x, where, Pass(outside, a, keys))
 
 
 @script(DOMAIN, default_opset=op)

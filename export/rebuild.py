@@ -113,12 +113,13 @@ def _theta_D(tape: GraphTape, adapter: Adapter, theta, rows) -> ir.Value:
 
 
 def _balanced_index(tape: GraphTape, p, d) -> ir.Value:
-    D, result = tape.integers("D", p.D), {"dtype": ir.DataType.INT64, "shape": [p.D]}
-    x = tape.call("CountTo", D, name="unilora.i", **result)
+    result = {"dtype": ir.DataType.INT64, "shape": [p.D]}
+    x = tape.call("CountTo", tape.integers("D", p.D), name="unilora.i", **result)
     a, keys = tape.integers("a", p.permutation.a), tape.integers("keys", p.permutation.keys)
     x = tape.call("Pass", x, a, keys, name="unilora.pass", **result)
-    for i in range(_walks(p.permutation)):
-        x = tape.call("Walk", x, D, a, keys, name=f"unilora.walk{i + 1}", **result)
+    for i, outside in enumerate(_walks(p.permutation), 1):
+        count = tape.integers(f"outside{i}", [outside])
+        x = tape.call("Walk", x, count, a, keys, name=f"unilora.walk{i}", **result)
     return tape.call("Columns", x, d, name="unilora.index", **result)
 
 
@@ -131,11 +132,12 @@ def _uniform_index(tape: GraphTape, p, d) -> ir.Value:
 COMPUTED = {"balanced": _balanced_index, "uniform": _uniform_index}
 
 
-def _walks(pi) -> int:
-    """How many further passes the entry needs that needs most: D is known, so the graph has no loop (SPEC 4.3)."""
-    outside, walks = pi.one_pass(np.arange(pi.D)), 0
+def _walks(pi) -> list[int]:
+    """How many entries each further pass is for: D is known, so the graph has no loop and no unknown sizes (SPEC 4.3)."""
+    outside, walks = pi.one_pass(np.arange(pi.D)), []
     while len(outside := outside[outside >= pi.D]):
-        outside, walks = pi.one_pass(outside), walks + 1
+        walks.append(len(outside))
+        outside = pi.one_pass(outside)
     return walks
 
 
