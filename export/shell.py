@@ -1,0 +1,75 @@
+"""The modules of a transformers model by its configuration: their classes and their order, which no weight file tells."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from unilora_spec import UniLoraError
+
+AUTO = {
+    "SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "TOKEN_CLS": "AutoModelForTokenClassification", "QUESTION_ANS": "AutoModelForQuestionAnswering",
+}  # fmt: skip
+"""What PEFT's tasks are in transformers."""
+
+
+class Module(NamedTuple):
+    """A Linear, or (``transposed``) a Conv1D of transformers, by its name in the model."""
+
+    name: str
+    out_features: int
+    in_features: int
+    transposed: bool
+
+
+class Shell(NamedTuple):
+    """A model without weights: its Linears and Conv1Ds, the names of its other modules, both in its order; its class, labels."""
+
+    modules: list[Module]
+    others: list[str]
+    architecture: str
+    id2label: dict[int, str]
+
+
+def shell_of(folder: Path, architecture: str | None, task: str | None, rows: Mapping[str, int] | None = None) -> Shell:
+    """The model of class ``architecture``, or of one of PEFT's tasks, that the configuration in ``folder`` describes.
+
+    ``rows`` of the parameters that an adapter brings, by name: a head of other rows has as many labels. Raises
+    ``UniLoraError`` where the class is none of transformers', or the folder is no model's.
+    """
+    import torch  # these two take seconds, and most of what is exported needs neither
+    import transformers
+    from transformers.pytorch_utils import Conv1D
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            model = _model(transformers, config, architecture, task)
+            mine = {name: p.shape[0] for name, p in model.named_parameters() if p.dim()}
+            for name, count in (rows or {}).items():
+                if mine.get(name) == config.num_labels != count:
+                    config.num_labels = count
+                    model = _model(transformers, config, architecture, task)
+                    break
+    except (OSError, ValueError, KeyError) as error:
+        raise UniLoraError(f"{folder} is no model that transformers can make: {str(error).splitlines()[0]}") from error
+    modules, others = [], []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            modules.append(Module(name, module.out_features, module.in_features, False))
+        elif isinstance(module, Conv1D):
+            columns, out = module.weight.shape
+            modules.append(Module(name, out, columns, True))
+        else:
+            others.append(name)
+    return Shell(modules, others, type(model).__name__, config.id2label)
+
+
+def _model(transformers, config, architecture, task):
+    if not architecture:
+        return getattr(transformers, AUTO.get(task, "AutoModel")).from_config(config)
+    found = getattr(transformers, architecture, None) if architecture.isidentifier() else None
+    if not (inspect.isclass(found) and issubclass(found, transformers.PreTrainedModel)):
+        raise UniLoraError(f"the model's class is {architecture!r:.80}, which is no model class of transformers")
+    return found(config)
