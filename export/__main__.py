@@ -52,6 +52,10 @@ def onnx_command(
     dtype: Annotated[
         str | None, typer.Option(metavar="|".join(DTYPES), help="The graph's floats; an ONNX base keeps its own.")
     ] = None,
+    with_past: Annotated[
+        bool,
+        typer.Option("--with-past", help="A decoder that takes and gives its cache of keys and values."),
+    ] = False,
     given: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,14 +84,14 @@ def onnx_command(
     with _status() as show_step, _interruptible(show_step) as step:
         adapters = [load_adapter(file) for file in adapter]
         if base is not None and base.endswith(".onnx"):
-            for option, value in (("opset", opset), ("dtype", dtype)):
+            for option, value in (("opset", opset), ("dtype", dtype), ("with-past", with_past or None)):
                 if value is not None:
                     raise UniLoraError(f"--{option} is for bases that are no ONNX files; {base} keeps its own")
             report = _from_file(base, adapters, output, mode, given, inputs, compare, step)
         elif given:
             raise UniLoraError("--map is for a base that is an ONNX file; --base names none")
         else:
-            report = _from_torch(base, adapters, output, mode, opset, dtype, inputs, compare, step)
+            report = _from_torch(base, adapters, output, mode, opset, dtype, with_past, inputs, compare, step)
     for warning in report["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     print(json.dumps(report, indent=2)) if as_json else show(report)
@@ -103,7 +107,7 @@ def _from_file(base, adapters, output, mode, given, inputs, compare, step):
     return report | {"input": "generated" if inputs is None else str(inputs), "reference": "the ONNX base and ΔW"}
 
 
-def _from_torch(base, adapters, output, mode, opset, dtype, inputs, compare, step):
+def _from_torch(base, adapters, output, mode, opset, dtype, with_past, inputs, compare, step):
     step("loading PyTorch")
     from .base import load_base
     from .from_torch import DEFAULT_OPSET, check_opset, export_onnx
@@ -116,8 +120,9 @@ def _from_torch(base, adapters, output, mode, opset, dtype, inputs, compare, ste
     model, tokenizer, warnings = load_base(adapters[0], base, dtype or "float32")
     first, *more = real_inputs(model, tokenizer) if inputs is None else [tensors(_arrays(inputs))]
     report = export_onnx(
-        model, adapters, first, output, mode, opset, more_inputs=more, compare=compare is not False, progress=step
-    )
+        model, adapters, first, output, mode, opset, more_inputs=more, with_past=with_past,
+        compare=compare is not False, progress=step,
+    )  # fmt: skip
     made_up = "sentences" if tokenizer else "random"
     report |= {"input": made_up if inputs is None else str(inputs), "reference": "PyTorch"}
     return report | {"warnings": warnings + report["warnings"]}

@@ -9,6 +9,7 @@ import torch
 from unilora_spec import Adapter, UniLoraError
 
 from .adapt import Saved, Weight
+from .cache import PAST, PRESENT, split
 from .model import array, arrays, inference, run, values
 from .onnx import OPSETS, cases, check_call, finish
 from .trace import trace
@@ -27,6 +28,7 @@ def export_onnx(
     *,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
     more_inputs: list[Mapping[str, torch.Tensor]] = (),
+    with_past: bool = False,
     compare: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> dict:
@@ -40,8 +42,12 @@ def export_onnx(
     ``dynamic``         the axes that may change, {input: {axis: name}}; by default the first axis of each input
                         ("batch") and the second of two-dimensional integers ("sequence")
     ``more_inputs``     further batches, of other sizes, on which the file is compared with PyTorch
+    ``with_past``       whether the graph of a decoder takes and gives its cache of keys and values (cache.py), so that a
+                        text costs one position a token: ``input_ids`` then are what follows the past, of which there may be
+                        none, ``attention_mask`` covers both. The examples are whole sequences of six positions and more.
     ``compare``         whether it is
 
+    An encoder-decoder is one graph from both its inputs to its logits: without a cache, and not as two files.
     The file is checked by onnx and run in ONNX Runtime against PyTorch before it takes its place at ``path``. Raises
     ``UniLoraError`` for a call that cannot be met and ``WorkFailed`` where the export fails or disagrees.
     """
@@ -53,13 +59,16 @@ def export_onnx(
     parameters = dict(model.named_parameters(remove_duplicate=False))
     warnings = _check_base(model, adapters, parameters)
     placed, saved = adapters[0].layer_map.placed_by_weight(), adapters[0].saved
-    dynamic = _default_dynamic(batches[0]) if dynamic is None else dynamic
 
     with inference(model):
         with values(parameters, saved):
-            names = list(run(model, batches[0]))
-            wanted = ["logits"] if "logits" in names else names
-            plain = arrays(run(model, batches[0]), wanted)
+            if with_past:
+                batches = _with_past(model, batches)
+            dynamic = _default_dynamic(batches[0]) if dynamic is None else dynamic
+            first = run(model, batches[0])
+            names = [name for name in first if name == "logits" or name.startswith(f"{PRESENT}.")]
+            wanted = names if "logits" in names else list(first)
+            plain = arrays(first, wanted)
         progress("running the model in PyTorch")
         answers = []
         for each in adapters:
@@ -70,9 +79,8 @@ def export_onnx(
         in_place = mode == "merged"  # then torch's exporter sees W + ΔW, and may fold it as it likes
         with values(parameters, merged if in_place else saved):
             progress("tracing the model")
-            outputs = [name if name in wanted else None for name in names]
-            keep = () if in_place else [*placed, *sorted(saved)]
-            graph, kept = trace(model, batches[0], dynamic, outputs, opset, keep)
+            keep = {} if in_place else {name: parameters[name] for name in [*placed, *sorted(saved)]}
+            graph, kept = trace(model, batches[0], dynamic, wanted, opset, keep)
             graph.metadata_props.clear()
             feeds = [{name: value.cpu().numpy() for name, value in batch.items()} for batch in batches]
             weights = [Weight(value, placed[name]) for name, value in kept.items() if name in placed]
@@ -105,12 +113,22 @@ def _check_base(model, adapters, parameters) -> list[str]:
     return []
 
 
+def _with_past(model, batches):
+    """Each batch after a third of it, and the first one as a first step without a past and as a step of one token."""
+    first, columns = batches[0], batches[0]["input_ids"].shape[1] if "input_ids" in batches[0] else 0
+    pasts = [(batch, batch["input_ids"].shape[1] // 3) for batch in batches] if columns else [(first, 0)]
+    return [split(model, batch, past) for batch, past in [*pasts, (first, 0), (first, columns - 1)]]
+
+
 def _default_dynamic(inputs) -> dict[str, dict[int, str]]:
-    axes = {}
+    axes, has_past = {}, any(name.startswith(f"{PAST}.") for name in inputs)
     for name, value in inputs.items():
         axes[name] = {0: "batch"}
-        if value.dim() == 2 and not value.is_floating_point():
-            axes[name][1] = "sequence"
+        if name.startswith(f"{PAST}."):
+            axes[name][2] = "past"
+        elif value.dim() == 2 and not value.is_floating_point():
+            sequence = "decoder_sequence" if name.startswith("decoder_") else "sequence"
+            axes[name][1] = "past + sequence" if has_past and name == "attention_mask" else sequence
         for axis, kind in axes[name].items():
             if value.shape[axis] < 2:
                 raise UniLoraError(f"{name} has {value.shape[axis]} along {kind}; give an example with at least two")

@@ -25,15 +25,17 @@ def real_inputs(model, tokenizer=None) -> list[dict[str, torch.Tensor]]:
     Raises ``UniLoraError`` for a model that takes something else.
     """
     config, takes = model.config, inspect.signature(model.forward).parameters
-    if config.is_encoder_decoder or model.main_input_name not in ("input_ids", "pixel_values"):
+    if model.main_input_name == "pixel_values" and not config.is_encoder_decoder:
+        return _images(config, model.dtype)
+    if model.main_input_name != "input_ids":
         raise UniLoraError(
             f"{type(model).__name__} takes inputs that this command does not make up; export it from Python with"
             " export.export_onnx, which is given an example"
         )
-    if model.main_input_name == "pixel_values":
-        return _images(config)
     longest = min(getattr(config, "max_position_embeddings", None) or 64, 64)
-    batches = _random_tokens(config, longest) if tokenizer is None else _tokenized(tokenizer, longest)
+    batches = list(_random_tokens(config, longest) if tokenizer is None else _tokenized(tokenizer, longest))
+    if config.is_encoder_decoder:
+        batches = [batch | _of_decoder(batch, config) for batch in batches]
     return [{name: value for name, value in batch.items() if name in takes} for batch in batches]
 
 
@@ -55,10 +57,20 @@ def _random_tokens(config, longest):
         yield {"input_ids": ids, "attention_mask": mask}
 
 
-def _images(config):
+def _of_decoder(batch, config):
+    """A decoder's start and then two thirds of the encoder's tokens, from the last one on: another text, and shorter."""
+    ids, mask = (batch[name].flip(1)[:, : batch[name].shape[1] * 2 // 3] for name in ("input_ids", "attention_mask"))
+    ids, mask = ids.clone(), mask.clone()
+    ids[:, 0], mask[:, 0] = getattr(config, "decoder_start_token_id", None) or 0, 1
+    return {"decoder_input_ids": ids, "decoder_attention_mask": mask}
+
+
+def _images(config, dtype):
     generator = torch.Generator().manual_seed(0)
-    size = config.image_size if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
-    return [{"pixel_values": torch.randn(rows, config.num_channels, *size, generator=generator)} for rows in (2, 1, 3)]
+    size = getattr(config, "image_size", 224)  # a network of convolutions alone takes any, and names none
+    size = size if isinstance(size, (list, tuple)) else (size, size)
+    shapes = ((rows, config.num_channels, *size) for rows in (2, 1, 3))
+    return [{"pixel_values": torch.randn(shape, generator=generator).to(dtype)} for shape in shapes]
 
 
 def tensors(arrays) -> dict[str, torch.Tensor]:

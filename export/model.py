@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from .cache import PAST, PRESENT, cache_of, flat
+
 
 @contextlib.contextmanager
 def inference(model: torch.nn.Module):
@@ -51,14 +53,31 @@ def values(parameters: Mapping[str, torch.Tensor], new: Mapping[str, np.ndarray]
 
 
 def run(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The model's outputs by name, in the order in which torch's exporter flattens them."""
-    output = model(**batch)
-    outputs = output if isinstance(output, Mapping) else {"output": output}
+    """The model's outputs by name. Where a past is in the batch (cache.py), the cache after it is among them."""
+    plain = {name: value for name, value in batch.items() if not name.startswith(f"{PAST}.")}
+    cache = cache_of(batch) if len(plain) < len(batch) else None
+    output = model(**plain) if cache is None else model(**plain, past_key_values=cache, use_cache=True)
+    outputs = dict(output) if isinstance(output, Mapping) else {"output": output}
+    if cache is not None:
+        outputs.pop(PAST, None)
+        outputs |= flat(cache, PRESENT)
     named = {}
     for name, value in outputs.items():
         leaves = [leaf for leaf in pytree.tree_leaves(value) if leaf is not None]
         named |= {name if len(leaves) == 1 else f"{name}.{i}": leaf for i, leaf in enumerate(leaves)}
     return named
+
+
+class Flat(torch.nn.Module):
+    """A model as it is traced: tensors by name come in, and those named in ``outputs`` go out."""
+
+    def __init__(self, model: torch.nn.Module, outputs: Iterable[str]):
+        super().__init__()
+        self.model, self.outputs = model, list(outputs)
+
+    def forward(self, batch):
+        answers = run(self.model, batch)
+        return [answers[name] for name in self.outputs]
 
 
 def array(tensor: torch.Tensor) -> np.ndarray:

@@ -3,31 +3,37 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from unilora_spec import WorkFailed
 
+from .model import Flat
 
-def trace(model, inputs: dict, dynamic: dict, outputs: list[str], opset: int, keep: Iterable[str] = ()):
+
+def trace(model, inputs: dict, dynamic: dict, outputs: Sequence[str], opset: int, keep: Mapping[str, torch.Tensor]):
     """The optimized graph of ``model``, and {name: initializer} of the parameters ``keep`` that it uses.
 
-    ``dynamic`` names the axes whose size may change, {input: {axis: name}}, ``outputs`` the outputs in order; those that
-    are None are left out.
+    ``dynamic`` names the axes whose size may change, {input: {axis: name}}, ``outputs`` those outputs of ``run`` that the
+    graph gives.
     """
+    flat = Flat(model, outputs)
     with _quiet(), torch.no_grad():
         try:
             program = torch.onnx.export(
-                model, (), kwargs=inputs, dynamic_shapes=dynamic, opset_version=opset,
+                flat, (), kwargs={"batch": inputs}, dynamic_shapes={"batch": dynamic}, opset_version=opset,
                 dynamo=True, optimize=False, verbose=False,
             )  # fmt: skip
         except Exception as error:  # of many kinds, from tracing, translating and optimizing
             raise WorkFailed(f"torch could not export the model to ONNX: {_root(error)}") from error
         graph = program.model.graph
-        _name_outputs(graph, outputs)
-        kept = {name: value for name in keep if (value := _initializer(model, graph, name)) is not None}
+        _name(graph.inputs, inputs, "inputs")
+        _name(graph.outputs, outputs, "outputs")
+        kept = {name: value for name, tensor in keep.items() if (value := _initializer(flat, graph, tensor)) is not None}
+        for value in list(graph.initializers.values()):
+            value.name = value.name.removeprefix("model.")
         # The optimizer folds a weight into its transpose, under a new name. It leaves inputs alone.
         for value in kept.values():
             graph.initializers.pop(value.name)
@@ -45,22 +51,17 @@ def trace(model, inputs: dict, dynamic: dict, outputs: list[str], opset: int, ke
     return program.model, {name: value for name, value in kept.items() if value.uses()}
 
 
-def _name_outputs(graph, names):
-    if len(graph.outputs) != len(names):
-        raise WorkFailed(f"the exported graph has {len(graph.outputs)} outputs, the model gives {len(names)}")
-    kept = []
-    for value, name in zip(graph.outputs, names):
-        if name is not None:
-            value.name = name
-            kept.append(value)
-    graph.outputs[:] = kept
+def _name(values, names, what):
+    if len(values) != len(names):
+        raise WorkFailed(f"the exported graph has {len(values)} {what}, the model has {len(names)}")
+    for value, name in zip(values, names):
+        value.name = name
 
 
-def _initializer(model, graph, name):
+def _initializer(model, graph, tensor):
     """The initializer of a parameter. Parameters that are one tensor (tied embeddings) are in the graph once."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    same = [other for other, value in parameters.items() if value is parameters[name]]
-    return next((graph.initializers[other] for other in [name, *same] if other in graph.initializers), None)
+    names = [name for name, value in model.named_parameters(remove_duplicate=False) if value is tensor]
+    return next((graph.initializers[name] for name in names if name in graph.initializers), None)
 
 
 def _results(graph):
