@@ -16,7 +16,7 @@ from .sites import Use
 RENAMED = re.compile(r"(_Transposed|_quantized|(_DQ)?_Q\d+(G-?\d+)?|_Bnb4)+$")
 SCOPES = "pkg.torch.onnx.name_scopes"  # torch.export's exporter: the modules around a node, and the node
 PASSING = ("Cast", "DequantizeLinear", "Identity")
-BIASES = {"Add": (0, 1), "BiasGelu": (1,), "FastGelu": (1,), "SkipLayerNormalization": (4,)}
+BIASES = {"Add": (0, 1), "QLinearAdd": (0, 3), "BiasGelu": (1,), "FastGelu": (1,), "SkipLayerNormalization": (4,)}
 
 # onnxruntime-genai's builder has names of its own, and stacks matrices on top of each other.
 ALIASES = (("", ""), (".self_attn.", ".attn."))

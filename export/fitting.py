@@ -20,11 +20,12 @@ FUSED = ("Attention", "QAttention", "QOrderedAttention")
 class Constant:
     """An initializer that is used, and how.
 
+    ``names``  (where from, name) of each name of a parameter that it may have
     ``forms``  what it may be as a matrix: ((out, in), whether it holds (in, out)); both ways where no use tells
     """
 
     def __init__(self, value: ir.Value, found: list[Use]):
-        self.value, self.uses = value, found
+        self.value, self.uses, self.names = value, found, set(names(value, found))
         self.forms = list({(use.shape, use.transposed) for use in found if use.form != "other"})
         shape = tuple(value.shape)
         if len(self.forms) != 1:
@@ -80,7 +81,7 @@ class File:
         self.constants.sort(key=lambda constant: min(order[use.node] for use in constant.uses))
         self.of = {constant.value: constant for constant in self.constants}
         for constant in self.constants:
-            for how, name in names(constant.value, constant.uses):
+            for how, name in constant.names:
                 self.index[how][name][constant.value] = constant
 
     def find(self, how, name) -> list[Constant]:

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from unilora_spec import Adapter, BaseMismatch, Segment, UniLoraError, contents_fingerprint
 
 from . import by_content
-from .exporter_names import names, spellings, stacks
+from .exporter_names import spellings, stacks
 from .fitting import HOWS, Constant, File, Saved, Weight, release
 from .prepare import prepare
 from .sites import FLOATS, uses
@@ -53,7 +53,8 @@ def match(model: ir.Model, adapter: Adapter, given: Mapping[str, str] = {}) -> t
     """Where the adapter's weights, in the order of the layer map, and then its saved parameters are in a prepared model,
     and whether the weights have the values that the adapter records (None: ``not_comparable`` says why).
 
-    A weight that the file holds more than once (gathered, and transposed for the output layer) has a match for each copy.
+    A weight that the file holds more than once (gathered, and transposed for the output layer) has a match for each copy. A
+    bias trained in full that the exporter left out, as it was zero, is put into the model.
 
     ``given``  {the adapter's name: "initializer" or "initializer@row"} where the user knows better
 
@@ -72,8 +73,9 @@ def match(model: ir.Model, adapter: Adapter, given: Mapping[str, str] = {}) -> t
     if missing:
         found |= _by_content(file, adapter, missing, found, doubts)
     _check_taken_once(found, wanted)
+    first_row = functools.cache(lambda constant, turned: constant.read(turned, np.arange(1)).tobytes())
     for each in wanted:
-        found[each.name] += _copies(file, each, found)
+        found[each.name] += _copies(file, each, found, first_row)
     matches = [each for item in wanted for each in found[item.name]]
     _check_base(adapter, file, found)
     return matches, _same_contents(adapter, found)
@@ -84,7 +86,7 @@ def not_comparable(matches: list[Match], adapter: Adapter) -> str | None:
     if adapter.base is None:
         return "the adapter records no base"
     for each in matches:
-        if each.name not in adapter.saved and each.value.dtype != ir.DataType.FLOAT:
+        if each.name not in adapter.saved and each.how != "copy" and each.value.dtype != ir.DataType.FLOAT:
             kind = "rounded to" if each.value.dtype in FLOATS else "quantized,"
             return f"{each.value.name} is {kind} {each.value.dtype.name.lower()}"
     return None
@@ -191,14 +193,15 @@ def _in_stacks(file, wanted, how, name) -> list[Match]:
 
 def _left_out(file: File, wanted) -> list[Match]:
     """torch.export's optimizer drops a bias of zeros from a Gemm; that of a new head is one. It is put in again."""
-    if not wanted.name.endswith(".bias") or wanted.name in file.initializers or len(wanted.shape) != 1:
+    if not (isinstance(wanted, Saved) and len(wanted.shape) == 1 and wanted.name.endswith(".bias")):
         return []
     weight = wanted.name.removesuffix("bias") + "weight"
     constants = file.find("name", weight) or file.find("node name", weight)
     found = [use for constant in constants for use in constant.uses]
-    if not found or not all(
-        use.node.op_type == "Gemm" and use.shape[:1] == wanted.shape and _no_bias(use.node) for use in found
-    ):
+    without = [
+        use for use in found if use.node.op_type == "Gemm" and use.shape[:1] == wanted.shape and _no_bias(use.node)
+    ]
+    if not found or without != found or wanted.name in file.initializers:
         return []
     zeros = ir.Tensor(np.zeros(wanted.shape, found[0].dtype.numpy()), name=wanted.name)
     bias = ir.Value(name=wanted.name, shape=zeros.shape, type=ir.TensorType(zeros.dtype), const_value=zeros)
@@ -248,7 +251,7 @@ def _by_content(file: File, adapter: Adapter, missing, found, doubts) -> dict[st
 
     assignment, hashed, all_of_them = by_content.search(groups, proves, sum(sizes))
     if assignment is None:
-        limit = "" if all_of_them else f", and {hashed * sum(sizes) / 1e9:.0f} GB of hashing are enough"
+        limit = "" if all_of_them else f", and {hashed * sum(sizes) / 1e9:.0f} GB of hashing are the limit"
         why = f"none of {hashed} ways to choose among those of its shape gives the adapter's fingerprint{limit}"
         raise _not_found(file, missing[0], found, doubts, why)
     return {name: [Match(name, *place[:2], "fingerprint", place[2])] for name, place in assignment.items()}
@@ -307,25 +310,27 @@ def _check_taken_once(found, wanted) -> None:
                 )
 
 
-def _copies(file: File, wanted, found) -> list[Match]:
+def _copies(file: File, wanted, found, first_row) -> list[Match]:
     """Further initializers of the same values: one parameter, which has been folded with a Transpose for one of its uses.
 
     Quantized, the two are only about equal; then one must be looked up and one multiplied by, as of tied embeddings.
     """
     first = found[wanted.name][0]
-    if first.row is not None or len(first.value.shape) < 2 or first.value not in file.of:
+    if first.row is not None or len(first.value.shape) < 2:
         return []
     taken = {each.value for matches in found.values() for each in matches}
-    copies = []
+    whole, copies = file.of[first.value], []
     for constant in file.constants:
         if constant.value in taken or len(constant.value.shape) < 2 or _of_another_layer(wanted.name, constant):
             continue
-        exact = first.value.dtype in FLOATS and constant.value.dtype == first.value.dtype
-        if not exact and {use.form for use in constant.uses} == {use.form for use in file.of[first.value].uses}:
-            continue
-        same = _equal if exact else _about_equal
         for turned in wanted.fits(constant):
-            if same(file.of[first.value], first.transposed, constant, turned):
+            if first.value.dtype in FLOATS and constant.value.dtype == first.value.dtype:
+                same = first_row(whole, first.transposed) == first_row(constant, turned)
+                same = same and _equal(whole, first.transposed, constant, turned)
+            else:
+                same = {use.form for use in constant.uses} != {use.form for use in whole.uses}
+                same = same and _about_equal(whole, first.transposed, constant, turned)
+            if same:
                 copies.append(Match(wanted.name, constant.value, turned, "copy"))
                 break
     return copies
@@ -359,13 +364,12 @@ def _of_another_layer(name: str, constant: Constant) -> bool:
     """Whether its names say that a constant is the same weight of another layer: those may begin equal, and are not tied."""
 
     def ends(a, b):
-        return a.endswith(b) or b.endswith(a)
+        return f".{a}".endswith(f".{b}") or f".{b}".endswith(f".{a}")
 
     def template(text):
         return re.sub(r"\d+", "*", text)
 
-    others = {other for _, other in names(constant.value, constant.uses)}
-    return any(ends(template(name), template(other)) and not ends(name, other) for other in others)
+    return any(ends(template(name), template(other)) and not ends(name, other) for _, other in constant.names)
 
 
 def _check_base(adapter: Adapter, file: File, found) -> None:
