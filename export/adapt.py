@@ -14,6 +14,7 @@ import onnx_ir as ir
 from unilora_spec import Adapter, Segment, UniLoraError
 
 from .functions import add_functions
+from .heads import Saved, feed, put_in
 from .modes import FED
 from .paths import Paths
 from .rebuild import GraphTape, delta, factor_name, factors
@@ -31,27 +32,15 @@ class Weight:
     placed: list[tuple[Segment, int]]
 
 
-@dataclass(frozen=True)
-class Saved:
-    """An initializer that holds a parameter trained in full, or its transpose; ``name`` is the adapter's."""
-
-    value: ir.Value
-    name: str
-    transposed: bool = False
-
-    def of(self, adapter: Adapter) -> np.ndarray:
-        value = np.asarray(adapter.saved[self.name], np.float32)
-        return np.ascontiguousarray(value.T if self.transposed else value)
-
-
 def adapt(model: ir.Model, adapters: Sequence[Adapter], weights: list[Weight], saved: list[Saved], mode: str) -> None:
     """Puts an adapter, or for "bank" several that differ in nothing but their values, into a graph of their base.
 
     Raises ``UniLoraError`` where the mode cannot be had with this graph.
     """
-    put_in(saved, adapters[0])
+    check_mode(weights, mode)
+    saved = put_in(model, saved, adapters[0])
     if mode in FED:
-        model.graph.inputs.extend(parameter.value for parameter in saved)
+        feed(model, saved, adapters[0])
     if mode == "merged":
         for weight in weights:
             _merge(weight, adapters[0])
@@ -60,11 +49,17 @@ def adapt(model: ir.Model, adapters: Sequence[Adapter], weights: list[Weight], s
         add_functions(model)
 
 
-def put_in(saved: list[Saved], adapter: Adapter) -> None:
-    """Gives what was trained in full its values."""
-    for parameter in saved:
-        value = parameter.value
-        value.const_value = ir.Tensor(parameter.of(adapter).astype(value.dtype.numpy()), name=value.name)
+def check_mode(weights: list[Weight], mode: str) -> None:
+    """Raises ``UniLoraError`` where the mode cannot be had with the way in which a graph holds and uses the weights."""
+    for weight in weights:
+        found = uses(weight.value)
+        if mode != "merged":
+            _acts_beside(weight, found, mode)
+        elif quantized := [use for use in found if use.quantized]:
+            raise UniLoraError(
+                f"{weight.value.name} is quantized ({quantized[0]}), and what is merged into it would be rounded away:"
+                " merge into the float model and quantize that, or take --mode reconstruct"
+            )
 
 
 def merged(base: ir.TensorProtocol, adapter: Adapter, placed) -> np.ndarray:
@@ -77,12 +72,6 @@ def merged(base: ir.TensorProtocol, adapter: Adapter, placed) -> np.ndarray:
 
 
 def _merge(weight: Weight, adapter: Adapter):
-    for use in uses(weight.value):
-        if use.quantized:
-            raise UniLoraError(
-                f"{weight.value.name} is quantized ({use}), and what is merged into it would be rounded away: merge into"
-                " the float model and quantize that, or take --mode reconstruct"
-            )
     base = weight.value.const_value
     weight.value.const_value = ir.LazyTensor(  # computed when it is written: one weight in memory, not all
         lambda: ir.Tensor(merged(base, adapter, weight.placed), name=base.name),
@@ -110,7 +99,7 @@ def _rebuild(model, adapters, weights, saved, mode):
         inputs.check_free("theta")
         found = factors(tape, adapter, tape.constant("theta", thetas[0]))
 
-    paths = Paths(model.graph, tape, adapter, found, rows)
+    paths = Paths(tape, adapter, found, rows)
     for weight in weights:
         of_weight = uses(weight.value)
         if _acts_beside(weight, of_weight, mode):
@@ -124,6 +113,8 @@ def _rebuild(model, adapters, weights, saved, mode):
             if (stack != stack[0]).any():
                 bank = inputs.add(f"{parameter.name}.bank", ["adapters", *stack.shape[1:]], stack)
                 mine = tape.add("Gather", bank, number, axis=0, shape=[rows, *stack.shape[1:]])
+                if stack.ndim == 3 and parameter.as_out_in(uses(parameter.value)[0]) == (1, 0):
+                    mine = tape.add("Transpose", mine, perm=[0, 2, 1])
                 paths.add_saved(parameter.value, tape.cast(mine, parameter.value.dtype))
     model.graph.insert_before(model.graph[0], tape.nodes)
     for value in tape.initializers:

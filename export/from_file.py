@@ -10,8 +10,9 @@ import onnx_ir as ir
 from unilora_spec import Adapter, UniLoraError
 
 from . import parity
-from .adapt import Saved, Weight, merged, put_in
+from .adapt import Weight, check_mode, merged
 from .feeds import feeds_for
+from .heads import Saved, put_in
 from .matching import Match, match, prepare, table
 from .onnx import LARGEST_FILE, cases, check_call, finish
 from .paths import add_beside
@@ -60,6 +61,7 @@ def export_onnx_file(
     rows = table(matches)
     matched(rows)
     weights, saved = _places(matches, adapters[0])
+    check_mode(weights, mode)
     if compare is None:
         compare = size_of(graph) <= LARGEST_FILE
     checks, moved = None, None
@@ -104,7 +106,7 @@ def reference(base: Path, adapter: Adapter, given, feeds, names) -> list[dict[st
     """What the base with the adapter answers: ΔW comes from NumPy, whole, and acts beside W (``x·ΔWᵀ`` is added)."""
     graph = read(base)
     weights, saved = _places(match(graph, adapter, given)[0], adapter)
-    put_in(saved, adapter)
+    put_in(graph, saved, adapter)
     opset = graph.opset_imports[""]
     for weight in weights:
         found = uses(weight.value)
@@ -120,7 +122,7 @@ def reference(base: Path, adapter: Adapter, given, feeds, names) -> list[dict[st
             value = ir.Value(name=constant.name, const_value=constant)
             value.dtype, value.shape = use.dtype, ir.Shape(delta.shape)
             graph.graph.register_initializer(value)
-            add_beside(graph.graph, opset, use, _acting(use, value))
+            add_beside(opset, use, _acting(use, value))
     return answers_of(graph, feeds, names)
 
 

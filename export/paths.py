@@ -12,42 +12,43 @@ from .rebuild import GraphTape, scale_of
 from .sites import Use, uses
 
 
-def add_beside(graph: ir.Graph, opset: int, use: Use, change: Callable[[GraphTape, ir.Value], ir.Value]) -> None:
-    """Adds ``change(tape, x)`` to the result of a product or a lookup."""
+def add_beside(opset: int, use: Use, change: Callable[[GraphTape, ir.Value], ir.Value], instead: bool = False) -> None:
+    """Adds ``change(tape, x)`` to the result of a product or a lookup, or puts it in its place."""
     tape = GraphTape(opset)
     x = use.x[0] if len(use.x) == 1 else tape.add("DequantizeLinear", *use.x, dtype=use.dtype)
     result, *quantization = use.result
-    before = tape.add("DequantizeLinear", *use.result, dtype=use.dtype) if quantization else result
-    after = tape.add("Add", before, change(tape, x), dtype=use.dtype)
+    after = change(tape, x)
+    if not instead:
+        before = tape.add("DequantizeLinear", *use.result, dtype=use.dtype) if quantization else result
+        after = tape.add("Add", before, after, dtype=use.dtype)
     if quantization:
         after = tape.add("QuantizeLinear", after, *quantization, dtype=result.dtype)
-    _put_after(graph, result, tape, after)
+    _put_after(result, tape, after)
 
 
-def _put_after(graph, result, tape, after):
+def _put_after(result, tape, after):
     """Inserts the nodes behind the one that gives ``result``; ``after`` takes its place, and its name as an output."""
-    ours = set(tape.nodes)
-    for node, position in result.uses():
-        if node not in ours:
-            node.replace_input_with(position, after)
+    ours, node = set(tape.nodes), result.producer()
+    graph = node.graph  # of the model, or a branch of an If
+    for user, position in result.uses():
+        if user not in ours:
+            user.replace_input_with(position, after)
     after.shape = result.shape
     if result.is_graph_output():
         graph.outputs[:] = [after if value is result else value for value in graph.outputs]
         after.name, result.name = result.name, f"{result.name}.base"
-    node = result.producer()
-    node.graph.insert_after(node, tape.nodes)
+    graph.insert_after(node, tape.nodes)
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Adds low-rank paths to ``graph``.
+    """Adds low-rank paths to a graph.
 
     ``tape``     takes what depends on no input of the model, and is put in front of the graph by the caller
     ``factors``  A and B in float32 by the offsets of the segments in θ_D; where ``rows``, the name of the batch's axis, is
                  given, each with the rows of the batch in front
     """
 
-    graph: ir.Graph
     tape: GraphTape
     adapter: Adapter
     factors: dict[int, tuple[ir.Value, ir.Value]]
@@ -65,7 +66,7 @@ class Paths:
             path = pieces[0] if len(pieces) == 1 else tape.add("Concat", *pieces, axis=-1, dtype=use.dtype)
             return tape.call("Unrows", path, x, dtype=use.dtype) if as_rows else path
 
-        add_beside(self.graph, self.tape.opset, use, change)
+        add_beside(self.tape.opset, use, change)
 
     def add_saved(self, value: ir.Value, rows: ir.Value) -> None:
         """Puts a parameter for each row of the batch, ``rows``, in the place of ``value``."""
@@ -81,9 +82,9 @@ class Paths:
                 result, dtype, tape = use.node.outputs[0], value.dtype, GraphTape(self.tape.opset)
                 flat = tape.call("Rows", result, rows, dtype=dtype)
                 after = tape.call("Unrows", tape.call("AddRows", flat, rows, dtype=dtype), result, dtype=dtype)
-                _put_after(self.graph, result, tape, after)
+                _put_after(result, tape, after)
             else:
-                add_beside(self.graph, self.tape.opset, use, _product_with(rows))
+                add_beside(self.tape.opset, use, _product_with(rows))
         # What a row has for itself is added to a product with zeros.
         value.const_value = ir.Tensor(np.zeros(tuple(value.shape), value.dtype.numpy()), name=value.name)
 

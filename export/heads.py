@@ -1,0 +1,111 @@
+"""Parameters trained in full, in a graph that may hold them quantized, as their transpose, or under another name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from unilora_spec import Adapter, UniLoraError
+
+from .paths import add_beside
+from .rebuild import GraphTape
+from .sites import FLOATS, Use, uses
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An initializer that holds a parameter trained in full, or its transpose; ``name`` is the adapter's."""
+
+    value: ir.Value
+    name: str
+    transposed: bool = False
+
+    def of(self, adapter: Adapter) -> np.ndarray:
+        value = np.asarray(adapter.saved[self.name], np.float32)
+        return np.ascontiguousarray(value.T if self.transposed else value)
+
+    def as_out_in(self, use: Use) -> tuple[int, int]:
+        """The order of the axes that makes the adapter's array (out, in), where a product uses the initializer."""
+        return (1, 0) if use.transposed != self.transposed else (0, 1)
+
+
+def put_in(model: ir.Model, saved: Sequence[Saved], adapter: Adapter) -> list[Saved]:
+    """Gives what was trained in full its values, in initializers of floats, which are given back.
+
+    What the base holds quantized was rounded on its own scale, so the products with it become products with floats.
+    """
+    found = [each if each.value.dtype in FLOATS else _in_floats(model, each, adapter) for each in saved]
+    if found != list(saved):
+        RemoveUnusedNodesPass()(model)
+    for each in found:
+        each.value.const_value = ir.Tensor(each.of(adapter).astype(each.value.dtype.numpy()), name=each.value.name)
+    return found
+
+
+def feed(model: ir.Model, saved: Sequence[Saved], adapter: Adapter) -> None:
+    """Makes inputs of what was trained in full, with its values as the default: by the adapter's names, shapes and
+    float32, so that they are in the graph what they are in an .onnx_adapter file."""
+    tape, made = GraphTape(model.opset_imports[""]), {}
+    for name in dict.fromkeys(each.name for each in saved):
+        mine = [each for each in saved if each.name == name]
+        if len(mine) == 1 and _is_as_named(mine[0]):
+            model.graph.inputs.append(mine[0].value)
+            continue
+        for each in mine:
+            model.graph.initializers.pop(each.value.name)
+            each.value.name = f"{each.value.name}.base"
+        made[name] = _initializer(model, name, np.asarray(adapter.saved[name], np.float32))
+        model.graph.inputs.append(made[name])
+        for each in mine:
+            fed = made[name]
+            if each.transposed:
+                fed = tape.add("Transpose", fed, perm=[1, 0], shape=list(each.value.shape))
+            each.value.replace_all_uses_with(tape.cast(fed, each.value.dtype), replace_graph_outputs=True)
+    model.graph.insert_before(model.graph[0], tape.nodes)
+
+
+def _is_as_named(saved):
+    return saved.value.name == saved.name and not saved.transposed and saved.value.dtype == ir.DataType.FLOAT
+
+
+def _in_floats(model, saved, adapter):
+    """A new initializer of floats in the place of a quantized one."""
+    found = uses(saved.value)
+    if wrong := [use for use in found if not (use.form == "product" or _only_dequantized(saved.value))]:
+        raise UniLoraError(
+            f"{saved.name} was trained in full, and {saved.value.name} holds it quantized, for {wrong[0]}; give a base"
+            " that keeps it in floats (nodes_to_exclude of ONNX Runtime's quantizers)"
+        )
+    if _only_dequantized(saved.value):
+        floats = [node.outputs[0] for node in saved.value.consumers()]
+        value = _initializer(model, _free(model, saved.name), saved.of(adapter), floats[0].dtype or ir.DataType.FLOAT)
+        for each in floats:
+            each.replace_all_uses_with(value)
+        return Saved(value, saved.name, saved.transposed)
+    order = saved.as_out_in(found[0])
+    new = Saved(saved.value, saved.name, transposed=order == (0, 1))  # as MatMul takes it
+    value = _initializer(model, _free(model, saved.name), new.of(adapter), found[0].dtype)
+    for use in found:
+        add_beside(model.opset_imports[""], use, _product_with(value), instead=True)
+    return replace(new, value=value)
+
+
+def _product_with(value):
+    return lambda tape, x: tape.add("MatMul", x, value, dtype=value.dtype)
+
+
+def _only_dequantized(value):
+    return all(node.op_type == "DequantizeLinear" and node.inputs[0] is value for node in value.consumers())
+
+
+def _free(model, name):
+    return f"{name}.float" if name in model.graph.initializers else name
+
+
+def _initializer(model, name, array, dtype=ir.DataType.FLOAT):
+    tensor = ir.Tensor(array.astype(dtype.numpy()), name=name)
+    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(dtype), const_value=tensor)
+    model.graph.register_initializer(value)
+    return value
