@@ -47,7 +47,8 @@ def onnx_command(
         typer.Option(metavar="|".join(MODES), help=" ".join(f"{name}: {words}" for name, words in MODES.items())),
     ] = "merged",
     opset: Annotated[
-        int | None, typer.Option(help="ONNX operator set, 18 to 22; by default 18. An ONNX base keeps its own.")
+        int | None,
+        typer.Option(help="ONNX operator set, 18 to 22; by default 18, or 22 for bfloat16. An ONNX base keeps its own."),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(metavar="|".join(DTYPES), help="The graph's floats; an ONNX base keeps its own.")
@@ -197,6 +198,8 @@ def show_comparison(report: dict) -> None:
     comparison = report["comparison"]
     sizes = ", ".join(" × ".join(map(str, batch)) for batch in comparison["batches"])
     print(f"  ran on      {report['input']}, {sizes}, in ONNX Runtime ({report['providers'][0]})")
+    if comparison["note"]:
+        print(f"  compared    {comparison['note']}")
     for name, row in comparison["outputs"].items():
         labels = f"; {row['changed']} of {row['labels']} labels changed" if row["labels"] else ""
         print(

@@ -38,7 +38,7 @@ def export_onnx(
     ``adapter``         one, or several of the same form for the mode "bank"
     ``example_inputs``  what its ``forward`` takes, by name, with at least two rows and two positions
     ``mode``            one of ``export.adapt.MODES``
-    ``opset``           18 to 22; by default 18, the lowest that has the operators
+    ``opset``           18 to 22; by default the lowest that has the operators: 18, or 22 for bfloat16
     ``dynamic``         the axes that may change, {input: {axis: name}}; by default the first axis of each input
                         ("batch") and the second of two-dimensional integers ("sequence")
     ``more_inputs``     further batches, of other sizes, on which the file is compared with PyTorch
@@ -52,7 +52,9 @@ def export_onnx(
     ``UniLoraError`` for a call that cannot be met and ``WorkFailed`` where the export fails or disagrees.
     """
     path, adapters = Path(path), [adapter] if isinstance(adapter, Adapter) else list(adapter)
-    opset = DEFAULT_OPSET if opset is None else opset
+    if opset is None:
+        narrow = any(value.dtype == torch.bfloat16 for value in model.parameters())
+        opset = OPSETS[-1] if narrow else DEFAULT_OPSET  # 22 is the first whose convolutions take bfloat16
     check_call(path, mode, adapters)
     check_opset(opset)
     batches = [dict(example_inputs), *map(dict, more_inputs)]
@@ -82,7 +84,7 @@ def export_onnx(
             keep = {} if in_place else {name: parameters[name] for name in [*placed, *sorted(saved)]}
             graph, kept = trace(model, batches[0], dynamic, wanted, opset, keep)
             graph.metadata_props.clear()
-            feeds = [{name: value.cpu().numpy() for name, value in batch.items()} for batch in batches]
+            feeds = [arrays(batch, batch) for batch in batches]
             weights = [Weight(value, placed[name]) for name, value in kept.items() if name in placed]
             heads = [Saved(value, name) for name, value in kept.items() if name in saved]
             checks = cases(mode, adapters, feeds, answers) if compare else None

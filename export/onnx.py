@@ -107,7 +107,7 @@ def finish(
         if checks is not None:
             progress("running it in ONNX Runtime")
             session = parity.session(files[0])
-            comparison = parity.compare(session, checks)
+            comparison = parity.compare(session, checks, parity.precision(graph))
             parity.insist(comparison)
         sizes = {str(path.parent / file.name): file.stat().st_size for file in files}
     return {
