@@ -129,6 +129,68 @@ def _from_torch(base, adapters, output, mode, opset, dtype, with_past, inputs, c
     return report | {"warnings": warnings + report["warnings"]}
 
 
+@app.command(
+    "check",
+    epilog="Examples: python -m export check model.onnx --adapter vec.safetensors"
+    " · python -m export check out.onnx --adapter vec.safetensors --base deployed.onnx --inputs batch.npz",
+)
+def check_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The file, exported here or merged elsewhere.")],
+    adapter: Annotated[list[Path], typer.Option(help="The adapter's file; for a bank all, in its order.")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|ID|FILE.onnx", help="What to compare with: PyTorch, or an ONNX file of the base and ΔW."
+        ),
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map", metavar="NAME=INITIALIZER[@ROW]", help="Where a weight is in the ONNX base; may be given again."
+        ),
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Arrays by input name; by default they are made up.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The report for machines.")] = False,
+):
+    """Compare an ONNX file with its base and adapter, in PyTorch or as another ONNX file.
+
+    The status is 1 where an output is off by more than the tolerance.
+    """
+    with _status() as step:
+        step("loading ONNX Runtime")
+        from .check import check_with_file, check_with_torch
+
+        adapters = [load_adapter(file) for file in adapter]
+        arrays = None if inputs is None else _arrays(inputs)
+        if base is not None and base.endswith(".onnx"):
+            report = check_with_file(model, adapters, base, arrays, dict(_pair(text) for text in given or ()), step)
+        else:
+            report = check_with_torch(model, adapters, base, arrays, step)
+    report["input"] = "made-up input" if inputs is None else str(inputs)
+    print(json.dumps(report, indent=2)) if as_json else show_check(report)
+    if not report["comparison"]["within"]:
+        raise typer.Exit(1)
+
+
+def show_check(report: dict) -> None:
+    """The report of ``check`` as a person reads it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    comparison = report["comparison"]
+    table = Table("output", "largest difference", "of its largest entry", "allowed", "labels changed")
+    for name, row in comparison["outputs"].items():
+        labels = f"{row['changed']} of {row['labels']}" if row["labels"] else ""
+        cells = (f"{row['absolute']:.2g}", f"{row['relative']:.2g}", f"{row['tolerance']:g}", labels)
+        table.add_row(printable(name), *cells)
+    Console(markup=False).print(table)
+    note = f" ({comparison['note']})" if comparison["note"] else ""
+    verdict = "answers as" if comparison["within"] else "does NOT answer as"
+    print(printable(f"{report['file']} {verdict} {report['reference']}, on {report['input']}{note}."))
+
+
 def _pair(text: str) -> tuple[str, str]:
     name, equals, initializer = text.partition("=")
     if not (name and equals and initializer):

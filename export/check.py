@@ -1,0 +1,83 @@
+"""Does an ONNX file answer as its base with its adapter does? For files that this project wrote, and any other."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from unilora_spec import Adapter, UniLoraError
+
+from . import parity
+from .modes import MODES
+from .onnx import cases, load, metadata
+
+Progress = Callable[[str], None]
+
+
+def check_with_file(path: Path, adapters: Sequence[Adapter], base, arrays, given: Mapping[str, str], progress: Progress) -> dict:
+    """How far the outputs of ``path`` are from those of the ONNX file ``base`` with ΔW as NumPy computes it.
+
+    ``arrays`` by input name are what both are run on, made up where None. Raises ``UniLoraError`` where a file is none or
+    another adapter's, ``WorkFailed`` where it cannot be run. PyTorch is not needed.
+    """
+    from .feeds import feeds_for
+    from .from_file import read, reference
+
+    graph = _of_these(path, adapters)
+    feeds = [arrays] if arrays is not None else feeds_for(read(Path(base)))
+    names = _outputs(graph)
+    progress("running the base and ΔW")
+    answers = [reference(Path(base), each, given, feeds, names) for each in adapters]
+    return _compared(path, graph, adapters, feeds, answers, progress) | {"reference": f"{base} and ΔW"}
+
+
+def check_with_torch(path: Path, adapters: Sequence[Adapter], base: str | None, arrays, progress: Progress) -> dict:
+    """The same, from those of the transformers model ``base``, by default the one that the adapter names, in PyTorch."""
+    graph = _of_these(path, adapters)
+    progress("loading PyTorch")
+    from .base import load_base
+    from .cache import PAST
+    from .from_torch import after_a_past, reference
+    from .inputs import real_inputs, tensors
+    from .model import arrays as as_arrays
+
+    model, tokenizer, _ = load_base(adapters[0], base, parity.precision(graph))
+    batches = real_inputs(model, tokenizer) if arrays is None else [tensors(arrays)]
+    if arrays is None and any(value.name.startswith(PAST) for value in graph.graph.inputs):
+        batches = after_a_past(model, batches)
+    progress("running the model in PyTorch")
+    answers = [reference(model, each, batches, _outputs(graph)) for each in adapters]
+    feeds = [as_arrays(batch, batch) for batch in batches]
+    return _compared(path, graph, adapters, feeds, answers, progress) | {"reference": "PyTorch"}
+
+
+def _of_these(path: Path, adapters: Sequence[Adapter]) -> ir.Model:
+    """The graph of a file whose own words, where it has some, are of these adapters."""
+    graph = load(path)
+    mode = _mode(graph)
+    if mode not in MODES:
+        raise UniLoraError(f"{path} says of itself that its mode is {mode!r:.40}; give a model, not the expander")
+    if "unilora.mode" in graph.metadata_props:
+        for key, value in metadata(adapters, mode).items():
+            said = graph.metadata_props.get(key)
+            if said != value and key != "unilora.base":
+                raise UniLoraError(f"{path} is another adapter's: its {key} is {said!r:.80}, the adapter's {value!r:.80}")
+    elif len(adapters) > 1:
+        raise UniLoraError(f"{path} does not say that it is a bank; give one adapter")
+    return graph
+
+
+def _mode(graph):
+    return graph.metadata_props.get("unilora.mode", "merged")  # a file of others takes the base's inputs alone
+
+
+def _outputs(graph):
+    return [value.name for value in graph.graph.outputs]
+
+
+def _compared(path, graph, adapters, feeds: Sequence[Mapping[str, np.ndarray]], answers, progress):
+    progress("running the file in ONNX Runtime")
+    checks = cases(_mode(graph), adapters, feeds, answers)
+    comparison = parity.compare(parity.session(path), checks, parity.precision(graph))
+    return {"file": str(path), "mode": _mode(graph), "comparison": comparison}
