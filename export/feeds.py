@@ -8,8 +8,8 @@ import onnx_ir as ir
 from unilora_spec import UniLoraError
 
 SIZES = ({"batch": 3, "sequence": 9, "past": 0}, {"batch": 1, "sequence": 5, "past": 4}, {"batch": 5, "sequence": 12, "past": 2})
-"""Three batches of different sizes. An axis is "past" where its name says so, the sum of past and sequence where it says
-that, the batch where it is an input's first, and else the sequence."""
+"""Three batches of different sizes."""
+SIDE = 64  # of an image where the axis is open
 
 
 def feeds_for(model: ir.Model) -> list[dict[str, np.ndarray]]:
@@ -28,6 +28,8 @@ def _array(value, sizes, random):
         raise UniLoraError(f"the input {value.name} has no shape; give --inputs an .npz file with arrays by name")
     shape = [_size(value, axis, size, sizes) for axis, size in enumerate(value.shape)]
     if value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
+        if "mask" in value.name:
+            return np.ones(shape, value.dtype.numpy())
         return random.normal(size=shape).astype(value.dtype.numpy())
     if value.dtype == ir.DataType.BOOL:
         return np.zeros(shape, bool) if "use_cache" in value.name else np.ones(shape, bool)
@@ -51,18 +53,40 @@ def _integers(value, shape, sizes, random):
 
 
 def _size(value, axis, size, sizes):
+    """By the axis's name, which may be a sum; where it says nothing, the batch is first, and the cache's third is its past."""
     if isinstance(size, int):
         return size
     name = (size.value or "").lower()
-    if re.search(r"total|\+|past.*(and|plus)|kv_?len", name) or ("mask" in value.name and axis == 1 and _has_past(value)):
+    if "+" in name:
+        return sum(_size(value, axis, _term(part), sizes) for part in name.split("+"))
+    if re.search(r"total|past.*(and|plus)|kv_?len", name) or _is_mask_over_the_past(value, axis, size):
         return sizes["past"] + sizes["sequence"]
     if "past" in name or (axis == 2 and "past" in value.name):
         return sizes["past"]
-    return sizes["batch"] if axis == 0 else sizes["sequence"]
+    if "channel" in name:
+        return _channels(value)
+    if name in ("height", "width"):
+        return SIDE
+    return sizes["batch" if "batch" in name or (axis == 0 and "seq" not in name) else "sequence"]
 
 
-def _has_past(value):
-    return any("past" in other.name for other in value.graph.inputs)
+def _term(text):
+    text = text.strip()
+    return int(text) if text.isdecimal() else ir.SymbolicDim(text)
+
+
+def _is_mask_over_the_past(value, axis, size):
+    """A decoder's mask covers its cache, whatever its axis is called; that of an encoder says whose it is."""
+    mask = "mask" in value.name and "encoder" not in f"{value.name}{size.value}"
+    return mask and axis == 1 and any("past" in other.name for other in value.graph.inputs)
+
+
+def _channels(value):
+    """What the first convolution of an image takes."""
+    for node, position in value.uses():
+        if node.op_type == "Conv" and position == 0:
+            return node.inputs[1].shape[1] * (node.attributes["group"].as_int() if "group" in node.attributes else 1)
+    return 3
 
 
 def _rows(value, depth=8):

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from unilora_spec import Adapter, UniLoraError
 
-from . import parity
+from . import parity, unrounded
 from .adapt import Weight, check_mode, merged
 from .feeds import feeds_for
 from .heads import Saved, put_in
@@ -17,7 +17,6 @@ from .matching import Match, match, prepare, table
 from .onnx import LARGEST_FILE, cases, check_call, finish, load
 from .paths import add_beside
 from .sites import uses
-from .unrounded import unrounded
 
 LEAST_OPSET = 13  # Split and Unsqueeze take their numbers as inputs since then
 
@@ -122,8 +121,7 @@ def reference(base: Path, adapter: Adapter, given, feeds, names) -> list[dict[st
 
 def answers_of(graph: ir.Model, feeds, names) -> list[dict[str, np.ndarray]]:
     """What ONNX Runtime answers to each feed, of a graph that may be changed."""
-    with unrounded(graph) as file:
-        session = parity.session(file)
+    session = unrounded.session(graph)
     return [parity.run(session, feed, names) for feed in feeds]
 
 

@@ -73,7 +73,7 @@ def _is_as_named(saved):
 def _in_floats(model, saved, adapter):
     """A new initializer of floats in the place of a quantized one."""
     found = uses(saved.value)
-    if wrong := [use for use in found if not (use.form == "product" or _only_dequantized(saved.value))]:
+    if wrong := [use for use in found if not (_is_product_alone(use) or _only_dequantized(saved.value))]:
         raise UniLoraError(
             f"{saved.name} was trained in full, and {saved.value.name} holds it quantized, for {wrong[0]}; give a base"
             " that keeps it in floats (nodes_to_exclude of ONNX Runtime's quantizers)"
@@ -83,6 +83,8 @@ def _in_floats(model, saved, adapter):
         value = _initializer(model, _free(model, saved.name), saved.of(adapter), floats[0].dtype or ir.DataType.FLOAT)
         for each in floats:
             each.replace_all_uses_with(value)
+        for use in found:
+            _without_quantization(use)
         return Saved(value, saved.name, saved.transposed)
     order = saved.as_out_in(found[0])
     new = Saved(saved.value, saved.name, transposed=order == (0, 1))  # as MatMul takes it
@@ -90,6 +92,22 @@ def _in_floats(model, saved, adapter):
     for use in found:
         add_beside(model.opset_imports[""], use, _product_with(value), instead=True)
     return replace(new, value=value)
+
+
+def _is_product_alone(use):
+    """Whether what computes a product adds no bias as well."""
+    bias = {"MatMulInteger": 4, "QLinearMatMul": 8, "MatMulNBits": 5}.get(use.node.op_type, 0)
+    return use.form == "product" and not any(use.node.inputs[bias:])
+
+
+def _without_quantization(use):
+    """Takes the rounding of a result away: its range was measured on the base's own head."""
+    if use.form == "product" and use.result[0].producer() is not use.node:
+        result, rounded = use.node.outputs[0], use.result[0]
+        rounded.replace_all_uses_with(result, replace_graph_outputs=True)
+        if result.is_graph_output():
+            result.name, rounded.name = rounded.name, f"{rounded.name}.base"
+            result.type, result.shape = rounded.type, rounded.shape
 
 
 def _product_with(value):

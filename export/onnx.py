@@ -13,11 +13,10 @@ import onnx_ir as ir
 
 from unilora_spec import Adapter, UniLoraError, WorkFailed
 
-from . import parity
+from . import parity, unrounded
 from .adapt import Saved, Weight, adapt
 from .modes import MODES
 from .rebuild import factor_name, index_words
-from .unrounded import rounds, unrounded
 
 OPSETS = range(18, 23)  # what torch can be asked for: it writes 18, and converts; at 23 onnxscript fuses rotary embeddings
 # in a form that ONNX Runtime 1.32 refuses (cos_cache and sin_cache of one row for the whole batch)
@@ -142,12 +141,11 @@ def finish(
 
 
 def _compare(session, file, checks, floats):
-    if not rounds(graph := ir.load(file)):
+    if not unrounded.rounds(graph := ir.load(file)):
         return parity.compare(session, checks, floats)
     for feed, expected in checks:
         parity.run(session, feed, list(expected))
-    with unrounded(graph) as other:
-        comparison = parity.compare(parity.session(other), checks, floats)
+    comparison = parity.compare(unrounded.session(graph), checks, floats)
     return comparison | {"note": "without rounding what is computed to 8 bits, which would make any difference large"}
 
 

@@ -22,7 +22,7 @@ def add_beside(opset: int, use: Use, change: Callable[[GraphTape, ir.Value], ir.
         before = tape.add("DequantizeLinear", *use.result, dtype=use.dtype) if quantization else result
         after = tape.add("Add", before, after, dtype=use.dtype)
     if quantization:
-        after = tape.add("QuantizeLinear", after, *quantization, dtype=result.dtype)
+        after = tape.add("QuantizeLinear", after, *quantization, dtype=quantization[1].dtype)
     _put_after(result, tape, after)
 
 
@@ -56,6 +56,11 @@ class Paths:
 
     def add(self, use: Use, placed) -> None:
         """What the segments ``placed`` of one weight add to a product or a lookup."""
+        if self.rows and self._is_shared(use):
+            raise UniLoraError(
+                f"{placed[0][0].name} is used by {use}, where the rows of the batch share one input: there is not one row for"
+                " each adapter; give adapters without it, or another mode than bank"
+            )
         function = {"product": "LowRank", "lookup": "LowRankLookup"}[use.form] + ("Rows" if self.rows else "")
         factors = list(self._within(use, placed))
 
@@ -102,6 +107,14 @@ class Paths:
                 B = self.tape.add("Pad", B, self.tape.integers(f"pads.{above}.{below}", pads))
             s = scale_of(self.tape, self.adapter, segment, use.dtype)
             yield self.tape.cast(A, use.dtype), self.tape.cast(B, use.dtype), s
+
+    def _is_shared(self, use) -> bool:
+        """Whether x is known not to start with the batch, as positions and tables of relative ones do not."""
+        shape = use.x[0].shape
+        if not shape or str(shape[0]) == self.rows:
+            return False
+        others = {str(axis) for value in use.node.graph.inputs for axis in value.shape or ()}
+        return isinstance(shape[0], int) or str(shape[0]) in others
 
     def _has_rows(self, x) -> bool:
         return x.shape is not None and len(x.shape) == 3 and str(x.shape[0]) == self.rows

@@ -129,6 +129,16 @@ def _q_linear_mat_mul(node, position, state):
         return _product(node, state, True, node.inputs[:3], result, node.inputs[1].dtype)
 
 
+def _q_gemm(node, position, state):
+    plain = not _attribute(node, "transA", 0) and _attribute(node, "alpha", 1.0) == 1
+    if position == 3 and plain:
+        scales = node.inputs[7:9] if len(node.inputs) > 7 and node.inputs[7] is not None else ()
+        after = _only_consumer(node.outputs[0], "DequantizeLinear")
+        result = (after.outputs[0],) if after else (node.outputs[0], *scales)
+        in_out = not _attribute(node, "transB", 0)
+        return _product(node, state, in_out, node.inputs[:3], result, node.inputs[1].dtype)
+
+
 def _gather(node, position, state):
     if position == 0 and len(state.shape) == 2 and _attribute(node, "axis", 0) == 0:
         result, dtype = node.outputs[0], state.dtype
@@ -140,6 +150,13 @@ def _gather(node, position, state):
         return "lookup", node.inputs[1:2], _behind_quantization(result), False, dtype
 
 
+def _gather_block_quantized(node, position, state):
+    """Of 4 bits a number, as INT4 or UINT4; where bytes hold two of them, the shape would have to be asked for."""
+    four = state.dtype in (ir.DataType.INT4, ir.DataType.UINT4)
+    if position == 0 and four and len(state.shape) == 2 and _attribute(node, "gather_axis", 0) == 0:
+        return "lookup", node.inputs[1:2], (node.outputs[0],), False, node.inputs[2].dtype
+
+
 FORMS = {
     "MatMul": _mat_mul,
     "Gemm": _gemm,
@@ -147,7 +164,9 @@ FORMS = {
     "MatMulNBits": _mat_mul_n_bits,
     "MatMulInteger": _mat_mul_integer,
     "QLinearMatMul": _q_linear_mat_mul,
+    "QGemm": _q_gemm,
     "Gather": _gather,
+    "GatherBlockQuantized": _gather_block_quantized,
 }
 
 
