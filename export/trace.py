@@ -31,7 +31,8 @@ def trace(model, inputs: dict, dynamic: dict, outputs: Sequence[str], opset: int
         graph = program.model.graph
         _name(graph.inputs, inputs, "inputs")
         _name(graph.outputs, outputs, "outputs")
-        kept = {name: value for name, tensor in keep.items() if (value := _initializer(flat, graph, tensor)) is not None}
+        found = {name: _initializer(flat, graph, tensor) for name, tensor in keep.items()}
+        kept = {name: value for name, value in found.items() if value is not None}
         for value in list(graph.initializers.values()):
             value.name = value.name.removeprefix("model.")
         # The optimizer folds a weight into its transpose, under a new name. It leaves inputs alone.

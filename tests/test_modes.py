@@ -1,0 +1,204 @@
+"""The five modes of a graph: the same answers wherever it runs, and another adapter for each feed that brings one."""
+
+import functools
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+transformers = pytest.importorskip("transformers")
+
+import small_models
+from adapters import adapter_of
+from exports import export_to, largest, other, said_by_torch, session_of, tokens, traced_once  # noqa: F401
+
+from export.modes import MODES
+from export.onnx import feeds_of
+from unilora_spec import Segment, UniLoraError
+
+ROOT = Path(__file__).parents[1]
+BASES = (small_models.bert, small_models.gpt2)
+HEAD = ("classifier.weight", "classifier.bias")
+CLOSE = {"rtol": 0, "atol": 1e-5}  # float32 sums of one layer, in other orders; what an adapter does is above 1e-2
+Level = onnxruntime.GraphOptimizationLevel
+LEVELS = (Level.ORT_DISABLE_ALL, Level.ORT_ENABLE_BASIC, Level.ORT_ENABLE_EXTENDED, Level.ORT_ENABLE_ALL)
+
+by_name = pytest.mark.parametrize("build", BASES, ids=lambda build: build.__name__)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(adapter, file, report) of each base in each mode, made once."""
+
+    @functools.cache
+    def base(build):
+        model, segments = small_models.built(build)
+        return model, adapter_of(model, segments, "base", saved=HEAD if build is small_models.bert else ())
+
+    @functools.cache
+    def get(build, mode):
+        model, adapter = base(build)
+        path = tmp_path_factory.mktemp(build.__name__) / f"{mode}.onnx"
+        report = export_to(path, model, adapter, mode)
+        assert largest(report) < 2e-6 and report["adapter_moves_outputs_by"] > 1e-2
+        return adapter, path, report
+
+    return get
+
+
+def bank(build, adapters, feed, numbers):
+    """What PyTorch says row by row, each with the adapter of its number."""
+    said = [said_by_torch(build, adapter, feed) for adapter in adapters]
+    return np.stack([said[number][row] for row, number in enumerate(numbers)])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@by_name
+def test_the_same_wherever_it_runs(exported, build, mode):
+    """Each level of ONNX Runtime folds and fuses more, onnx's own evaluator nothing; the sizes are not those traced."""
+    adapter, path, report = exported(build, mode)
+    sessions = [session_of(path, level) for level in LEVELS]
+    for rows, columns in ((2, 7), (1, 1), (6, 3)):
+        feed, wanted = tokens(rows, columns), said_by_torch(build, adapter, tokens(rows, columns))
+        if mode == "factored":
+            feed = feed | feeds_of(adapter)
+        if mode == "bank":
+            numbers = np.arange(rows) % 2
+            wanted = bank(build, [adapter, other(adapter)], feed, numbers)
+            feed = feed | {"adapter": numbers}
+        for session in sessions:
+            assert np.allclose(session.run(["logits"], feed)[0], wanted, **CLOSE)
+    evaluator = onnx.reference.ReferenceEvaluator(str(path))
+    unfed = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in evaluator.proto_.graph.initializer}
+    given = {name: unfed[name] for name in report["defaults"] if name not in feed}  # it knows no defaults of inputs
+    assert np.allclose(evaluator.run(["logits"], feed | given)[0], wanted, **CLOSE)
+
+
+@by_name
+def test_another_vector_is_another_feed(exported, build):
+    adapter, path, _ = exported(build, "input")
+    feed = tokens(3, 6)
+    for level in LEVELS:
+        session = session_of(path, level)
+        for seed in (1, 2):
+            mine = replace(other(adapter, seed), saved=adapter.saved)
+            assert np.allclose(
+                session.run(["logits"], feed | {"theta": mine.theta})[0], said_by_torch(build, mine, feed), **CLOSE
+            )
+        assert np.allclose(session.run(["logits"], feed)[0], said_by_torch(build, adapter, feed), **CLOSE)
+
+
+@by_name
+def test_a_head_comes_with_the_vector(exported, build):
+    """What was trained in full is an input as well, with the adapter's own as its default."""
+    adapter, path, report = exported(build, "input")
+    assert set(report["defaults"]) == {"theta", *adapter.saved}
+    mine, feed = other(adapter), tokens(3, 6)
+    answers = session_of(path).run(["logits"], feed | {"theta": mine.theta} | mine.saved)[0]
+    assert np.allclose(answers, said_by_torch(build, mine, feed), **CLOSE)
+
+
+@by_name
+def test_factors_are_fed_and_unfed_the_base_answers(exported, build):
+    adapter, path, _ = exported(build, "factored")
+    feed, nothing = tokens(3, 6), replace(adapter, theta=np.zeros_like(adapter.theta))
+    mine = replace(other(adapter), saved=adapter.saved)
+    for level in LEVELS:
+        session = session_of(path, level)
+        for fed, said in (({}, nothing), (feeds_of(adapter), adapter), (feeds_of(mine), mine)):
+            assert np.allclose(session.run(["logits"], feed | fed)[0], said_by_torch(build, said, feed), **CLOSE)
+
+
+@by_name
+def test_the_adapters_of_onnx_runtime(exported, build):
+    adapter, path, _ = exported(build, "factored")
+    file = onnxruntime.LoraAdapter()
+    file.Load(str(path.with_suffix(".onnx_adapter")))
+    options, session, feed = onnxruntime.RunOptions(), session_of(path), tokens(3, 6)
+    nothing = replace(adapter, theta=np.zeros_like(adapter.theta))
+    assert np.allclose(session.run(["logits"], feed)[0], said_by_torch(build, nothing, feed), **CLOSE)
+    options.add_active_adapter(file)
+    assert np.allclose(session.run(["logits"], feed, options)[0], said_by_torch(build, adapter, feed), **CLOSE)
+
+
+@by_name
+def test_the_expander_gives_the_same_bits(exported, build):
+    adapter, path, _ = exported(build, "factored")
+    for level in LEVELS:
+        session = session_of(path.with_suffix(".expander.onnx"), level)
+        for each in (adapter, other(adapter)):
+            wanted = feeds_of(each)
+            got = dict(zip(wanted, session.run(list(wanted), {"theta": each.theta})))
+            assert all(got[name].tobytes() == value.tobytes() for name, value in wanted.items())
+        names = [value.name for value in session.get_outputs()]
+        own = dict(zip(names, session.run(names, {})))
+        assert {name: value.tobytes() for name, value in own.items()} == {
+            name: value.tobytes() for name, value in feeds_of(adapter).items()
+        }
+
+
+@by_name
+def test_rows_of_a_batch_have_adapters_and_heads_of_their_own(exported, build):
+    adapter, path, report = exported(build, "bank")
+    adapters, feed = [adapter, other(adapter)], tokens(5, 6)
+    assert report["inputs"]["adapter"] == ["batch"]
+    assert set(report["defaults"]) == {"theta", *(f"{name}.bank" for name in adapter.saved)}
+    for numbers in ([0, 1, 1, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]):
+        answers = session_of(path).run(["logits"], feed | {"adapter": np.array(numbers)})[0]
+        assert np.allclose(answers, bank(build, adapters, feed, numbers), **CLOSE)
+    # A longer bank is another feed.
+    adapters = [other(adapter, seed) for seed in range(3)]
+    fed = {"theta": np.stack([each.theta for each in adapters])}
+    fed |= {f"{name}.bank": np.stack([each.saved[name] for each in adapters]) for name in adapter.saved}
+    numbers = np.array([2, 0, 1, 2, 2])
+    answers = session_of(path).run(["logits"], feed | fed | {"adapter": numbers})[0]
+    assert np.allclose(answers, bank(build, adapters, feed, numbers), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "build, name, columns",
+    [
+        (small_models.bert, "bert.embeddings.position_embeddings.weight", 32),
+        (small_models.t5, "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", 4),
+    ],
+)
+def test_positions_have_no_row_of_a_batch(tmp_path, build, name, columns):
+    """The rows of the batch share one lookup of their positions: an adapter for each of them cannot act there."""
+    model, segments = small_models.built(build)
+    adapter = adapter_of(model, [*segments, Segment(name, 32, columns, 2)], "base")
+    assert largest(export_to(tmp_path / "m.onnx", model, adapter, "input")) < 2e-6
+    with pytest.raises(UniLoraError, match=f"{name} is used by Gather .* not one row for each"):
+        export_to(tmp_path / "m.onnx", model, adapter, "bank")
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+import small_models
+from adapters import adapter_of
+from exports import export_to, tracing_once
+from export.modes import MODES
+
+model, segments = small_models.built(small_models.gpt2)
+adapter = adapter_of(model, segments, "base")
+folder = Path(sys.argv[1])
+with tracing_once():
+    for mode in MODES:
+        export_to(folder / f"{mode}.onnx", model, adapter, mode)
+"""
+
+
+def test_the_same_bytes_in_another_process(exported, tmp_path):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", SCRIPT, tmp_path], check=True, cwd=ROOT, env=environment, capture_output=True)
+    here = [Path(file) for mode in MODES for file in exported(small_models.gpt2, mode)[2]["files"]]
+    assert len(here) == len(MODES) + 2
+    for file in here:
+        assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
