@@ -30,8 +30,8 @@ def names(value: ir.Value, uses: list[Use]) -> Iterator[tuple[str, str]]:
         for scope in scopes(use.node, *use.result[:1]):
             yield "node name", f"{scope}.weight"
         if use.form == "product":
-            for module in _modules_of_biases(use):
-                yield "bias name", f"{module}.weight"
+            for bias in _biases(use):
+                yield "bias name", f"{bias.removesuffix('.bias')}.weight"
 
 
 def original(name: str) -> str:
@@ -71,15 +71,13 @@ def scopes(node: ir.Node, *results: ir.Value) -> list[str]:
     return [scope for scope in dict.fromkeys(found) if scope]
 
 
-def _modules_of_biases(use: Use) -> Iterator[str]:
-    """A bias keeps its name where its weight does not, and quantization replaces the product but not the Add behind it."""
+def _biases(use: Use) -> Iterator[str]:
+    """A bias keeps its name where its weight does not. ``prepare`` has given it back to those that shared one."""
     added = [(use.node, 2)] if use.node.op_type == "Gemm" else []
     added += [(node, i) for node, _ in use.result[0].uses() for i in BIASES.get(node.op_type, ())]
     for node, i in added:
         value = node.inputs[i] if i < len(node.inputs) else None
         while value is not None and value.producer() is not None and value.producer().op_type in PASSING:
             value = value.producer().inputs[0]
-        if value is not None and value.is_initializer() and len(value.shape) == 1:
-            if original(value.name).endswith(".bias"):
-                yield original(value.name).removesuffix(".bias")
-            yield from scopes(node)
+        if value is not None and value.is_initializer() and original(value.name).endswith(".bias"):
+            yield original(value.name)

@@ -156,6 +156,12 @@ def nameless(path):
     return model
 
 
+def floats(name, array=None, shape=None):
+    value = ir.Value(name=name, shape=ir.Shape(shape or array.shape), type=ir.TensorType(ir.DataType.FLOAT))
+    value.const_value = None if array is None else ir.tensor(array, name=name)
+    return value
+
+
 def check(model, adapter, found):
     """That what has been found in floats is what torch has, entry for entry."""
     wanted = list(adapter.layer_map.by_weight()) + list(adapter.saved)
@@ -226,6 +232,22 @@ def test_a_bias_tells_where_the_nodes_have_no_names(files):
     found, same = match(rename(opened(files(bert, False)), lambda name: ""), adapter)
     check(model, adapter, found)
     assert same and set(hows(found).values()) == {"bias name"}
+
+
+def test_a_bias_in_a_gemm_tells():
+    """As ONNX Runtime fuses MatMul and Add."""
+    model = nn.Sequential(nn.Linear(16, 16))
+    x, W, b = (
+        floats("x", shape=["n", 16]),
+        floats("val_3", parameters(model)["0.weight"].T.copy()),
+        floats("0.bias", np.ones(16)),
+    )
+    gemm = ir.node("Gemm", [x, W, b])
+    graph = ir.Graph([x], gemm.outputs, nodes=[gemm], initializers=[W, b], opset_imports={"": 20})
+    adapter = make_adapter(model, [Segment("0.weight", 16, 16, 2)])
+    found, same = match(ir.Model(graph, ir_version=10), adapter)
+    check(model, adapter, found)
+    assert same and found[0].how == "bias name"
 
 
 class Nested(nn.Module):
@@ -488,8 +510,8 @@ def test_quantized_copies_of_tied_embeddings(files, way):
     check_quantized(model, graph, found)
 
 
-def test_the_add_behind_a_quantized_product_tells_its_module(files):
-    """Its bias does not: new ones are equal, and kept once."""
+def test_a_bias_that_was_kept_once_tells_where_products_are_quantized(files):
+    """The Add behind a product still has the module that torch's exporter gave it, and so its bias its name."""
     model, segments = new_bert()
     graph = opened(quantized(files(new_bert, True), "dynamic"))
     found, _ = match(graph, make_adapter(model, segments))
@@ -582,12 +604,6 @@ def test_tied_embeddings_are_two_initializers(files, dynamo):
         check(model, adapter, found)
         copies = [each for each in found if each.name == "transformer.wte.weight"]
         assert [each.transposed for each in copies] == [False, True] and copies[1].how == "copy"
-
-
-def floats(name, array=None, shape=None):
-    value = ir.Value(name=name, shape=ir.Shape(shape or array.shape), type=ir.TensorType(ir.DataType.FLOAT))
-    value.const_value = None if array is None else ir.tensor(array, name=name)
-    return value
 
 
 def chain(weights, scope="/{}/MatMul"):
