@@ -1,9 +1,5 @@
 """``python -m export onnx --adapter vec.safetensors``."""
 
-import contextlib
-import json
-import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +7,10 @@ import typer
 from typer.main import get_command
 
 from unilora_spec import UniLoraError, load_adapter
-from unilora_spec.command import printable, run
+from unilora_spec.command import run
 
 from .modes import MODES
+from .screen import bar, interruptible, show, show_check, show_folder, show_nodes, status, tell
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -48,7 +45,9 @@ def onnx_command(
     ] = "merged",
     opset: Annotated[
         int | None,
-        typer.Option(help="ONNX operator set, 18 to 22; by default 18, or 22 for bfloat16. An ONNX base keeps its own."),
+        typer.Option(
+            help="ONNX operator set, 18 to 22; by default 18, or 22 for bfloat16. An ONNX base keeps its own."
+        ),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(metavar="|".join(DTYPES), help="The graph's floats; an ONNX base keeps its own.")
@@ -82,7 +81,7 @@ def onnx_command(
     output = output or adapter[0].with_suffix(".onnx")
     if output.resolve() in [file.resolve() for file in adapter]:
         raise UniLoraError(f"{output} is the adapter itself; give another output")
-    with _status() as show_step, _interruptible(show_step) as step:
+    with status() as show_step, interruptible(show_step) as step:
         adapters = [load_adapter(file) for file in adapter]
         if base is not None and base.endswith(".onnx"):
             for option, value in (("opset", opset), ("dtype", dtype), ("with-past", with_past or None)):
@@ -93,9 +92,7 @@ def onnx_command(
             raise UniLoraError("--map is for a base that is an ONNX file; --base names none")
         else:
             report = _from_torch(base, adapters, output, mode, opset, dtype, with_past, inputs, compare, step)
-    for warning in report["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(json.dumps(report, indent=2)) if as_json else show(report)
+    tell(report, as_json, show)
 
 
 def _from_file(base, adapters, output, mode, given, inputs, compare, step):
@@ -158,7 +155,7 @@ def check_command(
 
     The status is 1 where an output is off by more than the tolerance.
     """
-    with _status() as step:
+    with status() as step:
         step("loading ONNX Runtime")
         from .check import check_with_file, check_with_torch
 
@@ -169,26 +166,9 @@ def check_command(
         else:
             report = check_with_torch(model, adapters, base, arrays, step)
     report["input"] = "made-up input" if inputs is None else str(inputs)
-    print(json.dumps(report, indent=2)) if as_json else show_check(report)
+    tell(report, as_json, show_check)
     if not report["comparison"]["within"]:
         raise typer.Exit(1)
-
-
-def show_check(report: dict) -> None:
-    """The report of ``check`` as a person reads it."""
-    from rich.console import Console
-    from rich.table import Table
-
-    comparison = report["comparison"]
-    table = Table("output", "largest difference", "of its largest entry", "allowed", "labels changed")
-    for name, row in comparison["outputs"].items():
-        labels = f"{row['changed']} of {row['labels']}" if row["labels"] else ""
-        cells = (f"{row['absolute']:.2g}", f"{row['relative']:.2g}", f"{row['tolerance']:g}", labels)
-        table.add_row(printable(name), *cells)
-    Console(markup=False).print(table)
-    note = f" ({comparison['note']})" if comparison["note"] else ""
-    verdict = "answers as" if comparison["within"] else "does NOT answer as"
-    print(printable(f"{report['file']} {verdict} {report['reference']}, on {report['input']}{note}."))
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -208,105 +188,6 @@ def _arrays(path: Path) -> dict:
         raise UniLoraError(f"{path} is no .npz file with arrays by name: {error}") from error
 
 
-def show(report: dict) -> None:
-    """The report of an export as a person reads it."""
-    for file, size in report["files"].items():
-        print(printable(f"{file}: {size:,} bytes"))
-    print(
-        f"  graph       mode {report['mode']}, opset {report['opset']}, {report['nodes']} nodes,"
-        f" {report['nodes_inlined']} with the functions inlined"
-    )
-    if report["index"]:
-        print(f"  index       {report['index']}")
-    if "weights" in report:
-        show_weights(report)
-    for kind in ("inputs", "outputs"):
-        tensors = [f"{name} [{', '.join(axes)}]" for name, axes in report[kind].items()]
-        more = [f"and {len(tensors) - 8} more"] if len(tensors) > 9 else []
-        print(printable(f"  {kind:11} {', '.join(tensors[:8] if more else tensors)} {' '.join(more)}".rstrip()))
-    if report["comparison"]:
-        show_comparison(report)
-    else:
-        print("  compared    no; `python -m export check` does it")
-    print("Run it:")
-    print("  import onnxruntime")
-    print(f"  session = onnxruntime.InferenceSession({report['file']!r}, providers={report['providers']})")
-    given = [name for name in report["inputs"] if name not in report["defaults"]]
-    print(printable(f"  session.run(None, {{{', '.join(f'{name!r}: …' for name in given)}}})"))
-
-
-def show_weights(report: dict) -> None:
-    """Which weight was found where in an ONNX base."""
-    rows = report["weights"]
-    widths = [max(len(row[key]) for row in rows) for key in ("name", "initializer")]
-    print(
-        f"  weights     {len(rows)} found; values "
-        + {
-            True: "are those on record",
-            False: "are other than on record",
-            None: "could not be compared with the record",
-        }[report["same_contents"]]
-    )
-    for row in rows:
-        print(
-            printable(
-                f"    {row['name']:{widths[0]}}  {row['initializer']:{widths[1]}}  by {row['how']}, {row['stored']}"
-            )
-        )
-
-
-def show_comparison(report: dict) -> None:
-    """How far a file's outputs are from the reference's."""
-    comparison = report["comparison"]
-    sizes = ", ".join(" × ".join(map(str, batch)) for batch in comparison["batches"])
-    print(f"  ran on      {report['input']}, {sizes}, in ONNX Runtime ({report['providers'][0]})")
-    if comparison["note"]:
-        print(f"  compared    {comparison['note']}")
-    for name, row in comparison["outputs"].items():
-        labels = f"; {row['changed']} of {row['labels']} labels changed" if row["labels"] else ""
-        print(
-            printable(
-                f"  {name:11} at most {row['absolute']:.2g} from {report['reference']} ({row['relative']:.2g} of the largest"
-                f" entry; {row['tolerance']:g} is allowed){labels}"
-            )
-        )
-    print(f"  the adapter moves the outputs by {report['adapter_moves_outputs_by']:.2g}")
-
-
-@contextlib.contextmanager
-def _status():
-    """What is being done, on a terminal's last line; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda step: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("reading the adapter") as status:
-        yield status.update
-
-
-@contextlib.contextmanager
-def _interruptible(step):
-    """A step callback that raises ``KeyboardInterrupt`` again where Ctrl-C was swallowed since the last step: torch's
-    tracer catches everything in places, and goes on with another, valid graph."""
-    pressed = []
-
-    def handle(*_):
-        pressed.append(True)
-        raise KeyboardInterrupt
-
-    def checked(name):
-        if pressed:
-            raise KeyboardInterrupt
-        step(name)
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield checked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 # What a run of a file has to do, and where
 
 
@@ -323,23 +204,9 @@ def nodes_command(
     from .kernels import CPU, nodes
 
     report = nodes(model)
-    print(json.dumps(report, indent=2)) if as_json else show_nodes(report)
+    tell(report, as_json, show_nodes)
     if report["count"][CPU]:
         raise typer.Exit(1)
-
-
-def show_nodes(report: dict) -> None:
-    """The report of ``nodes`` as a person reads it."""
-    head = ("operator", "count", "where", "first node")
-    rows = [head, *((n["operator"], str(n["count"]), n["where"], n["first"]) for n in report["nodes"])]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for name, count, where, first in rows:
-        print(printable(f"{name:{widths[0]}}  {count:>{widths[1]}}  {where:{widths[2]}}  {first}".rstrip()))
-    cuda, cpu, by_design = (report["count"][place] for place in ("CUDA", "CPU", "CPU by design"))
-    print(
-        f"Of {cuda + cpu + by_design} nodes in each run {cuda} are done by CUDA and {cpu} on the CPU, beside {by_design}"
-        f" that compute shapes there by design (source: {report['source']})."
-    )
 
 
 # Folders for other tools, from files to files with NumPy alone
@@ -359,9 +226,10 @@ def merge_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = No
     """
     from .merge import merge
 
-    with _bar() as progress:
+    with bar() as progress:
         report = merge(adapter, output, base, progress)
-    _end(report, as_json, f"{report['weights']} weights merged, {len(report['saved'])} parameters put in")
+    done = f"{report['weights']} weights merged, {len(report['saved'])} parameters put in"
+    tell(report, as_json, lambda report: show_folder(report, done))
 
 
 @app.command("lora", epilog="Example: python -m export lora --adapter vec.safetensors -o lora")
@@ -372,35 +240,10 @@ def lora_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = Non
     """
     from .lora import export_lora
 
-    with _bar() as progress:
+    with bar() as progress:
         report = export_lora(adapter, output, base, progress)
-    _end(report, as_json, f"{report['weights']} weights of rank {report['rank']}, {len(report['saved'])} whole")
-
-
-def _end(report: dict, as_json: bool, done: str) -> None:
-    for warning in report["warnings"]:
-        print(f"warning: {printable(warning)}", file=sys.stderr)
-    if as_json:
-        print(json.dumps(report, indent=2))
-        return
-    print(printable(f"{report['output']}: {report['files']} files, {report['bytes']:,} bytes; {done}"))
-    if left_out := report.get("left_out"):
-        print(printable(f"  left out, as their weights would not be merged: {', '.join(left_out)}"))
-
-
-@contextlib.contextmanager
-def _bar():
-    """A bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda step, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("")
-        yield lambda step, done, total: bar.update(task, description=step, completed=done, total=total)
+    done = f"{report['weights']} weights of rank {report['rank']}, {len(report['saved'])} whole"
+    tell(report, as_json, lambda report: show_folder(report, done))
 
 
 # PEFT's own UniLora, to it and from it
@@ -414,17 +257,21 @@ def peft_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = Non
     """
     from .peft import export_peft
 
-    with _bar() as progress:
+    with bar() as progress:
         report = export_peft(adapter, output, base, progress)
-    _end(report, as_json, f"{report['weights']} weights of rank {report['rank']}, {len(report['saved'])} others in full")
+    done = f"{report['weights']} weights of rank {report['rank']}, {len(report['saved'])} others in full"
+    tell(report, as_json, lambda report: show_folder(report, done))
 
 
 @app.command("import-peft", epilog="Example: python -m export import-peft --adapter peft-adapter -o vec.safetensors")
 def import_peft_command(
     adapter: Annotated[Path, typer.Option(metavar="DIR", help="The folder that PEFT saved.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The adapter's file, such as x.safetensors.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The adapter's file, such as x.safetensors.")
+    ],
     base: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The base model; by default the folder that PEFT names, if it is here.")
+        Path | None,
+        typer.Option(metavar="DIR", help="The base model; by default the folder that PEFT names, if it is here."),
     ] = None,
     as_json: AsJson = False,
 ):
@@ -436,7 +283,7 @@ def import_peft_command(
 
     report = import_peft(adapter, output, base)
     done = f"{report['weights']} weights, the index {report['index']}, {len(report['saved'])} parameters in full"
-    _end(report, as_json, done)
+    tell(report, as_json, lambda report: show_folder(report, done))
 
 
 if __name__ == "__main__":

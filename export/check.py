@@ -79,5 +79,5 @@ def _outputs(graph):
 def _compared(path, graph, adapters, feeds: Sequence[Mapping[str, np.ndarray]], answers, progress):
     progress("running the file in ONNX Runtime")
     checks = cases(_mode(graph), adapters, feeds, answers)
-    comparison = parity.compare(parity.session(path), checks, parity.precision(graph))
+    comparison = parity.compare(parity.session_to_compare(path), checks, parity.precision(graph))
     return {"file": str(path), "mode": _mode(graph), "comparison": comparison}

@@ -35,7 +35,7 @@ transformers = pytest.importorskip("transformers")
 
 import export.onnx
 from export import export_onnx, rebuild
-from export.__main__ import show
+from export.screen import show
 from export.base import load_base
 from export.functions import FUNCTIONS
 from export.inputs import real_inputs
