@@ -28,7 +28,7 @@ sizes = st.one_of(st.integers(1, 300), around_squares(), around_powers, st.sampl
 """D, in all of its range."""
 small_sizes = st.one_of(st.integers(1, 300), st.sampled_from([1, 2, 3, 5, 15, 16, 17, 255, 256, 257]))
 """D where every entry is looked at."""
-LARGEST_TABLE = 4096  # D of kind `table`, which is sent; more than the layer maps below have
+LARGEST_TABLE = 4096  # D of kind `table`, which is sent with each request; more than the layer maps below have
 
 
 @st.composite
@@ -36,7 +36,7 @@ def projections(draw, kind, sizes=sizes, largest_d=2**31 - 1):
     """The object `projection`: d is 1, D, a divisor of D or of D − 1, or anything. With kind `table` it has its `index`."""
     D = draw(sizes)
     if kind == "table":
-        D = min(D, LARGEST_TABLE)
+        D = D if D <= LARGEST_TABLE else 300
     most = min(D, largest_d)
     if kind == "identity":
         D = d = most
