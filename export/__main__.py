@@ -13,6 +13,7 @@ from .modes import MODES
 from .screen import bar, interruptible, show, show_check, show_folder, show_nodes, status, tell
 
 DTYPES = ("float32", "float16", "bfloat16")
+AsJson = Annotated[bool, typer.Option("--json", help="The report for machines.")]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -22,6 +23,26 @@ def export():
     """Turn a Uni-LoRA adapter into what others run."""
 
 
+# Models as ONNX files
+
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|ID|FILE.onnx", help="The base model, or an ONNX file of it; by default what the adapter names."
+    ),
+]
+Given = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map", metavar="NAME=INITIALIZER[@ROW]", help="Where a weight is in the ONNX base; may be given again."
+    ),
+]
+Inputs = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.npz", help="Arrays by input name that are compared on; by default they are made up."),
+]
+
+
 @app.command(
     "onnx",
     epilog="Examples: python -m export onnx --adapter vec.safetensors -o model.onnx"
@@ -29,13 +50,7 @@ def export():
 )
 def onnx_command(
     adapter: Annotated[list[Path], typer.Option(help="The adapter's file; several for the mode bank.")],
-    base: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR|ID|FILE.onnx",
-            help="The base model, or an ONNX file of it; by default what the adapter names.",
-        ),
-    ] = None,
+    base: Base = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="By default beside the adapter, as .onnx.")
     ] = None,
@@ -56,22 +71,15 @@ def onnx_command(
         bool,
         typer.Option("--with-past", help="A decoder that takes and gives its cache of keys and values."),
     ] = False,
-    given: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map", metavar="NAME=INITIALIZER[@ROW]", help="Where a weight is in the ONNX base; may be given again."
-        ),
-    ] = None,
-    inputs: Annotated[
-        Path | None, typer.Option(metavar="FILE.npz", help="Arrays by input name that the result is compared on.")
-    ] = None,
+    given: Given = None,
+    inputs: Inputs = None,
     compare: Annotated[
         bool | None,
         typer.Option(
             "--compare/--no-compare", help="Compare the result with the base and ΔW; by default where it is below 2 GB."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The report for machines.")] = False,
+    as_json: AsJson = False,
 ):
     """Write the base model with the adapter as an ONNX file.
 
@@ -81,6 +89,8 @@ def onnx_command(
     output = output or adapter[0].with_suffix(".onnx")
     if output.resolve() in [file.resolve() for file in adapter]:
         raise UniLoraError(f"{output} is the adapter itself; give another output")
+    if dtype not in (None, *DTYPES):
+        raise UniLoraError(f"--dtype is {dtype!r}; give {', '.join(DTYPES)}")
     with status() as show_step, interruptible(show_step) as step:
         adapters = [load_adapter(file) for file in adapter]
         if base is not None and base.endswith(".onnx"):
@@ -134,22 +144,10 @@ def _from_torch(base, adapters, output, mode, opset, dtype, with_past, inputs, c
 def check_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The file, exported here or merged elsewhere.")],
     adapter: Annotated[list[Path], typer.Option(help="The adapter's file; for a bank all, in its order.")],
-    base: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR|ID|FILE.onnx", help="What to compare with: PyTorch, or an ONNX file of the base and ΔW."
-        ),
-    ] = None,
-    given: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map", metavar="NAME=INITIALIZER[@ROW]", help="Where a weight is in the ONNX base; may be given again."
-        ),
-    ] = None,
-    inputs: Annotated[
-        Path | None, typer.Option(metavar="FILE.npz", help="Arrays by input name; by default they are made up.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The report for machines.")] = False,
+    base: Base = None,
+    given: Given = None,
+    inputs: Inputs = None,
+    as_json: AsJson = False,
 ):
     """Compare an ONNX file with its base and adapter, in PyTorch or as another ONNX file.
 
@@ -194,7 +192,7 @@ def _arrays(path: Path) -> dict:
 @app.command("nodes", epilog="Example: python -m export nodes model.onnx")
 def nodes_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The file; any ONNX file will do.")],
-    as_json: Annotated[bool, typer.Option("--json", help="The report for machines.")] = False,
+    as_json: AsJson = False,
 ):
     """List what ONNX Runtime has to do in each run of a file, and where on a machine with a GPU.
 
@@ -214,7 +212,6 @@ def nodes_command(
 AdapterFile = Annotated[Path, typer.Option(help="The adapter's file.")]
 NewFolder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A folder that is not there yet.")]
 BaseFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="By default the folder that the adapter names.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The report for machines.")]
 
 
 @app.command("merge", epilog="Example: python -m export merge --adapter vec.safetensors -o merged")

@@ -15,8 +15,8 @@ from unilora_spec.adapter import DTYPES
 from unilora_spec.base_model import Stored, read_file, read_values, stored_name, tensors_of
 
 from .folder import read_json
-from .peft import CONFIG, TENSORS, THETA
-from .peft_names import PREFIX
+from .peft import THETA
+from .peft_names import CONFIG, PREFIX, TENSORS
 from .shell import Module, Shell, shell_of
 
 INDICES = ".unilora_indices_A"

@@ -18,8 +18,8 @@ from unilora_spec import Adapter, LayerMap, Segment, UniLoraError, load_adapter
 from unilora_spec.layer_map import SCALINGS
 
 from .base_files import BaseFiles, base_folder
-from .folder import new_folder, tensor, write_json, write_tensors
-from .peft_names import PREFIX, whole_modules
+from .folder import tensor
+from .peft_names import PREFIX, whole_modules, write_folder
 
 EMBEDDINGS = {
     "embed_tokens", "embed_positions", "embed_in", "embeddings", "position_embeddings", "shared", "tok_embeddings",
@@ -56,16 +56,8 @@ def export_lora(adapter: Path, output: Path, base: Path | None = None, progress=
         "modules_to_save": whole.modules or None,
         "target_modules": _targets(modules, files),
     }
-    with new_folder(output) as target:
-        write_json(target / "adapter_config.json", config)
-        tensors = pairs | whole.tensors
-        write_tensors(target / "adapter_model.safetensors", dict(sorted(tensors.items())), {"format": "pt"})
-        size = sum(path.stat().st_size for path in target.iterdir())
-    return {
-        "output": str(output),
+    return write_folder(output, config, pairs | whole.tensors) | {
         "base": str(files.folder),
-        "files": 2,
-        "bytes": size,
         "weights": len(modules),
         "rank": rank,
         "alpha": alpha,

@@ -11,11 +11,10 @@ import numpy as np
 from unilora_spec import Adapter, Segment, UniLoraError, load_adapter
 
 from .base_files import BaseFiles, base_folder
-from .folder import Tensor, new_folder, tensor, write_json, write_tensors
+from .folder import Tensor, tensor
 from .lora import EMBEDDINGS
-from .peft_names import PREFIX, whole_modules
+from .peft_names import PREFIX, whole_modules, write_folder
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 THETA = "base_model.unilora_theta_d"
 
 
@@ -52,16 +51,8 @@ def export_peft(adapter: Path, output: Path, base: Path | None = None, progress=
         "modules_to_save": whole.modules or None,
         "target_modules": _targets(modules),
     }
-    with new_folder(output) as target:
-        write_json(target / CONFIG, config)
-        tensors = _tensors(loaded, modules) | whole.tensors
-        write_tensors(target / TENSORS, dict(sorted(tensors.items())), {"format": "pt"})
-        size = sum(path.stat().st_size for path in target.iterdir())
-    return {
-        "output": str(output),
+    return write_folder(output, config, _tensors(loaded, modules) | whole.tensors) | {
         "base": str(files.folder),
-        "files": 2,
-        "bytes": size,
         "weights": len(modules),
         "rank": ranks[0],
         "saved": sorted(loaded.saved),

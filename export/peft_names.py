@@ -4,6 +4,7 @@ PEFT keeps whole modules, `modules_to_save`, and looks for each of their tensors
 ends with one of the names given, and for a task with a head the head's usual names with them, asked for or not.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy as np
 from unilora_spec import Adapter, UniLoraError
 
 from .base_files import BaseFiles
-from .folder import Tensor, tensor
+from .folder import Tensor, new_folder, tensor, write_json, write_tensors
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 PREFIX = "base_model.model."  # before a model's own names in a file of PEFT's
 TASKS = {
@@ -66,3 +69,12 @@ def _taken(name: str, modules: tuple[str, ...]) -> bool:
     """Whether a tensor is in a module that PEFT takes for one of ``modules``."""
     parts = name.split(".")
     return any(".".join(["", *parts[:i]]).endswith(module) for i in range(1, len(parts)) for module in modules)
+
+
+def write_folder(output: Path, config: dict, tensors: dict[str, Tensor]) -> dict:
+    """Writes a folder of PEFT's; the beginning of a report of it."""
+    with new_folder(output) as target:
+        write_json(target / CONFIG, config)
+        write_tensors(target / TENSORS, dict(sorted(tensors.items())), {"format": "pt"})
+        size = sum(path.stat().st_size for path in target.iterdir())
+    return {"output": str(output), "files": 2, "bytes": size}
