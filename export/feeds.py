@@ -7,7 +7,11 @@ import onnx_ir as ir
 
 from unilora_spec import UniLoraError
 
-SIZES = ({"batch": 3, "sequence": 9, "past": 0}, {"batch": 1, "sequence": 5, "past": 4}, {"batch": 5, "sequence": 12, "past": 2})
+SIZES = (
+    {"batch": 3, "sequence": 9, "past": 0},
+    {"batch": 1, "sequence": 5, "past": 4},
+    {"batch": 5, "sequence": 12, "past": 2},
+)
 """Three batches of different sizes."""
 SIDE = 64  # of an image where the axis is open
 
@@ -34,7 +38,9 @@ def _array(value, sizes, random):
     if value.dtype == ir.DataType.BOOL:
         return np.zeros(shape, bool) if "use_cache" in value.name else np.ones(shape, bool)
     if value.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
-        raise UniLoraError(f"the input {value.name} is {value.dtype.name}; give --inputs an .npz file with arrays by name")
+        raise UniLoraError(
+            f"the input {value.name} is {value.dtype.name}; give --inputs an .npz file with arrays by name"
+        )
     made = _integers(value, shape, sizes, random)
     return made.astype(value.dtype.numpy())
 
@@ -58,7 +64,7 @@ def _size(value, axis, size, sizes):
         return size
     name = (size.value or "").lower()
     if "+" in name:
-        return sum(_size(value, axis, _term(part), sizes) for part in name.split("+"))
+        return sum(_term(part.strip(), sizes) for part in name.split("+"))
     if re.search(r"total|past.*(and|plus)|kv_?len", name) or _is_mask_over_the_past(value, axis, size):
         return sizes["past"] + sizes["sequence"]
     if "past" in name or (axis == 2 and "past" in value.name):
@@ -70,9 +76,8 @@ def _size(value, axis, size, sizes):
     return sizes["batch" if "batch" in name or (axis == 0 and "seq" not in name) else "sequence"]
 
 
-def _term(text):
-    text = text.strip()
-    return int(text) if text.isdecimal() else ir.SymbolicDim(text)
+def _term(name, sizes):
+    return int(name) if name.isdecimal() else sizes["past" if "past" in name else "sequence"]
 
 
 def _is_mask_over_the_past(value, axis, size):

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from unilora_spec import Adapter, UniLoraError
+from unilora_spec import Adapter, UniLoraError, WorkFailed
 
 from . import parity, unrounded
 from .adapt import Weight, check_mode, merged
 from .feeds import feeds_for
 from .heads import Saved, put_in
 from .matching import Match, match, prepare, table
-from .onnx import LARGEST_FILE, cases, check_call, finish, load
+from .onnx import LARGEST_FILE, cases, check_call, finish, load, outputs
 from .paths import add_beside
 from .sites import uses
 
@@ -47,7 +47,7 @@ def export_onnx_file(
     base, path = Path(base), Path(path)
     adapters = [adapter] if isinstance(adapter, Adapter) else list(adapter)
     check_call(path, mode, adapters)
-    if path.resolve() == base.resolve():
+    if base.resolve() in [file.resolve() for file in outputs(path, mode)]:
         raise UniLoraError(f"{path} is the base itself; give another output")
     progress("reading the base")
     graph = read(base)
@@ -66,20 +66,35 @@ def export_onnx_file(
         compare = size_of(graph) <= LARGEST_FILE
     checks, moved = None, None
     if compare:
-        feeds = feeds_for(graph) if feeds is None else feeds
+        made_up, feeds = feeds is None, feeds_for(graph) if feeds is None else feeds
         progress("running the base in ONNX Runtime")
         names = [value.name for value in graph.graph.outputs]
-        plain = answers_of(read(base), feeds, names)
+        try:
+            plain = answers_of(read(base), feeds, names)
+        except WorkFailed as error:
+            mend = "what was made up for its inputs may not fit them: give" if made_up else "give other"
+            raise UniLoraError(f"{base} does not run itself: {error}; {mend} --inputs, or --no-compare") from error
         answers = []
         for each in adapters:
             progress("running the base and ΔW as NumPy computes it")
             answers.append(reference(base, each, given, feeds, names))
-        moved = max(float(np.abs(a[n] - p[n]).max(initial=0)) for a, p in zip(answers[0], plain) for n in names)
+        moved = max(
+            float(np.abs(a[n].astype(np.float64) - p[n]).max(initial=0))
+            for a, p in zip(answers[0], plain)
+            for n in names
+        )
         checks = cases(mode, adapters, feeds, answers)
     report = finish(graph, adapters, weights, saved, mode, path, checks, progress)
     warnings = []
     if same is False:
-        warnings.append("the base's weights are not those that the adapter was trained on: another checkpoint of its form")
+        warnings.append(
+            "the base's weights are not those that the adapter was trained on: another checkpoint of its form"
+        )
+    if any(node.op_type == "QuantizeLinear" for node in graph.graph.all_nodes()):
+        warnings.append(
+            "the base rounds what it computes in ranges that were measured without the adapter, and cuts off what the"
+            " adapter moves out of them: quantize statically after a merge, or take a dynamically quantized base"
+        )
     return {**report, "weights": rows, "same_contents": same, "adapter_moves_outputs_by": moved, "warnings": warnings}
 
 
@@ -111,7 +126,9 @@ def reference(base: Path, adapter: Adapter, given, feeds, names) -> list[dict[st
             delta = np.zeros(use.shape, np.float32)
             adapter.add_deltas([(replace(s, transposed=False), offset) for s, offset in weight.placed], delta)
             delta = delta.T if use.form == "product" else delta
-            constant = ir.Tensor(np.ascontiguousarray(delta).astype(use.dtype.numpy()), name=f"{weight.value.name}.Δ{number}")
+            constant = ir.Tensor(
+                np.ascontiguousarray(delta).astype(use.dtype.numpy()), name=f"{weight.value.name}.Δ{number}"
+            )
             value = ir.Value(name=constant.name, const_value=constant)
             value.dtype, value.shape = use.dtype, ir.Shape(delta.shape)
             graph.graph.register_initializer(value)

@@ -47,7 +47,7 @@ def put_in(model: ir.Model, saved: Sequence[Saved], adapter: Adapter) -> list[Sa
 def feed(model: ir.Model, saved: Sequence[Saved], adapter: Adapter) -> None:
     """Makes inputs of what was trained in full, with its values as the default: by the adapter's names, shapes and
     float32, so that they are in the graph what they are in an .onnx_adapter file."""
-    tape, made = GraphTape(model.opset_imports[""]), {}
+    tape, made = GraphTape(model.opset_imports[""], "unilora.fed"), {}
     for name in dict.fromkeys(each.name for each in saved):
         mine = [each for each in saved if each.name == name]
         if len(mine) == 1 and _is_as_named(mine[0]):

@@ -1,7 +1,9 @@
 """A graph with its adapter as an ONNX file: written, checked and compared before it takes its place. Knows no PyTorch."""
 
+import glob
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +20,13 @@ from .adapt import Saved, Weight, adapt
 from .modes import MODES
 from .rebuild import factor_name, index_words
 
-OPSETS = range(18, 23)  # what torch can be asked for: it writes 18, and converts; at 23 onnxscript fuses rotary embeddings
+OPSETS = range(
+    18, 23
+)  # what torch can be asked for: it writes 18, and converts; at 23 onnxscript fuses rotary embeddings
 # in a form that ONNX Runtime 1.32 refuses (cos_cache and sin_cache of one row for the whole batch)
 LARGEST_FILE = 2**31 - 2**24  # protobuf's limit, less room for the nodes; above it the tensors go into a file beside
 LEAST_EXTERNAL = 1024  # bytes: smaller tensors stay in the graph, where shape inference needs those that are shapes
+DATA = re.compile(r"\.[0-9a-f]{12}\.data")  # what follows the graph's name in that of its data
 
 
 def check_call(path: Path, mode: str, adapters: Sequence[Adapter]) -> None:
@@ -33,7 +38,9 @@ def check_call(path: Path, mode: str, adapters: Sequence[Adapter]) -> None:
     if path.is_dir():
         raise UniLoraError(f"{path} is a folder; give the name of a file in it")
     if mode != "bank" and len(adapters) > 1:
-        raise UniLoraError(f"{len(adapters)} adapters are given, and the mode {mode} takes one; --mode bank takes several")
+        raise UniLoraError(
+            f"{len(adapters)} adapters are given, and the mode {mode} takes one; --mode bank takes several"
+        )
     first = adapters[0]
     for number, other in enumerate(adapters[1:], 2):
         for what, same in (
@@ -62,6 +69,12 @@ def load(path: Path) -> ir.Model:
     return graph
 
 
+def outputs(path: Path, mode: str) -> list[Path]:
+    """The files of an export to ``path``, the graph first: but for its data, where it is large."""
+    beside = (".expander.onnx", ".onnx_adapter") if mode == "factored" else ()
+    return [path, *(path.with_suffix(suffix) for suffix in beside)]
+
+
 def feeds_of(adapter: Adapter) -> dict[str, np.ndarray]:
     """What the mode "factored" is fed beside the model's inputs: A and B of each segment, float32."""
     found = {}
@@ -83,7 +96,9 @@ def cases(
         if mode == "bank":
             rows = len(next(iter(batch.values())))
             feed["adapter"] = np.arange(rows, dtype=np.int64) % len(adapters)
-            mixed = {name: [answers[k][number][name][row] for row, k in enumerate(feed["adapter"])] for name in expected}
+            mixed = {
+                name: [answers[k][number][name][row] for row, k in enumerate(feed["adapter"])] for name in expected
+            }
             expected = {name: np.stack(values) for name, values in mixed.items()}
         found.append((feed, expected))
     return found
@@ -106,10 +121,11 @@ def finish(
     ``path`` has changed.
     """
     progress("putting the adapter in")
+    keep = _external(graph)
     adapt(graph, adapters, weights, saved, mode)
     graph.metadata_props.update(metadata(adapters, mode))
     graph.ir_version = max(graph.ir_version, 8)  # the first with functions
-    with _placing(path) as folder:
+    with _placing(path, keep) as folder:
         progress("writing the file")
         files = _write(graph, folder / path.name)
         if mode == "factored":
@@ -119,7 +135,7 @@ def finish(
         session = comparison = None
         if checks is not None:
             progress("running it in ONNX Runtime")
-            session = parity.session(files[0])
+            session = parity.session_to_compare(files[0])
             comparison = _compare(session, files[0], checks, parity.precision(graph))
             parity.insist(comparison)
         sizes = {str(path.parent / file.name): file.stat().st_size for file in files}
@@ -193,29 +209,48 @@ def _shapes(saved):
 
 
 @contextmanager
-def _placing(path: Path):
+def _placing(path: Path, keep: set[Path]):
     """A folder beside ``path`` whose files take their places when the block ends well, that of ``path``'s name last.
 
     The data that a graph refers to has its digest in its name, so that an old graph finds its old data until it is
-    replaced. What a killed process left is cleared on the next call.
+    replaced; then it goes, unless it is in ``keep``. What a killed process left is cleared on the next call.
     """
-    for leftover in path.parent.glob(f".{path.name}.*.partial"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
         yield folder
-        before = set(path.parent.glob(f"{path.name}.????????????.data"))
-        after = set()
+        before, after = _data_of(path), set()
         for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
             with open(file, "rb+") as written:
                 os.fsync(written.fileno())
-            after.add(file.rename(path.parent / file.name))
-        for data in before - after:
+            after.add(file.rename(path.parent / file.name).resolve())
+        for data in before - after - keep:
             data.unlink()
     except OSError as error:
         raise WorkFailed(f"{path} could not be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _data_of(path: Path) -> set[Path]:
+    """The files of data that the graph at ``path`` refers to and that bear its name; a renamed graph took its own along."""
+    beside = {
+        file.resolve()
+        for file in path.parent.glob(f"{glob.escape(path.name)}.*.data")
+        if DATA.fullmatch(file.name, len(path.name))
+    }
+    if not beside or not path.is_file():
+        return set()
+    try:
+        return _external(load(path)) & beside
+    except UniLoraError:  # what is replaced may be anything
+        return set()
+
+
+def _external(model: ir.Model) -> set[Path]:
+    tensors = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
+    return {Path(tensor.path).resolve() for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
 
 
 def _write(model: ir.Model, path: Path) -> list[Path]:
@@ -239,12 +274,13 @@ def _write(model: ir.Model, path: Path) -> list[Path]:
     with open(written, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
     data = written.rename(path.with_name(f"{path.name}.{digest}.data"))
-    proto = ir.to_proto(model)
-    for tensor in proto.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = data.name
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(old := value.const_value, ir.ExternalTensor):
+                value.const_value = ir.ExternalTensor(
+                    data.name, old.offset, old.length, old.dtype, shape=old.shape, name=old.name, base_dir=path.parent
+                )
+    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     return [path, data]
 
 
@@ -252,7 +288,7 @@ def _write_beside(adapter: Adapter, opset: int, folder: Path, path: Path) -> lis
     """The graph from θ to A and B, and these as ONNX Runtime's adapters are stored."""
     from .expander import expander, write_adapter
 
-    files = [folder / path.with_suffix(suffix).name for suffix in (".expander.onnx", ".onnx_adapter")]
+    files = [folder / file.name for file in outputs(path, "factored")[1:]]
     model = expander(adapter, opset)
     model.metadata_props.update(metadata([adapter], "expander"))
     files[0].write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))

@@ -54,12 +54,12 @@ def session(
         return onnxruntime.InferenceSession(model, options, providers=providers)
 
 
-def session_to_compare(path: Path) -> onnxruntime.InferenceSession:
+def session_to_compare(path: Path, options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
     """A file in ONNX Runtime; one with bfloat16, of which the CPU has no kernels, in float32 there (widen.py)."""
     if not _has_cuda() and has_bfloat16(graph := ir.load(path)):
         with widened(path, graph) as wide:
-            return session(wide)
-    return session(path)
+            return session(wide, options=options)
+    return session(path, options=options)
 
 
 def _has_cuda() -> bool:

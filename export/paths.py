@@ -14,7 +14,7 @@ from .sites import Use, uses
 
 def add_beside(opset: int, use: Use, change: Callable[[GraphTape, ir.Value], ir.Value], instead: bool = False) -> None:
     """Adds ``change(tape, x)`` to the result of a product or a lookup, or puts it in its place."""
-    tape = GraphTape(opset)
+    tape = GraphTape(opset, f"{use.result[0].name}.lora")
     x = use.x[0] if len(use.x) == 1 else tape.add("DequantizeLinear", *use.x, dtype=use.dtype)
     result, *quantization = use.result
     after = change(tape, x)
@@ -84,7 +84,8 @@ class Paths:
                     " products and in what is added to them: give adapters that agree in it, or another mode"
                 )
             if is_bias:
-                result, dtype, tape = use.node.outputs[0], value.dtype, GraphTape(self.tape.opset)
+                result, dtype = use.node.outputs[0], value.dtype
+                tape = GraphTape(self.tape.opset, f"{result.name}.own")
                 flat = tape.call("Rows", result, rows, dtype=dtype)
                 after = tape.call("Unrows", tape.call("AddRows", flat, rows, dtype=dtype), result, dtype=dtype)
                 _put_after(result, tape, after)

@@ -22,13 +22,17 @@ COMPUTING_OPSET = 18  # brought BitwiseXor and BitwiseAnd
 
 
 class GraphTape(Tape):
-    """Nodes and constants that are to go into a graph of the operator set ``opset``."""
+    """Nodes and constants that are to go into a graph of the operator set ``opset``.
 
-    def __init__(self, opset: int):
+    What the nodes give is named after ``prefix``: a graph would choose names of which its branches know nothing.
+    """
+
+    def __init__(self, opset: int, prefix: str = "unilora"):
         super().__init__()
-        self.opset, self._constants = opset, {}
+        self.opset, self.prefix, self._constants = opset, prefix, {}
 
     def add(self, op_type, *inputs, name=None, shape=None, domain="", dtype=ir.DataType.FLOAT, **attributes):
+        name = name or f"{self.prefix}.{len(self.nodes)}"
         output = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape) if shape is not None else None)
         return self.op(op_type, inputs, attributes, domain=domain, output=output)
 
@@ -63,7 +67,7 @@ def factors(tape: GraphTape, adapter: Adapter, theta: ir.Value, rows=None) -> di
         "Split",
         [theta_D, tape.integers("sizes", [a * b for a, b in dims])],
         {"axis": 0 if rows is None else 1},
-        outputs=[ir.Value(type=ir.TensorType(ir.DataType.FLOAT)) for _ in dims],
+        outputs=[ir.Value(name=f"unilora.part{i}", type=ir.TensorType(ir.DataType.FLOAT)) for i in range(len(dims))],
     )
     names = [factor_name(s, name) for s, _ in placed for name in "AB"]
     first = ([], []) if rows is None else ([0], [rows])  # 0: as many as there are

@@ -80,7 +80,13 @@ def _follow(value: ir.Value, state: _State) -> Iterator[Use]:
 
 
 def _product(node, state, in_out, x=None, result=None, dtype=None):
-    return "product", x or node.inputs[:1], result or _behind_quantization(node.outputs[0]), in_out, dtype or state.dtype
+    return (
+        "product",
+        x or node.inputs[:1],
+        result or _behind_quantization(node.outputs[0]),
+        in_out,
+        dtype or state.dtype,
+    )
 
 
 def _mat_mul(node, position, state):

@@ -25,7 +25,7 @@ def rounds(model: ir.Model) -> bool:
 def session(model: ir.Model) -> onnxruntime.InferenceSession:
     """A graph, which is changed, in ONNX Runtime, without such roundings but those of operators that have no other form."""
     for node in list(model.graph.all_nodes()):
-        tape = GraphTape(model.opset_imports[""])
+        tape = GraphTape(model.opset_imports[""], f"{node.outputs[0].name}.unrounded")
         if node.op_type in FORMS and (value := FORMS[node.op_type](tape, node)) is not None:
             node.graph.insert_before(node, tape.nodes)
             _take_place(node.outputs[0], value)
@@ -38,7 +38,7 @@ def session(model: ir.Model) -> onnxruntime.InferenceSession:
         ir.save(model, Path(folder) / "model.onnx", external_data="model.data")
         options = onnxruntime.SessionOptions()  # a product with a weight that is dequantized becomes MatMulNBits there
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        return parity.session(Path(folder) / "model.onnx", options=options)
+        return parity.session_to_compare(Path(folder) / "model.onnx", options)
 
 
 def _take_place(old, new):
