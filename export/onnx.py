@@ -25,7 +25,11 @@ OPSETS = range(
 )  # what torch can be asked for: it writes 18, and converts; at 23 onnxscript fuses rotary embeddings
 # in a form that ONNX Runtime 1.32 refuses (cos_cache and sin_cache of one row for the whole batch)
 LARGEST_FILE = 2**31 - 2**24  # protobuf's limit, less room for the nodes; above it the tensors go into a file beside
-LEAST_EXTERNAL = 1024  # bytes: smaller tensors stay in the graph, where shape inference needs those that are shapes
+LEAST_EXTERNAL = 1024  # bytes: smaller tensors stay in the graph
+READ_BY_INFERENCE = (
+    ir.DataType.INT64,
+    ir.DataType.INT32,
+)  # shapes, and what they may be computed of: they stay as well
 DATA = re.compile(r"\.[0-9a-f]{12}\.data")  # what follows the graph's name in that of its data
 
 
@@ -255,10 +259,16 @@ def _external(model: ir.Model) -> set[Path]:
 
 def _write(model: ir.Model, path: Path) -> list[Path]:
     """The graph, and where it is too large for one file its data: the files, the graph first."""
-    tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
-    if sum(tensor.nbytes for tensor in tensors) <= LARGEST_FILE:
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    if sum(value.const_value.nbytes for value in values) <= LARGEST_FILE:
         path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
         return [path]
+    large = [
+        value for value in values if value.const_value.nbytes > LEAST_EXTERNAL and value.dtype not in READ_BY_INFERENCE
+    ]
+    for value in set(values) - set(large):
+        if isinstance(value.const_value, ir.ExternalTensor):
+            (value.const_value,) = ir.external_data.convert_tensors_from_external([value.const_value])
     before = []
 
     def release(tensor, _):
@@ -267,19 +277,15 @@ def _write(model: ir.Model, path: Path) -> list[Path]:
             before[-1].release()
         before[:] = [tensor]
 
-    written = path.with_name("data")
-    ir.external_data.unload_from_model(
-        model, path.parent, written.name, size_threshold_bytes=LEAST_EXTERNAL, callback=release
-    )
-    with open(written, "rb") as file:
+    tensors = [value.const_value for value in large]
+    written = ir.external_data.convert_tensors_to_external(tensors, path.parent, "data", callback=release)
+    with open(path.with_name("data"), "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    data = written.rename(path.with_name(f"{path.name}.{digest}.data"))
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(old := value.const_value, ir.ExternalTensor):
-                value.const_value = ir.ExternalTensor(
-                    data.name, old.offset, old.length, old.dtype, shape=old.shape, name=old.name, base_dir=path.parent
-                )
+    data = path.with_name("data").rename(path.with_name(f"{path.name}.{digest}.data"))
+    for value, old in zip(large, written):
+        value.const_value = ir.ExternalTensor(
+            data.name, old.offset, old.length, old.dtype, shape=old.shape, name=old.name, base_dir=path.parent
+        )
     path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     return [path, data]
 

@@ -1,0 +1,162 @@
+"""Exports onto a base whose data is beside it: in the memory of a few tensors, with the right data, and nothing left over."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unilora_spec import load_adapter
+
+ir = pytest.importorskip("onnx_ir")
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks.large_onnx import build, weight
+
+LAYERS, SIDE = 20, 2000
+SIZE = 4 * SIDE * SIDE  # 16 MB, of 320
+COMMAND = (
+    "import signal, sys; sys.modules['torch'] = None; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "import export.onnx, export.from_file, export.matching; export.matching.CACHE = 2 * 16 * 10**6; export.onnx.LARGEST_FILE = export.from_file.LARGEST_FILE = 10**7;"
+    "import atexit; from runpy import run_module;"
+    "atexit.register(lambda: print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0], file=sys.stderr));"
+    "run_module('export', run_name='__main__')"
+)
+X = np.random.default_rng(0).normal(size=(2, SIDE)).astype(np.float32)
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="reads /proc; ru_maxrss would be the parent's where that is larger"
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A folder with a base of 320 MB and its adapter, one that the exports cannot change."""
+    folder = tmp_path_factory.mktemp("large")
+    build(folder, LAYERS, SIDE)
+    os.chmod(folder / "base", 0o555)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def least(tmp_path_factory):
+    """The peak of an export of next to nothing: the interpreter and its packages."""
+    folder = tmp_path_factory.mktemp("small")
+    build(folder, 2, 32, d=64)
+    return finished(start(folder, folder / "out.onnx", "merged"))[1]
+
+
+def start(folder, output, mode, *options):
+    arguments = (
+        "onnx",
+        "--adapter",
+        folder / "vec.safetensors",
+        "--base",
+        folder / "base" / "base.onnx",
+        "--mode",
+        mode,
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *map(str, (*arguments, "-o", output, "--json", *options))], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def finished(process):
+    """The report, and the peak of resident memory in bytes, mapped files counted in."""
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return json.loads(out), int(err.split()[-1]) * 1024
+
+
+def answer(path, feed=()):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {"h0": X, **dict(feed)})[0]
+
+
+@pytest.fixture(scope="module")
+def wanted(base):
+    """What NumPy computes, a layer at a time, and each W + ΔW."""
+    h = X
+    for i, (_, delta) in enumerate(load_adapter(base / "vec.safetensors").delta_weights()):
+        h = np.tanh(h @ (weight(i, SIDE) + delta).T)
+    return h
+
+
+@pytest.mark.parametrize("mode", ["merged", "reconstruct", "input"])
+def test_memory_is_that_of_a_few_tensors(base, least, wanted, tmp_path, mode):
+    """The graph and its tensors are 320 MB. Of tensors there are W, what is hashed or added of it in bands, and what is
+    written: three, and 20 MB for ΔW's bands and the stored index, before the whole model would be there ten times over."""
+    report, peak = finished(start(base, tmp_path / "out.onnx", mode))
+    print(least, peak, peak - least)
+    assert peak - least < 3 * SIZE + 30_000_000
+    assert report["same_contents"] is True and report["comparison"] is None and report["bytes"] > LAYERS * SIZE
+    graph, data = (Path(file) for file in report["files"])
+    assert sorted(tmp_path.iterdir()) == [graph, data] and data.name.startswith("out.onnx.") and data.suffix == ".data"
+    model = onnx.load(graph, load_external_data=False)
+    locations = {entry.value for t in model.graph.initializer for entry in t.external_data if entry.key == "location"}
+    assert locations == {data.name}
+    stored = ir.load(graph).graph.initializers
+    for i, (segment, delta) in enumerate(load_adapter(base / "vec.safetensors").delta_weights()):
+        W = weight(i, SIDE) + (delta if mode == "merged" else 0)
+        assert np.allclose(stored[segment.name].const_value.numpy().T, W, rtol=0, atol=1e-6)
+        stored[segment.name].const_value.release()
+    assert np.abs(answer(graph) - wanted).max() < 1e-3
+
+
+def test_found_by_its_contents(least, tmp_path):
+    """Nothing but the fingerprint tells ten matrices of one shape apart: 160 MB are hashed, and two of them kept."""
+    build(tmp_path, 10, SIDE, named=False)
+    report, peak = finished(start(tmp_path, tmp_path / "out.onnx", "merged"))
+    assert {row["how"] for row in report["weights"]} == {"fingerprint"}
+    print(least, peak, peak - least)
+    assert peak - least < 5 * SIZE
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_what_was_stopped_leaves_an_old_output_whole(base, wanted, tmp_path, how):
+    """Its graph with its data; and when a new one takes its place, the old data goes, and nothing else does."""
+    output = tmp_path / "out.onnx"
+    finished(start(base, output, "merged"))
+    files = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    others = [
+        "out.onnx.txt",
+        "out.onnx.0123456789ab.data",
+        "out.onnx.unrelatedxyz.data",
+        "other.onnx.0123456789ab.data",
+    ]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    for moment, least_bytes in (("", 0), ("/*data*", SIZE), ("/out.onnx", 1)):
+        process = start(base, output, "reconstruct")
+        while not any(
+            f.is_dir() or f.stat().st_size > least_bytes for f in tmp_path.glob(f".out.onnx.*.partial{moment}")
+        ):
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.send_signal(how)
+        process.communicate()
+        assert process.returncode != 0
+        assert {name: (tmp_path / name).stat().st_mtime_ns for name in files} == files
+    assert np.abs(answer(output) - wanted).max() < 1e-3
+    finished(start(base, output, "reconstruct"))
+    new = {file.name for file in tmp_path.iterdir()}
+    assert set(others) < new and len(new - set(others)) == 2 and not (new - set(others) - {"out.onnx"}) & set(files)
+
+
+def test_data_that_the_base_reads_stays(base, tmp_path):
+    """An output that was renamed took its data along by name; with it as the base, its name's next output keeps it."""
+    output, renamed = tmp_path / "out.onnx", tmp_path / "renamed.onnx"
+    finished(start(base, output, "merged"))
+    renamed.write_bytes(output.read_bytes())
+    before = answer(renamed)
+    arguments = [*map(str, ("onnx", "--adapter", base / "vec.safetensors", "--base", renamed, "-o", output, "--json"))]
+    process = subprocess.run([sys.executable, "-c", COMMAND, *arguments], capture_output=True, cwd=ROOT)
+    assert process.returncode == 0 and np.array_equal(answer(renamed), before)
