@@ -19,8 +19,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, save_adapter
-from unilora_spec import contents_fingerprint, structure_fingerprint
+from unilora_spec import (
+    Adapter,
+    Base,
+    LayerMap,
+    Projection,
+    Segment,
+    contents_fingerprint,
+    save_adapter,
+    structure_fingerprint,
+)
 
 MEASURED = (
     "import atexit, sys; sys.modules['torch'] = None; from runpy import run_module;"
@@ -41,7 +49,6 @@ def build(folder: Path, layers: int, side: int, rank: int = 4, named: bool = Tru
         for i, name in enumerate(stored):
             data.write(weight(i, side).T.tobytes())
             tensors.append(external(name, side, i * size, size))
-            # The sign alone goes on, so that what a deep chain computes stays of one size.
             nodes.append(helper.make_node("MatMul", [f"h{i}", name], [f"y{i}"]))
             nodes.append(helper.make_node("Tanh", [f"y{i}"], [f"h{i + 1}"]))
     shape = ["batch", side]
@@ -75,7 +82,9 @@ def external(name, side, offset, size):
 def measure(code: str, *arguments) -> tuple[str, int, float]:
     """What a process prints, its peak of resident memory in bytes with mapped files counted in, and its seconds."""
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(done.stderr)
     return done.stdout, int(done.stderr.split()[-1]) * 1024, time.perf_counter() - start

@@ -14,7 +14,7 @@ from .adapt import Weight, check_mode, merged
 from .feeds import feeds_for
 from .heads import Saved, put_in
 from .matching import Match, match, prepare, table
-from .onnx import LARGEST_FILE, cases, check_call, finish, load, outputs
+from .onnx import LARGEST_FILE, advice, cases, check_call, finish, load, outputs
 from .paths import add_beside
 from .sites import uses
 
@@ -85,7 +85,7 @@ def export_onnx_file(
         )
         checks = cases(mode, adapters, feeds, answers)
     report = finish(graph, adapters, weights, saved, mode, path, checks, progress)
-    warnings = []
+    warnings = advice(mode, adapters[0].projection.D)
     if same is False:
         warnings.append(
             "the base's weights are not those that the adapter was trained on: another checkpoint of its form"

@@ -30,6 +30,9 @@ READ_BY_INFERENCE = (
     ir.DataType.INT64,
     ir.DataType.INT32,
 )  # shapes, and what they may be computed of: they stay as well
+GATHERED = {"input": 2**22, "bank": 2**20}
+"""Entries of θ_D from where gathering them in each run is worth a word: 4.5 ns an entry on one core, thus 20 ms for 2^22, and
+for a bank so much for each row of the batch, with 4 bytes an entry. python -m benchmarks.large_onnx --adapter measures it."""
 DATA = re.compile(r"\.[0-9a-f]{12}\.data")  # what follows the graph's name in that of its data
 
 
@@ -77,6 +80,16 @@ def outputs(path: Path, mode: str) -> list[Path]:
     """The files of an export to ``path``, the graph first: but for its data, where it is large."""
     beside = (".expander.onnx", ".onnx_adapter") if mode == "factored" else ()
     return [path, *(path.with_suffix(suffix) for suffix in beside)]
+
+
+def advice(mode: str, D: int) -> list[str]:
+    """What speaks against a mode where D is large, as warnings of a report."""
+    if D <= GATHERED.get(mode, D):
+        return []
+    each, instead = "", "--mode factored does it once for an adapter, by its expander"
+    if mode == "bank":
+        each, instead = f" for each row of the batch, {4 * D / 1e6:,.0f} MB a row", "a file for each adapter does not"
+    return [f"each run gathers {D:,} entries of theta_D{each}, some {4.5e-6 * D:,.0f} ms on one core; {instead}"]
 
 
 def feeds_of(adapter: Adapter) -> dict[str, np.ndarray]:
@@ -260,15 +273,15 @@ def _external(model: ir.Model) -> set[Path]:
 def _write(model: ir.Model, path: Path) -> list[Path]:
     """The graph, and where it is too large for one file its data: the files, the graph first."""
     values = [value for graph in model.graphs() for value in graph.initializers.values()]
-    if sum(value.const_value.nbytes for value in values) <= LARGEST_FILE:
+    large = []
+    if sum(value.const_value.nbytes for value in values) > LARGEST_FILE:
+        large = [v for v in values if v.const_value.nbytes > LEAST_EXTERNAL and v.dtype not in READ_BY_INFERENCE]
+    for value in set(values) - set(large):
+        if isinstance(value.const_value, ir.ExternalTensor):  # it is in a file of the base's
+            (value.const_value,) = ir.external_data.convert_tensors_from_external([value.const_value])
+    if not large:
         path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
         return [path]
-    large = [
-        value for value in values if value.const_value.nbytes > LEAST_EXTERNAL and value.dtype not in READ_BY_INFERENCE
-    ]
-    for value in set(values) - set(large):
-        if isinstance(value.const_value, ir.ExternalTensor):
-            (value.const_value,) = ir.external_data.convert_tensors_from_external([value.const_value])
     before = []
 
     def release(tensor, _):

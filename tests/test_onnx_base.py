@@ -28,6 +28,7 @@ from adapters import adapter_of, merged
 from onnx import TensorProto, helper
 from onnx_bases import LARGEST, MODES, adapter_for, bert, gpt2, llama, pytorch, relative, write
 
+import export.onnx
 from export import from_file, parity
 from export.feeds import feeds_for
 from export.from_file import export_onnx_file, read
@@ -427,6 +428,19 @@ def test_a_decoder_with_its_cache(tmp_path):
         assert relative(answers(tmp_path / "out.onnx", feeds), wanted) < LARGEST
 
 
+def test_a_mode_that_gathers_much_is_warned_of(tmp_path, monkeypatch):
+    adapter, base = linear(tmp_path)
+    for mode in MODES:
+        assert export_onnx_file(base, adapter, tmp_path / "out.onnx", mode)["warnings"] == []
+    monkeypatch.setattr(export.onnx, "GATHERED", {"input": 27, "bank": 28})
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", "input")
+    assert report["warnings"] == [
+        "each run gathers 28 entries of theta_D, some 0 ms on one core; --mode factored does it once for an adapter, by its expander"
+    ]
+    assert export_onnx_file(base, adapter, tmp_path / "out.onnx", "bank")["warnings"] == []
+    assert export.onnx.advice("bank", 2**22)[0].startswith("each run gathers 4,194,304 entries of theta_D for each row")
+
+
 # Files, and the command
 
 
@@ -437,6 +451,20 @@ def test_nothing_is_written_over(tmp_path):
     beside = shutil.copy(base, tmp_path / "out.expander.onnx")
     with pytest.raises(UniLoraError, match="is the base itself; give another output"):
         export_onnx_file(beside, adapter, tmp_path / "out.onnx", "factored")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_data_beside_a_small_base_is_taken_in(tmp_path, mode):
+    """The output does not lean on the base's files, in another folder nor in the same one."""
+    adapter, base = linear(tmp_path)
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    onnx.save(onnx.load(base), beside / "base.onnx", save_as_external_data=True, location="base.data", size_threshold=0)
+    assert (beside / "base.data").stat().st_size == 4 * 48
+    report = export_onnx_file(beside / "base.onnx", adapter, beside / "out.onnx", mode)
+    assert report["comparison"]["within"]
+    (beside / "base.data").unlink()
+    parity.session(beside / "out.onnx")
 
 
 def test_files_that_are_no_base(tmp_path):
