@@ -94,7 +94,7 @@ def _rebuild(model, adapters, weights, saved, mode):
         theta = tape.add("Gather", bank, number, axis=0, shape=[rows, adapter.projection.d])
         found = factors(tape, adapter, theta, rows)
     elif mode == "input":
-        found = factors(tape, adapter, inputs.add("theta", [adapter.projection.d], thetas[0]))
+        found = factors(tape, adapter, inputs.add("theta", [adapter.projection.d], thetas[0]), fed=True)
     else:
         inputs.check_free("theta")
         found = factors(tape, adapter, tape.constant("theta", thetas[0]))

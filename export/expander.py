@@ -17,7 +17,7 @@ def expander(adapter: Adapter, opset: int) -> ir.Model:
     tape = GraphTape(max(opset, COMPUTING_OPSET))
     theta = ir.Value(name="theta", shape=ir.Shape([adapter.projection.d]), type=ir.TensorType(ir.DataType.FLOAT))
     theta.const_value = ir.Tensor(np.asarray(adapter.theta, np.float32), name="theta")
-    outputs = [value for pair in factors(tape, adapter, theta).values() for value in pair]
+    outputs = [value for pair in factors(tape, adapter, theta, fed=True).values() for value in pair]
     graph = ir.Graph(
         [theta], outputs, nodes=tape.nodes, initializers=[theta, *tape.initializers],
         opset_imports={"": tape.opset}, name="expander",

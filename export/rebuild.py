@@ -55,12 +55,13 @@ class GraphTape(Tape):
         return self.add("Cast", value, to=int(dtype), dtype=dtype, shape=value.shape, name=name)
 
 
-def factors(tape: GraphTape, adapter: Adapter, theta: ir.Value, rows=None) -> dict[int, tuple[ir.Value, ir.Value]]:
+def factors(tape: GraphTape, adapter: Adapter, theta: ir.Value, rows=None, fed=False) -> dict[int, tuple[ir.Value, ir.Value]]:
     """A and B in float32, by the offsets of the segments in θ_D: (rank, in) and (out, rank).
 
     ``theta`` is of shape [d], or [rows, d] where each row of the batch has its own; then A and B have ``rows`` in front.
+    ``fed``: each run may bring another one.
     """
-    theta_D = _theta_D(tape, adapter, theta, rows)
+    theta_D = _theta_D(tape, adapter, theta, rows, fed)
     placed = list(adapter.layer_map.placed())
     dims = [shape for s, _ in placed for shape in ([s.rank, s.in_features], [s.out_features, s.rank])]
     flat = tape.op_multi_out(
@@ -103,7 +104,7 @@ def _index_is_computed(p, opset) -> bool:
     return p.kind in COMPUTED and p.D <= LARGEST_COMPUTED and opset >= COMPUTING_OPSET
 
 
-def _theta_D(tape: GraphTape, adapter: Adapter, theta, rows) -> ir.Value:
+def _theta_D(tape: GraphTape, adapter: Adapter, theta, rows, fed) -> ir.Value:
     p = adapter.projection
     if p.kind == "identity":
         return theta
@@ -112,7 +113,9 @@ def _theta_D(tape: GraphTape, adapter: Adapter, theta, rows) -> ir.Value:
         index = COMPUTED[p.kind](tape, p, d)
     else:
         index = tape.constant("unilora.index", p.index(), np.int32)
-    expand, shape = ("Expand", [p.D]) if rows is None else ("ExpandRows", [rows, p.D])
+    expand, shape = "ExpandInput" if fed else "Expand", [p.D]
+    if rows is not None:
+        expand, shape = "ExpandRows", [rows, p.D]
     return tape.call(expand, theta, _scale(tape, p, d), index, name="unilora.theta_D", shape=shape)
 
 
