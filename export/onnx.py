@@ -282,16 +282,8 @@ def _write(model: ir.Model, path: Path) -> list[Path]:
     if not large:
         path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
         return [path]
-    before = []
-
-    def release(tensor, _):
-        """What has been written is unmapped: the pages of a mapped file count as memory."""
-        if before and isinstance(before[-1], ir.ExternalTensor):
-            before[-1].release()
-        before[:] = [tensor]
-
     tensors = [value.const_value for value in large]
-    written = ir.external_data.convert_tensors_to_external(tensors, path.parent, "data", callback=release)
+    written = ir.external_data.convert_tensors_to_external(tensors, path.parent, "data")
     with open(path.with_name("data"), "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
     data = path.with_name("data").rename(path.with_name(f"{path.name}.{digest}.data"))

@@ -467,6 +467,19 @@ def test_data_beside_a_small_base_is_taken_in(tmp_path, mode):
     parity.session(beside / "out.onnx")
 
 
+def test_data_of_other_tools_is_left(tmp_path):
+    """An output that was there, of another tool, may share its data with other graphs."""
+    adapter, base = linear(tmp_path)
+    other = tmp_path / "out.onnx"
+    onnx.save(onnx.load(base), other, save_as_external_data=True, location="out.onnx.data", size_threshold=0)
+    (tmp_path / "out.onnx.data").rename(tmp_path / "out.onnx.weights.data")
+    proto = onnx.load(other, load_external_data=False)
+    proto.graph.initializer[0].external_data[0].value = "out.onnx.weights.data"
+    other.write_bytes(proto.SerializeToString())
+    export_onnx_file(base, adapter, other, "input")
+    assert (tmp_path / "out.onnx.weights.data").stat().st_size == 4 * 48
+
+
 def test_files_that_are_no_base(tmp_path):
     adapter, _ = linear(tmp_path)
     (tmp_path / "text.onnx").write_text("hello")

@@ -20,7 +20,7 @@ from onnx_bases import LARGEST, MODES, adapter_for, bert, gpt2, llama, pytorch, 
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
-from export import parity
+from export import parity, unrounded
 from export.feeds import feeds_for
 from export.from_file import export_onnx_file, read
 from export.onnx import cases, feeds_of
@@ -108,8 +108,7 @@ def test_bert(bases, tmp_path, way):
     check(bases, bert, way, tmp_path)
 
 
-@pytest.mark.parametrize("way", ["dynamic", "QDQ", "QOperator", "int4"])
-@pytest.mark.parametrize("build", [gpt2, llama])
+@pytest.mark.parametrize("build, way", [(gpt2, "dynamic"), (gpt2, "QOperator"), (llama, "QDQ"), (llama, "int4")])
 def test_decoders(bases, tmp_path, build, way):
     check(bases, build, way, tmp_path)
 
@@ -209,6 +208,18 @@ def stored_array(path, name):
     return ir.load(path).graph.initializers[name].const_value.numpy()
 
 
+@pytest.mark.parametrize("way", ["dynamic", "dynamic-channel", "QDQ", "QOperator", "int4", "int4-QDQ"])
+def test_what_is_compared_does_not_round(tmp_path, way):
+    """Then a product is linear: what it makes of rows, it makes of them by what it makes of the identity."""
+    path = quantize(one_layer(tmp_path)[0], way, [{"x": X}])
+    session = unrounded.session(read(path))
+    x = 100 * X  # outside of what static quantization has seen
+    W, got = (session.run(None, {"x": each})[0] for each in (np.eye(32, dtype=np.float32), x))
+    assert relative([got], [x @ W]) < LARGEST
+    (plain,) = answers(path, [{"x": x}], "y")
+    assert way[:4] == "int4" or relative([plain], [x @ W]) > 1e-3
+
+
 def test_an_int8_result(tmp_path):
     """Where nothing dequantizes the result, what is added goes in before the rounding, and is cut off by its range."""
     base, adapter, delta = one_layer(tmp_path)
@@ -246,9 +257,11 @@ def test_products_without_another_form_are_refused_by_name(bases, tmp_path):
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_a_head_that_was_trained_is_not_rounded(bases, tmp_path):
-    """The base holds its head in int8. The adapter's takes its place in floats, and nothing of the old one is left."""
-    base, feeds, _ = bases(bert, "dynamic")
+@pytest.mark.parametrize("way", ["dynamic", "QDQ"])
+def test_a_head_that_was_trained_is_not_rounded(bases, tmp_path, way):
+    """The base holds its head in 8 bits, and may round its result in a range that was measured on it. The adapter's takes its
+    place in floats, and nothing of the old one is left."""
+    base, feeds, _ = bases(bert, way)
     adapter = adapter_for(bert, size=0.0)
     adapter.saved["classifier.weight"] = np.random.default_rng(3).normal(size=(3, 32)).astype(np.float32) * 100
     export_onnx_file(base, adapter, tmp_path / "out.onnx", "reconstruct")
