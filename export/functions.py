@@ -104,7 +104,7 @@ def Expand(theta: FLOAT[...], scale: FLOAT[...], index) -> FLOAT[...]:
 @script(DOMAIN, default_opset=op)
 def ExpandInput(theta: FLOAT[...], scale: FLOAT[...], index) -> FLOAT[...]:
     """The same for a θ that each run brings: Gather copies blocks, here of one number each, and takes ten times as long on
-    the CPU. (The reference evaluator of onnx 1.23 cannot do this with more than 64 numbers; evaluator.py mends it.)"""
+    the CPU. (The reference evaluator of onnx 1.23 cannot do this with more than 64 numbers: evaluator.py.)"""
     return op.GatherElements(theta * scale, index)
 
 
