@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.folder import Tensor, write_tensors
+from export.folders.folder import Tensor, write_tensors
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, save_adapter, structure_fingerprint
 
 ROWS, COLUMNS, FILES = 4000, 4000, 4

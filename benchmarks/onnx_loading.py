@@ -18,8 +18,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from export import rebuild
-from export.adapt import Weight, adapt
+from export.graph import rebuild
+from export.graph.adapt import Weight, adapt
 from unilora_spec import Adapter, LayerMap, Projection, Segment
 
 SIZES = (36_864, 73_728, 147_456, 262_144, 524_288, 1_000_000, 2_000_000)

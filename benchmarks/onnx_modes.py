@@ -23,15 +23,16 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from export import export_onnx, parity
-from export.base import load_base
-from export.from_file import export_onnx_file, read
-from export.inputs import real_inputs
-from export.matching import match
+from export import export_onnx
+from export.graph.paths import add_beside
+from export.graph.sites import uses
 from export.modes import MODES
 from export.onnx import feeds_of
-from export.paths import add_beside
-from export.sites import uses
+from export.onnx_base.from_file import export_onnx_file, read
+from export.onnx_base.matching import match
+from export.parity import compare as parity
+from export.torch_base.base import load_base
+from export.torch_base.inputs import real_inputs
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, load_adapter
 
 SHAPES = {(1, 32): 200, (8, 64): 40}  # batch × tokens: rounds

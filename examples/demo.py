@@ -90,7 +90,7 @@ def evaluate() -> dict:
     from backends.torch.base import quiet
     from backends.torch.data import load
     from backends.torch.settings import TrainSettings
-    from export.parity import session
+    from export.parity.compare import session
 
     with quiet():
         data = load(TrainSettings(base=BASE, data=DATA, where=WHERE, holdout=HOLDOUT, head_only=True))

@@ -1,11 +1,12 @@
-"""From a Uni-LoRA adapter to what others run: ``export_onnx`` here, ``python -m export onnx`` on the command line."""
+"""From a Uni-LoRA adapter to what others run: ``export_onnx`` and ``export_onnx_file`` here, ``python -m export`` for all."""
 
-__all__ = ["export_onnx"]
+import importlib
+
+_WHERE = {"export_onnx": ".torch_base.from_torch", "export_onnx_file": ".onnx_base.from_file"}
+__all__ = ["export_onnx", "export_onnx_file"]
 
 
 def __getattr__(name):  # torch and onnx are imported when they are needed: --help answers at once
-    if name == "export_onnx":
-        from .from_torch import export_onnx
-
-        return export_onnx
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -107,7 +107,7 @@ def onnx_command(
 
 def _from_file(base, adapters, output, mode, given, inputs, compare, step):
     step("loading ONNX Runtime")
-    from .from_file import export_onnx_file
+    from .onnx_base.from_file import export_onnx_file
 
     pairs = dict(_pair(text) for text in given or ())
     feeds = None if inputs is None else [_arrays(inputs)]
@@ -117,10 +117,10 @@ def _from_file(base, adapters, output, mode, given, inputs, compare, step):
 
 def _from_torch(base, adapters, output, mode, opset, dtype, with_past, inputs, compare, step):
     step("loading PyTorch")
-    from .base import load_base
-    from .from_torch import DEFAULT_OPSET, check_opset, export_onnx
-    from .inputs import real_inputs, tensors
     from .onnx import check_call
+    from .torch_base.base import load_base
+    from .torch_base.from_torch import DEFAULT_OPSET, check_opset, export_onnx
+    from .torch_base.inputs import real_inputs, tensors
 
     check_call(output, mode, adapters)
     check_opset(DEFAULT_OPSET if opset is None else opset)
@@ -155,7 +155,7 @@ def check_command(
     """
     with status() as step:
         step("loading ONNX Runtime")
-        from .check import check_with_file, check_with_torch
+        from .parity.check import check_with_file, check_with_torch
 
         adapters = [load_adapter(file) for file in adapter]
         arrays = None if inputs is None else _arrays(inputs)
@@ -199,7 +199,7 @@ def nodes_command(
     Where ONNX Runtime has CUDA, it says so itself; elsewhere its table of kernels does. The status is 1 if a node would
     be done on the CPU, other than the shapes that ONNX Runtime computes there by design.
     """
-    from .kernels import CPU, nodes
+    from .kernels.nodes import CPU, nodes
 
     report = nodes(model)
     tell(report, as_json, show_nodes)
@@ -221,7 +221,7 @@ def merge_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = No
     The same files, names, dtypes and shapes as the base's, in little more memory than the largest tensor takes. Weights in
     other formats than safetensors are left out.
     """
-    from .merge import merge
+    from .folders.merge import merge
 
     with bar() as progress:
         report = merge(adapter, output, base, progress)
@@ -235,7 +235,7 @@ def lora_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = Non
 
     PEFT reads all of it. Readers that know A and B alone take an adapter without a head.
     """
-    from .lora import export_lora
+    from .folders.lora import export_lora
 
     with bar() as progress:
         report = export_lora(adapter, output, base, progress)
@@ -252,7 +252,7 @@ def peft_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = Non
 
     One rank for all, whole weights of Linear and Conv1D layers, and a head: what PEFT's UniLora cannot hold is refused.
     """
-    from .peft import export_peft
+    from .folders.peft import export_peft
 
     with bar() as progress:
         report = export_peft(adapter, output, base, progress)
@@ -276,7 +276,7 @@ def import_peft_command(
 
     Where the folder has no indices (PEFT's save_indices), they are drawn again, which needs the base.
     """
-    from .from_peft import import_peft
+    from .folders.from_peft import import_peft
 
     report = import_peft(adapter, output, base)
     done = f"{report['weights']} weights, the index {report['index']}, {len(report['saved'])} parameters in full"

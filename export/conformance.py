@@ -25,11 +25,11 @@ from unilora_spec.protocol import (
     weights_of,
 )
 
-from .adapt import Weight, adapt
-from .functions import DOMAIN, FUNCTIONS, add_functions
+from .graph.adapt import Weight, adapt
+from .graph.functions import DOMAIN, FUNCTIONS, add_functions
+from .graph.rebuild import two_scales
 from .onnx import OPSETS
-from .parity import session
-from .rebuild import two_scales
+from .parity.compare import session
 
 NUMPY = {ir.DataType.FLOAT: np.float32, ir.DataType.INT64: np.int64}
 

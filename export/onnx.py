@@ -4,8 +4,8 @@ import glob
 import hashlib
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +15,11 @@ import onnx_ir as ir
 
 from unilora_spec import Adapter, UniLoraError, WorkFailed
 
-from . import parity, unrounded
-from .adapt import Saved, Weight, adapt
+from .graph.adapt import Saved, Weight, adapt
+from .graph.rebuild import factor_name, index_words
 from .modes import MODES
-from .rebuild import factor_name, index_words
+from .parity import compare as parity
+from .parity import unrounded
 
 OPSETS = range(
     18, 23
@@ -31,7 +32,7 @@ READ_BY_INFERENCE = (
     ir.DataType.INT32,
 )  # shapes, and what they may be computed of: they stay as well
 GATHERED = {"input": 2**22, "bank": 2**20}
-"""Entries of θ_D from where gathering them in each run is worth a word: 4.5 ns an entry on one core, thus 20 ms for 2^22, and
+"""Entries of θ_D from where gathering them in each run is worth a word: 3 ns an entry on one core, thus 12 ms for 2^22, and
 for a bank so much for each row of the batch, with 4 bytes an entry. python -m benchmarks.large_onnx --adapter measures it."""
 DATA = re.compile(r"\.[0-9a-f]{12}\.data")  # what follows the graph's name in that of its data
 
@@ -89,7 +90,7 @@ def advice(mode: str, D: int) -> list[str]:
     each, instead = "", "--mode factored does it once for an adapter, by its expander"
     if mode == "bank":
         each, instead = f" for each row of the batch, {4 * D / 1e6:,.0f} MB a row", "a file for each adapter does not"
-    return [f"each run gathers {D:,} entries of theta_D{each}, some {4.5e-6 * D:,.0f} ms on one core; {instead}"]
+    return [f"each run gathers {D:,} entries of theta_D{each}, some {3e-6 * D:,.0f} ms on one core; {instead}"]
 
 
 def feeds_of(adapter: Adapter) -> dict[str, np.ndarray]:
@@ -234,8 +235,9 @@ def _placing(path: Path, keep: set[Path]):
     """
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
+        folder.mkdir()  # here, so that an interruption at once finds it
         yield folder
         before, after = _data_of(path), set()
         for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
@@ -297,7 +299,7 @@ def _write(model: ir.Model, path: Path) -> list[Path]:
 
 def _write_beside(adapter: Adapter, opset: int, folder: Path, path: Path) -> list[Path]:
     """The graph from θ to A and B, and these as ONNX Runtime's adapters are stored."""
-    from .expander import expander, write_adapter
+    from .graph.expander import expander, write_adapter
 
     files = [folder / file.name for file in outputs(path, "factored")[1:]]
     model = expander(adapter, opset)

@@ -13,16 +13,16 @@ import torch
 from adapters import merged
 from small_models import built
 
-import export.from_torch
+import export.torch_base.from_torch
 from export import export_onnx
-from export.inputs import real_inputs
-from export.model import run
+from export.torch_base.inputs import real_inputs
+from export.torch_base.model import run
 
 
 @contextlib.contextmanager
 def tracing_once():
     """The traced graph is the same in four of the modes. Merged weights are in what is traced, so each has its own."""
-    trace, found = export.from_torch.trace, {}
+    trace, found = export.torch_base.from_torch.trace, {}
 
     def remembered(model, inputs, dynamic, outputs, opset, keep):
         key = (model, tuple(inputs), opset, tuple(keep))
@@ -32,11 +32,11 @@ def tracing_once():
         graph = ir.from_proto(onnx.ModelProto.FromString(found[key][0]))
         return graph, {name: graph.graph.initializers[value.name] for name, value in found[key][1]}
 
-    export.from_torch.trace = remembered
+    export.torch_base.from_torch.trace = remembered
     try:
         yield
     finally:
-        export.from_torch.trace = trace
+        export.torch_base.from_torch.trace = trace
 
 
 @pytest.fixture(scope="module", autouse=True)

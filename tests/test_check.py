@@ -8,8 +8,8 @@ import pytest
 from test_export import bert, call, llama, make_adapter
 
 from export import export_onnx
-from export.check import check_with_file, check_with_torch
-from export.inputs import real_inputs
+from export.parity.check import check_with_file, check_with_torch
+from export.torch_base.inputs import real_inputs
 from unilora_spec import UniLoraError, load_adapter, save_adapter
 
 

@@ -16,12 +16,12 @@ from adapters import adapter_of, merged, minilm
 from exports import export_to, largest, other, session_of, traced_once  # noqa: F401  one is a fixture
 
 from export import export_onnx
-from export.base import load_base
-from export.expander import expander
-from export.inputs import real_inputs
+from export.graph.expander import expander
+from export.graph.rebuild import factor_name
 from export.modes import MODES
 from export.onnx import feeds_of
-from export.rebuild import factor_name
+from export.torch_base.base import load_base
+from export.torch_base.inputs import real_inputs
 from unilora_spec import UniLoraError
 
 HALF = (torch.float16, torch.bfloat16)

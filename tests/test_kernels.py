@@ -1,4 +1,4 @@
-"""export.kernels: what ONNX Runtime has left to do in each run, and where on a GPU."""
+"""export.kernels.nodes: what ONNX Runtime has left to do in each run, and where on a GPU."""
 
 import json
 import os
@@ -14,7 +14,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper, numpy_helper
 
-from export import cuda_kernels, kernels
+from export.kernels import cuda_kernels
+from export.kernels import nodes as kernels
 from unilora_spec import UniLoraError
 
 ROOT = Path(__file__).parents[1]

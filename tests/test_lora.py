@@ -15,7 +15,7 @@ import torch
 from adapters import adapter_of, merged, minilm
 from torch import nn
 
-from export.lora import export_lora
+from export.folders.lora import export_lora
 from unilora_spec import BaseMismatch, Segment, UniLoraError, save_adapter
 
 peft = pytest.importorskip("peft")

@@ -28,9 +28,9 @@ transformers = pytest.importorskip("transformers")
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
-from export import by_content
-from export.exporter_names import original, scopes
-from export.matching import Match, match, not_comparable, prepare, table, values
+from export.onnx_base import by_content
+from export.onnx_base.exporter_names import original, scopes
+from export.onnx_base.matching import Match, match, not_comparable, prepare, table, values
 
 BERT, GPT2, LLAMA = "bert.encoder.layer", "transformer.h", "model.layers"
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from adapters import adapter_of, merged, minilm
 
-from export.merge import merge
+from export.folders.merge import merge
 from unilora_spec import (
     Adapter,
     Base,

@@ -18,9 +18,9 @@ import small_models
 from adapters import adapter_of
 from exports import export_to, largest, other, said_by_torch, session_of, tokens, traced_once  # noqa: F401
 
-from export.evaluator import evaluator
 from export.modes import MODES
 from export.onnx import feeds_of
+from export.parity.evaluator import evaluator
 from unilora_spec import Segment, UniLoraError
 
 ROOT = Path(__file__).parents[1]

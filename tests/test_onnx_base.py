@@ -29,10 +29,11 @@ from onnx import TensorProto, helper
 from onnx_bases import LARGEST, MODES, adapter_for, bert, gpt2, llama, pytorch, relative, write
 
 import export.onnx
-from export import from_file, parity
-from export.feeds import feeds_for
-from export.from_file import export_onnx_file, read
 from export.onnx import cases
+from export.onnx_base import from_file
+from export.onnx_base.feeds import feeds_for
+from export.onnx_base.from_file import export_onnx_file, read
+from export.parity import compare as parity
 
 ROOT = Path(__file__).parents[1]
 

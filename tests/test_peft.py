@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from backends.torch import attach, load_adapter
 from export.__main__ import app
-from export.from_peft import drawn_index, import_peft
-from export.peft import export_peft
+from export.folders.from_peft import drawn_index, import_peft
+from export.folders.peft import export_peft
 from unilora_spec import BaseMismatch, LimitError, Projection, UniLoraError, save_adapter
 from unilora_spec import load_adapter as read
 from unilora_spec.__main__ import verify
@@ -392,7 +392,7 @@ def test_no_framework_is_needed(bases, tmp_path):
     our_file(bases / "bert", tmp_path / "x")
     program = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
-        "from pathlib import Path; from export.peft import export_peft; from export.from_peft import import_peft\n"
+        "from pathlib import Path; from export.folders.peft import export_peft; from export.folders.from_peft import import_peft\n"
         "export_peft(Path('x'), Path('peft')); Path('base').mkdir()\n"
         "import json; path = Path('peft/adapter_config.json'); config = json.loads(path.read_text())\n"
         "path.write_text(json.dumps(config | {'base_model_name_or_path': None})); import_peft(Path('peft'), Path('y'))"

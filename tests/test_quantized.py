@@ -20,10 +20,11 @@ from onnx_bases import LARGEST, MODES, adapter_for, bert, gpt2, llama, pytorch, 
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
-from export import parity, unrounded
-from export.feeds import feeds_for
-from export.from_file import export_onnx_file, read
 from export.onnx import cases, feeds_of
+from export.onnx_base.feeds import feeds_for
+from export.onnx_base.from_file import export_onnx_file, read
+from export.parity import compare as parity
+from export.parity import unrounded
 
 PRODUCTS = ["MatMul", "Gemm"]
 WAYS = ("dynamic", "dynamic-channel", "dynamic-table", "QDQ", "QDQ-channel", "QOperator", "QOperator-table", "int4",
@@ -242,7 +243,7 @@ def test_an_int8_result(tmp_path):
 
 
 def test_products_without_another_form_are_refused_by_name(bases, tmp_path):
-    """A table whose rows go on as int8, and fused attention."""
+    """A table whose rows go on as int8."""
     model = onnx.load(bases(bert, "dynamic-table")[0])
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and "word_embeddings" in node.input[0]:

@@ -13,9 +13,9 @@ import onnx_ir as ir
 
 from unilora_spec import Adapter, Segment, UniLoraError
 
+from ..modes import FED
 from .functions import add_functions
 from .heads import Saved, feed, put_in
-from .modes import FED
 from .paths import Paths
 from .rebuild import GraphTape, delta, factor_name, factors
 from .sites import uses

@@ -23,8 +23,8 @@ import onnxruntime
 
 from unilora_spec import UniLoraError, WorkFailed
 
+from ..parity.compare import session
 from .cuda_kernels import operator
-from .parity import session
 
 CUDA, CPU, BY_DESIGN = "CUDA", "CPU", "CPU by design"
 SMALL = 100

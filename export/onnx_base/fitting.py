@@ -9,8 +9,8 @@ import onnx_ir as ir
 from unilora_spec import BaseMismatch, Segment
 from unilora_spec.base_model import stored_name
 
+from ..graph.sites import Use, uses
 from .exporter_names import names
-from .sites import Use, uses
 
 HOWS = ("name", "node name", "bias name")
 NEVER_WEIGHTS = (ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING)

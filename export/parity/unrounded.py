@@ -11,8 +11,8 @@ import onnx_ir as ir
 import onnxruntime
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from . import parity
-from .rebuild import GraphTape
+from ..graph.rebuild import GraphTape
+from . import compare as parity
 
 # ONNX Runtime makes a MatMulNBits of a product with a weight that is dequantized, and lets it round the other factor.
 ROUNDING = ("DynamicQuantizeLinear", "QuantizeLinear", "QAttention", "MatMulNBits", "DequantizeLinear")

@@ -9,14 +9,15 @@ import onnx_ir as ir
 
 from unilora_spec import Adapter, UniLoraError, WorkFailed
 
-from . import parity, unrounded
-from .adapt import Weight, check_mode, merged
+from ..graph.adapt import Weight, check_mode, merged
+from ..graph.heads import Saved, put_in
+from ..graph.paths import add_beside
+from ..graph.sites import uses
+from ..onnx import LARGEST_FILE, advice, cases, check_call, finish, load, outputs
+from ..parity import compare as parity
+from ..parity import unrounded
 from .feeds import feeds_for
-from .heads import Saved, put_in
 from .matching import Match, match, prepare, table
-from .onnx import LARGEST_FILE, advice, cases, check_call, finish, load, outputs
-from .paths import add_beside
-from .sites import uses
 
 LEAST_OPSET = 13  # Split and Unsqueeze take their numbers as inputs since then
 

@@ -8,10 +8,10 @@ import torch
 
 from unilora_spec import Adapter, UniLoraError
 
-from .adapt import Saved, Weight
+from ..graph.adapt import Saved, Weight
+from ..onnx import OPSETS, cases, check_call, finish
 from .cache import PAST, PRESENT, split
 from .model import array, arrays, inference, run, values
-from .onnx import OPSETS, cases, check_call, finish
 from .trace import trace
 
 DEFAULT_OPSET = OPSETS[0]  # the lowest that has the operators: what torch writes itself, before it converts
@@ -37,7 +37,7 @@ def export_onnx(
     ``model``           the base model, without the adapter, in float32, float16 or bfloat16; it is left as it was
     ``adapter``         one, or several of the same form for the mode "bank"
     ``example_inputs``  what its ``forward`` takes, by name, with at least two rows and two positions
-    ``mode``            one of ``export.adapt.MODES``
+    ``mode``            one of ``export.graph.adapt.MODES``
     ``opset``           18 to 22; by default the lowest that has the operators: 18, or 22 for bfloat16
     ``dynamic``         the axes that may change, {input: {axis: name}}; by default the first axis of each input
                         ("batch") and the second of two-dimensional integers ("sequence")

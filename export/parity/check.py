@@ -8,9 +8,9 @@ import onnx_ir as ir
 
 from unilora_spec import Adapter, UniLoraError
 
-from . import parity
-from .modes import MODES
-from .onnx import cases, load, metadata
+from ..modes import MODES
+from ..onnx import cases, load, metadata
+from . import compare as parity
 
 Progress = Callable[[str], None]
 
@@ -21,8 +21,8 @@ def check_with_file(path: Path, adapters: Sequence[Adapter], base, arrays, given
     ``arrays`` by input name are what both are run on, made up where None. Raises ``UniLoraError`` where a file is none or
     another adapter's, ``WorkFailed`` where it cannot be run. PyTorch is not needed.
     """
-    from .feeds import feeds_for
-    from .from_file import read, reference
+    from ..onnx_base.feeds import feeds_for
+    from ..onnx_base.from_file import read, reference
 
     graph = _of_these(path, adapters)
     feeds = [arrays] if arrays is not None else feeds_for(read(Path(base)))
@@ -36,11 +36,11 @@ def check_with_torch(path: Path, adapters: Sequence[Adapter], base: str | None, 
     """The same, from those of the transformers model ``base``, by default the one that the adapter names, in PyTorch."""
     graph = _of_these(path, adapters)
     progress("loading PyTorch")
-    from .base import load_base
-    from .cache import PAST
-    from .from_torch import after_a_past, reference
-    from .inputs import real_inputs, tensors
-    from .model import arrays as as_arrays
+    from ..torch_base.base import load_base
+    from ..torch_base.cache import PAST
+    from ..torch_base.from_torch import after_a_past, reference
+    from ..torch_base.inputs import real_inputs, tensors
+    from ..torch_base.model import arrays as as_arrays
 
     model, tokenizer, _ = load_base(adapters[0], base, parity.precision(graph))
     batches = real_inputs(model, tokenizer) if arrays is None else [tensors(arrays)]

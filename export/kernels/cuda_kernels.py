@@ -1,6 +1,6 @@
 """Makes cuda_kernels.json again: the kernels that a CUDA build of ONNX Runtime registers, and for which types.
 
-    python -m export.cuda_kernels > export/cuda_kernels.json
+    python -m export.kernels.cuda_kernels > export/kernels/cuda_kernels.json
 
 It asks ONNX Runtime itself, so it needs onnxruntime-gpu and a GPU; ``get_all_opkernel_def`` starts every provider of the
 build, and ends the process where TensorRT's libraries are missing. ONNX Runtime publishes the same as

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from .sites import Use
+from ..graph.sites import Use
 
 # By onnxruntime.quantization: quantize_dynamic and quantize_static, MatMulNBitsQuantizer and its relatives.
 RENAMED = re.compile(r"(_Transposed|_quantized|(_DQ)?_Q\d+(G-?\d+)?|_Bnb4)+$")

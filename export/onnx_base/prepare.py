@@ -5,8 +5,8 @@ from collections import defaultdict
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, LiftSubgraphInitializersToMainGraphPass
 
+from ..graph.sites import FLOATS
 from .exporter_names import scopes
-from .sites import FLOATS
 
 PARAMETERS = {  # what a vector is that enters a node at a place
     ("Gemm", 2): "bias",

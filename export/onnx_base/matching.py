@@ -17,11 +17,11 @@ import onnx_ir as ir
 
 from unilora_spec import Adapter, BaseMismatch, Segment, UniLoraError, contents_fingerprint
 
+from ..graph.sites import FLOATS, uses
 from . import by_content
 from .exporter_names import spellings, stacks
 from .fitting import HOWS, Constant, File, Saved, Weight, release
 from .prepare import prepare
-from .sites import FLOATS, uses
 
 __all__ = ["Match", "match", "not_comparable", "prepare", "table", "values"]
 

@@ -1,0 +1,1 @@
+"""An adapter in a graph, wherever the graph comes from: the arithmetic, the uses of a weight, the modes."""

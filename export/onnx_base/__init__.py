@@ -1,0 +1,1 @@
+"""A base that is an ONNX file, from whatever exporter; PyTorch is not needed."""

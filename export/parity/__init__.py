@@ -1,0 +1,1 @@
+"""Whether a file answers as it should: ONNX Runtime's answers against a reference's."""

@@ -1,0 +1,1 @@
+"""A base that is a PyTorch model: loaded, run, traced."""
