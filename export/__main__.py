@@ -12,6 +12,7 @@ from unilora_spec.command import run
 from .modes import MODES
 from .screen import bar, interruptible, show, show_check, show_folder, show_nodes, status, tell
 
+WHEN = "\n    ".join(f"  {name:12} {words}" for name, words in MODES.items())
 DTYPES = ("float32", "float16", "bfloat16")
 AsJson = Annotated[bool, typer.Option("--json", help="The report for machines.")]
 
@@ -45,6 +46,15 @@ Inputs = Annotated[
 
 @app.command(
     "onnx",
+    help=f"""Write the base model with the adapter as an ONNX file.
+
+    The file is checked by onnx and run in ONNX Runtime against PyTorch, or against the ONNX base and ΔW; one that
+    disagrees is not left behind.
+
+    \b
+    Modes, and when to choose which:
+    {WHEN}
+    """,
     epilog="Examples: python -m export onnx --adapter vec.safetensors -o model.onnx"
     " · python -m export onnx --adapter vec.safetensors --base deployed.onnx --mode input -o out.onnx",
 )
@@ -56,7 +66,7 @@ def onnx_command(
     ] = None,
     mode: Annotated[
         str,
-        typer.Option(metavar="|".join(MODES), help=" ".join(f"{name}: {words}" for name, words in MODES.items())),
+        typer.Option(metavar="|".join(MODES), help="When to choose which: see above."),
     ] = "merged",
     opset: Annotated[
         int | None,
@@ -81,11 +91,6 @@ def onnx_command(
     ] = None,
     as_json: AsJson = False,
 ):
-    """Write the base model with the adapter as an ONNX file.
-
-    The file is checked by onnx and run in ONNX Runtime against PyTorch, or against the ONNX base and ΔW; one that
-    disagrees is not left behind.
-    """
     output = output or adapter[0].with_suffix(".onnx")
     if output.resolve() in [file.resolve() for file in adapter]:
         raise UniLoraError(f"{output} is the adapter itself; give another output")

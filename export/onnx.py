@@ -19,18 +19,14 @@ from .graph.adapt import Saved, Weight, adapt
 from .graph.rebuild import factor_name, index_words
 from .modes import MODES
 from .parity import compare as parity
-from .parity import unrounded
+from .parity.file import compare_file
 
-OPSETS = range(
-    18, 23
-)  # what torch can be asked for: it writes 18, and converts; at 23 onnxscript fuses rotary embeddings
-# in a form that ONNX Runtime 1.32 refuses (cos_cache and sin_cache of one row for the whole batch)
+OPSETS = range(18, 23)
+"""What torch can be asked for: it writes 18, and converts. At 23 onnxscript fuses rotary embeddings in a form that ONNX
+Runtime 1.32 refuses (cos_cache and sin_cache of one row for the whole batch)."""
 LARGEST_FILE = 2**31 - 2**24  # protobuf's limit, less room for the nodes; above it the tensors go into a file beside
 LEAST_EXTERNAL = 1024  # bytes: smaller tensors stay in the graph
-READ_BY_INFERENCE = (
-    ir.DataType.INT64,
-    ir.DataType.INT32,
-)  # shapes, and what they may be computed of: they stay as well
+READ_BY_INFERENCE = (ir.DataType.INT64, ir.DataType.INT32)  # shapes, and what they are computed of: they stay as well
 GATHERED = {"input": 2**22, "bank": 2**20}
 """Entries of θ_D from where gathering them in each run is worth a word: 3 ns an entry on one core, thus 12 ms for 2^22, and
 for a bank so much for each row of the batch, with 4 bytes an entry. python -m benchmarks.large_onnx --adapter measures it."""
@@ -150,11 +146,10 @@ def finish(
             files += _write_beside(adapters[0], graph.opset_imports[""], folder, path)
         progress("checking it with onnx")
         parity.check(files[0])
-        session = comparison = None
+        comparison, providers = None, ["CPUExecutionProvider"]
         if checks is not None:
             progress("running it in ONNX Runtime")
-            session = parity.session_to_compare(files[0])
-            comparison = _compare(session, files[0], checks, parity.precision(graph))
+            comparison, providers = compare_file(files[0], checks)
             parity.insist(comparison)
         sizes = {str(path.parent / file.name): file.stat().st_size for file in files}
     return {
@@ -169,18 +164,9 @@ def finish(
         "inputs": {v.name: [str(d) for d in v.shape] for v in graph.graph.inputs},
         "defaults": [v.name for v in graph.graph.inputs if v.name in graph.graph.initializers],
         "outputs": {v.name: [str(d) for d in v.shape or ()] for v in graph.graph.outputs},
-        "providers": session.get_providers() if session else ["CPUExecutionProvider"],
+        "providers": providers,
         "comparison": comparison,
     }
-
-
-def _compare(session, file, checks, floats):
-    if not unrounded.rounds(graph := ir.load(file)):
-        return parity.compare(session, checks, floats)
-    for feed, expected in checks:
-        parity.run(session, feed, list(expected))
-    comparison = parity.compare(unrounded.session(graph), checks, floats)
-    return comparison | {"note": "without rounding what is computed to 8 bits, which would make any difference large"}
 
 
 def metadata(adapters: Sequence[Adapter], mode: str) -> dict[str, str]:

@@ -99,14 +99,12 @@ def show_weights(report: dict) -> None:
     """Which weight was found where in an ONNX base."""
     rows = report["weights"]
     widths = [max(len(row[key]) for row in rows) for key in ("name", "initializer")]
-    print(
-        f"  weights     {len(rows)} found; values "
-        + {
-            True: "are those on record",
-            False: "are other than on record",
-            None: "could not be compared with the record",
-        }[report["same_contents"]]
-    )
+    verdict = {
+        True: "are those on record",
+        False: "are other than on record",
+        None: f"cannot be held against a record: {report['not_comparable']}",
+    }[report["same_contents"]]
+    print(printable(f"  weights     {len(rows)} found; values {verdict}"))
     for row in rows:
         print(
             printable(

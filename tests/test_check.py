@@ -5,9 +5,11 @@ import json
 import numpy as np
 import onnx
 import pytest
+import torch
+from onnxruntime.quantization import quantize_dynamic
 from test_export import bert, call, llama, make_adapter
 
-from export import export_onnx
+from export import export_onnx, export_onnx_file
 from export.parity.check import check_with_file, check_with_torch
 from export.torch_base.inputs import real_inputs
 from unilora_spec import UniLoraError, load_adapter, save_adapter
@@ -18,6 +20,9 @@ def folder(tmp_path_factory):
     """A small BERT with a head in its folder, two adapters of it, and files: the base, and the first adapter merged."""
     folder = tmp_path_factory.mktemp("check")
     model, segments = bert()
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias"):  # the exporter keeps one for all that are zeros
+            torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(folder / "base")
     first, *more = real_inputs(model)
     for name, scale in (("a", 1), ("b", 0.5), ("zero", 0)):
@@ -50,6 +55,21 @@ def test_files_that_agree_and_files_that_do_not(folder, base):
         # Two orders of float32 sums, or another adapter.
         assert row["relative"] < 1e-5 if agrees else row["relative"] > 1e-2
         assert row["labels"] == 9 and report["comparison"]["within"] == agrees, (file, name)
+
+
+def test_a_quantized_base(folder, tmp_path):
+    """What is computed in int8 is compared without that rounding, as when it was exported."""
+    quantize_dynamic(folder / "zero.onnx", folder / "int8.onnx")
+    a = load_adapter(folder / "a.safetensors")
+    report = export_onnx_file(folder / "int8.onnx", a, tmp_path / "a.onnx", "reconstruct")
+    assert report["same_contents"] is None and "quantized" in report["not_comparable"]
+    for file, agrees in ((tmp_path / "a.onnx", True), (folder / "int8.onnx", False)):
+        if not agrees:
+            graph = onnx.load(file)
+            del graph.metadata_props[:]
+            onnx.save(graph, file)
+        found = check_with_file(file, [a], folder / "int8.onnx", None, {}, lambda step: None)
+        assert found["comparison"]["within"] == agrees and "8 bits" in found["comparison"]["note"]
 
 
 def test_the_command(folder, tmp_path):

@@ -17,7 +17,7 @@ from ..onnx import LARGEST_FILE, advice, cases, check_call, finish, load, output
 from ..parity import compare as parity
 from ..parity import unrounded
 from .feeds import feeds_for
-from .matching import Match, match, prepare, table
+from .matching import Match, match, not_comparable, prepare, table
 
 LEAST_OPSET = 13  # Split and Unsqueeze take their numbers as inputs since then
 
@@ -59,8 +59,8 @@ def export_onnx_file(
         )
     progress("looking for the adapter's weights")
     matches, same = match(graph, adapters[0], given)
-    rows = table(matches)
-    matched(rows)
+    found = {"weights": table(matches), "same_contents": same, "not_comparable": not_comparable(matches, adapters[0])}
+    matched(found["weights"])
     weights, saved = _places(matches, adapters[0])
     check_mode(weights, mode)
     if compare is None:
@@ -96,7 +96,7 @@ def export_onnx_file(
             "the base rounds what it computes in ranges that were measured without the adapter, and cuts off what the"
             " adapter moves out of them: quantize statically after a merge, or take a dynamically quantized base"
         )
-    return {**report, "weights": rows, "same_contents": same, "adapter_moves_outputs_by": moved, "warnings": warnings}
+    return {**report, **found, "adapter_moves_outputs_by": moved, "warnings": warnings}
 
 
 def read(path: Path) -> ir.Model:

@@ -11,6 +11,7 @@ from unilora_spec import Adapter, UniLoraError
 from ..modes import MODES
 from ..onnx import cases, load, metadata
 from . import compare as parity
+from .file import compare_file
 
 Progress = Callable[[str], None]
 
@@ -79,5 +80,5 @@ def _outputs(graph):
 def _compared(path, graph, adapters, feeds: Sequence[Mapping[str, np.ndarray]], answers, progress):
     progress("running the file in ONNX Runtime")
     checks = cases(_mode(graph), adapters, feeds, answers)
-    comparison = parity.compare(parity.session_to_compare(path), checks, parity.precision(graph))
-    return {"file": str(path), "mode": _mode(graph), "comparison": comparison}
+    comparison, providers = compare_file(path, checks)
+    return {"file": str(path), "mode": _mode(graph), "providers": providers, "comparison": comparison}

@@ -37,7 +37,7 @@ def export_onnx(
     ``model``           the base model, without the adapter, in float32, float16 or bfloat16; it is left as it was
     ``adapter``         one, or several of the same form for the mode "bank"
     ``example_inputs``  what its ``forward`` takes, by name, with at least two rows and two positions
-    ``mode``            one of ``export.graph.adapt.MODES``
+    ``mode``            one of ``export.modes.MODES``
     ``opset``           18 to 22; by default the lowest that has the operators: 18, or 22 for bfloat16
     ``dynamic``         the axes that may change, {input: {axis: name}}; by default the first axis of each input
                         ("batch") and the second of two-dimensional integers ("sequence")

@@ -1,0 +1,25 @@
+"""A file run as it is, and compared in a form in which both sides can agree."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from . import compare, unrounded
+
+NO_ROUNDING = "without rounding what is computed to 8 bits, which would make any difference large"
+
+
+def compare_file(path: Path, cases: Sequence[tuple[Mapping, Mapping]]) -> tuple[dict, list[str]]:
+    """The comparison of ``compare.compare`` for a file, and the providers that it ran on.
+
+    Raises ``WorkFailed`` where ONNX Runtime refuses the file or an output has another shape than is expected.
+    """
+    graph = ir.load(path)
+    session, floats = compare.session_to_compare(path), compare.precision(graph)
+    if not unrounded.rounds(graph):
+        return compare.compare(session, cases, floats), session.get_providers()
+    for feed, expected in cases:
+        compare.run(session, feed, list(expected))
+    comparison = compare.compare(unrounded.session(graph), cases, floats)
+    return comparison | {"note": NO_ROUNDING}, session.get_providers()
