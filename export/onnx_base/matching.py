@@ -25,7 +25,7 @@ from .prepare import prepare
 
 __all__ = ["Match", "match", "not_comparable", "prepare", "table", "values"]
 
-CACHE = 2**30  # bytes of weights that the search keeps in memory
+CACHE = 2**28  # bytes of weights that the search keeps in memory
 BAND = 64  # rows of a weight that are compared at once
 BLOCK = 16  # the fewest numbers of a row that have one scale
 ABOUT_EQUAL = 0.8  # correlation in a block: of a matrix and its rounding to 4 bits 0.98, of two matrices 0.2

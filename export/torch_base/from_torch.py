@@ -9,7 +9,7 @@ import torch
 from unilora_spec import Adapter, UniLoraError
 
 from ..graph.adapt import Saved, Weight
-from ..onnx import OPSETS, cases, check_call, finish
+from ..onnx import OPSETS, advice, cases, check_call, finish
 from .cache import PAST, PRESENT, split
 from .model import array, arrays, inference, run, values
 from .trace import trace
@@ -85,6 +85,7 @@ def export_onnx(
             checks = cases(mode, adapters, feeds, answers) if compare else None
             report = finish(graph, adapters, weights, heads, mode, path, checks, progress)
     moved = max(float(np.max(np.abs(answers[0][0][n].astype("f4") - plain[n]), initial=0)) for n in wanted)
+    warnings += advice(mode, adapters[0].projection.D)
     return {**report, "adapter_moves_outputs_by": moved, "warnings": warnings}
 
 
