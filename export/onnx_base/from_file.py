@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from unilora_spec import Adapter, UniLoraError, WorkFailed
 
+from ..folders.base_files import OTHER_CONTENTS
 from ..graph.adapt import Weight, check_mode, merged
 from ..graph.heads import Saved, put_in
 from ..graph.paths import add_beside
@@ -31,7 +32,6 @@ def export_onnx_file(
     given: Mapping[str, str] = {},
     feeds: Sequence[Mapping[str, np.ndarray]] | None = None,
     compare: bool | None = None,
-    matched: Callable[[list[dict]], None] = lambda rows: None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> dict:
     """Writes the model in the ONNX file ``base`` with ``adapter`` to ``path`` and returns a report of it.
@@ -40,7 +40,6 @@ def export_onnx_file(
     ``given``    {the adapter's name of a weight: the name of its initializer, or NAME@ROW}, where it cannot be found
     ``feeds``    what the file is compared on; made up from its inputs' names and types where None
     ``compare``  whether it is compared with the base and ΔW as NumPy computes it; by default where it is below 2 GB
-    ``matched``  is told which weight was found where before anything is written
 
     The base stays as it is, tensors are read when they are written. Raises ``UniLoraError`` for a call that cannot be met
     and ``WorkFailed`` where the file disagrees.
@@ -60,7 +59,6 @@ def export_onnx_file(
     progress("looking for the adapter's weights")
     matches, same = match(graph, adapters[0], given)
     found = {"weights": table(matches), "same_contents": same, "not_comparable": not_comparable(matches, adapters[0])}
-    matched(found["weights"])
     weights, saved = _places(matches, adapters[0])
     check_mode(weights, mode)
     if compare is None:
@@ -88,9 +86,7 @@ def export_onnx_file(
     report = finish(graph, adapters, weights, saved, mode, path, checks, progress)
     warnings = advice(mode, adapters[0].projection.D)
     if same is False:
-        warnings.append(
-            "the base's weights are not those that the adapter was trained on: another checkpoint of its form"
-        )
+        warnings.append(OTHER_CONTENTS)
     if any(node.op_type == "QuantizeLinear" for node in graph.graph.all_nodes()):
         warnings.append(
             "the base rounds what it computes in ranges that were measured without the adapter, and cuts off what the"

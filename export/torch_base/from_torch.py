@@ -8,6 +8,7 @@ import torch
 
 from unilora_spec import Adapter, UniLoraError
 
+from ..folders.base_files import OTHER_CONTENTS
 from ..graph.adapt import Saved, Weight
 from ..onnx import OPSETS, advice, cases, check_call, finish
 from .cache import PAST, PRESENT, split
@@ -122,7 +123,7 @@ def _check_base(model, adapters, parameters) -> list[str]:
             raise UniLoraError(f"{name} is {value.dtype}; export works in float32, float16 and bfloat16: call model.float()")
     exact = all(parameters[name].dtype == torch.float32 for name in adapters[0].layer_map.by_weight())
     if exact and adapters[0].same_contents(lambda name: array(parameters[name])) is False:
-        return ["the base's weights are not those that the adapter was trained on: another checkpoint of its form"]
+        return [OTHER_CONTENTS]
     return []
 
 
