@@ -1,6 +1,7 @@
 """Keys, mixing function and the permutation π (SPEC 2 to 4): integer arithmetic only, O(1) an entry."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from .errors import LimitError
 MAX_D = 2**40
 MAX_SEED = 2**64
 ROUNDS = 6
-BLOCK = 65_536  # entries worked on at a time: the temporaries of a block stay in the processor's second-level cache
+BLOCK = 196_608  # entries worked on at a time: less and NumPy's calls cost more than its work, more and caches overflow
 
 
 def keys(seed: int, count: int) -> list[int]:
@@ -37,13 +38,16 @@ def check_D(D: int) -> int:
     return D
 
 
+_C1, _C2 = np.uint32(0x7FEB352D), np.uint32(0x297A2D39)
+
+
 def mix(x: np.ndarray, key: int) -> np.ndarray:
     """The 32-bit mixing function (SPEC 3.1), elementwise: uint32[n] → uint32[n]."""
     x = x ^ np.uint32(key)
     x ^= x >> np.uint32(16)
-    x *= np.uint32(0x7FEB352D)
+    x *= _C1
     x ^= x >> np.uint32(15)
-    x *= np.uint32(0x297A2D39)
+    x *= _C2
     x ^= x >> np.uint32(16)
     return x
 
@@ -61,44 +65,91 @@ class Permutation:
         self.D = check_D(D)
         self.a = math.isqrt(D - 1) + 1
         self.keys = keys(seed, ROUNDS)
+        self._word = np.uint32 if self.a < 2**16 else np.uint64  # holds what is below a²
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """π(x) for int64[n] x, 0 ≤ x < D."""
-        return self._walk(x, self.keys, self._forward)
+        return self._walk(x, inverse=False)
 
     def inverse(self, y: np.ndarray) -> np.ndarray:
         """π⁻¹(y) for int64[n] y, 0 ≤ y < D."""
-        return self._walk(y, self.keys[::-1], self._backward)
+        return self._walk(y, inverse=True)
 
     def one_pass(self, x: np.ndarray) -> np.ndarray:
         """A single pass, without walking: int64[n] x, 0 ≤ x < a² (SPEC 4.2)."""
-        return self._pass(x, self.keys, self._forward)
+        x = np.array(x, dtype=self._word)
+        self._pass(x, _space(len(x)))
+        return x.astype(np.int64)
 
-    def _walk(self, x, round_keys, step):
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+        """π of start … stop − 1, 0 ≤ start ≤ stop ≤ D, in blocks: the first entry of each, and unsigned integers that hold
+        until the next block is asked for."""
+        count = np.arange(min(BLOCK, stop - start), dtype=self._word)
+        block, space = np.empty_like(count), _space(len(count))
+        for i, end in in_blocks(start, stop):
+            x = block[: end - i]
+            yield i, self._walked(np.add(count[: end - i], self._word(i), out=x), space)
+
+    def _walk(self, x, inverse):
         x = np.asarray(x, dtype=np.int64)
         if len(x) and not 0 <= x.min() <= x.max() < self.D:
             raise LimitError(f"entries from {x.min()} to {x.max()} are not all in [0, {self.D})", "1.3")
-        result = np.empty_like(x)
-        for start in range(0, len(x), BLOCK):
-            y = self._pass(x[start : start + BLOCK], round_keys, step)
-            while (outside := y >= self.D).any():  # rarely more than one turn: a² − D < 2√D + 1
-                y[outside] = self._pass(y[outside], round_keys, step)
-            result[start : start + BLOCK] = y
+        result, space = np.empty_like(x), _space(min(BLOCK, len(x)))
+        for i, end in in_blocks(0, len(x)):
+            result[i:end] = self._walked(x[i:end].astype(self._word), space, inverse)
         return result
 
-    def _pass(self, x, round_keys, step):
-        L, R = np.divmod(x, self.a)
-        for key in round_keys:
-            L, R = step(L, R, key)
-        return L * self.a + R
+    def _walked(self, x, space, inverse=False):
+        self._pass(x, space, inverse)
+        while x.max(initial=0) >= self.D:  # rarely more than one turn: a² − D < 2√D + 1
+            outside = np.flatnonzero(x >= self.D)
+            again = x[outside]
+            self._pass(again, space, inverse)
+            x[outside] = again
+        return x
 
-    def _forward(self, L, R, key):
-        total = L + self._round(R, key)
-        return R, np.where(total < self.a, total, total - self.a)
+    def _pass(self, x, space, inverse=False):
+        """x becomes pass(x), or its inverse (SPEC 4.2, 4.4): words[n], worked on in ``space``."""
+        L, R, f, t = space[:, : len(x)]
+        a = np.uint32(self.a)
+        np.floor_divide(x, self._word(self.a), out=L, casting="unsafe")
+        np.subtract(x, np.multiply(L, a, out=t), out=R, casting="unsafe")  # modulo 2^32, where words are wider too
+        changed, read, shift, unshift = (R, L, np.subtract, np.add) if inverse else (L, R, np.add, np.subtract)
+        for key in reversed(self.keys) if inverse else self.keys:
+            self._round(read, key, f, t)
+            shift(changed, f, out=changed)
+            # modulo a: of the sum and the sum less a, the one that has not wrapped around 2^32 is the smaller
+            np.minimum(changed, unshift(changed, a, out=f), out=changed)
+            changed, read = read, changed
+        np.multiply(L, self._word(self.a), out=x)
+        x += R
 
-    def _backward(self, L, R, key):
-        difference = R - self._round(L, key)
-        return np.where(difference < 0, difference + self.a, difference), L
+    def _round(self, x, key, f, t):
+        """f = (mix(x, key)·a) >> 32 (SPEC 4.2): uint32[n] all; t is to work in."""
+        if self._word is np.uint64:
+            f[:] = (mix(x, key).astype(np.uint64) * np.uint64(self.a)) >> np.uint64(32)
+            return
+        # x < a < 2^16: the first shift of mix moves bits of the key alone, and a product of 16 bits with a fits in 32.
+        a = np.uint32(self.a)
+        np.bitwise_xor(x, np.uint32(key ^ (key >> 16)), out=f)
+        f *= _C1
+        f ^= np.right_shift(f, np.uint32(15), out=t)
+        f *= _C2
+        f ^= np.right_shift(f, np.uint32(16), out=t)
+        f &= np.uint32(0xFFFF)
+        f *= a
+        f >>= np.uint32(16)
+        t *= a
+        f += t
+        f >>= np.uint32(16)
 
-    def _round(self, x, key):
-        return (mix(x.astype(np.uint32), key).astype(np.int64) * self.a) >> 32
+
+def in_blocks(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The range start … stop − 1 cut into ranges of ``BLOCK`` entries."""
+    for i in range(start, stop, BLOCK):
+        yield i, min(i + BLOCK, stop)
+
+
+def _space(n):
+    """Four rows for the numbers of a block: making an array costs as much as some operations on it."""
+    return np.empty((4, n), dtype=np.uint32)

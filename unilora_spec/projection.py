@@ -16,14 +16,14 @@ A kind is one file under kinds/, with a class that names itself: ``class Mine(Pr
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
 from .errors import KindError, LimitError
-from .permutation import BLOCK, check_D, keys, mix
+from .permutation import check_D, keys, mix
 
 MAX_DIM = 2**31 - 1
 KINDS: dict[str, type["Projection"]] = {}
@@ -114,8 +114,9 @@ class Gather(Projection):
     """
 
     @abstractmethod
-    def index(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """The column of each of the rows start … stop − 1: int64[stop − start], values in [0, d)."""
+    def columns(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+        """The column of each of the rows start … stop − 1, in blocks: the first row of each, and integers in [0, d) of a dtype
+        of the kind's, which hold until the next block is asked for. The range is one of 0 … D."""
 
     @abstractmethod
     def members(self, j: int) -> np.ndarray:
@@ -124,6 +125,15 @@ class Gather(Projection):
     @abstractmethod
     def counts(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """n_j, the number of rows of each of the columns start … stop − 1: int64[stop − start]."""
+
+    def index(self, start: int = 0, stop: int | None = None, out: np.ndarray | None = None) -> np.ndarray:
+        """The column of each of the rows start … stop − 1: values in [0, d), as int64[stop − start] or in ``out``, integers of
+        that shape which hold d − 1."""
+        start, stop = self.range_of(start, stop, self.D)
+        out = np.empty(stop - start, dtype=np.int64) if out is None else out
+        for i, block in self.columns(start, stop):
+            out[i - start : i - start + len(block)] = block
+        return out
 
     def scale(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """1 / √n_j of the columns start … stop − 1, rounded once: float32[stop − start]; 0 where n_j = 0 (SPEC 6.1)."""
@@ -134,17 +144,16 @@ class Gather(Projection):
         start, stop = self.range_of(start, stop, self.D)
         scaled = self._vector(theta, self.d, "theta") * self.scale()
         result = np.empty(stop - start, dtype=np.float32)
-        for i in range(start, stop, BLOCK):
-            block = self.index(i, min(i + BLOCK, stop))
-            np.take(scaled, block, out=result[i - start : i - start + len(block)])
+        for i, block in self.columns(start, stop):
+            # No index is outside of θ; by default, np.take would write to a buffer of its own, to be able to refuse one.
+            np.take(scaled, block, out=result[i - start : i - start + len(block)], mode="clip")
         return result
 
     def adjoint(self, g, start=0):
         start, stop = self.range_of(start, start + len(g), self.D)
         g = self._vector(g, stop - start, "g")
         total = np.zeros(self.d)
-        for i in range(start, stop, BLOCK):
-            block = self.index(i, min(i + BLOCK, stop))
+        for i, block in self.columns(start, stop):
             np.add.at(total, block, g[i - start : i - start + len(block)].astype(np.float64))
         return (self.scale() * total).astype(np.float32)
 
@@ -172,7 +181,7 @@ class Counted(Gather):
 
     def members(self, j):
         j = self._column(j)
-        return np.concatenate([start + np.flatnonzero(block == j) for start, block in self._blocks()])
+        return np.concatenate([start + np.flatnonzero(block == j) for start, block in self.columns(0, self.D)])
 
     def counts(self, start=0, stop=None):
         start, stop = self.range_of(start, stop, self.d)
@@ -181,13 +190,9 @@ class Counted(Gather):
     @cached_property
     def _counts(self):
         counts = np.zeros(self.d, dtype=np.int64)
-        for _, block in self._blocks():
+        for _, block in self.columns(0, self.D):
             np.add.at(counts, block, 1)
         return counts
-
-    def _blocks(self):
-        for start in range(0, self.D, BLOCK):
-            yield start, self.index(start, min(start + BLOCK, self.D))
 
 
 from . import kinds  # noqa: F401  the kinds register themselves on import

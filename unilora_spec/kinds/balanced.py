@@ -13,9 +13,14 @@ class Balanced(Gather, kind="balanced"):
         super().__init__(*args, **kwargs)
         self.permutation = Permutation(self.D, self.seed)
 
-    def index(self, start=0, stop=None):
-        start, stop = self.range_of(start, stop, self.D)
-        return self.permutation(np.arange(start, stop)) % self.d
+    def columns(self, start, stop):
+        turns = None
+        for i, y in self.permutation.blocks(start, stop):
+            turns = np.empty_like(y) if turns is None else turns[: len(y)]
+            np.floor_divide(y, self.d, out=turns)  # NumPy's quotient is fast, its remainder is not
+            turns *= self.d
+            y -= turns
+            yield i, y
 
     def members(self, j):
         return np.sort(self.permutation.inverse(np.arange(self._column(j), self.D, self.d)))

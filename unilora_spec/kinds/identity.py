@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from ..errors import LimitError
+from ..permutation import in_blocks
 from ..projection import Gather
 
 
@@ -16,8 +17,9 @@ class Identity(Gather, kind="identity"):
         if self.d != self.D:
             raise LimitError(f"d is {self.d} and D is {self.D}; kind identity needs d = D", "9.2")
 
-    def index(self, start=0, stop=None):
-        return np.arange(*self.range_of(start, stop, self.D))
+    def columns(self, start, stop):
+        for i, end in in_blocks(start, stop):
+            yield i, np.arange(i, end)
 
     def members(self, j):
         return np.array([self._column(j)])

@@ -35,6 +35,5 @@ class Table(Counted, kind="table"):
         digest = hashlib.sha256(np.ascontiguousarray(self.tensors["index"], "<i4")).hexdigest()
         return f"{super().__repr__()[:-1]}, tensors=<index {digest[:32]}>)"  # two tables are equal where this is
 
-    def index(self, start=0, stop=None):
-        start, stop = self.range_of(start, stop, self.D)
-        return self.tensors["index"][start:stop].astype(np.int64)
+    def columns(self, start, stop):
+        yield start, self.tensors["index"][start:stop]
