@@ -1,5 +1,6 @@
 """One vector on a model: ``attach`` puts it there, and everything that is done with it afterwards."""
 
+import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,7 +19,7 @@ from unilora_spec import (
     Projection,
 )
 
-from .expansion import Expand, index_of
+from .expansion import storage_of
 from .sites import delta_weight
 from .targets import candidates, matches, plan
 
@@ -40,6 +41,7 @@ def attach(
     kind: str = "balanced",
     train_in_full: Sequence[str] = (),
     bound: float = 0.02,
+    storage: str | None = None,
 ) -> nn.Module:
     """Adapts ``model`` in place with one trained vector and returns it; every other parameter is frozen.
 
@@ -50,9 +52,12 @@ def attach(
     alpha           the delta weight is alpha / rank · B·A; by default alpha is ``rank``
     train_in_full   ends of names of modules or parameters trained beside θ (a new classification head)
     bound           the initial θ is uniform in ±bound
+    storage         how P is held, the bits being the same: "cached", 4 bytes an entry, or "computed", none, for the time to
+                    compute it at each step; by default as ``model.unilora`` shows: computed by a GPU's kernels or where
+                    the index would take more than 1 GiB, else cached
 
-    The model gets the parameter ``unilora_theta``, float32[d], also ``model.unilora.theta``, and the methods ``save_adapter(path)``, ``load_adapter(path)``,
-    ``merge()`` and ``detach()``. Its ``state_dict()`` holds what is trained and nothing else, so that a trainer's
+    The model gets the parameter ``unilora_theta``, float32[d], also ``model.unilora.theta``, and the methods
+    ``save_adapter(path)``, ``load_adapter(path)``, ``merge()`` and ``detach()``. Its ``state_dict()`` holds what is trained and nothing else, so that a trainer's
     checkpoints do. Raises ``UniLoraError`` where the arguments do not fit the model; the model is then unchanged.
 
     >>> model = attach(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)), rank=2, d=10, targets=["0"])
@@ -66,7 +71,7 @@ def attach(
         raise LayerMapError(f"d is missing; give the length of theta, from 1 to D = {layer_map.D}")
     projection = Projection(kind=kind, D=layer_map.D, d=layer_map.D if d is None else d, seed=seed)
     theta = projection.initial(layer_map, bound)
-    UniLora(model, projection, layer_map, theta, _trained_names(model, train_in_full, layer_map))
+    UniLora(model, projection, layer_map, theta, _trained_names(model, train_in_full, layer_map), storage)
     return model
 
 
@@ -100,16 +105,15 @@ class UniLora:
     """The adapter on a model, as its attribute ``unilora``: P, the layer map and the hooks through which θ acts.
 
     ``theta`` is the one new parameter, float32[d], the model's own ``unilora_theta``; ``projection`` and ``layer_map`` are
-    the specification's. No module of its own: containers such as nn.Sequential would run it.
+    the specification's, and ``storage`` holds P where θ is. No module of its own: containers such as nn.Sequential would run
+    it, and no buffers: nothing to save, and nothing for DDP to send around at every step.
     """
 
-    def __init__(self, model, projection: Projection, layer_map: LayerMap, theta: np.ndarray, trained_in_full):
-        self.model, self.projection, self.layer_map = model, projection, layer_map
+    def __init__(self, model, projection: Projection, layer_map: LayerMap, theta, trained_in_full, storage=None):
+        self.model, self.projection, self.layer_map, self._asked = model, projection, layer_map, storage
         device = model.get_parameter(layer_map.segments[0].name).device
-        # No buffers of the model: nothing to save, and nothing for DDP to send around at every step.
-        self.index = index_of(projection).to(device)
-        self.scale = torch.from_numpy(projection.scale()).to(device)
-        self._factors, self._version = None, -1
+        self.storage = storage_of(projection, device, storage)
+        self._factors, self._seen, self.is_merged = None, None, False
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
         self._handles = [
             model.register_forward_pre_hook(self._before_forward),
@@ -130,31 +134,58 @@ class UniLora:
         return getattr(self.model, _THETA)
 
     def __repr__(self) -> str:
-        return f"UniLora({self.projection}, {len(self.layer_map)} segments)"
+        held = f"P {self.storage.name}: {self.storage.nbytes:,} bytes"
+        return f"UniLora({self.projection}, {len(self.layer_map)} segments, {held})"
 
     def factors(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """A (rank, in) and B (out, rank) of every segment, float32 views of one θ_D, differentiable to θ.
+        """A (rank, in) and B (out, rank) of every segment, views of one θ_D, differentiable to θ; in bfloat16 or float16 where
+        all adapted weights are, else in float32.
 
-        Rebuilt once per forward of the model. A part of the model that is called on its own rebuilds them where θ has
-        changed since, or where a gradient is wanted and the last forward had none.
+        Rebuilt once per forward of the model, and not for one without gradients where θ is as it was for the last. A part
+        of the model that is called on its own rebuilds them where θ has changed since, or where a gradient is wanted and
+        the last forward had none.
         """
-        if not torch.compiler.is_compiling():
-            wants_grad = torch.is_grad_enabled() and self.theta.requires_grad
-            if self._version != self.theta._version or (wants_grad and not self._factors[0][0].requires_grad):
-                self._rebuild()
+        if not torch.compiler.is_compiling() and not self._serve(self._wants_grad()):
+            self._rebuild()
         return self._factors
 
-    def _rebuild(self):
-        if self.index.device != self.theta.device:  # the model has moved
-            self.index, self.scale = self.index.to(self.theta.device), self.scale.to(self.theta.device)
-        theta_D = Expand.apply(self.theta, self.index, self.scale)
-        ranges = theta_D.split([segment.size for segment in self.layer_map.segments])
-        self._factors = [segment.factors(part) for segment, part in zip(self.layer_map.segments, ranges)]
-        if not torch.compiler.is_compiling():
-            self._version = self.theta._version
-
     def _before_forward(self, model, inputs):
-        self._rebuild()  # here, and so outside of every gradient-checkpointed region
+        """The one expansion of a forward: here, and so outside of every gradient-checkpointed region."""
+        if self.is_merged:
+            if self._wants_grad():
+                raise LayerMapError("the adapter is merged for evaluation; train outside of merged(), or use no_grad()")
+            return
+        # What a training forward left is not used again: some optimizers write to θ where no version tells.
+        again = not torch.compiler.is_compiling() and not self._wants_grad() and self._serve(False)
+        if not again or self._factors[0][0].requires_grad or self._factors[0][0].dtype != self._dtype():
+            self._rebuild()
+
+    def _wants_grad(self):
+        return torch.is_grad_enabled() and self.theta.requires_grad
+
+    def _serve(self, with_grad):
+        """Whether the factors are those of the θ of now, and have a gradient where one is wanted."""
+        return self._seen == self._state() and (self._factors[0][0].requires_grad or not with_grad)
+
+    def _state(self):
+        return self.theta._version, self.theta.data_ptr()
+
+    def _dtype(self):
+        dtypes = {module._parameters[parameter].dtype for module, parameter in self._owners}
+        return dtypes.pop() if dtypes in ({torch.bfloat16}, {torch.float16}) else torch.float32
+
+    def _rebuild(self):
+        self._factors = None  # the memory of the last ones before that of the next
+        self._factors = self._factors_as(self._dtype())
+        if not torch.compiler.is_compiling():
+            self._seen = self._state()
+
+    def _factors_as(self, dtype):
+        if self.storage.device != self.theta.device:  # the model has moved
+            self.storage = storage_of(self.projection, self.theta.device, self._asked)
+        segments = self.layer_map.segments
+        ranges = self.storage.expand(self.theta, dtype).split([segment.size for segment in segments])
+        return [segment.factors(part) for segment, part in zip(segments, ranges)]
 
     def _install_sites(self, model):
         owners = {candidate.weight: candidate for candidate in candidates(model)}
@@ -162,6 +193,7 @@ class UniLora:
         for number, segment in enumerate(self.layer_map.segments):
             pair = number, segment, float(self.layer_map.factor_scale(segment))
             numbered.setdefault(segment.name, []).append(pair)
+        self._owners = [(owners[name].module, owners[name].parameter) for name in numbered]
         for name, pairs in numbered.items():
             owner = owners[name]
             self._handles += owner.site(self, pairs).install(owner.module, owner.parameter)
@@ -194,6 +226,7 @@ class UniLora:
 
     def adapter(self, dtype: str = "F32") -> Adapter:
         """The adapter as the specification's object, with the base model's record (SPEC 8, 10)."""
+        self._refuse_merged()
         model = self.model
         parameters = {name: model.get_parameter(name) for name in self._originals}
         saved = {name: _numpy(parameter) for name, parameter in parameters.items()}
@@ -210,21 +243,54 @@ class UniLora:
     def merge(self) -> nn.Module:
         """Adds every delta weight to its weight, in float32 and rounded once to the weight's dtype, and takes the adapter
         off; the model stays as trained, plain. Raises ``LayerMapError`` for weights that are not floating point."""
-        model = self.model
-        weights = {name: model.get_parameter(name) for name in self.layer_map.by_weight()}
+        self._refuse_merged()
+        self._add_deltas(self._weights_to_merge())
+        return self._take_off()
+
+    @contextlib.contextmanager
+    def merged(self):
+        """Within the block the adapted weights hold W + ΔW as they do after ``merge``, so that the model costs what the base does:
+
+            with torch.no_grad(), model.unilora.merged(): evaluate(model)
+
+        Afterwards they are W again, to the bit. Meanwhile both are in memory, and θ must not change. Raises
+        ``LayerMapError`` for weights that are not floating point, and for a forward that wants a gradient.
+        """
+        self._refuse_merged()
+        weights = self._weights_to_merge()
+        originals = {name: weight.data for name, weight in weights.items()}
+        try:
+            for weight in weights.values():
+                weight.data = weight.data.clone()
+            self._add_deltas(weights)
+            self.is_merged = True
+            yield self.model
+        finally:
+            self.is_merged = False
+            for name, weight in weights.items():
+                weight.data = originals[name]
+
+    def _weights_to_merge(self):
+        weights = {name: self.model.get_parameter(name) for name in self.layer_map.by_weight()}
         for name, weight in weights.items():
             if not weight.is_floating_point():
                 raise LayerMapError(f"{name} is stored as {weight.dtype}; merge into the unquantized base")
-        self._rebuild()
-        for segment, (A, B) in zip(self.layer_map.segments, self._factors):
+        return weights
+
+    @torch.no_grad()
+    def _add_deltas(self, weights):
+        for segment, (A, B) in zip(self.layer_map.segments, self._factors_as(torch.float32)):
             part = segment.part(weights[segment.name])
             s = float(self.layer_map.factor_scale(segment))
             part.copy_(part.float() + delta_weight(segment, A, B, s, part.shape))
-        self._take_off()
-        return model
+
+    def _refuse_merged(self):
+        if self.is_merged:
+            raise LayerMapError("the adapter is merged for evaluation; leave merged() first")
 
     def detach(self) -> nn.Module:
         """Takes the adapter off: the model is the base again, the parameters trained in full included."""
+        self._refuse_merged()
         self.restore()
         return self._take_off()
 
@@ -260,7 +326,7 @@ class UniLora:
 
     def __getstate__(self):
         # The factors are part of one forward's graph; a copy of the model rebuilds its own.
-        return self.__dict__ | {"_factors": None, "_version": -1}
+        return self.__dict__ | {"_factors": None, "_seen": None}
 
 
 def _numpy(tensor) -> np.ndarray:

@@ -1,33 +1,195 @@
-"""θ_D = Pθ as one autograd function: forward expands, backward applies Pᵀ (SPEC 6.2, 6.3)."""
+"""θ_D = Pθ and its adjoint (SPEC 6.2, 6.3), with P held in one of three ways that give the same bits.
+
+``cached``    the column of every entry as int32, 4 bytes an entry
+``computed``  nothing: columns are computed at each use, on a CPU in pieces, on a GPU within the Triton kernels
+``theta``     nothing, and nothing to compute: of kind identity, θ is θ_D
+"""
+
+import importlib.util
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import torch
+from torch import Tensor
 
+from unilora_spec import KindError, Projection
 from unilora_spec.projection import Gather
 
+LARGEST_CACHE = 2**30  # bytes of an index above which a CPU computes: as much memory as a small base model
+_PIECE = 2**22  # entries whose columns a CPU computes at a time
 
-def index_of(projection: Gather, start: int = 0, stop: int | None = None) -> torch.Tensor:
-    """The columns of the rows start … stop − 1 as the backend holds them: int32, 4 bytes an entry, as d < 2^31."""
-    return torch.tensor(projection.index(start, stop), dtype=torch.int32)
+
+def index_of(projection: Gather, start: int = 0, stop: int | None = None) -> Tensor:
+    """The columns of the rows start … stop − 1 on all of torch's threads: int32[stop − start], as d < 2^31 (SPEC 6)."""
+    start, stop = projection.range_of(start, stop, projection.D)
+    index = torch.empty(stop - start, dtype=torch.int32)
+    share = max(2**18, -(-len(index) // torch.get_num_threads()))  # a thread for less would cost more than it saves
+
+    def fill(i):
+        projection.index(start + i, min(start + i + share, stop), out=index[i : i + share].numpy())
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(fill, range(0, len(index), share)))
+    return index
 
 
 class Expand(torch.autograd.Function):
-    """θ (float[d]) → θ_D (float32[D]); ``index`` is int32[D], ``scale`` float32[d].
+    """θ (float[d]) → θ_D (``dtype``[D]); ``index`` is int32[D], ``scale`` float32[d].
 
-    Scaling before gathering rounds each entry once, as the specification does, so the bits are the specification's.
+    Scaling before gathering rounds each entry once, as the specification does, so the bits are the specification's; in a
+    ``dtype`` of less precision they are rounded once more.
     """
 
     @staticmethod
-    def forward(theta, index, scale):
-        return (theta.float() * scale).index_select(0, index)
+    def forward(theta, index, scale, dtype=torch.float32):
+        return (theta.float() * scale).to(dtype).index_select(0, index)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         # Kept as attributes, not by save_for_backward: a graph that is used for two backward passes stays usable,
         # and gradient checkpointing, which counts saved tensors, sees none.
-        theta, ctx.index, ctx.scale = inputs
+        theta, ctx.index, ctx.scale, *_ = inputs
         ctx.dtype = theta.dtype
 
     @staticmethod
     def backward(ctx, g):
         total = torch.zeros_like(ctx.scale).index_add_(0, ctx.index, g.float())
-        return (total * ctx.scale).to(ctx.dtype), None, None
+        return (total * ctx.scale).to(ctx.dtype), None, None, None
+
+
+class Cached:
+    """P as an index."""
+
+    name = "cached"
+
+    def __init__(self, projection: Gather, device):
+        self.device = torch.device(device)
+        self.index = index_of(projection).to(device)
+        self.scale = torch.from_numpy(projection.scale()).to(device)
+
+    @property
+    def nbytes(self) -> int:
+        return self.index.nbytes
+
+    def expand(self, theta: Tensor, dtype=torch.float32) -> Tensor:
+        return Expand.apply(theta, self.index, self.scale, dtype)
+
+
+class Computed:
+    """P as its four numbers."""
+
+    name, nbytes = "computed", 0
+
+    def __init__(self, projection: Gather, device):
+        self.projection, self.device = projection, torch.device(device)
+
+    def expand(self, theta: Tensor, dtype=torch.float32) -> Tensor:
+        p = self.projection
+        return _expand(theta, p.kind, p.D, str(p.seed), dtype)
+
+
+class Theta:
+    """P = I."""
+
+    name, nbytes = "theta", 0
+
+    def __init__(self, projection, device):
+        self.device = torch.device(device)
+
+    def expand(self, theta: Tensor, dtype=torch.float32) -> Tensor:
+        return theta.to(dtype)
+
+
+def storage_named(projection: Gather, device, asked: str | None = None) -> type:
+    """How P is held on ``device``: as ``asked``, computed or cached, or by default computed where a GPU's kernels do it and
+    where the index of a CPU would take more than 1 GiB, else cached. Raises ``KindError`` for what cannot be."""
+    device = torch.device(device)
+    if asked not in (None, "cached", "computed"):
+        raise KindError(f"storage is {asked!r}; give cached, computed or None")
+    if projection.kind == "identity":
+        return Theta
+    on_gpu = device.type == "cuda" and projection.kind == "balanced" and importlib.util.find_spec("triton") is not None
+    computable = not projection.stored and (device.type in ("cpu", "meta") or on_gpu)
+    if device.type == "meta" and asked is None:
+        return Computed  # nothing can be held there
+    if asked == "computed" and not computable:
+        raise KindError(f"kind {projection.kind} cannot be computed on {device.type}; give storage cached")
+    by_default = on_gpu or (computable and 4 * projection.D > LARGEST_CACHE)
+    return Computed if asked == "computed" or (asked is None and by_default) else Cached
+
+
+def storage_of(projection: Gather, device, asked: str | None = None) -> Cached | Computed | Theta:
+    """P held on ``device``, ready to expand: see ``storage_named``."""
+    return storage_named(projection, device, asked)(projection, device)
+
+
+@lru_cache(maxsize=8)
+def _projection(kind, D, d, seed):
+    return Projection(kind=kind, D=D, d=d, seed=int(seed))
+
+
+@lru_cache(maxsize=8)
+def _scale(projection):
+    return torch.from_numpy(projection.scale())
+
+
+def _pieces(projection):
+    for start in range(0, projection.D, _PIECE):
+        stop = min(start + _PIECE, projection.D)
+        yield slice(start, stop), index_of(projection, start, stop)
+
+
+# As operators, they are one node of a graph that torch.compile makes. An operator's whole numbers have 64 bits with a sign; a seed
+# is larger.
+@torch.library.custom_op("unilora::expand", mutates_args=(), device_types="cpu")
+def _expand(theta: Tensor, kind: str, D: int, seed: str, dtype: torch.dtype) -> Tensor:
+    p = _projection(kind, D, len(theta), seed)
+    scaled, result = (theta.float() * _scale(p)).to(dtype), torch.empty(D, dtype=dtype)
+    for rows, index in _pieces(p):
+        torch.index_select(scaled, 0, index, out=result[rows])
+    return result
+
+
+@torch.library.custom_op("unilora::adjoint", mutates_args=(), device_types="cpu")
+def _adjoint(g: Tensor, kind: str, d: int, seed: str) -> Tensor:
+    p = _projection(kind, len(g), d, seed)
+    total = torch.zeros(d)
+    for rows, index in _pieces(p):
+        total.index_add_(0, index, g[rows].float())
+    return total * _scale(p)
+
+
+@_expand.register_kernel("cuda")
+def _(theta, kind, D, seed, dtype):
+    from . import triton_kernels  # Triton is there where storage_named chose it
+
+    return triton_kernels.expand(theta, D, int(seed), dtype)
+
+
+@_adjoint.register_kernel("cuda")
+def _(g, kind, d, seed):
+    from . import triton_kernels
+
+    return triton_kernels.adjoint(g, d, len(g), int(seed))
+
+
+@_expand.register_fake
+def _(theta, kind, D, seed, dtype):
+    return theta.new_empty(D, dtype=dtype)
+
+
+@_adjoint.register_fake
+def _(g, kind, d, seed):
+    return g.new_empty(d, dtype=torch.float32)
+
+
+def _setup_context(ctx, inputs, output):
+    theta, ctx.kind, _, ctx.seed, _ = inputs
+    ctx.d, ctx.dtype = len(theta), theta.dtype
+
+
+def _backward(ctx, g):
+    return _adjoint(g.contiguous(), ctx.kind, ctx.d, ctx.seed).to(ctx.dtype), None, None, None, None
+
+
+_expand.register_autograd(_backward, setup_context=_setup_context)

@@ -1,8 +1,8 @@
-"""Where a pair (A, B) acts: hooks on the module that owns the adapted weight. The base's own parameters never change.
+"""Where a pair (A, B) acts: on the module that owns the adapted weight. The base's own parameters never change.
 
-``LowRank`` adds s·(x Aᵀ)Bᵀ to the output of a module that multiplies by its weight. ``DeltaWeight`` shows a module
-W + ΔW in place of W while it runs: for stacked experts and grouped convolutions, which use their weights in ways of
-their own.
+``LowRank`` adds s·(x Aᵀ)Bᵀ to the output of a module that multiplies by its weight. ``MergedLinear`` is the same for nn.Linear,
+and takes x(W + ΔW)ᵀ where that costs less. ``DeltaWeight`` shows a module W + ΔW in place of W while it runs: for stacked
+experts and grouped convolutions, which use their weights in ways of their own.
 """
 
 import torch
@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from unilora_spec import Segment
+
+from .linear import merged_linear
 
 
 def delta_weight(segment: Segment, A, B, s, shape):
@@ -27,6 +29,8 @@ class LowRank:
         return [module.register_forward_hook(self)]
 
     def __call__(self, module, inputs, output):
+        if self.unilora.is_merged:
+            return output
         x = inputs[0]
         factors = self.unilora.factors()
         for number, segment, s in self.pairs:
@@ -47,6 +51,56 @@ class LowRank:
         return _add(output, delta.to(output.dtype), segment, -spatial - 1)
 
 
+class MergedLinear(LowRank):
+    """In place of the forward of an nn.Linear."""
+
+    @staticmethod
+    def fits(module) -> bool:
+        """Whether the module multiplies as nn.Linear does: quantized ones and those that a library has wrapped do not."""
+        return getattr(type(module), "forward", None) is nn.Linear.forward and "forward" not in vars(module)
+
+    def install(self, module, parameter):
+        self.module = module
+        module.forward = self.forward
+        # torch's encoder layers would go past a forward of ours if they saw no hook
+        return [_Forward(module), module.register_forward_pre_hook(_unchanged)]
+
+    def forward(self, x):
+        module = self.module
+        if self.unilora.is_merged or not self._costs_less(x, module.weight):
+            return self(module, (x,), F.linear(x, module.weight, module.bias))
+        return self._merged(x, module)
+
+    def _merged(self, x, module):
+        factors = self.unilora.factors()
+        places = tuple((segment.row, s) for _, segment, s in self.pairs)
+        pairs = [factor.to(x.dtype) for number, *_ in self.pairs for factor in factors[number]]
+        return merged_linear(x, module.weight, module.bias, places, *pairs)
+
+    @staticmethod
+    def _costs_less(x, weight):
+        """Making W + ΔW takes in · out · rank products, the low-rank path (in + out) · rank for each token. In half precision
+        a sum with W would round ΔW away, and a quantized weight cannot be added to."""
+        plain = type(weight) in (nn.Parameter, torch.Tensor) and not weight.requires_grad
+        plain = plain and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
+        tokens = x.numel() // x.shape[-1]
+        return plain and not torch.is_autocast_enabled(x.device.type) and tokens * sum(weight.shape) > weight.numel()
+
+
+class _Forward:
+    """The handle that gives a module its own forward back."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def remove(self):
+        del self.module.forward
+
+
+def _unchanged(module, inputs):
+    return None
+
+
 def _add(output, delta, segment, dim):
     if segment.row is None:
         return output + delta
@@ -62,25 +116,29 @@ class DeltaWeight:
 
     def install(self, module, parameter):
         self.parameter = parameter
+        segments = [segment for _, segment, _ in self.pairs]
+        self.whole_experts = all(segment.index is not None and segment.row is None for segment in segments)
+        self.experts = torch.tensor([segment.index or 0 for segment in segments])
         return [
             module.register_forward_pre_hook(self.show),
             module.register_forward_hook(self.hide, always_call=True),
         ]
 
     def show(self, module, inputs):
+        if self.unilora.is_merged:
+            return
         weight = module._parameters[self.parameter]
         factors = self.unilora.factors()
-        segments = [segment for _, segment, _ in self.pairs]
-        deltas = [
-            delta_weight(segment, *factors[number], s, segment.part(weight).shape).to(weight.dtype)
-            for number, segment, s in self.pairs
-        ]
-        if all(segment.index is not None and segment.row is None for segment in segments):
-            experts = torch.tensor([segment.index for segment in segments], device=weight.device)
-            adapted = weight.index_add(0, experts, torch.stack(deltas))
+        deltas = []
+        for number, segment, s in self.pairs:
+            A, B = (factor.float() for factor in factors[number])
+            deltas.append(delta_weight(segment, A, B, s, segment.part(weight).shape).to(weight.dtype))
+        if self.whole_experts:
+            self.experts = self.experts.to(weight.device)  # once: a copy from the host at each step would wait for the GPU
+            adapted = weight.index_add(0, self.experts, torch.stack(deltas))
         else:
             adapted = weight.clone()
-            for segment, delta in zip(segments, deltas):
+            for (_, segment, _), delta in zip(self.pairs, deltas):
                 segment.part(adapted).add_(delta)
         # An instance's own attribute comes before its parameters, which stay untouched.
         module.__dict__[self.parameter] = adapted

@@ -10,7 +10,7 @@ from torch import nn
 
 from unilora_spec import LayerMap, LayerMapError, Segment
 
-from .sites import DeltaWeight, LowRank
+from .sites import DeltaWeight, LowRank, MergedLinear
 
 try:
     from transformers.pytorch_utils import Conv1D
@@ -35,7 +35,9 @@ class Candidate:
     def site(self):
         """The way a pair acts on this weight."""
         grouped = isinstance(self.module, nn.modules.conv._ConvNd) and self.module.groups > 1
-        return DeltaWeight if grouped or self.stack is not None else LowRank
+        if grouped or self.stack is not None:
+            return DeltaWeight
+        return MergedLinear if MergedLinear.fits(self.module) else LowRank
 
 
 def candidates(model: nn.Module) -> list[Candidate]:

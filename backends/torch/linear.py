@@ -1,0 +1,54 @@
+"""y = x(W + ΔW)ᵀ + b as one autograd function that keeps nothing of the size of tokens × rank, or of W."""
+
+import torch
+from torch.nn import functional as F
+
+
+class _MergedLinear(torch.autograd.Function):
+    """x (…, in), W (out, in), b (out) or None, a (first row or None, s) for each pair, and the pairs A (r, in), B (out', r).
+
+    With W + ΔW at hand, y and the input's gradient cost what they cost the base; low-rank products are left for the
+    gradients of A and B alone. W + ΔW is made again for the backward pass: that costs in · out · rank products, and to keep it
+    would cost as much memory as the base's weights.
+    """
+
+    @staticmethod
+    def forward(x, weight, bias, places, *factors):
+        return F.linear(x, _merged(weight, places, factors), bias)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, weight, _, ctx.places, *factors = inputs
+        ctx.save_for_backward(x, weight, *factors)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, weight, *factors = ctx.saved_tensors
+        of_x = g @ _merged(weight, ctx.places, factors) if ctx.needs_input_grad[0] else None
+        x, g = x.flatten(0, -2), g.flatten(0, -2)
+        of_bias = g.sum(0) if ctx.needs_input_grad[2] else None
+        of_factors = [None] * len(factors)
+        if any(ctx.needs_input_grad[4:]):
+            for i, (row, s) in enumerate(ctx.places):
+                A, B = factors[2 * i : 2 * i + 2]
+                rows = g if row is None else g[:, row : row + len(B)]
+                # gradients s·(gB)ᵀx and s·gᵀ(xAᵀ), in the order and layout that is fast for a small rank too
+                of_factors[2 * i] = s * (F.linear(rows, B.T.contiguous()).T @ x)
+                of_factors[2 * i + 1] = s * (F.linear(x, A).T @ rows).T
+        return of_x, None, of_bias, None, *of_factors
+
+
+merged_linear = _MergedLinear.apply
+
+
+def _merged(weight, places, factors):
+    """W + ΔW, ΔW = Σ s·B·A on the rows that each pair adapts (SPEC 7.5, 7.7)."""
+    if len(places) == 1 and places[0][0] is None:
+        (_, s), (A, B) = places[0], factors
+        return torch.addmm(weight, B, A, alpha=s)
+    merged = weight.clone()
+    for i, (row, s) in enumerate(places):
+        A, B = factors[2 * i : 2 * i + 2]
+        rows = merged[row : row + len(B)]
+        rows.copy_(torch.addmm(rows, B, A, alpha=s))
+    return merged
