@@ -88,6 +88,7 @@ def test_inspect_json(file):
     report = json.loads(output)
     assert status == 0 and report["segments"] == 12 and report["bytes"] == file.stat().st_size
     assert report["projection"] == {"kind": "balanced", "seed": "42", "d": 5760, "D": 36864}
+    assert report["P"] == {"computed": 0, "cached": 4 * 36864}
     assert LayerMap.from_json(report["layers"], report["alpha"]) == LAYERS
 
 
