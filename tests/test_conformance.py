@@ -116,6 +116,14 @@ def test_torch_compiled():
     assert not failed(report) and done.returncode == 0
 
 
+def test_triton_kernels(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # for the processes of the command; here nothing reads it
+    done, report, _ = command("--impl", f"{sys.executable} -m backends.torch.conformance --triton", "--timeout", 60)
+    assert not failed(report) and done.returncode == 0
+    assert report["rules"]["4.5"] == report["rules"]["6.2"] == report["rules"]["6.3"] == "passed"
+
+
 # Vectors
 
 

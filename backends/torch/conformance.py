@@ -1,7 +1,8 @@
 """The torch backend as an implementation that the conformance tests ask (conformance_tests/PROTOCOL.md).
 
 ``python -m conformance_tests --impl backends.torch.conformance``, or, for ``Expand`` under torch.compile,
-``--impl "python -m backends.torch.conformance --compile"``
+``--impl "python -m backends.torch.conformance --compile"``, or, with the Triton kernels, and without a GPU under
+``TRITON_INTERPRET=1``, ``--impl "python -m backends.torch.conformance --triton" --timeout 60``
 """
 
 import sys
@@ -105,6 +106,39 @@ def compiled_expand():
     return expand
 
 
+def kernel_answers():
+    """The requests that the Triton kernels answer: of kind `balanced`; ``more`` of ``implementation``."""
+    from . import triton_kernels as kernels  # here, so that all else runs where there is no Triton
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def index(r):
+        p = projection_of(r)
+        return {"index": pack(kernels.index(p.D, p.d, p.seed, device, r["start"], r["stop"]).cpu(), "index")}
+
+    def expand(r):
+        p = projection_of(r)
+        theta = torch.tensor(array_of(r, "theta", p.d), device=device)
+        theta_D = kernels.expand(theta, p.D, p.seed, start=r["start"], stop=r["stop"])
+        return {"theta_D": pack(theta_D.cpu(), "theta_D")}
+
+    def adjoint(r):
+        p = projection_of(r)
+        start, stop = p.range_of(r["start"], r["stop"], p.D)
+        g = torch.tensor(array_of(r, "g", stop - start), device=device)
+        return {"theta": pack(kernels.adjoint(g, p.d, p.D, p.seed, start).cpu(), "theta")}
+
+    def by_kind(kernel, other):
+        return lambda r: (kernel if r["projection"]["kind"] == "balanced" else other)(r)
+
+    return {
+        "index": by_kind(index, _index),
+        "expand": by_kind(expand, partial(_expand, Expand.apply)),
+        "adjoint": by_kind(adjoint, partial(_adjoint, Expand.apply)),
+        "merge": _merge,
+    }
+
+
 def implementation(name: str, expand, more=()):
     """``answer`` with all that ``expand`` (θ, index, scale → θ_D) takes part in, and what is in ``more``."""
     uses = {"expand": _expand, "adjoint": _adjoint, "delta_weight": _delta_weight}
@@ -114,4 +148,8 @@ def implementation(name: str, expand, more=()):
 answer = implementation("backends.torch", Expand.apply, {"index": _index, "merge": _merge})
 
 if __name__ == "__main__":
-    serve(implementation("backends.torch, compiled", compiled_expand()) if "--compile" in sys.argv[1:] else answer)
+    if "--compile" in sys.argv[1:]:
+        answer = implementation("backends.torch, compiled", compiled_expand())
+    elif "--triton" in sys.argv[1:]:
+        answer = implementation("backends.torch, Triton", Expand.apply, kernel_answers())
+    serve(answer)
