@@ -135,6 +135,24 @@ def test_uniform_index_up_to_the_limit(i, seed, d):
     assert p.index(i, i + 1)[0] == arithmetic.index("uniform", LARGEST, d, seed, i)
 
 
+@pytest.mark.parametrize("boundary", [2**31, 2**32])
+@pytest.mark.parametrize("kind", ["balanced", "uniform"])
+def test_slices_across_the_ends_of_32_bits(kind, boundary):
+    """Llama-3 405B at rank 64 has 2,493,775,872 entries, more than 2^31."""
+    D, d, start, stop = 2**33 + 5, 1000, boundary - 40, boundary + 40
+    p = Projection(kind=kind, D=D, d=d, seed=42)
+    index = p.index(start, stop)
+    assert index.tolist() == [arithmetic.index(kind, D, d, 42, i) for i in range(start, stop)]
+    if kind == "balanced":  # the other counts its columns in D steps
+        theta, g = np.linspace(-1, 1, d, dtype=np.float32), np.linspace(1, 2, stop - start, dtype=np.float32)
+        assert same_bits(p.expand(theta, start, stop), arithmetic.expand(kind, D, d, 42, theta.tolist(), start, stop))
+        exact = np.bincount(index, g.astype(np.float64), d) * p.scale()
+        assert same_bits(p.adjoint(g, start), exact)  # one rounding of one sum in float64, in the same order
+        parts = [p.adjoint(g[:40], start), p.adjoint(g[40:], boundary)]
+        # Each part, and their sum, is rounded to float32 once, by 2^-24 relative; all values are positive.
+        assert np.allclose(parts[0] + parts[1], exact, rtol=2**-22, atol=0)
+
+
 def test_uniform_index_uses_the_high_half_of_the_row():
     p = Projection(kind="uniform", D=LARGEST, d=2**31 - 1, seed=1)
     rows = [p.index(high << 32, (high << 32) + 50) for high in range(4)]

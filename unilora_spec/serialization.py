@@ -58,27 +58,46 @@ def save_adapter(adapter: Adapter, path) -> int:
 
 def encode(adapter: Adapter) -> bytes:
     """The canonical bytes of an adapter (SPEC 8.1 to 8.7)."""
-    tensors = {"theta": adapter.theta} | {SAVED + name: value for name, value in adapter.saved.items()}
-    stored = {}
-    for name, value in tensors.items():
-        dtype = adapter.dtypes.get(name, "F32")
+    layout = _layout(adapter)
+    buffers = []
+    for name, (dtype, _) in layout.items():
+        if name in adapter.projection.stored:
+            buffers.append(np.asarray(adapter.projection.tensors[name], _NUMPY[dtype]).tobytes())
+        else:
+            value = adapter.theta if name == "theta" else adapter.saved[name.removeprefix(SAVED)]
+            buffers.append(_to_bytes(name, np.asarray(value, np.float32), dtype))
+    return b"".join([_head(adapter, layout), *buffers])
+
+
+def encoded_size(adapter: Adapter) -> int:
+    """The length of ``encode(adapter)``, from the shapes of its tensors alone."""
+    layout = _layout(adapter)
+    return len(_head(adapter, layout)) + sum(_SIZES[dtype] * math.prod(shape) for dtype, shape in layout.values())
+
+
+def _layout(adapter: Adapter) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The dtype and shape of each tensor of the file by name, in the order of their bytes (SPEC 8.3, 8.7)."""
+    shapes = {"theta": np.shape(adapter.theta)} | {SAVED + name: np.shape(v) for name, v in adapter.saved.items()}
+    layout = {name: (adapter.dtypes.get(name, "F32"), shape) for name, shape in shapes.items()}
+    for name, (dtype, _) in layout.items():
         if dtype not in DTYPES:
             raise FileError(f"{name} cannot be stored as {dtype}; give one of {', '.join(DTYPES)}", "8.3")
-        stored[name] = dtype, np.shape(value), _to_bytes(name, np.asarray(value, np.float32), dtype)
     for name, dtype in adapter.projection.stored.items():
-        value = np.asarray(adapter.projection.tensors[name], _NUMPY[dtype])
-        stored[name] = dtype, value.shape, value.tobytes()
-    header = {"__metadata__": {"format": FORMAT, "version": VERSION, "unilora": _text(describe(adapter))}}
-    end, buffers = 0, []
-    for name, (dtype, shape, data) in sorted(stored.items(), key=lambda item: (-_SIZES[item[1][0]], item[0])):
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + len(data)]}
-        end += len(data)
-        buffers.append(data)
+        layout[name] = dtype, np.shape(adapter.projection.tensors[name])
+    return dict(sorted(layout.items(), key=lambda item: (-_SIZES[item[1][0]], item[0])))
+
+
+def _head(adapter: Adapter, layout) -> bytes:
+    """What stands before the tensors' bytes: the header, and its length (SPEC 8.2 to 8.7)."""
+    header, end = {"__metadata__": {"format": FORMAT, "version": VERSION, "unilora": _text(describe(adapter))}}, 0
+    for name, (dtype, shape) in layout.items():
+        begin, end = end, end + _SIZES[dtype] * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     head = canonical_json.encode(header)
     head += b" " * (-len(head) % 8)
     if len(head) > MAX_HEADER:
         raise FileError(f"the header would be {len(head)} bytes long; {MAX_HEADER} is the limit", "8.2")
-    return b"".join([len(head).to_bytes(8, "little"), head, *buffers])
+    return len(head).to_bytes(8, "little") + head
 
 
 def is_canonical(adapter: Adapter, data) -> bool:

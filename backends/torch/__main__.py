@@ -1,4 +1,4 @@
-"""``python -m backends.torch train``: the options of ``TrainSettings`` as a command."""
+"""``python -m backends.torch train`` and ``plan``: the options of their settings as commands."""
 
 import dataclasses
 import inspect
@@ -14,12 +14,13 @@ from typer.main import get_command
 from unilora_spec import WorkFailed
 from unilora_spec.command import run
 
-from .settings import TrainSettings, flag
+from .settings import AdapterSettings, TrainSettings, flag
 
 EXAMPLE = (
     "Example: python -m backends.torch train --base ./my-model --data reviews.csv --text text --label label "
     "--output vec.safetensors"
 )
+PLAN_EXAMPLE = "Example: python -m backends.torch plan --base ./my-model/config.json --targets q_proj,v_proj --rank 16 --dim 1000000"
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,7 +31,7 @@ app = typer.Typer(
 
 @app.callback()
 def backend():
-    """Train Uni-LoRA adapters with PyTorch."""
+    """Plan and train Uni-LoRA adapters with PyTorch."""
 
 
 def train(config: Path | None, as_json: bool, **options):
@@ -53,9 +54,22 @@ def train(config: Path | None, as_json: bool, **options):
     print(json.dumps(report, indent=2) if as_json else _shown(report))
 
 
-def _parameters():
-    """The command's parameters, for Typer to read. Texts all: ``TrainSettings`` converts those of a YAML file too."""
-    for field in dataclasses.fields(TrainSettings):
+def plan(as_json: bool, **options):
+    """Tell what an adapter would be and take, from the base's config.json alone: its folder, or the file.
+
+    Without --dim, the figures of some d are shown.
+    """
+    settings = AdapterSettings.from_options(options)
+    from .planning import build_only, planned, show
+
+    build_only()
+    report = planned(settings)
+    print(json.dumps(report, indent=2)) if as_json else show(report)
+
+
+def _parameters(settings, *more):
+    """A command's parameters, for Typer to read. Texts all: the settings convert those of a YAML file too."""
+    for field in dataclasses.fields(settings):
         is_flag = field.type is bool
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
         shown = "" if is_flag or default in (None, "") else f" [dim]\\[{default}][/]"
@@ -69,22 +83,25 @@ def _parameters():
             show_default=False,
         )
         yield field.name, bool | None if is_flag else str | None, option
-    yield "config", Path | None, typer.Option(None, help="YAML file of options.", rich_help_panel="Output")
-    yield (
-        "as_json",
-        bool,
-        typer.Option(False, "--json", help="One JSON object on standard output.", rich_help_panel="Output"),
+    yield from more
+    as_json = typer.Option(False, "--json", help="One JSON object on standard output.", rich_help_panel="Output")
+    yield "as_json", bool, as_json
+
+
+def _command(function, epilog, *parameters):
+    function.__signature__ = inspect.Signature(
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind)
+            for name, kind, option in parameters
+        ]
     )
+    function.__annotations__ = {name: kind for name, kind, _ in parameters}
+    app.command(epilog=epilog)(function)
 
 
-train.__signature__ = inspect.Signature(
-    [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind)
-        for name, kind, option in _parameters()
-    ]
-)
-train.__annotations__ = {name: kind for name, kind, _ in _parameters()}
-app.command(epilog=EXAMPLE)(train)
+CONFIG = "config", Path | None, typer.Option(None, help="YAML file of options.", rich_help_panel="Output")
+_command(train, EXAMPLE, *_parameters(TrainSettings, CONFIG))
+_command(plan, PLAN_EXAMPLE, *_parameters(AdapterSettings))
 
 
 def _shown(report) -> str:

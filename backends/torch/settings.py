@@ -104,13 +104,61 @@ def _option(panel, convert, help, default=None, **options):
 
 
 @dataclass
-class TrainSettings:
-    """All options of a training run; texts and numbers are converted as those of the command line are.
+class AdapterSettings:
+    """An adapter and its base; texts and numbers are converted as those of the command line are.
 
     Raises ``UniLoraError`` with the option's name for a value that it cannot have.
     """
 
     base: str = _option("Data and task", TEXT, "Base model: a folder, or an id of the Hugging Face Hub.")
+    targets: tuple[str, ...] = _option(
+        "Adapter", NAMES, "Modules to adapt: ends of their names, or regular expressions.", ("query", "value")
+    )
+    rank: int = _option("Adapter", _whole(1), "Rank of every target.", 4)
+    ranks: dict[str, int] | None = _option(  # noqa: RUF009
+        "Adapter", RANKS, "Other ranks by target: query=8,value=2."
+    )
+    dim: int | None = _option(
+        "Adapter", _whole(1), f"Length d of the trained vector; to train, {DIM} by default, or D for the kind identity."
+    )
+    seed: int = _option("Adapter", _whole(0), "Gives the projection, the start and the order of the data.", 0)
+    alpha: float | None = _option(
+        "Adapter", _number(0), "LoRA's alpha; by default it is the rank, so that a delta weight is B·A."
+    )
+    scaling: str = _option("Adapter", _one_of("lora", "rslora"), "alpha / rank, or alpha / √rank with rslora.", "lora")
+    kind: str = _option("Adapter", TEXT, "Projection kind.", "balanced")
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.default is not None:
+                value = field.default
+            if value not in (None, ()):
+                setattr(self, field.name, self._converted(field, value))
+        if self.base is None:
+            raise UniLoraError("--base is missing; give the base model's folder")
+
+    @staticmethod
+    def _converted(field, value):
+        try:
+            return field.metadata["convert"](value)
+        except ValueError as error:
+            raise UniLoraError(f"{flag(field.name)} is {value!r}; give {error}") from None
+
+    @classmethod
+    def from_options(cls, options: Mapping, config: Path | None = None) -> "AdapterSettings":
+        """The settings of a call: ``options`` by field name, where None means not given, before the YAML file's."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return cls(**{**(read_config(config) if config else {}), **given})
+
+
+@dataclass
+class TrainSettings(AdapterSettings):
+    """All options of a training run; texts and numbers are converted as those of the command line are.
+
+    Raises ``UniLoraError`` with the option's name for a value that it cannot have.
+    """
+
     data: str = _option(
         "Data and task",
         TEXT,
@@ -136,22 +184,6 @@ class TrainSettings:
     limit: int | None = _option("Data and task", _whole(1), "Train on that many rows at most, chosen by SHA-256 too.")
     max_length: int = _option("Data and task", _whole(1), "Longest text in tokens; the rest is cut off.", 128)
 
-    targets: tuple[str, ...] = _option(
-        "Adapter", NAMES, "Modules to adapt: ends of their names, or regular expressions.", ("query", "value")
-    )
-    rank: int = _option("Adapter", _whole(1), "Rank of every target.", 4)
-    ranks: dict[str, int] | None = _option(  # noqa: RUF009
-        "Adapter", RANKS, "Other ranks by target: query=8,value=2."
-    )
-    dim: int | None = _option(
-        "Adapter", _whole(1), f"Length d of the trained vector; {DIM} by default, or D for the kind identity."
-    )
-    seed: int = _option("Adapter", _whole(0), "Gives the projection, the start and the order of the data.", 0)
-    alpha: float | None = _option(
-        "Adapter", _number(0), "LoRA's alpha; by default it is the rank, so that a delta weight is B·A."
-    )
-    scaling: str = _option("Adapter", _one_of("lora", "rslora"), "alpha / rank, or alpha / √rank with rslora.", "lora")
-    kind: str = _option("Adapter", TEXT, "Projection kind.", "balanced")
     train_in_full: tuple[str, ...] = _option(
         "Adapter", NAMES, "Modules or parameters to train beside the vector; what the base lacks is one anyway.", ()
     )
@@ -185,17 +217,11 @@ class TrainSettings:
     )
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is None and field.default is not None:
-                value = field.default
-            if value not in (None, ()):
-                setattr(self, field.name, self._converted(field, value))
+        super().__post_init__()
         if self.dim is None and self.kind != "identity":
             self.dim = DIM
-        missing = [name for name in ("base", "data") if getattr(self, name) is None]
-        if missing:
-            raise UniLoraError(f"{flag(missing[0])} is missing; give it in the call or in the --config file")
+        if self.data is None:
+            raise UniLoraError("--data is missing; give it in the call or in the --config file")
         if (self.output is None) != self.head_only:
             raise UniLoraError(
                 "--head-only writes no file; leave --output out"
@@ -210,19 +236,6 @@ class TrainSettings:
             raise UniLoraError("--patience needs held-out data; give --eval or --holdout")
         if self.resume and self.overwrite:
             raise UniLoraError("--resume goes on and --overwrite starts anew; give one of them")
-
-    @staticmethod
-    def _converted(field, value):
-        try:
-            return field.metadata["convert"](value)
-        except ValueError as error:
-            raise UniLoraError(f"{flag(field.name)} is {value!r}; give {error}") from None
-
-    @classmethod
-    def from_options(cls, options: Mapping, config: Path | None = None) -> "TrainSettings":
-        """The settings of a call: ``options`` by field name, where None means not given, before the YAML file's."""
-        given = {name: value for name, value in options.items() if value is not None}
-        return cls(**{**(read_config(config) if config else {}), **given})
 
 
 def flag(name: str) -> str:

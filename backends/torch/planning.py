@@ -1,0 +1,202 @@
+"""``python -m backends.torch plan``: what an adapter would be and take, from the base's config.json alone.
+
+A base of 405 billion parameters is described within 300 MiB, of which PyTorch alone is 220: no weight is allocated, and of transformers only what builds
+a model is imported.
+"""
+
+import difflib
+import gc
+import importlib.machinery
+import json
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+
+from unilora_spec import Adapter, Base, Projection, UniLoraError
+from unilora_spec.command import printable
+from unilora_spec.projection import MAX_DIM
+from unilora_spec.serialization import encoded_size
+
+from .settings import AdapterSettings
+from .targets import plan
+
+CHOICES = [10**n for n in range(3, 10)]  # the d that are shown where none was given
+
+NOT_FOR_BUILDING = (
+    "torch._dynamo",
+    "torchao",
+    "scipy",
+)  # what transformers' models import, and their constructors leave
+
+
+def planned(settings: AdapterSettings) -> dict:
+    """What an adapter of these settings would be: base, layer map, D, and the bytes of all that grows with D or d.
+
+    ``settings.base`` is a config.json or a folder that holds one. Without ``settings.dim`` the figures of some d stand
+    under "choices". ``bytes`` are those of the vector alone: parameters trained in full come on top. Raises
+    ``UniLoraError`` where base, targets or d are wrong.
+    """
+    model = skeleton(settings.base)
+    layer_map = plan(model, settings.targets, settings.rank, settings.ranks, settings.alpha, settings.scaling)
+    D, d = layer_map.D, settings.dim
+    if d is None and settings.kind == "identity":
+        d = D
+    parameters = list(model.parameters())
+    base = Base(settings.base, "0" * 32, "0" * 32, type(model).__name__)  # fingerprints of the length they all have
+
+    def trained(d):
+        projection = Projection(settings.kind, D=D, d=d, seed=settings.seed)
+        theta = np.broadcast_to(np.float32(0), d)  # a shape, in the memory of one number
+        return {"d": d, "file": encoded_size(Adapter(projection, layer_map, theta, base)), "optimizer": 8 * d}
+
+    report = {
+        "base": {
+            "name": settings.base,
+            "class": type(model).__name__,
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        },
+        "segments": len(layer_map),
+        "layers": layer_map.to_json(),
+        "kind": settings.kind,
+        "seed": settings.seed,
+        "D": D,
+        "bytes": {
+            "P": {"computed": 0, "cached": 4 * D, "PEFT": 12 * D},
+            "theta_D": 4 * D,
+            "gradient of theta_D": 4 * D,
+        },
+    }
+    if d is None:
+        return report | {"choices": [trained(choice) for choice in CHOICES if choice <= D]}
+    figures = trained(d)
+    return report | {"d": figures.pop("d"), "bytes": report["bytes"] | figures}
+
+
+def show(report: dict) -> None:
+    """Prints a plan for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console, base, size = Console(highlight=False), report["base"], report["bytes"]
+    rows = [
+        ("base", f"{base['class']}, {base['parameters']:,} parameters in {base['dtype']}", base["bytes"]),
+        ("layer map", f"{report['segments']:,} segments, D = {report['D']:,}", None),
+        ("P", "computed where it is used", size["P"]["computed"]),
+        ("", "its index kept", size["P"]["cached"]),
+        ("", "as PEFT keeps it", size["P"]["PEFT"]),
+        ("θ_D", "in a training step", size["theta_D"]),
+        ("", "its gradient", size["gradient of theta_D"]),
+    ]
+    for choice in report.get("choices") or [{"d": report["d"], "file": size["file"], "optimizer": size["optimizer"]}]:
+        rows.append((f"d = {choice['d']:,}", "the adapter's file", choice["file"]))
+        rows.append(("", "AdamW's state", choice["optimizer"]))
+    table = Table("", "", "bytes", box=None, show_header=True)
+    table.columns[2].justify = "right"
+    for *words, number in rows:
+        table.add_row(*map(printable, words), "" if number is None else f"{number:,}")
+    console.print(table)
+    for entry in report["layers"]:
+        console.print(printable(json.dumps(entry)), markup=False)
+    if "choices" in report:
+        console.print(f"--dim sets d, from 1 to {min(report['D'], MAX_DIM):,}")
+
+
+def skeleton(base: str) -> torch.nn.Module:
+    """The base's model without the values of its weights, from its config.json. Raises ``UniLoraError``.
+
+    The class is the first of the configuration's ``architectures``, ``AutoModel``'s where there is none.
+    """
+    import transformers
+    from transformers import initialization
+
+    config = _config(base)
+    known = [getattr(transformers, name, None) for name in config.architectures or ()]
+    build = known[0]._from_config if known and known[0] else transformers.AutoModel.from_config
+    try:
+        with initialization.no_init_weights(), _EmptyOnMeta():
+            model = build(config)
+        model.tie_weights()  # which no_init_weights leaves out
+    except Exception as error:  # a class's own errors, about values that it cannot be built of
+        reason = str(error).strip().split("\n")[0]
+        raise UniLoraError(f"{base}: transformers cannot build a model of its config.json: {reason}") from error
+    return model
+
+
+def _config(base: str):
+    from transformers import CONFIG_MAPPING
+
+    file = Path(base) / "config.json" if Path(base).is_dir() else Path(base)
+    if not file.is_file():
+        lacking = "it holds no config.json" if Path(base).is_dir() else "there is no such folder or file"
+        raise UniLoraError(f"{base}: {lacking}; give the base model's folder or its config.json")
+    try:
+        values = json.loads(file.read_bytes())
+        kind = values["model_type"]
+    except (ValueError, KeyError, TypeError):
+        raise UniLoraError(
+            f"{file}: this is no config.json with a model_type; give that of a transformers model"
+        ) from None
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        close = difflib.get_close_matches(str(kind), list(CONFIG_MAPPING.keys()), n=3, cutoff=0)
+        raise UniLoraError(f"{file}: transformers knows no model_type {kind!r:.60}; the closest are {', '.join(close)}")
+    try:
+        return CONFIG_MAPPING[kind].from_dict(values)
+    except Exception as error:  # each configuration checks in its own way
+        raise UniLoraError(f"{file}: transformers cannot read it: {' '.join(str(error).split())[:200]}") from error
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Weights, which begin as ``torch.empty``, have a shape and no memory.
+
+    Not ``torch.device("meta")``: it sends the small tables that a model computes (rotary frequencies, masks) through
+    the meta kernels written in Python, and those import SymPy, 45 MB and 0.3 s.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}) | ({"device": "meta"} if func is torch.empty else {}))
+
+
+def build_only() -> None:
+    """Makes this process one that builds models and never runs them: for the command, before transformers' models load.
+
+    They import the compiler, the distributed tensors and torchao, 190 MB and two seconds together, of which building
+    one needs nothing. Garbage collection, 0.5 s of the imports, finds nothing in them.
+    """
+    gc.disable()
+    torch.distributed.is_available = lambda: False  # as in a build of torch without it
+    sys.meta_path.insert(0, _StandIns)
+
+
+class _StandIns:
+    """Finds ``NOT_FOR_BUILDING`` as modules of names alone, so that what transformers decorates with them stays as it is."""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if any(f"{name}.".startswith(f"{package}.") for package in NOT_FOR_BUILDING):
+            return importlib.machinery.ModuleSpec(name, cls, is_package=True)
+
+    @staticmethod
+    def create_module(spec):
+        return _Names(spec.name)
+
+    @staticmethod
+    def exec_module(module):
+        pass
+
+
+class _Names(types.ModuleType):
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Decorator(name, (), {})
+
+
+class _Decorator(type):
+    def __call__(cls, *args, **options):
+        return args[0] if args and callable(args[0]) else cls
