@@ -75,7 +75,7 @@ def config(folder, **values):
 def test_the_largest_llamas_in_seconds_and_300_MiB(tmp_path, hidden, layers, heads, inner, D, parameters):
     """D by hand: a layer has q and o (h × h), k and v (8 heads of 128 × h), gate, up and down (inner × h), and a matrix
     of out × in takes rank · (out + in). The seconds are the
-    processor's, user and system: 2.4 to 2.8 on a quiet machine and 3.4 beside three others, so that five tell a step that
+    processor's, user and system: 2.0 to 2.4 on a quiet machine and more beside others, so that five tell a step that
     costs seconds (transformers with its compiler and torchao takes 5) from a busy machine. The peak is 278 to 289 MiB."""
     file = config(
         tmp_path, model_type="llama", architectures=["LlamaForCausalLM"], hidden_size=hidden, num_hidden_layers=layers,
@@ -166,8 +166,8 @@ def test_the_dtype_of_the_base_is_its_configurations(tmp_path):
 @pytest.mark.parametrize(
     ("content", "options", "sentence"),
     [
-        (None, {}, "there is no such folder or file; give the base model's folder or its config.json"),
-        ("folder", {}, "it holds no config.json; give the base model's folder or its config.json"),
+        (None, {}, "no config.json is there, nor a base model of that id to be had; give the base model's folder or its config.json"),
+        ("folder", {}, "no config.json is there, nor a base model of that id to be had; give the base model's folder or its config.json"),
         ("{", {}, "this is no config.json with a model_type"),
         ("[]", {}, "this is no config.json with a model_type"),
         ('{"hidden_size": 4}', {}, "this is no config.json with a model_type"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch._dynamo.decorators import mark_unbacked
+from transformers.pytorch_utils import Conv1D
 
 from unilora_spec import save_adapter
 from unilora_spec.protocol import (
@@ -31,7 +32,6 @@ from unilora_spec.protocol import (
 from .attach import load_adapter
 from .expansion import Expand, index_of
 from .sites import delta_weight
-from .targets import Conv1D
 
 
 def _index(r):

@@ -129,15 +129,17 @@ def skeleton(base: str) -> torch.nn.Module:
 
 
 def _config(base: str):
-    from transformers import CONFIG_MAPPING
+    from transformers import CONFIG_MAPPING, PretrainedConfig
 
     file = Path(base) / "config.json" if Path(base).is_dir() else Path(base)
-    if not file.is_file():
-        lacking = "it holds no config.json" if Path(base).is_dir() else "there is no such folder or file"
-        raise UniLoraError(f"{base}: {lacking}; give the base model's folder or its config.json")
     try:
-        values = json.loads(file.read_bytes())
+        values = json.loads(file.read_bytes()) if Path(base).exists() else PretrainedConfig.get_config_dict(base)[0]
         kind = values["model_type"]
+    except OSError as error:  # of a folder that holds none, and of an id that is not to be had
+        raise UniLoraError(
+            f"{base}: no config.json is there, nor a base model of that id to be had; give the base model's folder or its "
+            "config.json"
+        ) from error
     except (ValueError, KeyError, TypeError):
         raise UniLoraError(
             f"{file}: this is no config.json with a model_type; give that of a transformers model"

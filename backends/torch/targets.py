@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,7 @@ from unilora_spec import LayerMap, LayerMapError, Segment
 
 from .sites import DeltaWeight, LowRank, MergedLinear
 
-try:
-    from transformers.pytorch_utils import Conv1D
-except ImportError:  # a plain nn.Module needs no transformers
-    Conv1D = ()
+_CONV1D = "transformers.pytorch_utils"  # looked at where a model has it: importing it takes seconds, and a plain one needs none
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def _of_module(name, module):
         if not module.transposed:
             out, *kernel = module.weight.shape
             yield Candidate(name, f"{dot}weight", module, "weight", out, kernel[0] * module.weight[0, 0].numel())
-    elif Conv1D and isinstance(module, Conv1D):
+    elif _CONV1D in sys.modules and isinstance(module, sys.modules[_CONV1D].Conv1D):
         rows, columns = module.weight.shape
         yield Candidate(name, f"{dot}weight", module, "weight", columns, rows, transposed=True)
     else:
