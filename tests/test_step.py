@@ -1,11 +1,13 @@
 """What a step costs: how P is held, how often θ_D is rebuilt, and what an adapted layer computes and keeps."""
 
 import copy
+import tracemalloc
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import projection as projection_of
@@ -113,17 +115,34 @@ def test_computed_is_compiled_without_graph_breaks():
     torch.testing.assert_close(compiled.unilora.theta.grad, model.unilora.theta.grad, rtol=1e-5, atol=1e-5)
 
 
-def test_a_model_on_the_meta_device_is_attached_and_then_filled():
+def test_a_model_on_the_meta_device_is_attached_and_then_filled(tmp_path):
     with torch.device("meta"):
         model = attach(nn.Sequential(nn.Linear(24, 24)), rank=2, d=20, targets=["0"])
-    assert model.unilora.storage.nbytes == 0 and model.unilora.theta.device.type == "meta"
-    real = attach(layers(depth=1), rank=2, d=20, targets=["0"])
-    model.to_empty(device="cpu")
-    with torch.no_grad():
-        for name, parameter in real.named_parameters():
-            model.get_parameter(name).copy_(parameter)
-    assert torch.equal(model(batch()), real(batch()))
+        assert model(torch.empty(5, 24)).shape == (5, 24)
+    assert model.unilora.storage.nbytes == 0 and model.unilora.theta.is_meta
+    with pytest.raises(LayerMapError, match="has no values; give it a device and its weights first"):
+        model.save_adapter(tmp_path / "vec.safetensors")
+    base = layers(depth=1)
+    model.to_empty(device="cpu").load_state_dict(base.state_dict(), strict=False)
+    model.unilora.reset_parameters()
+    assert torch.equal(model(batch()), attach(base, rank=2, d=20, targets=["0"])(batch()))
     assert model.unilora.storage.name == "cached"
+
+
+def test_attaching_to_405_billion_parameters_allocates_nothing():
+    config = transformers.LlamaConfig(
+        hidden_size=16384, num_hidden_layers=126, num_attention_heads=128, num_key_value_heads=8,
+        intermediate_size=53248, vocab_size=128256,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config)
+    linear = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    tracemalloc.start()
+    unilora = attach(model, rank=64, d=2**20, targets=linear).unilora
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert unilora.layer_map.D == 64 * 126 * 309_248 > 2**31  # in + out of a layer's seven, q to down
+    assert unilora.theta.shape == (2**20,) and peak < 60e6, "θ's start in float64, and a map of 882 segments; no index"
 
 
 # How often θ_D is rebuilt

@@ -212,6 +212,14 @@ class UniLora:
             self.model.get_parameter(name).requires_grad_(False).copy_(value)
         self._originals = {}
 
+    @torch.no_grad()
+    def reset_parameters(self, bound: float = 0.02) -> None:
+        """Gives θ the values that training starts from (SPEC 6.4); ``bound`` is that of ``attach``.
+
+        For a model that was attached on the meta device, after ``to_empty``, which leaves θ without values.
+        """
+        self.theta.copy_(torch.from_numpy(self.projection.initial(self.layer_map, bound)))
+
     def trained_in_full(self) -> list[str]:
         """The names of the parameters trained beside θ."""
         return list(self._originals)
@@ -227,6 +235,8 @@ class UniLora:
     def adapter(self, dtype: str = "F32") -> Adapter:
         """The adapter as the specification's object, with the base model's record (SPEC 8, 10)."""
         self._refuse_merged()
+        if self.theta.is_meta:
+            raise LayerMapError("the model is on the meta device and has no values; give it a device and its weights first")
         model = self.model
         parameters = {name: model.get_parameter(name) for name in self._originals}
         saved = {name: _numpy(parameter) for name, parameter in parameters.items()}

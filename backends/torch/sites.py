@@ -83,8 +83,9 @@ class MergedLinear(LowRank):
         a sum with W would round ΔW away, and a quantized weight cannot be added to."""
         plain = type(weight) in (nn.Parameter, torch.Tensor) and not weight.requires_grad
         plain = plain and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
-        tokens = x.numel() // x.shape[-1]
-        return plain and not torch.is_autocast_enabled(x.device.type) and tokens * sum(weight.shape) > weight.numel()
+        device, tokens = x.device.type, x.numel() // x.shape[-1]
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        return plain and not autocast and tokens * sum(weight.shape) > weight.numel()
 
 
 class _Forward:
