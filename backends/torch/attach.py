@@ -264,6 +264,8 @@ class UniLora:
 
 
 def _numpy(tensor) -> np.ndarray:
+    if hasattr(tensor, "full_tensor"):  # of FSDP, a part in each process
+        tensor = tensor.full_tensor()
     return tensor.detach().float().cpu().numpy()
 
 
