@@ -209,12 +209,12 @@ class UniLora:
     @torch.no_grad()
     def merge(self) -> nn.Module:
         """Adds every delta weight to its weight, in float32 and rounded once to the weight's dtype, and takes the adapter
-        off; the model stays as trained, plain. Raises ``LayerMapError`` for weights that are not floating point."""
+        off; the model stays as trained, plain. Raises ``LayerMapError`` for quantized weights."""
         model = self.model
         weights = {name: model.get_parameter(name) for name in self.layer_map.by_weight()}
-        for name, weight in weights.items():
-            if not weight.is_floating_point():
-                raise LayerMapError(f"{name} is stored as {weight.dtype}; merge into the unquantized base")
+        for candidate in candidates(model):
+            if candidate.weight in weights and candidate.is_quantized:
+                raise LayerMapError(f"{candidate.weight} is quantized; merge into the unquantized base")
         self._rebuild()
         for segment, (A, B) in zip(self.layer_map.segments, self._factors):
             part = segment.part(weights[segment.name])
@@ -240,12 +240,12 @@ class UniLora:
 
     def _base(self) -> Base:
         model = self.model
-        weights = {name: model.get_parameter(name) for name in self.layer_map.by_weight()}
-        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        weights = {candidate.weight: candidate for candidate in candidates(model)}
+        shapes = {name: candidate.shape for name, candidate in weights.items()}
         name, known = type(model).__name__, ()
         if getattr(model, "config", None) is not None and hasattr(model, "name_or_path"):
             name, known = model.name_or_path or name, (name, getattr(model.config, "id2label", None))
-        return Base.of(name, self.layer_map, shapes, lambda name: _numpy(weights[name]), *known)
+        return Base.of(name, self.layer_map, shapes, lambda name: _numpy(weights[name].values()), *known)
 
     def _trained(self, prefix=""):
         return {prefix + name for name in (_THETA, *self._originals)}
@@ -294,17 +294,18 @@ def _own(module, name, pattern):
 
 
 def _check_base(model, adapter) -> None:
+    owners = {candidate.weight: candidate for candidate in candidates(model)}
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shapes |= {name: owner.shape for name, owner in owners.items()}
     adapter.check_base(shapes)
     adapter.check_saved(shapes)
-    owners = {candidate.weight: candidate for candidate in candidates(model)}
     for segment in adapter.layer_map.segments:
         owner = owners.get(segment.name)
         if owner is None:
             raise FileError(f"{segment.name} belongs to a module that cannot be adapted while it runs; merge instead")
         if segment.index is None and segment.transposed != owner.transposed:  # a square weight fits either way round
             raise FileError(f"{segment.name} is stored the other way round than the adapter says; merge instead")
-    if adapter.same_contents(lambda name: _numpy(model.get_parameter(name))) is False:
+    if adapter.same_contents(lambda name: _numpy(owners[name].values())) is False:
         warnings.warn(
             f"the model's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=3
         )
