@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from backends.torch import attach
 
-RANK = int(os.environ.get("RANK", 0))
+RANK = int(os.environ.get("RANK", "0"))
 STEPS = 4
 
 

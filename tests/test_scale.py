@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from scale_worker import network, rows, trained
+from scale_worker import network
 from test_train import base, gpt2, reviews, sentence  # noqa: F401 (fixtures)
 from torch import nn
 from torch.nn import functional
@@ -18,6 +18,7 @@ from torch.nn import functional
 import unilora_spec
 from backends.torch import attach, load_adapter
 from backends.torch.settings import TrainSettings
+from backends.torch.targets import candidates
 from backends.torch.train import train
 from unilora_spec import LayerMapError
 
@@ -273,8 +274,6 @@ def test_the_record_of_a_quantized_base_is_of_the_matrix_that_the_codes_stand_fo
     assert packed.structure == plain.structure and packed.contents != plain.contents
     matrix = model[0](torch.eye(64)).detach() - model[0](torch.zeros(1, 64)).detach()  # x·Wᵀ and what θ adds
     A, B = model.unilora.factors()[0]
-    from backends.torch.targets import candidates
-
     values = candidates(model)[0].values().detach().float()
     # bitsandbytes multiplies int8 by int8: an entry of x is one of 127 steps, and the result one in float16
     torch.testing.assert_close(matrix.T - (B @ A).detach(), values, atol=5e-3, rtol=0)

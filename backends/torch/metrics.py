@@ -12,7 +12,8 @@ from torch.nn import functional
 class Metrics:
     """``reduce`` makes a batch's logits small, so that an evaluation never holds all of them; ``compute`` ends it.
 
-    Both know rows alone, never batches: what is measured does not depend on how many processes share the rows.
+    Both know rows alone, never batches, so that no number of processes changes what is measured. The loss, too, comes from
+    here and takes the place of the Trainer's, in which rows count that only fill the last batch.
     ``main`` is what early stopping goes by and ``larger_is_better`` says how.
     """
 

@@ -59,10 +59,6 @@ class _Trainer(Trainer):
             return outputs["logits"].sum() * 0
         return loss * (items * self.args.world_size / total)  # DDP divides the sum of gradients by the processes
 
-    def prediction_step(self, *arguments, **options):
-        # Without the loss of a batch, in which rows that fill the last one count; the metrics have their own.
-        return None, *super().prediction_step(*arguments, **options)[1:]
-
     def save_model(self, output_dir=None, _internal_call=False):
         if not self.args.should_save:
             return
