@@ -12,8 +12,8 @@ import typer
 from typer.main import get_command
 
 from unilora_spec import WorkFailed
-from unilora_spec.command import run
 
+from .processes import is_first, launcher, run_as_one
 from .settings import AdapterSettings, TrainSettings, flag
 
 EXAMPLE = (
@@ -40,18 +40,26 @@ def train(config: Path | None, as_json: bool, **options):
     Every option but --json can stand in the YAML file of --config as well; the command line goes before it.
     """
     settings = TrainSettings.from_options(options, config)
+    from accelerate import PartialState
+
     from .train import Stopped, train  # transformers takes seconds to import; a wrong call is told at once
 
     try:
         report = train(settings, progress=True)  # on standard error, also with --json
     except Stopped as stopped:
+        if not is_first():
+            sys.exit(1)  # all stop at the same step, and the first one says so
         call = [argument for argument in sys.argv[1:] if argument not in ("--resume", "--overwrite")]
         raise WorkFailed(
-            f"{stopped.message}; to go on: python -m backends.torch {shlex.join([*call, '--resume'])}"
+            f"{stopped.message}; to go on: {launcher()} -m backends.torch {shlex.join([*call, '--resume'])}"
         ) from stopped
     except KeyboardInterrupt:
+        if not is_first():
+            sys.exit(1)
         raise WorkFailed("stopped at once; no adapter was written") from None
-    print(json.dumps(report, indent=2) if as_json else _shown(report))
+    PartialState().destroy_process_group()  # NCCL complains of one that is left
+    if is_first():
+        print(json.dumps(report, indent=2) if as_json else _shown(report))
 
 
 def plan(as_json: bool, **options):
@@ -118,4 +126,4 @@ def _shown(report) -> str:
 
 
 if __name__ == "__main__":
-    run(lambda: get_command(app).main(prog_name="python -m backends.torch", standalone_mode=False))
+    run_as_one(lambda: get_command(app).main(prog_name="python -m backends.torch", standalone_mode=False))

@@ -155,9 +155,10 @@ class UniLora:
             if self._wants_grad():
                 raise LayerMapError("the adapter is merged for evaluation; train outside of merged(), or use no_grad()")
             return
-        # What a training forward left is not used again: some optimizers write to θ where no version tells.
-        again = not torch.compiler.is_compiling() and not self._wants_grad() and self._serve(False)
-        if not again or self._factors[0][0].requires_grad or self._factors[0][0].dtype != self._dtype():
+        # What a training forward left is not used again: some optimizers write to θ where no version tells. FSDP, whose modules
+        # are known by their unshard, does so at every forward.
+        again = not torch.compiler.is_compiling() and not self._wants_grad() and not hasattr(model, "unshard")
+        if not (again and self._serve(False)) or self._factors[0][0].requires_grad or self._factors[0][0].dtype != self._dtype():
             self._rebuild()
 
     def _wants_grad(self):
@@ -252,7 +253,7 @@ class UniLora:
     @torch.no_grad()
     def merge(self) -> nn.Module:
         """Adds every delta weight to its weight, in float32 and rounded once to the weight's dtype, and takes the adapter
-        off; the model stays as trained, plain. Raises ``LayerMapError`` for weights that are not floating point."""
+        off; the model stays as trained, plain. Raises ``LayerMapError`` for quantized weights."""
         self._refuse_merged()
         self._add_deltas(self._weights_to_merge())
         return self._take_off()
@@ -264,7 +265,7 @@ class UniLora:
             with torch.no_grad(), model.unilora.merged(): evaluate(model)
 
         Afterwards they are W again, to the bit. Meanwhile both are in memory, and θ must not change. Raises
-        ``LayerMapError`` for weights that are not floating point, and for a forward that wants a gradient.
+        ``LayerMapError`` for quantized weights, and for a forward that wants a gradient.
         """
         self._refuse_merged()
         weights = self._weights_to_merge()
@@ -282,9 +283,9 @@ class UniLora:
 
     def _weights_to_merge(self):
         weights = {name: self.model.get_parameter(name) for name in self.layer_map.by_weight()}
-        for name, weight in weights.items():
-            if not weight.is_floating_point():
-                raise LayerMapError(f"{name} is stored as {weight.dtype}; merge into the unquantized base")
+        for candidate in candidates(self.model):
+            if candidate.weight in weights and candidate.is_quantized:
+                raise LayerMapError(f"{candidate.weight} is quantized; merge into the unquantized base")
         return weights
 
     @torch.no_grad()
@@ -316,12 +317,12 @@ class UniLora:
 
     def _base(self) -> Base:
         model = self.model
-        weights = {name: model.get_parameter(name) for name in self.layer_map.by_weight()}
-        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        weights = {candidate.weight: candidate for candidate in candidates(model)}
+        shapes = {name: candidate.shape for name, candidate in weights.items()}
         name, known = type(model).__name__, ()
         if getattr(model, "config", None) is not None and hasattr(model, "name_or_path"):
             name, known = model.name_or_path or name, (name, getattr(model.config, "id2label", None))
-        return Base.of(name, self.layer_map, shapes, lambda name: _numpy(weights[name]), *known)
+        return Base.of(name, self.layer_map, shapes, lambda name: _numpy(weights[name].values()), *known)
 
     def _trained(self, prefix=""):
         return {prefix + name for name in (_THETA, *self._originals)}
@@ -340,6 +341,8 @@ class UniLora:
 
 
 def _numpy(tensor) -> np.ndarray:
+    if hasattr(tensor, "full_tensor"):  # of FSDP, a part in each process
+        tensor = tensor.full_tensor()
     return tensor.detach().float().cpu().numpy()
 
 
@@ -368,17 +371,18 @@ def _own(module, name, pattern):
 
 
 def _check_base(model, adapter) -> None:
+    owners = {candidate.weight: candidate for candidate in candidates(model)}
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shapes |= {name: owner.shape for name, owner in owners.items()}
     adapter.check_base(shapes)
     adapter.check_saved(shapes)
-    owners = {candidate.weight: candidate for candidate in candidates(model)}
     for segment in adapter.layer_map.segments:
         owner = owners.get(segment.name)
         if owner is None:
             raise FileError(f"{segment.name} belongs to a module that cannot be adapted while it runs; merge instead")
         if segment.index is None and segment.transposed != owner.transposed:  # a square weight fits either way round
             raise FileError(f"{segment.name} is stored the other way round than the adapter says; merge instead")
-    if adapter.same_contents(lambda name: _numpy(model.get_parameter(name))) is False:
+    if adapter.same_contents(lambda name: _numpy(owners[name].values())) is False:
         warnings.warn(
             f"the model's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=3
         )

@@ -8,6 +8,8 @@ import signal
 import threading
 from pathlib import Path
 
+import torch
+from torch import distributed
 from transformers import TrainerCallback, TrainerState
 
 from unilora_spec import UniLoraError, WorkFailed
@@ -99,13 +101,17 @@ def _state(checkpoint) -> TrainerState | None:
 class Interruption(TrainerCallback):
     """Between ``with``, turns Ctrl-C and SIGTERM into a checkpoint after the current step and ``Stopped``.
 
-    A second signal ends the run at once, as does the first where ``checkpoints`` is None.
+    A second signal ends the run at once, as does the first where ``checkpoints`` is None. Of many processes all stop
+    after the same step, whichever had the signal first.
     """
 
     def __init__(self, checkpoints: Checkpoints | None, say):
-        self.checkpoints, self.say, self.asked, self._before = checkpoints, say, False, {}
+        self.checkpoints, self.say, self._before = checkpoints, say, {}
+        self.asked = self.stopping = False  # here; by all
 
     def __enter__(self):
+        # By the hosts: a GPU that waited here at every step would run dry.
+        self._hosts = distributed.new_group(backend="gloo") if distributed.is_initialized() else None
         if threading.current_thread() is threading.main_thread():
             self._before = {
                 number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
@@ -123,10 +129,14 @@ class Interruption(TrainerCallback):
         self.say("stopping: a checkpoint is written after this step (once more to stop without)")
 
     def on_step_end(self, args, state, control, **kwargs):
-        control.should_save |= self.asked
+        asked = torch.tensor(self.asked)
+        if self._hosts:
+            distributed.all_reduce(asked, distributed.ReduceOp.MAX, self._hosts)
+        self.stopping = bool(asked)
+        control.should_save |= self.stopping
 
     def on_save(self, args, state, control, **kwargs):
-        if self.asked:
+        if self.stopping:
             raise Stopped(
                 f"stopped at step {state.global_step} of {state.max_steps}; its checkpoint is in {self.checkpoints.folder}"
             )

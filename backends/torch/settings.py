@@ -192,7 +192,7 @@ class TrainSettings(AdapterSettings):
     )
 
     epochs: float = _option("Training", _number(0.0), "Times through the data.", 1.0)
-    batch_size: int = _option("Training", _whole(1), "Texts a step.", 32)
+    batch_size: int = _option("Training", _whole(1), "Texts a step, of all processes together.", 32)
     lr: float = _option("Training", _number(0), "Learning rate of the vector.", 1e-2)
     head_lr: float = _option("Training", _number(0), "Learning rate of what is trained in full.", 2e-3)
     weight_decay: float = _option("Training", _number(0), "AdamW's weight decay.", 0.0)

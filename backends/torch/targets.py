@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from unilora_spec import LayerMap, LayerMapError, Segment
@@ -30,12 +31,37 @@ class Candidate:
     stack: int | None = None
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The stored matrix's, also where its numbers are packed: (out, in) of a Linear says the module."""
+        linear = isinstance(self.module, nn.Linear)
+        return (self.out_features, self.in_features) if linear else tuple(self.module._parameters[self.parameter].shape)
+
+    def values(self) -> torch.Tensor:
+        """What the module multiplies by: of a quantized weight, the numbers that its codes and scales stand for."""
+        weight = self.module._parameters[self.parameter]
+        if _library(weight) == "bitsandbytes":
+            from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+            return dequantize_bnb_weight(weight, getattr(self.module, "state", None))
+        return weight.dequantize() if _library(weight) == "torchao" else weight
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether nothing can be added to the stored weight."""
+        weight = self.module._parameters[self.parameter]
+        return not weight.is_floating_point() or _library(weight) == "torchao"  # whose weights call themselves floats
+
+    @property
     def site(self):
         """The way a pair acts on this weight."""
         grouped = isinstance(self.module, nn.modules.conv._ConvNd) and self.module.groups > 1
         if grouped or self.stack is not None:
             return DeltaWeight
         return MergedLinear if MergedLinear.fits(self.module) else LowRank
+
+
+def _library(weight) -> str:
+    return type(weight).__module__.partition(".")[0]
 
 
 def candidates(model: nn.Module) -> list[Candidate]:

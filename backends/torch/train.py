@@ -16,6 +16,7 @@ from .attach import attach
 from .base import prepare, quiet
 from .checkpoints import STATE, Checkpoints, Interruption, Stopped
 from .metrics import METRICS
+from .processes import is_first
 from .progress import Progress
 from .settings import TrainSettings
 from .trainer import WEIGHTS, make_trainer
@@ -29,6 +30,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     The same settings, data, libraries and machine give the same bytes, also through an interruption and ``resume``.
     Raises ``UniLoraError`` where settings, base or data are wrong, ``WorkFailed`` where the disk refuses or the loss is
     no number any more, and ``Stopped`` (a ``WorkFailed``) after Ctrl-C or SIGTERM, when a checkpoint has been written.
+
+    Under torchrun or accelerate launch every process makes this call, and all return the report; the first one writes.
     """
     started = time.monotonic()
     _check_output(settings.output)
@@ -37,10 +40,10 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         model, new, rows, tokenizer = prepare(settings)
         size = sum(parameter.numel() for parameter in model.parameters())
         _attached(model, settings, new)
-        shown = stack.enter_context(Progress(METRICS[settings.task].main)) if progress else None
+        shown = stack.enter_context(Progress(METRICS[settings.task].main)) if progress and is_first() else None
         if shown:
             shown.say(_announcement(settings, rows))
-        if checkpoints:
+        if checkpoints and is_first():
             stack.callback(checkpoints.clear_unless_any)
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         trainer = make_trainer(model, _groups(model, settings), settings, rows, tokenizer, folder)
@@ -62,8 +65,12 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         "after": _held_out(after),
     }
     if checkpoints:
-        report |= {"output": str(settings.output), "bytes": _saved(model, settings.output)}
-        checkpoints.clear()
+        trainer.accelerator.wait_for_everyone()  # nobody reads a checkpoint any more
+        if is_first():
+            _save(model, settings.output)
+            checkpoints.clear()
+        trainer.accelerator.wait_for_everyone()
+        report |= {"output": str(settings.output), "bytes": settings.output.stat().st_size}
     return report | {"seconds": round(time.monotonic() - started, 1)}
 
 
@@ -125,7 +132,9 @@ def _run(trainer, model, settings, checkpoints) -> dict:
     """Trains to the end, or on from the last checkpoint; returns the metrics of the model as it is left."""
     last = None
     if checkpoints:
-        checkpoints.start()
+        if is_first():
+            checkpoints.start()
+        trainer.accelerator.wait_for_everyone()
         last = checkpoints.last()
     if settings.patience:
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
@@ -142,9 +151,9 @@ def _run(trainer, model, settings, checkpoints) -> dict:
     return next((entry for entry in reversed(state.log_history) if entry["step"] == step and "eval_loss" in entry), {})
 
 
-def _saved(model, output) -> int:
+def _save(model, output):
     try:
-        return model.save_adapter(output)
+        model.save_adapter(output)
     except WorkFailed as error:
         raise WorkFailed(f"{error.message}; the checkpoints are kept, for --resume") from error
 

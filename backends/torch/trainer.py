@@ -8,8 +8,10 @@ import shutil
 from pathlib import Path
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from unilora_spec import WorkFailed
@@ -21,22 +23,52 @@ WEIGHTS = "model.safetensors"  # the name that a Trainer looks for
 
 
 class _Trainer(Trainer):
-    """Transformers' Trainer, with checkpoints of what is trained and not a word beside it."""
+    """Transformers' Trainer, with checkpoints of what is trained and not a word beside it.
+
+    A batch is one of all processes together: its rows follow from seed and epoch alone, each process takes its part of
+    them, and the loss is the mean over the whole. Accelerate would fill a last batch of fewer rows with others.
+    """
 
     def __init__(self, *arguments, sampler, **options):
         self._sampler = sampler
         super().__init__(*arguments, **options)
 
-    def _get_train_sampler(self, train_dataset=None):
-        return self._sampler
+    def get_train_dataloader(self):
+        whole = DataLoader(
+            self.train_dataset,
+            self._sampler.batch_size,
+            sampler=self._sampler,
+            collate_fn=self._own_part,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return prepare_data_loader(whole, num_processes=1, process_index=0)
+
+    def _own_part(self, rows):
+        own = rows[self.args.process_index :: self.args.world_size]
+        # A process without a row runs one all the same, which counts nothing: the others wait for its gradient.
+        batch = self.data_collator(own or rows[:1])
+        return batch | {"items": _items(batch["labels"]) if own else 0}
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs)
+        items = inputs.pop("items")
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        total = self.accelerator.reduce(torch.tensor(items, device=loss.device))
+        if not items:  # the mean of nothing is no number
+            return outputs["logits"].sum() * 0
+        return loss * (items * self.args.world_size / total)  # DDP divides the sum of gradients by the processes
 
     def save_model(self, output_dir=None, _internal_call=False):
+        if not self.args.should_save:
+            return
         os.makedirs(output_dir, exist_ok=True)
         save_file(self.model.state_dict(), os.path.join(output_dir, WEIGHTS))
 
     def _save_checkpoint(self, model, trial):
         try:
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each process writes its random state: now the checkpoint is whole
         except (
             OSError,
             RuntimeError,
@@ -68,8 +100,6 @@ def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
         warmup_steps=settings.warmup,
         seed=settings.seed % 2**32,
         bf16=settings.bf16,
@@ -89,11 +119,15 @@ def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
         report_to="none",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        average_tokens_across_devices=False,  # ``compute_loss`` does, for every task
+        # θ and a new head are part of every step; what a user names, an expert perhaps, may not be.
+        ddp_find_unused_parameters=bool(settings.train_in_full),
         **{checkpointing: settings.gradient_checkpointing},
     )
-    arguments._n_gpu = min(
-        arguments.n_gpu, 1
-    )  # nn.DataParallel copies the model, and θ_D would be rebuilt in each copy
+    # nn.DataParallel copies the model, and θ_D would be rebuilt in each copy
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    own = math.ceil(settings.batch_size / arguments.world_size)
+    arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = own
     trainer = _Trainer(
         model,
         arguments,
@@ -107,7 +141,14 @@ def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
         sampler=LikeLengths(text_lengths(rows.train, settings.text), settings.batch_size, arguments.seed),
     )
     trainer.remove_callback(PrinterCallback)
+    # Here, as an evaluation before the training would prepare the model without DDP, and the training leave it so.
+    trainer.model_wrapped = trainer.accelerator.prepare_model(model)
     return trainer
+
+
+def _items(labels) -> int:
+    """How many losses of a batch the model takes the mean of: one for each text, or for each token to predict."""
+    return len(labels) if labels.dim() == 1 else int((labels[:, 1:] != -100).sum())
 
 
 def _inputs(model):

@@ -1,0 +1,33 @@
+"""One run in many processes, as torchrun and accelerate launch start them: the first one writes and speaks for all."""
+
+import os
+import time
+
+from unilora_spec.command import run
+
+PATIENCE = 10.0  # seconds; a launcher looks ten times a second whether a process has ended
+
+
+def is_first() -> bool:
+    """Whether this is the process of rank 0, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def launcher() -> str:
+    """What a call of this run begins with, before its ``-m``."""
+    here = os.environ.get("LOCAL_WORLD_SIZE")
+    return f"torchrun --nproc_per_node {here}" if here else "python"
+
+
+def run_as_one(command) -> None:
+    """``run``, whose errors are told once: one that all processes have is the first one's to tell, and the launcher then
+    ends the others. What went wrong in another process alone is told by it, if nobody has ended it in ``PATIENCE``."""
+
+    def patient():
+        try:
+            return command()
+        except Exception:
+            time.sleep(0 if is_first() else PATIENCE)
+            raise
+
+    run(patient)

@@ -1,0 +1,279 @@
+"""Two processes train as one does: the command, DistributedDataParallel, FSDP; and bases of fewer bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from scale_worker import network
+from test_train import base, gpt2, reviews, sentence  # noqa: F401 (fixtures)
+from torch import nn
+from torch.nn import functional
+
+import unilora_spec
+from backends.torch import attach, load_adapter
+from backends.torch.settings import TrainSettings
+from backends.torch.targets import candidates
+from backends.torch.train import train
+from unilora_spec import LayerMapError
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def torchrun(*call):
+    """A running torchrun of two processes with one thread each."""
+    paths = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*launcher, *map(str, call)], env=environment, **pipes)
+
+
+def of_both(part, folder):
+    """What ``part`` of scale_worker.py gives in both processes."""
+    process = torchrun(HERE / "scale_worker.py", part, folder)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors[-3000:]
+    return [torch.load(folder / f"{part}-{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def ddp(tmp_path_factory):
+    return of_both("ddp", tmp_path_factory.mktemp("ddp"))
+
+
+@pytest.fixture(scope="module")
+def fsdp(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fsdp")
+    return *of_both("fsdp", folder), folder
+
+
+def assert_trained_as_one(theta, results, relative=1e-4):
+    """Sums in another order: float32's 2⁻²⁴ for each of some hundred additions, 1e-5 of a gradient's largest entry, carried
+    through four steps in which later gradients depend on what came before."""
+    change = (results["one"] - results["start"]).abs().max()
+    assert change > 0.05
+    assert (theta - results["one"]).abs().max() <= relative * change
+
+
+@pytest.mark.parametrize("way", ["plain", "accumulated", "static graph", "checkpointed"])
+def test_ddp_gives_the_theta_of_one_process_and_sends_d_floats_and_the_head(ddp, way):
+    first, second = ddp
+    assert torch.equal(first[way], second[way])
+    assert_trained_as_one(first[way], first)
+    assert first[f"{way}, floats"] == [60 + 2 * 32 + 2] * 4  # one reduction a step, of θ and the head and nothing else
+
+
+@pytest.mark.parametrize("way, relative", [("plain", 1e-4), ("checkpointed", 1e-4), ("bfloat16", 0.2)])
+def test_fsdp_gives_the_theta_of_one_process(fsdp, way, relative):
+    """In bfloat16 a rounding is 2⁻⁹ of a value, and a layer is some ten of them deep: 2e-2, through four steps."""
+    first, second, _ = fsdp
+    assert torch.equal(first[way], second[way])
+    assert_trained_as_one(first[way], first, relative)
+    assert first["shard"] == 32 * 64 // 2, "each process holds half of the base"
+    assert first["state"] == ["classifier.bias", "classifier.weight", "unilora_theta"]
+
+
+def test_an_evaluation_between_two_steps_of_fsdp_sees_the_theta_of_now(fsdp):
+    """FSDP fills θ in place without a trace in its version: what is kept by version alone would be stale."""
+    both, one = fsdp[0]["evaluated"], fsdp[0]["evaluated by one"]
+    assert (both[0] - both[2]).abs().max() > 1e-2
+    for logits, expected in zip(
+        both, one
+    ):  # every process has seen all rows: the same sums but for the gradient's mean
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+def test_every_process_of_fsdp_can_give_the_whole_adapter(fsdp):
+    first, _, folder = fsdp
+    file = folder / "fsdp-0.safetensors"
+    assert file.read_bytes() == (folder / "fsdp-1.safetensors").read_bytes()
+    adapter = unilora_spec.load_adapter(file)
+    assert adapter.theta.tolist() == first["plain"].tolist()
+    assert adapter.base.contents == network().unilora.adapter().base.contents
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def runs(base, gpt2, reviews, tmp_path_factory):  # noqa: F811
+    """The settings of some runs whose last batches are ragged, one of them of a single row for two processes."""
+    folder = tmp_path_factory.mktemp("runs")
+    for model, options in (
+        (base, {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}),
+        (gpt2, {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}),
+    ):  # each process draws dropout of its own
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | options))
+    texts = [" ".join(sentence(n)[0].split()[n % 5 :]) for n in range(61)]
+    (folder / "lines.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    scores = "".join(f"{sentence(n)[0]},{n % 7}\n" for n in range(61))
+    (folder / "scores.csv").write_text("text,label\n" + scores)
+    common = {"rank": 2, "dim": 100, "batch_size": 16, "max_length": 16}
+    texts = common | {"base": str(base), "data": str(reviews)}
+    return folder, {
+        "classification": texts | {"limit": 49},
+        "regression": texts | {"data": str(folder / "scores.csv"), "task": "regression", "limit": 45},
+        "causal-lm": common
+        | {"base": str(gpt2), "data": str(folder / "lines.jsonl"), "task": "causal-lm", "targets": "c_attn"},
+        "stopped": texts,
+        "resumed": texts | {"resume": True},
+    }
+
+
+@pytest.fixture(scope="module")
+def by_two(runs):
+    folder, settings = runs
+    outputs = {"resumed": "stopped"}
+    settings = {
+        name: given | {"output": str(folder / f"{outputs.get(name, name)}.safetensors")}
+        for name, given in settings.items()
+    }
+    (folder / "settings.json").write_text(json.dumps(settings))
+    return of_both("trains", folder)
+
+
+@pytest.mark.parametrize("name", ["classification", "regression", "causal-lm", "resumed"])
+def test_the_command_trains_and_reports_in_two_processes_as_in_one(runs, by_two, name, tmp_path):
+    """AdamW divides a gradient by its size, so an entry's rounding error, at most some 1e-9 beside entries of 1e-6 and
+    more here, is 1e-3 of its step of 1e-2: 1e-5 each, and ten of them. A batch that counts a row twice moves θ by 1e-3."""
+    first, second = (results[name] for results in by_two)
+    assert all(torch.equal(first["state"][key], second["state"][key]) for key in first["state"])
+    settings = {key: value for key, value in runs[1][name].items() if key != "resume"}
+    one = train(TrainSettings(**settings, output=tmp_path / "one.safetensors"))
+    for key in ("rows", "parameters", "steps"):
+        assert first[key] == second[key] == one[key]
+    for when in ("before", "after"):
+        assert first[when] == second[when] and set(first[when]) == set(one[when])
+        for metric, value in one[when].items():
+            assert first[when][metric] == pytest.approx(value, rel=1e-4)
+    adapter = unilora_spec.load_adapter(tmp_path / "one.safetensors")
+    assert abs(first["state"]["unilora_theta"].numpy() - adapter.theta).max() < 1e-4
+    written = unilora_spec.load_adapter(first["output"])
+    assert written.theta.tolist() == first["state"]["unilora_theta"].tolist()
+    assert {key: value.tolist() for key, value in written.saved.items()} == {
+        key: value.tolist() for key, value in first["state"].items() if key != "unilora_theta"
+    }
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(runs, by_two):
+    assert by_two[0]["stopped"] == by_two[1]["stopped"]
+    assert by_two[0]["stopped"].startswith("stopped at step 4 of 9; its checkpoint is in")
+    assert not list(runs[0].glob("*.checkpoints")), "the resumed run has ended, and its file stands"
+
+
+def test_a_wrong_call_is_told_once(runs, tmp_path):
+    settings = runs[1]["classification"] | {"label": "stars", "output": tmp_path / "vec.safetensors"}
+    options = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]
+    output, errors = torchrun("-m", "backends.torch", "train", *options).communicate(timeout=100)
+    assert errors.count("error: ") == errors.count("there is no column 'stars'") == 1
+    assert "exitcode  : 2" in errors and output == "" and not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_of_torchrun_is_told_once_with_the_call_that_goes_on(runs, tmp_path):
+    settings = runs[1]["classification"] | {"epochs": 400, "eval_steps": 4, "output": tmp_path / "vec.safetensors"}
+    options = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]
+    process = torchrun("-m", "backends.torch", "train", *options)
+    while not list(tmp_path.glob("*/checkpoint-*/trainer_state.json")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=100)
+    told = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1 and output == ""
+    assert "; to go on: torchrun --nproc_per_node 2 -m backends.torch train --rank 2" in told[0]
+    assert not (tmp_path / "vec.safetensors").exists()
+
+
+# Bases of fewer bits
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+
+
+def by_torchao(name):
+    quantization = pytest.importorskip("torchao.quantization")
+    config = {
+        "int8": quantization.Int8WeightOnlyConfig,
+        "int4": lambda: quantization.IntxWeightOnlyConfig(torch.int4),  # the others of four bits have no CPU kernel
+    }[name]()
+    model = net()
+    quantization.quantize_(model, config, filter_fn=lambda module, name: name in ("0", "2"))
+    return model
+
+
+def by_bitsandbytes(name):
+    layers = pytest.importorskip("bitsandbytes.nn")
+    model = net()
+    for number in (0, 2):
+        packed = (
+            layers.Linear8bitLt(64, 64, has_fp16_weights=False) if name == "Linear8bitLt" else layers.Linear4bit(64, 64)
+        )
+        packed.load_state_dict(model[number].state_dict())
+        model[number] = packed
+    return model.to("cpu")  # which packs
+
+
+PACKED = {
+    "torchao int8": lambda: by_torchao("int8"),
+    "torchao int4": lambda: by_torchao("int4"),
+    "bitsandbytes int8": lambda: by_bitsandbytes("Linear8bitLt"),
+    "bitsandbytes nf4": lambda: by_bitsandbytes("Linear4bit"),
+}
+
+
+@pytest.mark.parametrize("make", PACKED.values(), ids=PACKED)
+def test_a_quantized_base_is_trained_on_saved_and_never_merged_into(make, tmp_path):
+    x = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(32) % 4
+    model = attach(make(), rank=2, d=100, targets=["0", "2"], train_in_full=["4"])
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-2)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        losses.append(functional.cross_entropy(model(x), labels))
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.8 * losses[0]
+    path = tmp_path / "vec.safetensors"
+    model.save_adapter(path)
+    with torch.no_grad():
+        logits = model(x)
+        assert torch.equal(load_adapter(make(), path)(x), logits)  # and no warning: the same packed weights
+        with pytest.raises(LayerMapError, match="0.weight is quantized; merge into the unquantized base"):
+            model.merge()
+        assert torch.equal(model(x), logits)
+        with pytest.warns(UserWarning, match="not those of"):  # rounded to few bits, they are others
+            merged = load_adapter(net(), path).merge()
+        # The unquantized base differs by what was rounded away: 1/254 of a row's largest weight, 1/14 and more with 4 bits.
+        assert (merged(x) - logits).abs().max() < 0.3 * logits.abs().max()
+
+
+@pytest.mark.parametrize("make", PACKED.values(), ids=PACKED)
+def test_the_record_of_a_quantized_base_is_of_the_matrix_that_the_codes_stand_for(make):
+    model = attach(make(), rank=2, d=100, targets=["0", "2"])
+    packed, plain = (
+        model.unilora.adapter().base,
+        attach(net(), rank=2, d=100, targets=["0", "2"]).unilora.adapter().base,
+    )
+    assert packed.structure == plain.structure and packed.contents != plain.contents
+    matrix = model[0](torch.eye(64)).detach() - model[0](torch.zeros(1, 64)).detach()  # x·Wᵀ and what θ adds
+    A, B = model.unilora.factors()[0]
+    values = candidates(model)[0].values().detach().float()
+    # bitsandbytes multiplies int8 by int8: an entry of x is one of 127 steps, and the result one in float16
+    torch.testing.assert_close(matrix.T - (B @ A).detach(), values, atol=5e-3, rtol=0)
