@@ -9,7 +9,7 @@ SOURCES := $(shell find unilora_spec backends export conformance_tests docs test
 INSTALLED := .venv/installed-$(RUNTIME)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test faults fuzz compare clean
+.PHONY: demo test faults fuzz compare bench clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -32,6 +32,11 @@ fuzz: $(INSTALLED)
 # Accuracy beside PEFT's UniLora and LoRA and the head alone, from three seeds: 18 trainings, an hour or more on two cores.
 compare: .venv/installed-compare
 	$(BIN)/python -m benchmarks.accuracy
+
+# docs/performance.md from one run of every row, some ten minutes on two cores that have nothing else to do.
+# Less, into build/bench: .venv/bin/python -m benchmarks --only 4
+bench: .venv/installed-compare
+	$(BIN)/python -m benchmarks
 
 build/demo/result.json: $(INSTALLED) $(filter-out tests/% conformance_tests/% docs/%,$(SOURCES))
 	$(BIN)/python examples/demo.py
