@@ -164,18 +164,16 @@ def picture(row: dict) -> str:
             if line["bounds"] == "ratio":
                 axes.plot([line["low"], line["high"]], [place, place], color=color, linewidth=3, alpha=0.4)
             axes.plot(value, place, "o" if met is not False else "X", color=color)
-            axes.annotate(
-                _shown_value(line), (value, place), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8
-            )
+            axes.text(1.01, place, _shown_value(line), transform=axes.get_yaxis_transform(), va="center")
             if line["at_most"] is not None:
                 axes.plot([line["at_most"]] * 2, [place - 0.35, place + 0.35], color="black", linewidth=1.5)
         axes.set_yticks(range(len(lines)), [line["name"] for line in lines])
         axes.set_ylim(len(lines) - 0.4, -0.7)
-        axes.set_xlim(left=min(0, *(line["low"] for line in lines)))
-        axes.margins(x=0.08)
-        ratio = f"{row['measured']} / {row['against']}"
-        axes.set_xlabel(ratio if lines[0]["bounds"] == "ratio" else f"{row['measured']}")
-        axes.set_title(f"{row['title']}: ● kept, ✖ not kept; the stroke is the bound", loc="left", fontsize=9)
+        ends = [end for line in lines for end in (line["low"], line["high"], _value(line), line["at_most"] or 0)]
+        axes.set_xlim(min(0, *ends), 1.05 * max(ends))
+        against = f" / {row['against']}" if lines[0]["bounds"] == "ratio" else ""
+        axes.set_xlabel(row["measured"] + against)
+        axes.set_title("● kept  ✖ not kept  grey: for information  |: the bound", loc="left", fontsize=9)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         file = io.StringIO()

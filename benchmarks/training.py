@@ -14,7 +14,7 @@ HOW = (
     " take turns within each round, on one batch. Gradients flow through the whole depth for all of them"
     " (`enable_input_require_grads`), for the base's own step too, which trains nothing."
 )
-PRODUCTS = "the four products that any gradients of A and B take"
+PRODUCTS = "the four products for the gradients of every A and B"
 
 
 def training(rounds: Rounds) -> list[dict]:
@@ -36,7 +36,7 @@ def training(rounds: Rounds) -> list[dict]:
     less = "The base's step of the same round is taken off on both sides."
     floor = (
         f" A line beside each bound has {PRODUCTS}, measured by themselves in the same rounds: (x Aᵀ), gᵀ(x Aᵀ), g B,"
-        " (g B)ᵀx. No low-rank adapter's step less the base's can be shorter, while gradients are taken this way."
+        " (g B)ᵀx. A step that takes gradients so, matrix by matrix, is longer than the base's by this at least."
     )
     rows = (
         (6, "The cost of adapting", "our step less the base's", "PEFT UniLora's", f"{how} {less}"),
