@@ -69,7 +69,9 @@ def bench(
     threads = threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     measured = {
-        "command": "python -m benchmarks" + "".join(f" {argument}" for argument in _meaningful(only, quick)),
+        "command": " ".join(
+            ["python -m benchmarks", *(f"--only {number}" for number in only or ()), *["--quick"] * quick]
+        ),
         "quick": quick,
         "draws": measure.DRAWS,
         "machine": _machine(threads),
@@ -85,10 +87,6 @@ def bench(
         path.write_text(text, encoding="utf-8")
     print(output / "performance.md")
     return 0
-
-
-def _meaningful(only, quick):
-    return [f"--only {number}" for number in only or ()] + ["--quick"] * quick
 
 
 def _measured(numbers, quick) -> list[dict]:

@@ -1,8 +1,8 @@
 """Peak memory of a training step above the frozen base's, each step in a process of its own. Row 9.
 
 Two ways to count. ``allocated`` adds up every allocation and release of torch's allocator as its profiler reports
-them; it repeats to the byte. ``resident`` is the process's peak with Python, NumPy and the work space of libraries in it; it
-repeats to some hundred kilobytes once glibc gives freed blocks back at once (``ENVIRONMENT``).
+them; it repeats to the byte. ``resident`` is the process's peak with Python, NumPy and the work space of libraries in
+it; it repeats to some hundred kilobytes once glibc gives freed blocks back at once (``ENVIRONMENT``).
 """
 
 import json
