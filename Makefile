@@ -9,7 +9,7 @@ SOURCES := $(shell find unilora_spec backends export conformance_tests docs test
 INSTALLED := .venv/installed-$(RUNTIME)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test faults fuzz compare clean
+.PHONY: demo test faults fuzz compare bench clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -33,17 +33,28 @@ fuzz: $(INSTALLED)
 compare: .venv/installed-compare
 	$(BIN)/python -m benchmarks.accuracy
 
+# docs/performance.md from one run of every row, some ten minutes on two cores that have nothing else to do.
+# Less, into build/bench: .venv/bin/python -m benchmarks --only 4
+bench: .venv/installed-compare
+	$(BIN)/python -m benchmarks
+
 build/demo/result.json: $(INSTALLED) $(filter-out tests/% conformance_tests/% docs/%,$(SOURCES))
 	$(BIN)/python examples/demo.py
 
-build/tests-passed: $(INSTALLED) $(SOURCES) README.md pyproject.toml
+build/tests-passed: $(INSTALLED) build/torchao $(SOURCES) README.md pyproject.toml
 	$(BIN)/python -m pytest
+	PYTHONPATH=build/torchao $(BIN)/python -m pytest tests/test_quantized_training.py
 	@mkdir -p build && touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv, which takes a minute or two …"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,export,test,$(RUNTIME)]"
+	@touch $@
+
+# Apart from the other packages, as tests/test_quantized_training.py says.
+build/torchao: $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ -c constraints.txt torchao
 	@touch $@
 
 .venv/installed-compare: $(INSTALLED)

@@ -19,6 +19,8 @@ from backends.torch.base import prepare, quiet
 from backends.torch.settings import TrainSettings
 from backends.torch.trainer import make_trainer
 
+from . import peers
+
 RESULTS = Path("build/accuracy")
 TARGETS, RANK, D = ("query", "value"), 4, 5760
 
@@ -36,21 +38,12 @@ def unilora(model, seed, new):
 
 def peft_unilora(model, seed, new):
     """Hugging Face PEFT's UniLora."""
-    from peft import UniLoraConfig, get_peft_model
-
-    config = UniLoraConfig(
-        task_type="SEQ_CLS", r=RANK, target_modules=list(TARGETS), theta_d_length=D, proj_seed=seed, unilora_dropout=0.0
-    )
-    return get_peft_model(model, config)
+    return peers.unilora(model, RANK, TARGETS, D, seed, task_type="SEQ_CLS")
 
 
 def peft_lora(model, seed, new):
     """Hugging Face PEFT's LoRA, 36,864 parameters, s = 1 as for the others."""
-    from peft import LoraConfig, get_peft_model
-
-    return get_peft_model(
-        model, LoraConfig(task_type="SEQ_CLS", r=RANK, lora_alpha=RANK, target_modules=list(TARGETS), lora_dropout=0.0)
-    )
+    return peers.lora(model, RANK, TARGETS, task_type="SEQ_CLS")
 
 
 METHODS = {"the head alone": head, "Uni-LoRA": unilora, "PEFT UniLora": peft_unilora, "PEFT LoRA": peft_lora}

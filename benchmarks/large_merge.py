@@ -18,7 +18,7 @@ import numpy as np
 from export.folders.folder import Tensor, write_tensors
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, save_adapter, structure_fingerprint
 
-ROWS, COLUMNS, FILES = 4000, 4000, 4
+SIDE, FILES = 4000, 4
 COMMAND = (
     "import atexit; from runpy import run_module;"
     "atexit.register(lambda: print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]));"
@@ -26,29 +26,36 @@ COMMAND = (
 )
 
 
-def build(folder: Path, count: int) -> Path:
-    """The base, and an adapter of rank 4 for each of its tensors, whose path is given back."""
+def build(folder: Path, count: int, side: int = SIDE, files: int = FILES) -> Path:
+    """A base of ``count`` square float32 tensors, and an adapter of rank 4 for each, whose path is given back."""
     names = [f"layers.{i}.weight" for i in range(count)]
-    (folder / "base").mkdir()
-    for part in range(FILES):
+    (folder / "base").mkdir(parents=True)
+    for part in range(files):
         tensors = {
-            name: Tensor("F32", (ROWS, COLUMNS), 4 * ROWS * COLUMNS, values(i))
+            name: Tensor("F32", (side, side), 4 * side * side, values(i, side))
             for i, name in enumerate(names)
-            if i % FILES == part
+            if i % files == part
         }
         write_tensors(folder / "base" / f"model-{part}.safetensors", tensors, {"format": "pt"})
-    layer_map = LayerMap([Segment(name, ROWS, COLUMNS, 4) for name in names], alpha=8)
-    record = Base(str(folder / "base"), structure_fingerprint(dict.fromkeys(names, (ROWS, COLUMNS))), "0" * 32)
-    theta = np.random.default_rng(0).normal(size=5760).astype(np.float32)
-    save_adapter(
-        Adapter(Projection(D=layer_map.D, d=5760, seed=0), layer_map, theta, record), folder / "vec.safetensors"
-    )
+    layer_map = LayerMap([Segment(name, side, side, 4) for name in names], alpha=8)
+    record = Base(str(folder / "base"), structure_fingerprint(dict.fromkeys(names, (side, side))), "0" * 32)
+    d = min(5760, layer_map.D)
+    theta = np.random.default_rng(0).normal(size=d).astype(np.float32)
+    save_adapter(Adapter(Projection(D=layer_map.D, d=d, seed=0), layer_map, theta, record), folder / "vec.safetensors")
     return folder / "vec.safetensors"
 
 
-def values(seed: int):
+def values(seed: int, side: int):
     """A tensor's one piece, made when it is written."""
-    yield np.random.default_rng(seed).random((ROWS, COLUMNS), np.float32)
+    yield np.random.default_rng(seed).random((side, side), np.float32)
+
+
+def merge(adapter: Path) -> tuple[dict, int]:
+    """The report of a merge in a process of its own, and that process's peak of resident memory in bytes."""
+    arguments = ["merge", "--adapter", adapter, "-o", adapter.parent / "merged", "--json"]
+    done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, check=True)
+    *report, peak = done.stdout.splitlines()
+    return json.loads("\n".join(report)), int(peak) * 1024
 
 
 def main() -> None:
@@ -57,16 +64,13 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, help="where the temporary folder is made")
     call = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=call.dir) as place:
-        folder = Path(place)
-        adapter = build(folder, call.tensors)
+        adapter = build(Path(place), call.tensors)
         start = time.perf_counter()
-        arguments = ["merge", "--adapter", adapter, "-o", folder / "merged", "--json"]
-        done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, check=True)
+        report, peak = merge(adapter)
         seconds = time.perf_counter() - start
-    *report, peak = done.stdout.splitlines()
-    report, largest = json.loads("\n".join(report)), 4 * ROWS * COLUMNS
+    largest = 4 * SIDE * SIDE
     print(f"{report['weights']} tensors of {largest / 1e6:.0f} MB, {report['bytes'] / 1e9:.2f} GB, in {seconds:.0f} s")
-    print(f"peak {int(peak) * 1024 / 1e6:.0f} MB; the bound is {(3 * largest + 500e6) / 1e6:.0f} MB")
+    print(f"peak {peak / 1e6:.0f} MB; the bound is {(3 * largest + 500e6) / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -103,8 +103,8 @@ def large(folder: Path, layers: int, side: int) -> None:
     for mode in ("merged", "reconstruct"):
         report, peak, seconds = export(folder, adapter, mode, "--no-compare")
         print(
-            f"{mode}: {layers} products of {size / 1e6:.0f} MB, {report['bytes'] / 1e9:.2f} GB written in {seconds:.0f} s;"
-            f" peak {peak / 1e6:.0f} MB, the bound is {bound / 1e6:.0f} MB: {'within' if peak <= bound else 'ABOVE'}"
+            f"{mode}: {layers} products of {size / 1e6:.0f} MB, {report['bytes'] / 1e9:.2f} GB written in {seconds:.0f}"
+            f" s; peak {peak / 1e6:.0f} MB, the bound is {bound / 1e6:.0f} MB: {'within' if peak <= bound else 'ABOVE'}"
         )
 
 

@@ -92,8 +92,8 @@ def files(paths) -> None:
     for path in paths:
         difference = np.abs(outputs[path] - outputs[paths[0]]).max()
         print(
-            f"{path}: loads in {min(loading[path]):.2f} s, runs 8 × 32 tokens in {min(times[path]) * 1e3:.1f} ms (best),"
-            f" {np.median(times[path]) * 1e3:.1f} ms (median); differs from the first by {difference:g}"
+            f"{path}: loads in {min(loading[path]):.2f} s, runs 8 × 32 tokens in {min(times[path]) * 1e3:.1f} ms"
+            f" (best), {np.median(times[path]) * 1e3:.1f} ms (median); differs from the first by {difference:g}"
         )
 
 

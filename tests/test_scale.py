@@ -1,4 +1,4 @@
-"""Two processes train as one does: the command, DistributedDataParallel, FSDP; and bases of fewer bits."""
+"""Two processes train as one does: the command, DistributedDataParallel, FSDP."""
 
 import json
 import os
@@ -12,15 +12,10 @@ import pytest
 import torch
 from scale_worker import network
 from test_train import base, gpt2, reviews, sentence  # noqa: F401 (fixtures)
-from torch import nn
-from torch.nn import functional
 
 import unilora_spec
-from backends.torch import attach, load_adapter
 from backends.torch.settings import TrainSettings
-from backends.torch.targets import candidates
 from backends.torch.train import train
-from unilora_spec import LayerMapError
 
 HERE = Path(__file__).parent
 
@@ -196,84 +191,3 @@ def test_ctrl_c_of_torchrun_is_told_once_with_the_call_that_goes_on(runs, tmp_pa
     assert len(told) == 1 and output == ""
     assert "; to go on: torchrun --nproc_per_node 2 -m backends.torch train --rank 2" in told[0]
     assert not (tmp_path / "vec.safetensors").exists()
-
-
-# Bases of fewer bits
-
-
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
-
-
-def by_torchao(name):
-    quantization = pytest.importorskip("torchao.quantization")
-    config = {
-        "int8": quantization.Int8WeightOnlyConfig,
-        "int4": lambda: quantization.IntxWeightOnlyConfig(torch.int4),  # the others of four bits have no CPU kernel
-    }[name]()
-    model = net()
-    quantization.quantize_(model, config, filter_fn=lambda module, name: name in ("0", "2"))
-    return model
-
-
-def by_bitsandbytes(name):
-    layers = pytest.importorskip("bitsandbytes.nn")
-    model = net()
-    for number in (0, 2):
-        packed = (
-            layers.Linear8bitLt(64, 64, has_fp16_weights=False) if name == "Linear8bitLt" else layers.Linear4bit(64, 64)
-        )
-        packed.load_state_dict(model[number].state_dict())
-        model[number] = packed
-    return model.to("cpu")  # which packs
-
-
-PACKED = {
-    "torchao int8": lambda: by_torchao("int8"),
-    "torchao int4": lambda: by_torchao("int4"),
-    "bitsandbytes int8": lambda: by_bitsandbytes("Linear8bitLt"),
-    "bitsandbytes nf4": lambda: by_bitsandbytes("Linear4bit"),
-}
-
-
-@pytest.mark.parametrize("make", PACKED.values(), ids=PACKED)
-def test_a_quantized_base_is_trained_on_saved_and_never_merged_into(make, tmp_path):
-    x = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
-    labels = torch.arange(32) % 4
-    model = attach(make(), rank=2, d=100, targets=["0", "2"], train_in_full=["4"])
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-2)
-    losses = []
-    for _ in range(12):
-        optimizer.zero_grad()
-        losses.append(functional.cross_entropy(model(x), labels))
-        losses[-1].backward()
-        optimizer.step()
-    assert losses[-1] < 0.8 * losses[0]
-    path = tmp_path / "vec.safetensors"
-    model.save_adapter(path)
-    with torch.no_grad():
-        logits = model(x)
-        assert torch.equal(load_adapter(make(), path)(x), logits)  # and no warning: the same packed weights
-        with pytest.raises(LayerMapError, match="0.weight is quantized; merge into the unquantized base"):
-            model.merge()
-        assert torch.equal(model(x), logits)
-        with pytest.warns(UserWarning, match="not those of"):  # rounded to few bits, they are others
-            merged = load_adapter(net(), path).merge()
-        # The unquantized base differs by what was rounded away: 1/254 of a row's largest weight, 1/14 and more with 4 bits.
-        assert (merged(x) - logits).abs().max() < 0.3 * logits.abs().max()
-
-
-@pytest.mark.parametrize("make", PACKED.values(), ids=PACKED)
-def test_the_record_of_a_quantized_base_is_of_the_matrix_that_the_codes_stand_for(make):
-    model = attach(make(), rank=2, d=100, targets=["0", "2"])
-    packed, plain = (
-        model.unilora.adapter().base,
-        attach(net(), rank=2, d=100, targets=["0", "2"]).unilora.adapter().base,
-    )
-    assert packed.structure == plain.structure and packed.contents != plain.contents
-    matrix = model[0](torch.eye(64)).detach() - model[0](torch.zeros(1, 64)).detach()  # x·Wᵀ and what θ adds
-    A, B = model.unilora.factors()[0]
-    values = candidates(model)[0].values().detach().float()
-    # bitsandbytes multiplies int8 by int8: an entry of x is one of 127 steps, and the result one in float16
-    torch.testing.assert_close(matrix.T - (B @ A).detach(), values, atol=5e-3, rtol=0)

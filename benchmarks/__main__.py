@@ -1,0 +1,130 @@
+"""``python -m benchmarks``: every row of docs/performance.md measured in one run, and the page written."""
+
+import json
+import os
+import platform
+import sys
+import time
+import warnings
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from typer.main import get_command
+
+from unilora_spec import UniLoraError
+from unilora_spec.command import run
+
+from . import attaching, files, gpu, measure, memory, projection, report, training
+
+DOCS = Path(__file__).parents[1] / "docs"
+OTHERS = Path("build/bench")
+GROUPS = {
+    (1,): attaching.bytes_held,
+    (2,): projection.set_up,
+    (3,): attaching.attaching,
+    (4,): projection.expand,
+    (5,): projection.expand_and_adjoint,
+    (6, 7, 8): training.training,
+    (9,): memory.memory,
+    (10,): files.checkpoints,
+    (11,): files.merge,
+    (12,): projection.growth,
+    (13,): gpu.on_gpu,
+}
+ROWS = [number for numbers in GROUPS for number in numbers]
+QUICK = 2
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command()
+def bench(
+    only: Annotated[list[int] | None, typer.Option(metavar="ROW", help="This row alone; may be given again.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two rounds of each: to see that it runs, not to know.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of torch; by default one for each core.")] = None,
+    numbers: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The numbers, once more.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Of the page; by default docs for all rows, build/bench for less."),
+    ] = None,
+):
+    """Measure this project beside PEFT and the machine's own limits, and write docs/performance.md from the numbers.
+
+    All rows take some ten minutes on two cores, which should have nothing else to do.
+    """
+    unknown = sorted(set(only or ()) - set(ROWS))
+    if unknown:
+        raise UniLoraError(f"--only: there is no row {unknown[0]}; rows are {ROWS[0]} to {ROWS[-1]}")
+    output = output or (OTHERS if only or quick else DOCS)
+    if quick and output.resolve() == DOCS:
+        raise UniLoraError("--output: a quick run's numbers mean nothing; give a folder other than docs")
+    threads = threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    measured = {
+        "command": " ".join(
+            ["python -m benchmarks", *(f"--only {number}" for number in only or ()), *["--quick"] * quick]
+        ),
+        "quick": quick,
+        "draws": measure.DRAWS,
+        "machine": _machine(threads),
+    }
+    start = time.monotonic()
+    rows = _measured(set(only or ROWS), quick)
+    measured |= {"seconds": time.monotonic() - start, "rows": rows}
+    texts = {output / path: text for path, text in report.render(measured).items()}
+    if numbers:
+        texts[numbers] = json.dumps(measured, indent=1) + "\n"
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    print(output / "performance.md")
+    return 0
+
+
+def _measured(numbers, quick) -> list[dict]:
+    """The rows of these numbers; how far they are is shown on standard error."""
+    found, columns = [], (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+
+    def rounds(title, count):
+        return bars.track(range(min(count, QUICK) if quick else count), description=title)
+
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bars, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries, about what is meant here
+        groups = [group for group in GROUPS.items() if numbers & set(group[0])]
+        for of_group, rows in bars.track(groups, description="rows"):
+            title = f"row {', '.join(map(str, of_group))}"
+            start = time.monotonic()
+            found += [row for row in rows(partial(rounds, title)) if row["row"] in numbers]
+            bars.console.print(f"{title}: {time.monotonic() - start:.0f} s", highlight=False)
+    return found
+
+
+def _machine(threads) -> dict:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2].strip() for line in cpuinfo.open() if line.startswith("model name")]
+        if cpuinfo.exists()
+        else []
+    )
+    packages = ("numpy", "torch", "peft", "transformers")
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "load": os.getloadavg()[0],
+        "versions": {"Python": platform.python_version()} | {name: version(name) for name in packages},
+    }
+
+
+if __name__ == "__main__":
+    run(lambda: get_command(app).main(prog_name="python -m benchmarks", standalone_mode=False))
