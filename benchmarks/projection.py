@@ -87,7 +87,7 @@ def expand(rounds: Rounds) -> list[dict]:
 def expand_and_adjoint(rounds: Rounds) -> list[dict]:
     storage, g = cached(), random(D)
     theta = random(d).requires_grad_()
-    indices, scales = storage.index.long(), storage.scale[storage.index]
+    indices, scales = storage.index.long(), torch.cat(storage.scale)[storage.index]
 
     def ours():
         storage.expand(theta).backward(g)

@@ -199,7 +199,7 @@ def test_the_expansion_is_the_specifications_to_the_bit(kind, d):
     index = torch.from_numpy(projection.index().astype(np.int32))
     scale = torch.from_numpy(projection.scale())
     parameter = torch.from_numpy(theta).requires_grad_()
-    theta_D = Expand.apply(parameter, index, scale)
+    theta_D = Expand.apply(parameter, index, torch.float32, scale)
     assert theta_D.detach().numpy().tobytes() == projection.expand(theta).tobytes()
     g = torch.randn(300, generator=torch.Generator().manual_seed(1))
     theta_D.backward(g)

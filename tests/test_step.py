@@ -67,7 +67,7 @@ def test_computed_is_cached_for_any_size(D, share, seed):
 
 def test_an_index_made_by_several_threads_is_the_index(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    p = Projection(D=2**20 + 5, d=1000, seed=3)
+    p = Projection(D=2**22 + 5, d=1000, seed=3)
     assert np.array_equal(index_of(p, 7).numpy(), p.index(7))
 
 

@@ -321,6 +321,10 @@ def test_a_run_learns_and_two_runs_give_the_same_bytes(small, tmp_path):
     adapter = unilora_spec.load_adapter(small["output"])
     assert set(adapter.saved) == {"classifier.weight", "classifier.bias"} and adapter.base.labels == ("0", "1")
     assert report["parameters"]["theta"] == 100 and report["parameters"]["in_full"] == 2 * 32 + 2
+    assert report["P"] == {"storage": "cached", "bytes": 4 * adapter.layer_map.D}
+    computed = train(TrainSettings(**small | {"output": tmp_path / "computed.safetensors", "storage": "computed"}))
+    assert computed["P"] == {"storage": "computed", "bytes": 0}
+    assert (tmp_path / "computed.safetensors").read_bytes() == small["output"].read_bytes()
     assert report["bytes"] == small["output"].stat().st_size
     assert list(tmp_path.iterdir()) == [small["output"]]  # no checkpoints, no leftovers
     first = small["output"].read_bytes()
@@ -522,6 +526,7 @@ def test_command_end_to_end_with_a_config_file(small, tmp_path, command):
     size = small["output"].stat().st_size
     for line in (
         "trained    100 numbers of the vector, 66 in full",
+        "P          cached, ",
         "held out   accuracy 0.",
         f"file       {small['output']}, {size:,} bytes",
         f"next       python -m export onnx --adapter {small['output']}",

@@ -116,6 +116,7 @@ def _shown(report) -> str:
     counts = report["parameters"]
     trained = f"{counts['theta']:,} numbers of the vector, {counts['in_full']:,} in full"
     lines = [f"trained    {trained}: {counts['share']:.4%} of the base's {counts['base']:,} parameters"]
+    lines.append(f"P          {report['P']['storage']}, {report['P']['bytes']:,} bytes")
     for name, value in report["after"].items():
         lines.append(f"held out   {name.replace('_', ' ')} {report['before'][name]:.4f} before, {value:.4f} after")
     lines.append(f"time       {report['seconds']:.0f} s, {report['steps']} steps of {report['rows']['train']:,} rows")

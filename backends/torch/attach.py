@@ -158,7 +158,11 @@ class UniLora:
         # What a training forward left is not used again: some optimizers write to θ where no version tells. FSDP, whose modules
         # are known by their unshard, does so at every forward.
         again = not torch.compiler.is_compiling() and not self._wants_grad() and not hasattr(model, "unshard")
-        if not (again and self._serve(False)) or self._factors[0][0].requires_grad or self._factors[0][0].dtype != self._dtype():
+        if (
+            not (again and self._serve(False))
+            or self._factors[0][0].requires_grad
+            or self._factors[0][0].dtype != self._dtype()
+        ):
             self._rebuild()
 
     def _wants_grad(self):
@@ -237,7 +241,9 @@ class UniLora:
         """The adapter as the specification's object, with the base model's record (SPEC 8, 10)."""
         self._refuse_merged()
         if self.theta.is_meta:
-            raise LayerMapError("the model is on the meta device and has no values; give it a device and its weights first")
+            raise LayerMapError(
+                "the model is on the meta device and has no values; give it a device and its weights first"
+            )
         model = self.model
         parameters = {name: model.get_parameter(name) for name in self._originals}
         saved = {name: _numpy(parameter) for name, parameter in parameters.items()}

@@ -86,16 +86,19 @@ def _module(weight, segment):
     elif weight.dim() > 2:
         module = nn.Conv1d(1, 1, 1)
     else:
-        module = Conv1D(1, 1) if segment.transposed else nn.Linear(1, 1)
+        module = Conv1D(1, 1) if segment.transposed else nn.Linear(*weight.shape[::-1])
     module.weight = nn.Parameter(weight)
     return module
 
 
+def expand_by(theta, index, scale):
+    """θ_D by ``Expand`` of any part of P."""
+    return Expand.apply(theta, index, torch.float32, scale)
+
+
 def compiled_expand():
-    """``Expand.apply`` under torch.compile, compiled once for all sizes; by itself torch compiles 0 and 1 on their own."""
-    compiled = torch.compile(
-        lambda theta, index, scale: Expand.apply(theta, index, scale), dynamic=True, fullgraph=True
-    )
+    """``expand_by`` under torch.compile, compiled once for all sizes; by itself torch compiles 0 and 1 on their own."""
+    compiled = torch.compile(expand_by, dynamic=True, fullgraph=True)
 
     def expand(theta, index, scale):
         index = index.clone(memory_format=torch.contiguous_format)  # torch gives an empty array another stride
@@ -133,8 +136,8 @@ def kernel_answers():
 
     return {
         "index": by_kind(index, _index),
-        "expand": by_kind(expand, partial(_expand, Expand.apply)),
-        "adjoint": by_kind(adjoint, partial(_adjoint, Expand.apply)),
+        "expand": by_kind(expand, partial(_expand, expand_by)),
+        "adjoint": by_kind(adjoint, partial(_adjoint, expand_by)),
         "merge": _merge,
     }
 
@@ -145,11 +148,11 @@ def implementation(name: str, expand, more=()):
     return answering(name, {request: partial(function, expand) for request, function in uses.items()} | dict(more))
 
 
-answer = implementation("backends.torch", Expand.apply, {"index": _index, "merge": _merge})
+answer = implementation("backends.torch", expand_by, {"index": _index, "merge": _merge})
 
 if __name__ == "__main__":
     if "--compile" in sys.argv[1:]:
         answer = implementation("backends.torch, compiled", compiled_expand())
     elif "--triton" in sys.argv[1:]:
-        answer = implementation("backends.torch, Triton", Expand.apply, kernel_answers())
+        answer = implementation("backends.torch, Triton", expand_by, kernel_answers())
     serve(answer)

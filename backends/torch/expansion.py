@@ -6,9 +6,11 @@
 """
 
 import importlib.util
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,39 +24,43 @@ _PIECE = 2**22  # entries whose columns a CPU computes at a time
 def index_of(projection: Gather, start: int = 0, stop: int | None = None) -> Tensor:
     """The columns of the rows start … stop − 1 on all of torch's threads: int32[stop − start], as d < 2^31 (SPEC 6)."""
     start, stop = projection.range_of(start, stop, projection.D)
-    index = torch.empty(stop - start, dtype=torch.int32)
-    share = max(2**18, -(-len(index) // torch.get_num_threads()))  # a thread for less would cost more than it saves
+    index, threads = torch.empty(stop - start, dtype=torch.int32), torch.get_num_threads()
+    share = max(2**20, -(-len(index) // threads))  # for less, two threads take longer than one
 
     def fill(i):
         projection.index(start + i, min(start + i + share, stop), out=index[i : i + share].numpy())
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(fill, range(0, len(index), share)))
+    if len(index) <= share:
+        fill(0)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(fill, range(0, len(index), share)))
     return index
 
 
 class Expand(torch.autograd.Function):
-    """θ (float[d]) → θ_D (``dtype``[D]); ``index`` is int32[D], ``scale`` float32[d].
+    """θ (float[d]) → θ_D (``dtype``[D]); ``index`` is int32[D], ``scale`` float32[d], whole or in parts.
 
     Scaling before gathering rounds each entry once, as the specification does, so the bits are the specification's; in a
     ``dtype`` of less precision they are rounded once more.
     """
 
     @staticmethod
-    def forward(theta, index, scale, dtype=torch.float32):
-        return (theta.float() * scale).to(dtype).index_select(0, index)
+    def forward(theta, index, dtype, *scale):
+        return (theta.float() * torch.cat(scale)).to(dtype).index_select(0, index)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         # Kept as attributes, not by save_for_backward: a graph that is used for two backward passes stays usable,
         # and gradient checkpointing, which counts saved tensors, sees none.
-        theta, ctx.index, ctx.scale, *_ = inputs
+        theta, ctx.index, _, *ctx.scale = inputs
         ctx.dtype = theta.dtype
 
     @staticmethod
     def backward(ctx, g):
-        total = torch.zeros_like(ctx.scale).index_add_(0, ctx.index, g.float())
-        return (total * ctx.scale).to(ctx.dtype), None, None, None
+        scale = torch.cat(ctx.scale)
+        total = torch.zeros_like(scale).index_add_(0, ctx.index, g.float())
+        return (total * scale).to(ctx.dtype), *[None] * (2 + len(ctx.scale))
 
 
 class Cached:
@@ -65,14 +71,23 @@ class Cached:
     def __init__(self, projection: Gather, device):
         self.device = torch.device(device)
         self.index = index_of(projection).to(device)
-        self.scale = torch.from_numpy(projection.scale()).to(device)
+        self.scale = _in_parts(projection.scale(), device)
 
     @property
     def nbytes(self) -> int:
         return self.index.nbytes
 
     def expand(self, theta: Tensor, dtype=torch.float32) -> Tensor:
-        return Expand.apply(theta, self.index, self.scale, dtype)
+        return Expand.apply(theta, self.index, dtype, *self.scale)
+
+
+def _in_parts(scale, device) -> list[Tensor]:
+    """float32[d] as one number for each stretch of equal ones, repeated by a stride of 0: kind balanced has at most two. Of
+    other kinds as it is."""
+    edges = [0, *np.flatnonzero(np.diff(scale)) + 1, len(scale)]
+    if len(edges) > 3:
+        return [torch.from_numpy(scale).to(device)]
+    return [torch.tensor(scale[i], device=device).expand(end - i) for i, end in itertools.pairwise(edges)]
 
 
 class Computed:

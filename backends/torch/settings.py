@@ -205,6 +205,11 @@ class TrainSettings(AdapterSettings):
     )
     gradient_checkpointing: bool = _option("Training", FLAG, "Less memory, more time.", False)
     bf16: bool = _option("Training", FLAG, "Mixed precision in bfloat16.", False)
+    storage: str | None = _option(
+        "Training",
+        _one_of("cached", "computed"),
+        "The projection in memory, 4 bytes an entry, or computed at each step; by default by device and size.",
+    )
 
     output: Path | None = _option(  # noqa: RUF009
         "Output", PATH, "The adapter's file, such as vec.safetensors."

@@ -135,7 +135,8 @@ class DeltaWeight:
             A, B = (factor.float() for factor in factors[number])
             deltas.append(delta_weight(segment, A, B, s, segment.part(weight).shape).to(weight.dtype))
         if self.whole_experts:
-            self.experts = self.experts.to(weight.device)  # once: a copy from the host at each step would wait for the GPU
+            # copied once: at each step, it would wait for the GPU
+            self.experts = self.experts.to(weight.device)
             adapted = weight.index_add(0, self.experts, torch.stack(deltas))
         else:
             adapted = weight.clone()

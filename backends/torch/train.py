@@ -60,6 +60,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
             "dropped": rows.dropped,
         },
         "parameters": _counted(model, size),
+        "P": {"storage": model.unilora.storage.name, "bytes": model.unilora.storage.nbytes},
         "steps": trainer.state.global_step,
         "before": _held_out(before),
         "after": _held_out(after),
@@ -97,6 +98,7 @@ def _attached(model, settings, new):
         alpha=settings.alpha,
         scaling=settings.scaling,
         kind=settings.kind,
+        storage=settings.storage,
         train_in_full=(*new, *settings.train_in_full),
     )
     if settings.head_only:
