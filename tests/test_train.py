@@ -325,6 +325,7 @@ def test_a_run_learns_and_two_runs_give_the_same_bytes(small, tmp_path):
     computed = train(TrainSettings(**small | {"output": tmp_path / "computed.safetensors", "storage": "computed"}))
     assert computed["P"] == {"storage": "computed", "bytes": 0}
     assert (tmp_path / "computed.safetensors").read_bytes() == small["output"].read_bytes()
+    (tmp_path / "computed.safetensors").unlink()
     assert report["bytes"] == small["output"].stat().st_size
     assert list(tmp_path.iterdir()) == [small["output"]]  # no checkpoints, no leftovers
     first = small["output"].read_bytes()
