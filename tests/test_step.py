@@ -107,6 +107,14 @@ def test_two_storages_train_to_the_same_bits():
     assert torch.equal(*thetas)
 
 
+def test_another_adapter_is_held_as_the_last_one(tmp_path):
+    attach(layers(), rank=1, d=10, targets=["1"], bound=1.0).save_adapter(tmp_path / "other.safetensors")
+    model = attach(layers(), rank=2, d=20, targets=["0"], storage="computed")
+    model.load_adapter(tmp_path / "other.safetensors")
+    assert model.unilora.storage.name == "computed" and model.unilora.projection.d == 10
+    model[1](input=batch())  # by the name that nn.Linear has for it
+
+
 def test_computed_is_compiled_without_graph_breaks():
     model = attach(layers(), rank=2, d=20, targets=["0"], storage="computed", bound=1.0)
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")

@@ -93,7 +93,9 @@ def load_adapter(model: nn.Module, path) -> nn.Module:
     else:
         if attached:
             attached.detach()
-        attached = UniLora(model, adapter.projection, adapter.layer_map, adapter.theta, adapter.saved)
+        same_kind = attached and attached.projection.kind == adapter.projection.kind
+        asked = attached.asked if same_kind else None  # another kind may not be held so
+        attached = UniLora(model, adapter.projection, adapter.layer_map, adapter.theta, adapter.saved, asked)
     with torch.no_grad():
         attached.theta.copy_(torch.from_numpy(adapter.theta))
         for name, value in adapter.saved.items():
@@ -110,7 +112,7 @@ class UniLora:
     """
 
     def __init__(self, model, projection: Projection, layer_map: LayerMap, theta, trained_in_full, storage=None):
-        self.model, self.projection, self.layer_map, self._asked = model, projection, layer_map, storage
+        self.model, self.projection, self.layer_map, self.asked = model, projection, layer_map, storage
         device = model.get_parameter(layer_map.segments[0].name).device
         self.storage = storage_of(projection, device, storage)
         self._factors, self._seen, self.is_merged = None, None, False
@@ -187,7 +189,7 @@ class UniLora:
 
     def _factors_as(self, dtype):
         if self.storage.device != self.theta.device:  # the model has moved
-            self.storage = storage_of(self.projection, self.theta.device, self._asked)
+            self.storage = storage_of(self.projection, self.theta.device, self.asked)
         segments = self.layer_map.segments
         ranges = self.storage.expand(self.theta, dtype).split([segment.size for segment in segments])
         return [segment.factors(part) for segment, part in zip(segments, ranges)]

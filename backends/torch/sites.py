@@ -65,11 +65,11 @@ class MergedLinear(LowRank):
         # torch's encoder layers would go past a forward of ours if they saw no hook
         return [_Forward(module), module.register_forward_pre_hook(_unchanged)]
 
-    def forward(self, x):
+    def forward(self, input):
         module = self.module
-        if self.unilora.is_merged or not self._costs_less(x, module.weight):
-            return self(module, (x,), F.linear(x, module.weight, module.bias))
-        return self._merged(x, module)
+        if self.unilora.is_merged or not self._costs_less(input, module.weight):
+            return self(module, (input,), F.linear(input, module.weight, module.bias))
+        return self._merged(input, module)
 
     def _merged(self, x, module):
         factors = self.unilora.factors()
