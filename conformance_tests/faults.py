@@ -143,7 +143,7 @@ FAULTS = [
         ("a column below 0", "9.4", "if not 0 <= index.min() <=", "if not -self.d <= index.min() <="),
         ("a table of another length", "9.4", "index.shape != (self.D,) or", "index.size < self.D or"),
         ("a table of floats", "8.3", '= {"index": "I32"}', '= {"index": "F32"}'),
-        ("a part of the table from its start", "9.4", 'self.tensors["index"][start:stop]', 'self.tensors["index"][: stop - start]'),
+        ("a part of the table from its start", "9.4", 'self.tensors["index"][i:end]', 'self.tensors["index"][i - start : end - start]'),
     ),
     *_in(
         "layer_map.py",

@@ -26,7 +26,7 @@ def run_as_one(command) -> None:
     def patient():
         try:
             return command()
-        except Exception:
+        except Exception:  # whatever it is, ``run`` tells it; here it only waits its turn
             time.sleep(0 if is_first() else PATIENCE)
             raise
 

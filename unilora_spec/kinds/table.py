@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import LimitError
+from ..permutation import in_blocks
 from ..projection import Counted
 
 
@@ -36,4 +37,5 @@ class Table(Counted, kind="table"):
         return f"{super().__repr__()[:-1]}, tensors=<index {digest[:32]}>)"  # two tables are equal where this is
 
     def columns(self, start, stop):
-        yield start, self.tensors["index"][start:stop]
+        for i, end in in_blocks(start, stop):
+            yield i, self.tensors["index"][i:end]
