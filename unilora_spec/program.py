@@ -6,7 +6,7 @@ exporter writes them as nodes: seven operations are all that a package has to kn
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, NamedTuple
@@ -81,13 +81,19 @@ def frozen(shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> Value:
     return Value("frozen", shape, how=make)
 
 
-def run(value: Value, leaf: Callable[[Value], object], made: dict):
-    """What a value is, where ``leaf`` gives the ranges of θ and the frozen arrays: NumPy's or torch's. ``made`` keeps what has
-    been made, so that what two values share is made once."""
-    if value not in made:
-        of_inputs = [run(each, leaf, made) for each in value.inputs]
-        made[value] = OPERATIONS[value.op](value.how, *of_inputs) if value.inputs else leaf(value)
-    return made[value]
+def ordered(values: Iterable[Value]) -> list[Value]:
+    """The values and all that they are made of, each once and after its inputs."""
+    found: dict[Value, None] = {}
+
+    def add(value):
+        if value not in found:
+            for each in value.inputs:
+                add(each)
+            found[value] = None
+
+    for value in values:
+        add(value)
+    return list(found)
 
 
 class Start(NamedTuple):
@@ -153,7 +159,7 @@ class Program(Projection):
         result = np.empty(stop - start, dtype=np.float32)
         for first, value in self.pieces(start, stop):
             ours, its = _overlap(start, stop, first, value.shape[0])
-            result[ours] = run(value, lambda leaf: _leaf(leaf, theta), {})[its]
+            result[ours] = _run(value, theta)[value][its]
         return result
 
     def adjoint(self, g, start=0, theta=None):
@@ -163,11 +169,9 @@ class Program(Projection):
         total = np.zeros(self.d)
         for first, value in self.pieces(start, stop):
             ours, its = _overlap(start, stop, first, value.shape[0])
-            arrays = {}
-            run(value, lambda leaf: _leaf(leaf, theta), arrays)
             of_value = np.zeros(value.shape)
             of_value[its] = g[ours]
-            _add_gradient(value, of_value, arrays, total)
+            _add_gradient(of_value, _run(value, theta), total)
         return total.astype(np.float32)
 
     def initial(self, layer_map=None, bound=0.02):
@@ -207,10 +211,17 @@ def _ones(start, stop):
     return np.ones(stop - start)
 
 
-def _leaf(value: Value, theta: np.ndarray) -> np.ndarray:
-    if value.op == "frozen":
-        return value.array
-    return theta[value.how : value.how + math.prod(value.shape)].reshape(value.shape)
+def _run(value: Value, theta: np.ndarray) -> dict[Value, np.ndarray]:
+    """The arrays of a value and of all that it is made of, in order."""
+    arrays = {}
+    for each in ordered([value]):
+        if each.op == "theta":
+            arrays[each] = theta[each.how : each.how + math.prod(each.shape)].reshape(each.shape)
+        elif each.op == "frozen":
+            arrays[each] = each.array
+        else:
+            arrays[each] = OPERATIONS[each.op](each.how, *(arrays[of] for of in each.inputs))
+    return arrays
 
 
 def _overlap(start, stop, first, length) -> tuple[slice, slice]:
@@ -219,7 +230,7 @@ def _overlap(start, stop, first, length) -> tuple[slice, slice]:
     return slice(begin - start, end - start), slice(begin - first, end - first)
 
 
-# The adjoint of each operation: from the gradient of its result to those of its inputs, None for an index.
+# The adjoint of each operation: from the gradient of its result to those of its inputs, which of an index is 0.
 
 
 def _summed_to(shape, g):
@@ -237,7 +248,7 @@ def _of_part(how, g, x):
 def _of_take(how, g, x, index):
     whole = np.zeros(x.shape)
     np.add.at(whole, index, g)
-    return whole, None
+    return whole, 0.0
 
 
 _ADJOINTS = {
@@ -251,12 +262,14 @@ _ADJOINTS = {
 }
 
 
-def _add_gradient(value: Value, g, arrays, total):
-    """Adds to ``total`` what a gradient of ``value`` is for θ. ``arrays`` are those of all values under it."""
-    if value.op == "theta":
-        total[value.how : value.how + g.size] += g.ravel()
-    elif value.op != "frozen":
-        inputs = [arrays[each] for each in value.inputs]
-        for each, of_input in zip(value.inputs, _ADJOINTS[value.op](value.how, g, *inputs)):
-            if of_input is not None:
-                _add_gradient(each, of_input, arrays, total)
+def _add_gradient(g, arrays: dict[Value, np.ndarray], total: np.ndarray) -> None:
+    """Adds to ``total``, float64[d], what the gradient ``g`` of the last of ``arrays`` is for θ."""
+    gradients = dict.fromkeys(arrays, 0.0) | {next(reversed(arrays)): g}
+    for value, array in reversed(arrays.items()):
+        g = gradients.pop(value)
+        if value.op == "theta":
+            total[value.how : value.how + array.size] += g.ravel()
+        elif value.inputs:
+            of_inputs = _ADJOINTS[value.op](value.how, g, *(arrays[each] for each in value.inputs))
+            for each, of_input in zip(value.inputs, of_inputs):
+                gradients[each] = gradients[each] + of_input

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from unilora_spec.program import Program, Value, run
+from unilora_spec.program import OPERATIONS, Program, ordered
 
 
 class Frozen:
@@ -15,16 +15,13 @@ class Frozen:
 
     def __init__(self, projection: Program, device):
         self.projection, self.device = projection, torch.device(device)
-        self.pieces = list(projection.pieces(0, projection.D))
-        self.arrays: dict[Value, Tensor] = {}
-        for _, value in self.pieces:
-            self._hold(value)
-
-    def _hold(self, value):
-        if value.op == "frozen" and value not in self.arrays:
-            self.arrays[value] = torch.from_numpy(value.array).to(self.device)
-        for each in value.inputs:
-            self._hold(each)
+        values = [value for _, value in projection.pieces(0, projection.D)]
+        steps = ordered(values)
+        number = {value: i for i, value in enumerate(steps)}
+        # By numbers alone, which is what a compiler can follow.
+        self.steps = [(step.op, step.how, step.shape, [number[each] for each in step.inputs]) for step in steps]
+        self.arrays = {number[step]: torch.from_numpy(step.array).to(device) for step in steps if step.op == "frozen"}
+        self.pieces = [number[value] for value in values]
 
     def __reduce__(self):
         return Frozen, (self.projection, self.device)
@@ -35,9 +32,12 @@ class Frozen:
 
     def expand(self, theta: Tensor, dtype=torch.float32) -> Tensor:
         """θ_D as ``dtype``[D] of θ, float[d]: in float32, and rounded once where ``dtype`` is of less precision."""
-        theta, made = theta.float(), dict(self.arrays)
-
-        def leaf(value):
-            return theta[value.how : value.how + math.prod(value.shape)].view(value.shape)
-
-        return torch.cat([run(value, leaf, made) for _, value in self.pieces]).to(dtype)
+        theta, made = theta.float(), []
+        for number, (op, how, shape, inputs) in enumerate(self.steps):
+            if op == "theta":
+                made.append(theta[how : how + math.prod(shape)].view(shape))
+            elif op == "frozen":
+                made.append(self.arrays[number])
+            else:
+                made.append(OPERATIONS[op](how, *[made[i] for i in inputs]))
+        return torch.cat([made[i] for i in self.pieces]).to(dtype)
