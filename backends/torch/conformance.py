@@ -22,6 +22,7 @@ from unilora_spec.protocol import (
     array_of,
     numbered,
     pack,
+    pack_delta_weight,
     pack_weights,
     projection_of,
     segment_of,
@@ -59,11 +60,11 @@ def _adjoint(expand, r):
 def _delta_weight(expand, r):
     adapter = adapter_of(r)
     segment, offset = segment_of(r, adapter, adapter.layer_map.placed())
-    A, B = segment.factors(_rows(expand, adapter.projection, adapter.theta, offset, offset + segment.size))
+    factors = segment.factors(_rows(expand, adapter.projection, adapter.theta, offset, offset + segment.size))
     s = float(adapter.layer_map.factor_scale(segment))
     shape = (segment.in_features, segment.out_features)
-    stored = delta_weight(segment, A, B, s, shape if segment.transposed else shape[::-1])
-    return {"A": pack(A, "A"), "B": pack(B, "B"), "delta": pack(stored.T if segment.transposed else stored, "delta")}
+    stored = delta_weight(segment, factors, s, shape if segment.transposed else shape[::-1])
+    return pack_delta_weight(segment, factors, stored.T if segment.transposed else stored)
 
 
 def _merge(r):
