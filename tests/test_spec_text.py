@@ -120,6 +120,17 @@ def streams():
     yield f"seed 42, u_1(0) = {arithmetic.uniform(42, 1, 0):.9g}, g_1(0) = {arithmetic.normal(42, 1, 0):.9g}"
 
 
+def delta():
+    D, d, theta = 6, 2, [1.0, -0.5]
+    segment = {"name": "w", "out": 2, "in": 3, "rank": 0}
+    s = files.factor_scale({"alpha": 0.7}, segment)
+    theta_D = arithmetic.expand("balanced", D, d, 42, theta)
+    yield f"s = float32(alpha) = {s:.9g} = {bits(s)}"
+    for i, (value, entry) in enumerate(zip(theta_D, files.delta(s, theta_D), strict=True)):
+        place = f"ΔW[{i // 3}, {i % 3}]"
+        yield f"{place} = s·θ_D[{i}] = s·{value:>12.9g} = {entry:>12.9g} = {bits(entry)}"
+
+
 def table():
     D, d, theta, index = 5, 3, [1.0, -0.5, 7.0], [0, 1, 1, 0, 1]
     yield "index in the file: " + files.stored(index, "I32").hex(" ", 4)
@@ -145,7 +156,9 @@ def fingerprints():
     yield f"          begins {contents_fingerprint(['w'], lambda name: weight)}"
 
 
-EXAMPLES = [keys, mix, rounds, permutation, large, uniform, values, start, fold, file, table, fingerprints, streams]
+EXAMPLES = [
+    keys, mix, rounds, permutation, large, uniform, values, start, delta, fold, file, table, fingerprints, streams,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.__name__)

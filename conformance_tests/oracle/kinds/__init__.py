@@ -5,6 +5,8 @@
 ``own(p, segments)``              where it has tensors in the file beside θ: name → (dtype, length, end of an index)
 ``dim(p, segments)``              d, where it follows; ``dims``, the least and the most, where it is free
 
+``WHOLE``                         where true: segments may be of rank 0
+
 and either ``index(p, segments, i)``, for a kind with one column a row, or
 
 ``EXACT``                         whether every entry has the same bits everywhere
