@@ -14,6 +14,7 @@ from unilora_spec.serialization import replacing
 from . import hostile
 from .judge import packed
 from .oracle import arithmetic, family, files
+from .oracle.kinds import LAYERED, PROGRAMS
 
 FOLDER = Path(unilora_spec.__file__).parent / "vectors"
 LARGEST_FILE = 4000  # bytes of a hostile file; longer ones are the suite's alone
@@ -22,7 +23,7 @@ NOTES = {
     "edge": "At a limit, or where one more or less changes the way.",
     "large": "Numbers above 32 bits: arithmetic of 32 bits, or of doubles where SPEC 1.4 says no, shows here.",
     "invalid": "To be refused.",
-    "optional": "Of kind `table`, which an implementation may lack; then rule 9.1 refuses it.",
+    "optional": "Of a kind that an implementation may lack; then rule 9.1 refuses it.",
 }
 
 
@@ -323,9 +324,48 @@ def base():
         yield vector("10.3", comment, "merge", refused=["10.3"], file=hostile.TINY, weights=given)
 
 
+LAYERS = [
+    {"name": "layer.0.q", "out": 2, "in": 3, "rank": 2},
+    {"name": "head", "out": 1, "in": 2, "rank": 4},
+    {"name": "layer.1.q", "out": 2, "in": 3, "rank": 2},
+    {"name": "layer.0.v", "out": 3, "in": 1, "rank": 2},
+]
+"""Of different shapes and ranks; one layer does not stand together, and one has no number."""
+DIMS = {"layerwise": 9}
+"""d of the kinds where it is free."""
+
+
+def family_of_lora():
+    for kind, of_kind in LAYERED.items():
+        p = projection(kind, 0, sum(map(files.size, LAYERS))) | {"layers": files.fold(LAYERS)}
+        p |= {name: most for name, (_, most) in of_kind.OPTIONS.items()}
+        p["d"] = DIMS[kind] if kind in DIMS else of_kind.dim(p, LAYERS)
+        theta = [float(j % 5 - 2) for j in range(p["d"])]
+        fields = {"projection": p, "start": 0, "stop": p["D"], "flags": ("optional",)}
+        answer = {"theta_D": family.expand(p, theta)[0]}
+        yield vector(of_kind.RULE, f"{kind}: all of θ_D", "expand", answer, theta=theta, **fields)
+        if hasattr(of_kind, "start"):
+            bound = () if kind in PROGRAMS else (0.02,)
+            answer = {"theta": of_kind.start(p, LAYERS, *bound)}
+            start = {"projection": p, "bound": 0.02, "flags": ("optional",)}
+            yield vector(of_kind.RULE, f"{kind}: the start", "initial", answer, **start)
+        if kind not in PROGRAMS:
+            index = of_kind.index(p, LAYERS)
+            yield vector(of_kind.RULE, f"{kind}: all rows", "index", {"index": index}, **fields)
+            columns = [[i for i, column in enumerate(index) if column == j] for j in range(p["d"])]
+            answer = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
+            fields["stop"] = p["d"]
+            yield vector(of_kind.RULE, f"{kind}: all columns", "members", answer, **fields)
+            for number, wrong in enumerate(of_kind.wrong(p, LAYERS)[:2], 1):
+                fields |= {"projection": wrong, "stop": 1}
+                yield vector(
+                    of_kind.RULE, f"{kind}: to be refused, {number}", "index", refused=[of_kind.RULE], **fields
+                )
+
+
 FILES = {
     "1-limits": limits, "2-keys": keys, "3-mixing": mixing, "4-balanced": balanced, "5-uniform": uniform, "6-values": values,
-    "7-layer-map": layer_map, "8-file": file, "9-kinds": kinds, "10-base": base,
+    "7-layer-map": layer_map, "8-file": file, "9-kinds": kinds, "10-base": base, "11-family": family_of_lora,
 }  # fmt: skip
 
 
