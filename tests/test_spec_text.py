@@ -8,6 +8,8 @@ import pytest
 
 import unilora_spec
 from conformance_tests.oracle import arithmetic, files
+from conformance_tests.oracle.family import Rounded
+from conformance_tests.oracle.kinds import fastfood as of_fastfood
 from unilora_spec import Adapter, LayerMap, Projection, Segment, contents_fingerprint, structure_fingerprint
 from unilora_spec.canonical_json import encode as to_json
 from unilora_spec.layer_map import _fold_runs, _fold_stacks
@@ -120,6 +122,16 @@ def streams():
     yield f"seed 42, u_1(0) = {arithmetic.uniform(42, 1, 0):.9g}, g_1(0) = {arithmetic.normal(42, 1, 0):.9g}"
 
 
+def fastfood():
+    p, theta = {"kind": "fastfood", "seed": "42", "d": 3, "D": 10}, (1.0, -0.5, 0.25)
+    for k in range(3):
+        b, order, g = of_fastfood.frozen(42, 10, 3, k)
+        yield f"block {k}: b = {', '.join(f'{x:g}' for x in b)}; π = {', '.join(map(str, order))}"
+        yield "  g · S = " + ", ".join(f"{x:.9g}" for x in g)
+        entries = of_fastfood.block(p, k, [Rounded(x) for x in theta], Rounded)[: 10 - 4 * k]
+        yield f"  θ_D[{4 * k} …] = " + ", ".join(f"{x:.9g} = {bits(x)}" for x in entries)
+
+
 def table():
     D, d, theta, index = 5, 3, [1.0, -0.5, 7.0], [0, 1, 1, 0, 1]
     yield "index in the file: " + files.stored(index, "I32").hex(" ", 4)
@@ -145,7 +157,9 @@ def fingerprints():
     yield f"          begins {contents_fingerprint(['w'], lambda name: weight)}"
 
 
-EXAMPLES = [keys, mix, rounds, permutation, large, uniform, values, start, fold, file, table, fingerprints, streams]
+EXAMPLES = [
+    keys, mix, rounds, permutation, large, uniform, values, start, fold, file, table, fingerprints, streams, fastfood,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.__name__)

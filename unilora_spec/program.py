@@ -81,13 +81,27 @@ def frozen(shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> Value:
     return Value("frozen", shape, how=make)
 
 
-def run(value: Value, leaf: Callable[[Value], object], made: dict):
-    """What a value is, where ``leaf`` gives the ranges of θ and the frozen arrays: NumPy's or torch's. ``made`` keeps what has
-    been made, so that what two values share is made once."""
-    if value not in made:
-        of_inputs = [run(each, leaf, made) for each in value.inputs]
-        made[value] = OPERATIONS[value.op](value.how, *of_inputs) if value.inputs else leaf(value)
-    return made[value]
+def under(value: Value) -> list[Value]:
+    """All that a value is made of, itself last: each once, and after its inputs."""
+    found = {}
+
+    def visit(each):
+        if each not in found:
+            for of_input in each.inputs:
+                visit(of_input)
+            found[each] = None
+
+    visit(value)
+    return list(found)
+
+
+def run(value: Value, leaf: Callable[[Value], object]) -> dict:
+    """The array of each value that ``value`` is made of, itself last, where ``leaf`` gives the ranges of θ and the frozen arrays:
+    NumPy's or torch's."""
+    made = {}
+    for each in under(value):
+        made[each] = OPERATIONS[each.op](each.how, *[made[x] for x in each.inputs]) if each.inputs else leaf(each)
+    return made
 
 
 class Start(NamedTuple):
@@ -107,7 +121,7 @@ class Range(NamedTuple):
 
 
 class Program(Projection):
-    """A kind whose θ_D is made of ``Value``s, from named ranges of θ; d follows from the layer map (SPEC 11.1).
+    """A kind whose θ_D is made of ``Value``s, from named ranges of θ; d follows from the layer map, unless it is free (SPEC 11.1).
 
     ``exact``  whether each entry is the same bits everywhere, as it is without products of matrices (SPEC 11.3)
     """
@@ -117,25 +131,31 @@ class Program(Projection):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.d != (needed := self.dim(self.layer_map, **self.options)):
+        given = self.options
+        if self.d_is_free:
+            given = given | {"d": self.d}
+        elif self.d != (needed := self.dim(self.layer_map, **self.options)):
             raise LimitError(f"d is {self.d}; kind {self.kind} has {needed} numbers for this layer map", "11.1")
         self._offsets, end = {}, 0
-        for name, shape, start in self.layout(self.layer_map, **self.options):
+        for name, shape, start in self.layout(self.layer_map, **given):
             self._offsets[name] = end, shape, start
             end += math.prod(shape)
 
     @classmethod
     def dim(cls, layer_map, **options):
+        if cls.d_is_free:
+            return super().dim(layer_map, **options)
         return sum(math.prod(shape) for _, shape, _ in cls.layout(layer_map, **options))
 
     @classmethod
     def largest_dim(cls, D):
-        return MAX_DIM  # what all segments share can be more than one of them has
+        # What follows from the layer map may exceed D: what all segments share can be more than one of them has.
+        return super().largest_dim(D) if cls.d_is_free else MAX_DIM
 
     @classmethod
     @abstractmethod
     def layout(cls, layer_map: LayerMap, **options: int) -> Iterator[Range]:
-        """The ranges of θ in order."""
+        """The ranges of θ in order. Where d is free, it is one of ``options``."""
 
     @abstractmethod
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, Value]]:
@@ -153,7 +173,7 @@ class Program(Projection):
         result = np.empty(stop - start, dtype=np.float32)
         for first, value in self.pieces(start, stop):
             ours, its = _overlap(start, stop, first, value.shape[0])
-            result[ours] = run(value, lambda leaf: _leaf(leaf, theta), {})[its]
+            result[ours] = run(value, lambda leaf: _leaf(leaf, theta))[value][its]
         return result
 
     def adjoint(self, g, start=0, theta=None):
@@ -163,8 +183,7 @@ class Program(Projection):
         total = np.zeros(self.d)
         for first, value in self.pieces(start, stop):
             ours, its = _overlap(start, stop, first, value.shape[0])
-            arrays = {}
-            run(value, lambda leaf: _leaf(leaf, theta), arrays)
+            arrays = run(value, lambda leaf: _leaf(leaf, theta))
             of_value = np.zeros(value.shape)
             of_value[its] = g[ours]
             _add_gradient(value, of_value, arrays, total)
@@ -252,11 +271,16 @@ _ADJOINTS = {
 
 
 def _add_gradient(value: Value, g, arrays, total):
-    """Adds to ``total`` what a gradient of ``value`` is for θ. ``arrays`` are those of all values under it."""
-    if value.op == "theta":
-        total[value.how : value.how + g.size] += g.ravel()
-    elif value.op != "frozen":
-        inputs = [arrays[each] for each in value.inputs]
-        for each, of_input in zip(value.inputs, _ADJOINTS[value.op](value.how, g, *inputs)):
-            if of_input is not None:
-                _add_gradient(each, of_input, arrays, total)
+    """Adds to ``total`` what a gradient of ``value`` is for θ. ``arrays`` are those of all values under it, as ``run`` gives them."""
+    gradients = {value: g}
+    for each in reversed(arrays):
+        g = gradients.pop(each, None)
+        if g is None or each.op == "frozen":
+            continue
+        if each.op == "theta":
+            total[each.how : each.how + g.size] += g.ravel()
+            continue
+        inputs = [arrays[x] for x in each.inputs]
+        for x, of_x in zip(each.inputs, _ADJOINTS[each.op](each.how, g, *inputs)):
+            if of_x is not None:
+                gradients[x] = gradients[x] + of_x if x in gradients else of_x

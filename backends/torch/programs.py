@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from unilora_spec.program import Program, Value, run
+from unilora_spec.program import Program, Value, run, under
 
 
 class Frozen:
@@ -17,14 +17,9 @@ class Frozen:
         self.projection, self.device = projection, torch.device(device)
         self.pieces = list(projection.pieces(0, projection.D))
         self.arrays: dict[Value, Tensor] = {}
-        for _, value in self.pieces:
-            self._hold(value)
-
-    def _hold(self, value):
-        if value.op == "frozen" and value not in self.arrays:
-            self.arrays[value] = torch.from_numpy(value.array).to(self.device)
-        for each in value.inputs:
-            self._hold(each)
+        for each in (each for _, value in self.pieces for each in under(value)):
+            if each.op == "frozen" and each not in self.arrays:
+                self.arrays[each] = torch.from_numpy(each.array).to(self.device)
 
     def __reduce__(self):
         return Frozen, (self.projection, self.device)
@@ -35,9 +30,12 @@ class Frozen:
 
     def expand(self, theta: Tensor, dtype=torch.float32) -> Tensor:
         """θ_D as ``dtype``[D] of θ, float[d]: in float32, and rounded once where ``dtype`` is of less precision."""
-        theta, made = theta.float(), dict(self.arrays)
+        theta = theta.float()
 
         def leaf(value):
+            if value.op == "frozen":
+                return self.arrays[value]
             return theta[value.how : value.how + math.prod(value.shape)].view(value.shape)
 
-        return torch.cat([run(value, leaf, made) for _, value in self.pieces]).to(dtype)
+        # Each piece is a program of its own, so that what is made on its way goes when it ends.
+        return torch.cat([run(value, leaf)[value] for _, value in self.pieces]).to(dtype)
