@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ class Frozen:
         number = {value: i for i, value in enumerate(steps)}
         # By numbers alone, which is what a compiler can follow.
         self.steps = [(step.op, step.how, step.shape, [number[each] for each in step.inputs]) for step in steps]
-        self.arrays = {number[step]: torch.from_numpy(step.array).to(device) for step in steps if step.op == "frozen"}
+        self.arrays = {number[step]: _tensor(step.array).to(device) for step in steps if step.op == "frozen"}
         self.pieces = [number[value] for value in values]
 
     def __reduce__(self):
@@ -41,3 +42,7 @@ class Frozen:
             else:
                 made.append(OPERATIONS[op](how, *[made[i] for i in inputs]))
         return torch.cat([made[i] for i in self.pieces]).to(dtype)
+
+
+def _tensor(array) -> Tensor:
+    return torch.from_numpy(np.require(array, requirements="W"))  # torch has no tensor that cannot be written to
