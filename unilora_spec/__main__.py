@@ -54,7 +54,9 @@ def show_inspect(report: dict) -> list[str]:
     lines.append(f"  theta       {t['dtype']}, rms {t['rms']:.4g}, mean {t['mean']:.4g}, largest {t['largest']:.4g}")
     for name, tensor in report.get("tensors", {}).items():
         size = f"{tensor['bytes']:,} bytes"
-        lines.append(f"  {name:11} {tensor['dtype']} {tensor['shape']}, {size}, stored in the file, not computed from the seed")
+        lines.append(
+            f"  {name:11} {tensor['dtype']} {tensor['shape']}, {size}, stored in the file, not computed from the seed"
+        )
     lines.append(
         f"  layers      {report['segments']} segments, alpha {report['alpha']:g} ({report.get('scaling', 'lora')})"
     )
@@ -68,7 +70,8 @@ def show_inspect(report: dict) -> list[str]:
                 place.append(f"index {i[0]}…{i[1] - 1}" if isinstance(i, list) else f"index {i}")
             place += ["transposed"] if segment.get("transposed") else []
             where = f" ({', '.join(place)})" if place else ""
-            lines.append(f"    {name}{where}: {segment['out']} × {segment['in']}, rank {segment['rank']}")
+            rank = f"rank {segment['rank']}" if segment["rank"] else "ΔW itself"
+            lines.append(f"    {name}{where}: {segment['out']} × {segment['in']}, {rank}")
     if base := report.get("base"):
         lines.append(f"  base        {base['name']}" + (f" ({base['architecture']})" if "architecture" in base else ""))
         if "labels" in base:

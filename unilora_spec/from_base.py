@@ -70,7 +70,9 @@ class FromBase(Factored):
         rows, columns, rank = segment.out_features, segment.in_features, segment.rank
         matrix, most = segment.matrix(weight).astype(np.float64), min(rows, columns)
         if not np.isfinite(matrix).all():
-            raise LayerMapError(f"{segment.name} holds NaN or infinity; kind {cls.kind} begins with its values", cls.rule)
+            raise LayerMapError(
+                f"{segment.name} holds NaN or infinity; kind {cls.kind} begins with its values", cls.rule
+            )
         if rank <= most:
             U, S, Vt = singular_vectors(matrix, rank)
             most = np.count_nonzero(S > S.max(initial=0) * max(rows, columns) * 2.0**-23)

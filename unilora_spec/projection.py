@@ -26,7 +26,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from .errors import KindError, LimitError
-from .permutation import check_D, keys, mix
+from .permutation import check_D, in_blocks, keys, mix
 
 MAX_DIM = 2**31 - 1
 KINDS: dict[str, type["Projection"]] = {}
@@ -195,8 +195,11 @@ class Projection(ABC):
 
     def normal(self, stream: int, start: int, stop: int) -> np.ndarray:
         """Numbers of a stream, nearly normal with mean 0 and variance 1: sums of twelve, float64 (SPEC 11.2)."""
-        h = self.hashes(stream, 12 * start, 12 * stop).reshape(-1, 12)
-        return h.sum(axis=1, dtype=np.uint64) / 2.0**32 - 6
+        result = np.empty(stop - start)
+        for i, end in in_blocks(start, stop):
+            h = self.hashes(stream, 12 * i, 12 * end).reshape(-1, 12)
+            result[i - start : end - start] = h.sum(axis=1, dtype=np.uint64) / 2.0**32 - 6
+        return result
 
     @staticmethod
     def vector(value, length: int, name: str) -> np.ndarray:
