@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from conformance_tests import hostile
 from conformance_tests.hostile import FOLDINGS
-from conformance_tests.oracle import arithmetic, files
+from conformance_tests.judge import differs
+from conformance_tests.oracle import family, files
 from conformance_tests.rules import check
 from conformance_tests.spelling import canonical, descriptions, rounded, spelled
-from conformance_tests.strategies import adapters, layer_maps, seeds, segments_of
+from conformance_tests.strategies import adapters, layer_maps, moderate, seeds, segments_of
 
 LAYER_MAPS = [case for case in hostile.CASES if case.flag == "layer map"]
 
@@ -106,8 +107,6 @@ def test_folding_of_stacks(judge):
 
 # Delta weights and merging: numbers of moderate size, so that nothing overflows and the bounds are short.
 
-moderate = st.sampled_from([0.0, 1.0, -0.5]) | st.floats(-64, 64, width=16, allow_subnormal=False)
-
 
 @st.composite
 def small_adapters(draw, kinds, **options):
@@ -120,31 +119,35 @@ def small_adapters(draw, kinds, **options):
 
 
 def parts(description, tensors):
-    """Each segment and its part of θ_D, by the oracle."""
-    p = description["projection"] | ({"index": tensors["index"]["index"]} if "index" in tensors else {})
-    theta_D = arithmetic.expand(*arithmetic.of(p), tensors["theta"]["values"])
+    """Each segment and its part of θ_D, by the oracle: the numbers in float64, and how far off each may be, 0 where its bits
+    are fixed."""
+    p = description["projection"] | {"layers": description["layers"]}
+    p |= {name: files.numbers(tensors[name]) for name in ("index", "frozen") if name in tensors}
+    theta_D = np.array(family.expand(p, tensors["theta"]["values"]))
     at = 0
     for s in description["layers"]:
-        yield s, theta_D[at : at + files.size(s)]
+        yield s, theta_D[:, at : at + files.size(s)]
         at += files.size(s)
 
 
 def factors(s, part):
-    """A and B of a segment as float32; of rank 0 they have no entries."""
+    """A and B of a segment, each with how far off it may be; of rank 0 they have no entries."""
     middle = s["rank"] * s["in"]
-    A, B = (part[:middle], part[middle:]) if s["rank"] else ([], [])
-    return np.array(A, np.float32).reshape(s["rank"], s["in"]), np.array(B, np.float32).reshape(s["out"], s["rank"])
+    A, B = (part[:, :middle], part[:, middle:]) if s["rank"] else (part[:, :0], part[:, :0])
+    return A.reshape(2, s["rank"], s["in"]), B.reshape(2, s["out"], s["rank"])
 
 
 def delta_weight(description, s, part):
     """ΔW in float64, and how far off float32 may be. With factors, r products and sums, s, and the product with s are each
-    rounded with at most 2^-24, and twice that is allowed; 2^-126 covers what is below the normal range. Of rank 0 not at all."""
+    rounded with at most 2^-24, and twice that is allowed; 2^-126 covers what is below the normal range. What A and B
+    themselves may be off comes on top. Of rank 0 not at all: such a segment has a kind whose bits are fixed."""
     scale = files.factor_scale(description, s)
     if s["rank"] == 0:
-        delta = np.array(files.delta(scale, part)).reshape(s["out"], s["in"])
+        delta = np.array(files.delta(scale, part[0])).reshape(s["out"], s["in"])
         return delta, np.zeros_like(delta)
-    A, B = (factor.astype(np.float64) for factor in factors(s, part))
-    return scale * (B @ A), (s["rank"] + 2) * 2**-23 * scale * (abs(B) @ abs(A)) + 2.0**-126
+    (A, of_A), (B, of_B) = factors(s, part)
+    rounding = (s["rank"] + 2) * 2**-23 * scale * ((abs(B) + of_B) @ (abs(A) + of_A)) + 2.0**-126
+    return scale * (B @ A), rounding + scale * (of_B @ abs(A) + abs(B) @ of_A + of_B @ of_A)
 
 
 @check("7.2", "7.7", needs="delta_weight")
@@ -156,9 +159,15 @@ def test_delta_weight(judge, data):
     k = data.draw(st.integers(0, len(description["layers"]) - 1))
     s, part = list(parts(description, tensors))[k]
     fields = {"file": canonical(description, tensors), "segment": k}
-    A, B = factors(s, part)
+    answer = judge.ask("delta_weight", **fields)
+    for name, (exact, bound) in zip("AB", factors(s, part)):
+        if bound.any():
+            within(judge, name, answer.get(name), exact, bound, "delta_weight", fields)
+        elif fault := differs(name, answer.get(name, []), exact):
+            judge.fail(fault, "delta_weight", fields)
     delta, bound = delta_weight(description, s, part)
-    answer = judge.gives({"A": A, "B": B} | ({} if s["rank"] else {"delta": delta}), "delta_weight", **fields)
+    if s["rank"] == 0 and (fault := differs("delta", answer.get("delta", []), delta)):
+        judge.fail(fault, "delta_weight", fields)
     within(judge, "delta", answer.get("delta"), delta, bound, "delta_weight", fields)
 
 
