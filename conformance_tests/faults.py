@@ -189,7 +189,23 @@ FAULTS = [
         ("a product's adjoint without its transpose", "11.4", "g @ y.T, x.T @ g", "g @ y, x.T @ g"),
     ),
     *_in(
+        "parts.py",
+        ("a part's seed with its halves exchanged", "11.13", "high << 32 | low", "low << 32 | high"),
+        ("parts dealt by the seed of the file", "11.13", "high << 32 | low", "self.seed"),
+        ("parts keyed from K_8 on", "11.13", "len(self._sizes))[10:]", "len(self._sizes))[8:]"),
+        ("columns of each part from 0", "11.13", "self._first[part] + self._permutation(part)(", "self._permutation(part)("),
+        ("n_j off by one in a part", "11.13", "< size % dim)", "<= size % dim)"),
+    ),
+    *_in(
+        "kinds/layerwise.py",
+        ("a layer's columns rounded up", "11.13", "self.d * end // self.D", "-(-self.d * end // self.D)"),
+        ("a layer's share in float64", "11.13", "self.d * end // self.D", "int(self.d * (end / self.D))"),
+        ("a layer without a column", "11.13", "if dim == 0:", "if dim < 0:"),
+        ("a layer's entries from 0 in each segment", "11.13", "entries[part] = entry + segment.size", "entries[part] = 0"),
+    ),
+    *_in(
         "layer_map.py",
+        ("a layer by its last number", "11.13", "next(numbers, len(parts))", "max(numbers, default=len(parts))"),
         ("A and B exchanged", "7.2", "A = theta_D[:split].reshape(self.rank, self.in_features)\n        return A, theta_D[split:].reshape(self.out_features, self.rank)",
          "split = self.rank * self.out_features\n        B = theta_D[:split].reshape(self.out_features, self.rank)\n        return theta_D[split:].reshape(self.rank, self.in_features), B"),
         ("A column by column", "7.2", "theta_D[:split].reshape(self.rank, self.in_features)", "theta_D[:split].reshape(self.in_features, self.rank).T"),

@@ -41,8 +41,7 @@ def projections(draw, kind, sizes=sizes, largest_d=2**31 - 1):
     """The object `projection`: d is 1, D, a divisor of D or of D − 1, or anything. With kind `table` it has its `index`, with
     those that are layered, whose D is small, `layers` and what else they have."""
     if kind in LAYERED:
-        segments = draw(layer_maps_for(kind))
-        p, own = draw(layered(kind, segments))
+        p, segments, own = draw(layered(kind, draw(layer_maps_for(kind))))
         return p | {
             "layers": files.fold(segments),
             **{name: tensor[field_of(tensor["dtype"])] for name, tensor in own.items()},
@@ -63,17 +62,19 @@ def projections(draw, kind, sizes=sizes, largest_d=2**31 - 1):
 
 @st.composite
 def layered(draw, kind, segments):
-    """The object `projection` of a file whose layer map is ``segments``, and the kind's tensors."""
+    """The object `projection` of a file whose layer map is ``segments``, or one that suits the kind, this, and the kind's tensors."""
     of_kind = LAYERED[kind]
-    p = {"kind": kind, "seed": str(draw(seeds)), "D": sum(map(files.size, segments))}
+    p = {"kind": kind, "seed": str(draw(seeds))}
     p |= {name: draw(st.integers(*limits)) for name, limits in of_kind.OPTIONS.items()}
-    p["d"] = of_kind.dim(p, segments) if hasattr(of_kind, "dim") else draw(st.integers(*of_kind.dims(p, segments)))
+    segments = of_kind.fitting(p, segments) if hasattr(of_kind, "fitting") else segments
+    p["D"] = sum(map(files.size, segments))
+    p["d"] = of_kind.dim(p, segments) if hasattr(of_kind, "dim") else draw(st.sampled_from(of_kind.dims(p, segments)))
     own = {}
     tensors = of_kind.own(p, segments) if hasattr(of_kind, "own") else {}
     for name, (dtype, length, end) in tensors.items():
         numbers = draw(tables(length, end) if dtype == "I32" else vectors(length, moderate))
         own[name] = {"dtype": dtype, "shape": [length], field_of(dtype): numbers}
-    return p, own
+    return p, segments, own
 
 
 def tables(D, d):
@@ -195,7 +196,7 @@ def adapters(draw, kinds, base=None):
     segments = draw(layer_maps_for(kind))
     D, own = sum(map(files.size, segments)), {}
     if kind in LAYERED:
-        projection, own = draw(layered(kind, segments))
+        projection, segments, own = draw(layered(kind, segments))
     else:
         projection = draw(projections(kind, sizes=st.just(D), largest_d=D))
     if kind not in ("identity", *LAYERED):

@@ -343,7 +343,11 @@ def layered(kind):
     p = projection(kind, 0, sum(map(files.size, FAMILY))) | {
         name: least for name, (least, _) in of_kind.OPTIONS.items()
     }
-    p["d"] = of_kind.dim(p, FAMILY) if hasattr(of_kind, "dim") else sum(of_kind.dims(p, FAMILY)) // 2
+    if hasattr(of_kind, "dim"):
+        p["d"] = of_kind.dim(p, FAMILY)
+    else:
+        possible = of_kind.dims(p, FAMILY)
+        p["d"] = possible[len(possible) // 2]
     for name, (dtype, length, end) in of_kind.own(p, FAMILY).items() if hasattr(of_kind, "own") else ():
         p[name] = [5 * i % end for i in range(length)] if dtype == "I32" else whole_numbers(length)
     return p | {"layers": files.fold(FAMILY)}
@@ -355,11 +359,14 @@ def family_kinds():
         p, rule = layered(kind), of_kind.RULE
         fields, rows = {"projection": p, "flags": ("optional",)}, {"start": 0, "stop": p["D"]}
         if kind not in PROGRAMS:
-            index = [of_kind.index(p, FAMILY, i) for i in range(p["D"])]
+            index = of_kind.index(p, FAMILY)
             yield vector(rule, f"{kind}: all rows", "index", {"index": index}, **rows, **fields)
             columns = [[i for i in range(p["D"]) if index[i] == j] for j in range(p["d"])]
             expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
             yield vector(rule, f"{kind}: all columns", "members", expected, start=0, stop=p["d"], **fields)
+            for wrong in of_kind.wrong(p, FAMILY)[:2]:
+                fields |= {"projection": wrong, "start": 0, "stop": 1}
+                yield vector(rule, f"{kind}: to be refused", "index", refused=[rule], **fields)
             continue
         theta = whole_numbers(p["d"])
         thirds = [arithmetic.f32(x / 3) for x in theta] if of_kind.EXACT else theta

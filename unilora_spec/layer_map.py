@@ -20,6 +20,7 @@ SCALINGS = {
     "rslora": lambda alpha, rank: alpha / math.sqrt(rank or 1),
 }
 MAX_NUMBERS = 8  # of a name, that a run of layers may count: bounds the work of folding
+_NUMBER = re.compile("0|[1-9][0-9]{0,8}")  # that part of a name is one (SPEC 7.9)
 ALPHA_RANGE = (1e-4, 2.0**20)  # within it every language prints a double's shortest decimal without an exponent
 
 
@@ -59,6 +60,13 @@ class Segment:
                 raise LayerMapError(f"{field} of {self.name} is {value!r:.40}; give a whole number from {least}", "7.2")
         if type(self.transposed) is not bool:
             raise LayerMapError(f"transposed of {self.name} is {self.transposed!r:.40}; give true or false", "7.2")
+
+    @property
+    def layer(self) -> str:
+        """The head of its name with the first number in it, such as encoder.layer.3; the whole name where none is (SPEC 7.9)."""
+        parts = self.name.split(".")
+        numbers = (at for at, part in enumerate(parts) if _NUMBER.fullmatch(part))
+        return ".".join(parts[: next(numbers, len(parts)) + 1])
 
     @property
     def size(self) -> int:
@@ -289,7 +297,7 @@ def _run_at(entries, at, ends):
     prefix, numbers = "", 0
     for part in entries[at]["name"].split("."):
         head = prefix + part
-        if numbers < MAX_NUMBERS and re.fullmatch("0|[1-9][0-9]{0,8}", part):
+        if numbers < MAX_NUMBERS and _NUMBER.fullmatch(part):
             numbers += 1
             if head not in ends:
                 others = (k for k in range(at, len(entries)) if _after(entries[k]["name"], head) is None)
