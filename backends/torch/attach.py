@@ -18,6 +18,7 @@ from unilora_spec import (
     LayerMapError,
     Projection,
 )
+from unilora_spec.adapter import check_fit
 
 from .expansion import storage_of
 from .sites import delta_weight
@@ -33,7 +34,7 @@ def attach(
     rank: int = 4,
     d: int | None = None,
     seed: int = 0,
-    targets: str | Sequence[str] = ("query", "value"),
+    targets: str | Sequence[str] | LayerMap = ("query", "value"),
     *,
     ranks: Mapping[str, int] | None = None,
     alpha: float | None = None,
@@ -48,7 +49,8 @@ def attach(
     rank            LoRA's r, for every target; ``ranks`` sets others: {"query": 8}
     d               the length of θ, 1 … D (kind "identity", plain LoRA: D, which is the default there)
     seed            0 … 2^64 − 1: P and the initial θ follow from it
-    targets         ends of module names, or regular expressions; see ``plan``
+    targets         ends of module names, or regular expressions; see ``plan``. Or the layer map that a plan has made of the
+                    model already: rank, ranks, alpha and scaling are its own then
     alpha           the delta weight is alpha / rank · B·A; by default alpha is ``rank``
     train_in_full   ends of names of modules or parameters trained beside θ (a new classification head)
     bound           the initial θ is uniform in ±bound
@@ -66,7 +68,11 @@ def attach(
     """
     if hasattr(model, "unilora"):
         raise LayerMapError("the model has an adapter already; call model.detach() or model.merge() first")
-    layer_map = plan(model, targets, rank, ranks, alpha, scaling)
+    if isinstance(targets, LayerMap):
+        layer_map = targets
+        check_fit(layer_map, {candidate.weight: candidate.shape for candidate in candidates(model)})
+    else:
+        layer_map = plan(model, targets, rank, ranks, alpha, scaling)
     if d is None and kind != "identity":
         raise LayerMapError(f"d is missing; give the length of theta, from 1 to D = {layer_map.D}")
     projection = Projection(kind=kind, D=layer_map.D, d=layer_map.D if d is None else d, seed=seed)
@@ -86,6 +92,11 @@ def load_adapter(model: nn.Module, path) -> nn.Module:
         _check_base(model, adapter)
     except unilora_spec.UniLoraError as error:
         raise error.within(path) from None
+    return put(model, adapter)
+
+
+def put(model: nn.Module, adapter: Adapter) -> nn.Module:
+    """Puts an adapter that fits ``model`` on it, in place of one that may be there, and returns the model."""
     attached = getattr(model, "unilora", None)
     if attached and (attached.projection, attached.layer_map) == (adapter.projection, adapter.layer_map):
         attached.restore()
