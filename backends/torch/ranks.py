@@ -4,7 +4,6 @@
 zero-cost proxy, one backward pass without a step, holds for the most important. Both make an ordinary layer map, for any kind.
 """
 
-import inspect
 import math
 import os
 from collections import defaultdict
@@ -44,9 +43,8 @@ def ranked(model: nn.Module, settings: AdapterSettings, batches: Iterable[dict] 
         budget = sum(ranks)
     elif planner == "hetero":
         scores = hetero(_placed(model), layer_map, batches, settings.proxy)
-        ranks = spread(
-            scores, budget, [min(segment.out_features, segment.in_features) for segment in layer_map.segments]
-        )
+        most = [min(segment.out_features, segment.in_features) for segment in layer_map.segments]
+        ranks = spread(scores, budget, most)
         seen = [{"score": score} for score in scores]
     targets = [
         {"target": _label(segment), "rank": rank, **figures}
@@ -84,7 +82,9 @@ def two_nn(points: torch.Tensor) -> float:
     """
     points = torch.unique(points.double(), dim=0)
     if len(points) < 10:
-        raise UniLoraError(f"an intrinsic dimension needs more than {len(points)} different texts; give more rows")
+        raise UniLoraError(
+            f"an intrinsic dimension needs more than {len(points)} different texts; give more rows to --data"
+        )
     points = points - points.mean(0)  # cdist takes differences of squares: the smaller they are, the less they cancel
     distances = torch.cdist(points, points).fill_diagonal_(math.inf)
     first, second = distances.topk(2, largest=False).values.T
@@ -131,6 +131,8 @@ def gelora(model: nn.Module, layer_map: LayerMap, batches: Iterable[dict]) -> tu
     finally:
         for handle in handles:
             handle.remove()
+    if idle := [name for name in layers if f"{name}'s input" not in points]:
+        raise UniLoraError(f"--ranks gelora: {idle[0]} has no part in the model's forward; leave it out of --targets")
     dimensions = {name: two_nn(torch.cat(states)) for name, states in points.items()}
     ranks, figures = [], []
     for segment, name in zip(layer_map.segments, layers):
@@ -183,14 +185,21 @@ def hetero(model: nn.Module, layer_map: LayerMap, batches: Iterable[dict], proxy
                 f"--ranks hetero takes gradients of {name}, which is quantized; plan on the unquantized base"
             )
     if proxy == "synflow":
-        gradients = of_flow(model, names, _flow_inputs(model, batches))
+        try:
+            gradients = of_flow(model, names, _flow_inputs(model, batches))
+        except Exception as error:  # each model has its own for embeddings and dtypes that it cannot take
+            reason = str(error).strip().split("\n")[0]
+            raise UniLoraError(
+                f"--proxy synflow: {type(model).__name__} cannot run on embeddings in float64: {reason}; give another one"
+            ) from error
     else:
         gradients = of_loss(model, names, batches)
     score = {"grad-norm": gradient_norm, "snip": snip, "synflow": synflow}[proxy]
-    return [
-        score(segment.part(model.get_parameter(segment.name).detach().float()), segment.part(gradients[segment.name]))
-        for segment in layer_map.segments
-    ]
+    weights = {name: model.get_parameter(name).detach().float() for name in names}
+    scores = [score(s.part(weights[s.name]), s.part(gradients[s.name])) for s in layer_map.segments]
+    if not any(scores):
+        raise UniLoraError(f"--proxy {proxy} is 0 for every target of {type(model).__name__}; give another one")
+    return scores
 
 
 def of_loss(model: nn.Module, names: Sequence[str], batches: Iterable[dict]) -> dict[str, torch.Tensor]:
@@ -198,9 +207,9 @@ def of_loss(model: nn.Module, names: Sequence[str], batches: Iterable[dict]) -> 
     weights = [model.get_parameter(name) for name in names]
     total = [torch.zeros(weight.shape, device=weight.device) for weight in weights]
     for batch in _on_device(model, batches):
-        for sum_, gradient in zip(total, torch.autograd.grad(model(**batch).loss, weights, allow_unused=True)):
-            if gradient is not None:
-                sum_ += gradient
+        for whole, part in zip(total, torch.autograd.grad(model(**batch).loss, weights, allow_unused=True)):
+            if part is not None:
+                whole += part
     return dict(zip(names, total))
 
 
@@ -216,10 +225,6 @@ def of_flow(model: nn.Module, names: Sequence[str], inputs: dict) -> dict[str, t
 
 def _flow_inputs(model, batches):
     """Ones in place of the first batch's embedded tokens, as HeteroLoRA feeds them."""
-    if "inputs_embeds" not in inspect.signature(model.forward).parameters:
-        raise UniLoraError(
-            f"--proxy synflow feeds embeddings, which {type(model).__name__} does not take; give another one"
-        )
     batch = next(iter(_on_device(model, batches)))
     width = model.get_input_embeddings().embedding_dim
     ones = torch.ones(*batch["input_ids"].shape, width, dtype=torch.float64, device=batch["input_ids"].device)
