@@ -19,6 +19,7 @@ from unilora_spec import (
     LayerMapError,
     Projection,
 )
+from unilora_spec.adapter import check_fit
 
 from .expansion import storage_of
 from .sites import delta_weight
@@ -34,7 +35,7 @@ def attach(
     rank: int = 4,
     d: int | None = None,
     seed: int = 0,
-    targets: str | Sequence[str] = ("query", "value"),
+    targets: str | Sequence[str] | LayerMap = ("query", "value"),
     *,
     ranks: Mapping[str, int] | None = None,
     alpha: float | None = None,
@@ -52,7 +53,8 @@ def attach(
                     the entries of the delta weight itself (GPart; with kind "identity", the target trained in full)
     d               the length of θ, 1 … D; of most kinds but "balanced" it follows from the layer map, and is left out
     seed            0 … 2^64 − 1: P and the initial θ follow from it
-    targets         ends of module names, or regular expressions; see ``plan``
+    targets         ends of module names, or regular expressions; see ``plan``. Or the layer map that a plan has made of the
+                    model already: rank, ranks, alpha and scaling are its own then
     alpha           the delta weight is alpha / rank · B·A, of rank 0 alpha times its entries; by default alpha is ``rank``,
                     or 1 where that is 0
     kind, options   the projection (SPEC 9.1), and whole numbers of its own by name: docs/family has a page for each
@@ -74,7 +76,11 @@ def attach(
     """
     if hasattr(model, "unilora"):
         raise LayerMapError("the model has an adapter already; call model.detach() or model.merge() first")
-    layer_map = plan(model, targets, rank, ranks, alpha, scaling)
+    if isinstance(targets, LayerMap):
+        layer_map = targets
+        check_fit(layer_map, {candidate.weight: candidate.shape for candidate in candidates(model)})
+    else:
+        layer_map = plan(model, targets, rank, ranks, alpha, scaling)
     total = len(layer_map.by_weight())
     read = _told(_values_of(model), total, progress)
     projection = Projection.of(layer_map, kind, d, seed, read, **(options or {}))
@@ -95,6 +101,11 @@ def load_adapter(model: nn.Module, path) -> nn.Module:
         _check_base(model, adapter)
     except unilora_spec.UniLoraError as error:
         raise error.within(path) from None
+    return put(model, adapter)
+
+
+def put(model: nn.Module, adapter: Adapter) -> nn.Module:
+    """Puts an adapter that fits ``model`` on it, in place of one that may be there, and returns the model."""
     attached = getattr(model, "unilora", None)
     if attached and (attached.projection, attached.layer_map) == (adapter.projection, adapter.layer_map):
         attached.restore()

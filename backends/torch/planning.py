@@ -21,10 +21,12 @@ from unilora_spec.command import printable
 from unilora_spec.projection import MAX_DIM, Gather, kind_named
 from unilora_spec.serialization import encoded_size
 
-from .settings import AdapterSettings
-from .targets import plan
+from .ranks import ranked
+from .settings import BEFORE, AdapterSettings
 
 CHOICES = [10**n for n in range(3, 10)]  # the d that are shown where none was given
+
+SHOWN, BAR = 256, 16  # targets of a plan of ranks, and the characters of the longest bar
 
 NOT_FOR_BUILDING = (
     "torch._dynamo",
@@ -33,15 +35,19 @@ NOT_FOR_BUILDING = (
 )  # what transformers' models import, and their constructors leave
 
 
-def planned(settings: AdapterSettings) -> dict:
+def planned(settings: AdapterSettings, progress: bool = False) -> dict:
     """What an adapter of these settings would be: base, layer map, D, and the bytes of all that grows with D or d.
 
     ``settings.base`` is a config.json or a folder that holds one. Without ``settings.dim`` the figures of some d stand
-    under "choices". ``bytes`` are those of the vector alone: parameters trained in full come on top. Raises
-    ``UniLoraError`` where base, targets or d are wrong.
+    under "choices". ``bytes`` are those of the vector alone: parameters trained in full come on top. Of a planner of ranks,
+    "ranks" is the report of ``ranks.ranked``; one that looks at the base needs its weights and ``PlanSettings``. Raises
+    ``UniLoraError`` where base, data, targets or d are wrong.
     """
-    model = skeleton(settings.base)
-    layer_map = plan(model, settings.targets, settings.rank, settings.ranks, settings.alpha, settings.scaling)
+    if settings.ranks in BEFORE:
+        model, layer_map, ranks = _looked_at(settings, progress)
+    else:
+        model = skeleton(settings.base)
+        layer_map, ranks = ranked(model, settings)
     of_kind, D, d = kind_named(settings.kind), layer_map.D, settings.dim
     options = of_kind.with_defaults(settings.options or {})
     if d is None and not of_kind.d_is_free:
@@ -67,6 +73,7 @@ def planned(settings: AdapterSettings) -> dict:
         },
         "segments": len(layer_map),
         "layers": layer_map.to_json(),
+        **({"ranks": ranks} if ranks else {}),
         "kind": settings.kind,
         "seed": settings.seed,
         "D": D,
@@ -86,6 +93,15 @@ def planned(settings: AdapterSettings) -> dict:
 def _zeros(dtype, length) -> np.ndarray:
     """A tensor's shape, in the memory of one number."""
     return np.broadcast_to(np.zeros((), {"F32": np.float32, "I32": np.int32}[dtype]), length)
+
+
+def _looked_at(settings, progress):
+    from .base import prepare, quiet  # with all that a training run imports
+    from .data import sample
+
+    with quiet():
+        model, _, rows, tokenizer = prepare(settings)
+        return model, *ranked(model, settings, sample(model, settings, rows, tokenizer, progress))
 
 
 def show(report: dict) -> None:
@@ -111,6 +127,8 @@ def show(report: dict) -> None:
     console.print(table)
     for entry in report["layers"]:
         console.print(printable(json.dumps(entry)), markup=False)
+    if "ranks" in report:
+        _show_ranks(console, report["ranks"])
     if "choices" in report:
         console.print(f"--dim sets d, from 1 to {min(report['D'], MAX_DIM):,}")
 
@@ -124,6 +142,24 @@ def _held(report):
         yield "", "as PEFT keeps it", size["P"]["PEFT"]
     for name in kind_named(report["kind"]).stored:
         yield name, "in the file, beside theta", size[name]
+
+
+def _show_ranks(console, report):
+    from rich.bar import Bar
+    from rich.table import Table
+
+    targets = report["targets"]
+    total, most = sum(target["rank"] for target in targets), max(target["rank"] for target in targets)
+    end = "" if total == report["budget"] else f", {report['budget']} when training ends"
+    console.print(f"ranks by {report['planner']}: {total} together{end}")
+    table = Table("target", "rank", "score", "", box=None, show_header=True)
+    table.columns[0].overflow = "fold"  # the end of a name tells more than its beginning
+    for target in targets[:SHOWN]:
+        score = f"{target['score']:.3g}" if "score" in target else ""
+        table.add_row(printable(target["target"]), str(target["rank"]), score, Bar(most, 0, target["rank"], width=BAR))
+    console.print(table)
+    if len(targets) > SHOWN:
+        console.print(f"… and {len(targets) - SHOWN:,} more, which --json has")
 
 
 def skeleton(base: str) -> torch.nn.Module:
