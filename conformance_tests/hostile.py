@@ -361,9 +361,9 @@ def _cases():
     yield described("limits", "1.1 8.3 8.8", "d above D", field("projection.d", 6))
     yield described("limits", "1.1 8.8", "D = 0", field("projection.D", 0))
     yield described("limits", "1.1 8.8", "D above 2^40", field("projection.D", 2**40 + 1))
-    yield described("limits", "9.1", "an unknown kind", field("projection.kind", "vera"))
+    yield described("limits", "9.1", "an unknown kind", field("projection.kind", "lora-fa"))
     yield described(
-        "limits", "9.1", "an unknown kind with fields of its own", field("projection", {"kind": "vera", "rank": 4})
+        "limits", "9.1", "an unknown kind with fields of its own", field("projection", {"kind": "lora-fa", "rank": 4})
     )
     yield described("limits", "9.2", "identity with d below D", field("projection.kind", "identity"))
     for alpha in (0, -1, 9.9e-5, 2**20 + 1, 1e15):

@@ -8,6 +8,11 @@ import math
 import numpy as np
 from hypothesis import strategies as st
 
+from unilora_spec.protocol import field_of
+
+from .oracle import files
+from .oracle.kinds import LAYERED
+
 LARGEST = 2**40
 
 # Projections (SPEC 1 to 6)
@@ -33,7 +38,15 @@ LARGEST_TABLE = 4096  # D of kind `table`, which is sent with each request; more
 
 @st.composite
 def projections(draw, kind, sizes=sizes, largest_d=2**31 - 1):
-    """The object `projection`: d is 1, D, a divisor of D or of D − 1, or anything. With kind `table` it has its `index`."""
+    """The object `projection`: d is 1, D, a divisor of D or of D − 1, or anything. With kind `table` it has its `index`, with
+    those that are layered, whose D is small, `layers` and what else they have."""
+    if kind in LAYERED:
+        segments = draw(layer_maps())
+        p, own = draw(layered(kind, segments))
+        return p | {
+            "layers": files.fold(segments),
+            **{name: tensor[field_of(tensor["dtype"])] for name, tensor in own.items()},
+        }
     D = draw(sizes)
     if kind == "table":
         D = D if D <= LARGEST_TABLE else 300
@@ -46,6 +59,21 @@ def projections(draw, kind, sizes=sizes, largest_d=2**31 - 1):
         d = min(max(d, 1), most)
     table = {"index": draw(tables(D, d))} if kind == "table" else {}
     return {"kind": kind, "seed": str(draw(seeds)), "d": d, "D": D, **table}
+
+
+@st.composite
+def layered(draw, kind, segments):
+    """The object `projection` of a file whose layer map is ``segments``, and the kind's tensors."""
+    of_kind = LAYERED[kind]
+    p = {"kind": kind, "seed": str(draw(seeds)), "D": sum(map(files.size, segments))}
+    p |= {name: draw(st.integers(*limits)) for name, limits in of_kind.OPTIONS.items()}
+    p["d"] = of_kind.dim(p, segments) if hasattr(of_kind, "dim") else draw(st.integers(*of_kind.dims(p, segments)))
+    own = {}
+    tensors = of_kind.own(p, segments) if hasattr(of_kind, "own") else {}
+    for name, (dtype, length, end) in tensors.items():
+        numbers = draw(tables(length, end) if dtype == "I32" else vectors(length, moderate))
+        own[name] = {"dtype": dtype, "shape": [length], field_of(dtype): numbers}
+    return p, own
 
 
 def tables(D, d):
@@ -69,6 +97,10 @@ def entries(end, longest=24):
 SPECIAL = [0.0, -0.0, 1.0, 2.0**-149, -(2.0**-149), 2.0**-126, 1.1754942106924411e-38, 3.4028234663852886e38]
 floats = st.sampled_from(SPECIAL) | st.floats(width=32, allow_nan=False, allow_infinity=False)
 """float32: denormals, both zeros and the largest among them."""
+
+
+moderate = st.sampled_from([0.0, 1.0, -0.5]) | st.floats(-64, 64, width=16, allow_subnormal=False)
+"""So large that no sum of a few products overflows, and so short that bounds on it are."""
 
 
 def vectors(length, values=floats):
@@ -151,13 +183,15 @@ def tensors(draw, shape):
 @st.composite
 def adapters(draw, kinds, base=None):
     """A description, its segments one by one, and the tensors by name. ``base``: what the base's record is drawn from."""
-    segments = draw(layer_maps())
-    D = sum(s["rank"] * (s["in"] + s["out"]) for s in segments)
-    projection = draw(projections(draw(st.sampled_from(kinds)), sizes=st.just(D), largest_d=D))
-    own = {}
-    if projection["kind"] != "identity":
+    segments, kind = draw(layer_maps()), draw(st.sampled_from(kinds))
+    D, own = sum(map(files.size, segments)), {}
+    if kind in LAYERED:
+        projection, own = draw(layered(kind, segments))
+    else:
+        projection = draw(projections(kind, sizes=st.just(D), largest_d=D))
+    if kind not in ("identity", *LAYERED):
         d = projection["d"] = min(projection["d"], draw(st.integers(1, 9)))
-    if "index" in projection:
+    if kind == "table":
         own["index"] = {"dtype": "I32", "shape": [D], "index": projection.pop("index") % d}
     description = {"projection": projection, "alpha": draw(alphas), "layers": segments}
     description["scaling"] = draw(st.sampled_from(["lora", "rslora"]))

@@ -13,7 +13,7 @@ from unilora_spec.serialization import replacing
 
 from . import hostile
 from .judge import packed
-from .oracle import arithmetic, files
+from .oracle import arithmetic, family, files
 
 FOLDER = Path(unilora_spec.__file__).parent / "vectors"
 LARGEST_FILE = 4000  # bytes of a hostile file; longer ones are the suite's alone
@@ -159,7 +159,7 @@ def values():
         p = projection(kind, 9, D)
         if kind == "table":
             p["index"] = TABLE
-        theta_D = arithmetic.expand(*arithmetic.of(p), special)
+        theta_D = arithmetic.expand(*family.of(p), special)
         optional = ("optional",) if kind == "table" else ()
         comment = f"{kind}: both zeros, numbers below the normal range, the largest"
         yield vector(
@@ -174,7 +174,7 @@ def values():
             flags=("edge", *optional),
         )
         g = [float(i - 8) for i in range(D)]  # whole numbers: their sums are exact in any order and in float32
-        theta = [arithmetic.f32(x) for x in arithmetic.adjoint(*arithmetic.of(p), g)[0]]
+        theta = [arithmetic.f32(x) for x in arithmetic.adjoint(*family.of(p), g)[0]]
         fields = {"projection": p, "g": g, "start": 0, "stop": D}
         yield vector("6.3", f"{kind}: sums that are exact", "adjoint", {"theta": theta}, flags=optional, **fields)
     p = projection("balanced", 9, 2**40)
@@ -262,7 +262,7 @@ def tables():
     p = projection("table", 9, 20) | {"index": TABLE}
     fields = {"projection": p, "flags": ("optional",)}
     yield vector("9.4", "a part of the rows", "index", {"index": TABLE[5:12]}, start=5, stop=12, **fields)
-    columns = [arithmetic.members(*arithmetic.of(p), j) for j in range(9)]
+    columns = [arithmetic.members(*family.of(p), j) for j in range(9)]
     expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
     yield vector("9.4", "columns, one without a row", "members", expected, start=0, stop=9, **fields)
     scale = [arithmetic.scale(len(column)) for column in columns]
@@ -284,7 +284,7 @@ def tables():
 
 
 def kinds():
-    for kind in ("vera", "Balanced", ""):
+    for kind in ("lora-fa", "Balanced", ""):
         p = projection(kind, 2, 5)
         yield vector("9.1", f"the kind {kind!r}", "index", refused=["9.1"], projection=p, start=0, stop=5)
     p = projection("identity", 4, 5)

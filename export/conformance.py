@@ -12,6 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from unilora_spec import Projection
+from unilora_spec.program import Program
+from unilora_spec.projection import KINDS
 from unilora_spec.protocol import (
     adapter_of,
     answering,
@@ -25,9 +27,10 @@ from unilora_spec.protocol import (
     weights_of,
 )
 
+from .graph import programs
 from .graph.adapt import Weight, adapt
 from .graph.functions import DOMAIN, FUNCTIONS, add_functions
-from .graph.rebuild import two_scales
+from .graph.rebuild import COMPUTED, GraphTape, two_scales
 from .onnx import OPSETS
 from .parity.compare import session
 
@@ -115,9 +118,21 @@ def _expand(r):
 
 def expanded(p, theta, start, stop) -> np.ndarray:
     """θ_D[start:stop] as float32."""
+    if isinstance(p, Program):
+        start, stop = p.range_of(start, stop, p.D)
+        return _program(p).run(None, {"theta": theta})[0][start:stop]
+    if p.kind not in ("identity", *COMPUTED):
+        return run("Expand", theta, p.scale(), p.index(start, stop))
     index = index_of(p, start, stop)
     scale = run("BalancedScale", p.d, **two_scales(p)) if p.kind == "balanced" else p.scale()
     return run("Expand", theta, scale, index)
+
+
+@lru_cache(64)
+def _program(p):
+    tape, theta = GraphTape(OPSETS[0]), _value("theta", shape=ir.Shape([p.d]))
+    theta_D = programs.theta_D(tape, p, theta, "theta_D")
+    return _session(_model([theta], [theta_D], tape.nodes, tape.initializers))
 
 
 def _delta_weight(r):
@@ -165,5 +180,6 @@ answer = answering(
         "mix": _mix, "permutation": _permutation, "index": _index, "expand": _expand, "delta_weight": _delta_weight,
         "merge": _merge,
     },
-    kinds=("balanced", "uniform", "identity"),  # the index of `table` is a constant of its graph: nothing is computed
+    kinds=[kind for kind in KINDS if kind in ("identity", *COMPUTED) or issubclass(KINDS[kind], Program)],
+    # of the others the index is a constant of the graph: nothing is computed
 )  # fmt: skip

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from unilora_spec import Adapter, UniLoraError, WorkFailed
+from unilora_spec.program import Program
 
 from .graph.adapt import Saved, Weight, adapt
 from .graph.rebuild import factor_name, index_words
@@ -46,6 +47,11 @@ def check_call(path: Path, mode: str, adapters: Sequence[Adapter]) -> None:
             f"{len(adapters)} adapters are given, and the mode {mode} takes one; --mode bank takes several"
         )
     first = adapters[0]
+    if mode == "bank" and isinstance(first.projection, Program):
+        raise UniLoraError(
+            f"the kind {first.projection.kind} has no vector for each row of a batch: its entries depend on several numbers;"
+            " --mode input takes one adapter for all rows"
+        )
     for number, other in enumerate(adapters[1:], 2):
         for what, same in (
             ("projection", first.projection == other.projection),

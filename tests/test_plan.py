@@ -177,7 +177,7 @@ def test_the_dtype_of_the_base_is_its_configurations(tmp_path):
         ('{"model_type": "bert", "hidden_size": 10}', {}, "transformers cannot build a model of its config.json"),
         ('{"model_type": "bert"}', {"targets": "qery"}, "'qery' matches no weight that can be adapted; close names are query"),
         ('{"model_type": "bert"}', {"dim": 10**9}, "d is 1000000000; give one from 1 to 73728"),
-        ('{"model_type": "bert"}', {"kind": "vera"}, "projection kind 'vera' is unknown"),
+        ('{"model_type": "bert"}', {"kind": "lora-fa"}, "--kind is 'lora-fa'; give balanced, "),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_mend(tmp_path, content, options, sentence):

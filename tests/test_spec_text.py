@@ -114,6 +114,12 @@ def fold():
     yield from ("after the runs:", *show(_fold_runs(stacked)))
 
 
+def streams():
+    h = ", ".join(str(arithmetic.hashed(42, 1, i)) for i in range(4))
+    yield f"seed 42, h_1(0 … 3) = {h}"
+    yield f"seed 42, u_1(0) = {arithmetic.uniform(42, 1, 0):.9g}, g_1(0) = {arithmetic.normal(42, 1, 0):.9g}"
+
+
 def table():
     D, d, theta, index = 5, 3, [1.0, -0.5, 7.0], [0, 1, 1, 0, 1]
     yield "index in the file: " + files.stored(index, "I32").hex(" ", 4)
@@ -139,7 +145,7 @@ def fingerprints():
     yield f"          begins {contents_fingerprint(['w'], lambda name: weight)}"
 
 
-EXAMPLES = [keys, mix, rounds, permutation, large, uniform, values, start, fold, file, table, fingerprints]
+EXAMPLES = [keys, mix, rounds, permutation, large, uniform, values, start, fold, file, table, fingerprints, streams]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.__name__)

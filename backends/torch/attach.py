@@ -39,6 +39,7 @@ def attach(
     alpha: float | None = None,
     scaling: str = "lora",
     kind: str = "balanced",
+    options: Mapping[str, int] | None = None,
     train_in_full: Sequence[str] = (),
     bound: float = 0.02,
     storage: str | None = None,
@@ -46,10 +47,11 @@ def attach(
     """Adapts ``model`` in place with one trained vector and returns it; every other parameter is frozen.
 
     rank            LoRA's r, for every target; ``ranks`` sets others: {"query": 8}
-    d               the length of θ, 1 … D (kind "identity", plain LoRA: D, which is the default there)
+    d               the length of θ, 1 … D; of most kinds but "balanced" it follows from the layer map, and is left out
     seed            0 … 2^64 − 1: P and the initial θ follow from it
     targets         ends of module names, or regular expressions; see ``plan``
     alpha           the delta weight is alpha / rank · B·A; by default alpha is ``rank``
+    kind, options   the projection (SPEC 9.1), and whole numbers of its own by name: docs/family has a page for each
     train_in_full   ends of names of modules or parameters trained beside θ (a new classification head)
     bound           the initial θ is uniform in ±bound
     storage         how P is held, the bits being the same: "cached", 4 bytes an entry, or "computed", none, for the time to
@@ -67,9 +69,7 @@ def attach(
     if hasattr(model, "unilora"):
         raise LayerMapError("the model has an adapter already; call model.detach() or model.merge() first")
     layer_map = plan(model, targets, rank, ranks, alpha, scaling)
-    if d is None and kind != "identity":
-        raise LayerMapError(f"d is missing; give the length of theta, from 1 to D = {layer_map.D}")
-    projection = Projection(kind=kind, D=layer_map.D, d=layer_map.D if d is None else d, seed=seed)
+    projection = Projection.of(layer_map, kind, d, seed, partial(_base_weight, model), **(options or {}))
     theta = projection.initial(layer_map, bound)
     UniLora(model, projection, layer_map, theta, _trained_names(model, train_in_full, layer_map), storage)
     return model
@@ -346,6 +346,11 @@ class UniLora:
     def __getstate__(self):
         # The factors are part of one forward's graph; a copy of the model rebuilds its own.
         return self.__dict__ | {"_factors": None, "_seen": None}
+
+
+def _base_weight(model, name) -> np.ndarray:
+    owners = {candidate.weight: candidate for candidate in candidates(model)}
+    return _numpy(owners[name].values())
 
 
 def _numpy(tensor) -> np.ndarray:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from conformance_tests import hostile
 from conformance_tests.hostile import FOLDINGS
-from conformance_tests.oracle import arithmetic, files
+from conformance_tests.judge import differs
+from conformance_tests.oracle import family, files
 from conformance_tests.rules import check
 from conformance_tests.spelling import canonical, descriptions, rounded, spelled
-from conformance_tests.strategies import adapters, layer_maps, seeds, segments_of
+from conformance_tests.strategies import adapters, layer_maps, moderate, seeds, segments_of
 
 LAYER_MAPS = [case for case in hostile.CASES if case.flag == "layer map"]
 
@@ -106,8 +107,6 @@ def test_folding_of_stacks(judge):
 
 # Delta weights and merging: numbers of moderate size, so that nothing overflows and the bounds are short.
 
-moderate = st.sampled_from([0.0, 1.0, -0.5]) | st.floats(-64, 64, width=16, allow_subnormal=False)
-
 
 @st.composite
 def small_adapters(draw, kinds, **options):
@@ -120,23 +119,27 @@ def small_adapters(draw, kinds, **options):
 
 
 def factors(description, tensors):
-    """A and B of each segment, by the oracle, as float32."""
-    p = description["projection"] | ({"index": tensors["index"]["index"]} if "index" in tensors else {})
-    theta_D = arithmetic.expand(*arithmetic.of(p), tensors["theta"]["values"])
+    """A and B of each segment, by the oracle, in float64, each with how far off it may be: 0 where its bits are fixed."""
+    p = description["projection"] | {"layers": description["layers"]}
+    p |= {name: files.numbers(tensors[name]) for name in ("index", "frozen") if name in tensors}
+    theta_D, bound = map(np.array, family.expand(p, tensors["theta"]["values"]))
     at = 0
     for s in description["layers"]:
         middle, end = at + s["rank"] * s["in"], at + files.size(s)
-        A = np.array(theta_D[at:middle], np.float32).reshape(s["rank"], s["in"])
-        yield s, A, np.array(theta_D[middle:end], np.float32).reshape(s["out"], s["rank"])
+        A, of_A = (each[at:middle].reshape(s["rank"], s["in"]) for each in (theta_D, bound))
+        B, of_B = (each[middle:end].reshape(s["out"], s["rank"]) for each in (theta_D, bound))
+        yield s, (A, of_A), (B, of_B)
         at = end
 
 
 def delta_weight(description, s, A, B):
     """ΔW in float64, and how far off float32 may be: r products and sums, s, and the product with s are each rounded
-    with at most 2^-24, and twice that is allowed; 2^-126 covers what is below the normal range."""
+    with at most 2^-24, and twice that is allowed; 2^-126 covers what is below the normal range. What A and B themselves may
+    be off comes on top."""
     scale = files.factor_scale(description, s)
-    A, B = A.astype(np.float64), B.astype(np.float64)
-    return scale * (B @ A), (s["rank"] + 2) * 2**-23 * scale * (abs(B) @ abs(A)) + 2.0**-126
+    (A, of_A), (B, of_B) = A, B
+    rounding = (s["rank"] + 2) * 2**-23 * scale * ((abs(B) + of_B) @ (abs(A) + of_A)) + 2.0**-126
+    return scale * (B @ A), rounding + scale * (of_B @ abs(A) + abs(B) @ of_A + of_B @ of_A)
 
 
 @check("7.2", "7.7", needs="delta_weight")
@@ -147,7 +150,12 @@ def test_delta_weight(judge, data):
     k = data.draw(st.integers(0, len(description["layers"]) - 1))
     s, A, B = list(factors(description, tensors))[k]
     fields = {"file": canonical(description, tensors), "segment": k}
-    answer = judge.gives({"A": A, "B": B}, "delta_weight", **fields)
+    answer = judge.ask("delta_weight", **fields)
+    for name, (exact, bound) in (("A", A), ("B", B)):
+        if bound.any():
+            within(judge, name, answer.get(name), exact, bound, "delta_weight", fields)
+        elif fault := differs(name, answer.get(name, []), exact):
+            judge.fail(fault, "delta_weight", fields)
     within(judge, "delta", answer.get("delta"), *delta_weight(description, s, A, B), "delta_weight", fields)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance_tests import hostile
-from conformance_tests.oracle import arithmetic, files
+from conformance_tests.oracle import arithmetic, family, files
 from conformance_tests.rules import check
 from conformance_tests.strategies import layer_maps, projections, seeds, slices, small_sizes
 
@@ -14,7 +14,7 @@ from conformance_tests.strategies import layer_maps, projections, seeds, slices,
 @check("9.1", needs="index")
 def test_unknown_kind(judge):
     """An unknown kind is refused, by its name."""
-    for kind in ("vera", "Balanced", "balanced ", ""):
+    for kind in ("lora-fa", "Balanced", "balanced ", ""):
         p = {"kind": kind, "seed": "42", "d": 2, "D": 5}
         message = judge.refuses("9.1", "index", projection=p, start=0, stop=5)
         if kind not in message:
@@ -62,7 +62,7 @@ def test_table(judge, p, data):
     start, stop = data.draw(slices(p["D"]))
     judge.gives({"index": p["index"][start:stop]}, "index", projection=p, start=start, stop=stop)
     start, stop = data.draw(slices(p["d"]))
-    columns = [arithmetic.members(*arithmetic.of(p), j) for j in range(start, stop)]
+    columns = [arithmetic.members(*family.of(p), j) for j in range(start, stop)]
     expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
     judge.gives(expected, "members", projection=p, start=start, stop=stop)
     scale = [arithmetic.scale(len(column)) for column in columns]

@@ -11,7 +11,9 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from unilora_spec import Adapter, Segment
+from unilora_spec.program import Program
 
+from . import programs
 from .functions import DOMAIN
 
 LARGEST_COMPUTED = 2**18
@@ -55,7 +57,9 @@ class GraphTape(Tape):
         return self.add("Cast", value, to=int(dtype), dtype=dtype, shape=value.shape, name=name)
 
 
-def factors(tape: GraphTape, adapter: Adapter, theta: ir.Value, rows=None, fed=False) -> dict[int, tuple[ir.Value, ir.Value]]:
+def factors(
+    tape: GraphTape, adapter: Adapter, theta: ir.Value, rows=None, fed=False
+) -> dict[int, tuple[ir.Value, ir.Value]]:
     """A and B in float32, by the offsets of the segments in θ_D: (rank, in) and (out, rank).
 
     ``theta`` is of shape [d], or [rows, d] where each row of the batch has its own; then A and B have ``rows`` in front.
@@ -90,6 +94,8 @@ def index_words(adapter: Adapter, opset: int) -> str:
     p = adapter.projection
     if p.kind == "identity":
         return "none needed: theta is theta_D"
+    if isinstance(p, Program):
+        return f"none: theta_D of kind {p.kind} is a program of theta and of frozen numbers, which are stored"
     if _index_is_computed(p, opset):
         return "computed in the graph"
     why = f"D = {p.D:,} is above {LARGEST_COMPUTED:,}, from where computing it would slow down loading"
@@ -108,6 +114,8 @@ def _theta_D(tape: GraphTape, adapter: Adapter, theta, rows, fed) -> ir.Value:
     p = adapter.projection
     if p.kind == "identity":
         return theta
+    if isinstance(p, Program):
+        return programs.theta_D(tape, p, theta, "unilora.theta_D")
     d = tape.integers("d", p.d)
     if _index_is_computed(p, tape.opset):
         index = COMPUTED[p.kind](tape, p, d)
