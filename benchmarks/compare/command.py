@@ -140,7 +140,7 @@ def planned(names: Iterable[str], budgets: list) -> tuple[list[dict], list[dict]
             if arguments:
                 cells.append({"method": name, "budget": budget, "arguments": arguments})
             else:
-                nearest = method.size(**method.nearest(budget))
+                nearest = method.size(method.nearest(budget))
                 left_out.append({"method": name, "budget": budget, "why": f"the nearest it can have is {nearest:,}"})
     return cells, left_out
 
@@ -248,7 +248,7 @@ def searched(work: Work, cells: list[dict]) -> dict[str, dict]:
     """
     own = [cell for cell in cells if METHODS[cell["method"]].rates_of is None]
     starts = [METHODS[cell["method"]].rate(cell["arguments"]) for cell in own]
-    tried: list[dict[int, float]] = [{} for _ in own]
+    tried: list[dict[int, float | None]] = [{} for _ in own]
 
     def rate(number, place):
         return float(f"{starts[number] * FACTOR**place:.2g}")
@@ -268,7 +268,7 @@ def searched(work: Work, cells: list[dict]) -> dict[str, dict]:
             for cell in [own[number]]
         ]
         for (number, place), result in zip(places, work.results(runs)):
-            tried[number][place] = result["accuracy"] or 0.0  # no number: the worst
+            tried[number][place] = result["accuracy"]
     found = {}
     for number, cell in enumerate(own):
         entry = {
@@ -288,7 +288,13 @@ def _next(tried):
 
 
 def _best(tried):
-    return min(tried, key=lambda place: (-tried[place], abs(place)))
+    """The place of the best accuracy, of equal ones that nearest to the start; where no loss was a number, the least rate."""
+
+    def worth(place):
+        accuracy = tried[place]
+        return (True, place) if accuracy is None else (False, -accuracy, abs(place))
+
+    return min(tried, key=worth)
 
 
 def _rate(cell, rates) -> dict:

@@ -195,7 +195,10 @@ def _rates(measured):
         if same:
             others.setdefault(same, {})[cell["method"]] = None
             continue
-        tried = ", ".join(f"{float(rate):g}: {accuracy:.3f}" for rate, accuracy in cell["tried"].items())
+        tried = ", ".join(
+            f"{float(rate):g}: {'no number' if accuracy is None else f'{accuracy:.3f}'}"
+            for rate, accuracy in cell["tried"].items()
+        )
         table.append(
             f"| `{cell['method']}` | {_count(cell['budget']) if cell['budget'] else ''} | {cell['rate']:g} | {tried or 'none'} |"
         )
