@@ -66,6 +66,8 @@ class Value:
         slices = slices if isinstance(slices, tuple) else (slices,)
         bounds = [s.indices(n) for s, n in zip(slices, self.shape)]
         shape = (*(stop - start for start, stop, _ in bounds), *self.shape[len(slices) :])
+        if shape == self.shape:
+            return self
         return Value("part", shape, (self,), tuple(slice(start, stop) for start, stop, _ in bounds))
 
     def reshape(self, *shape: int) -> "Value":
@@ -125,10 +127,10 @@ class Program(Projection):
         super().__init__(*args, **kwargs)
         if self.d != (needed := self.dim(self.layer_map, **self.options)):
             raise LimitError(f"d is {self.d}; kind {self.kind} has {needed} numbers for this layer map", "11.1")
-        self._offsets, end = {}, 0
+        self._ranges, offset = {}, 0
         for name, shape, start in self.layout(self.layer_map, **self.options):
-            self._offsets[name] = end, shape, start
-            end += math.prod(shape)
+            self._ranges[name] = Value("theta", shape, how=offset), start
+            offset += math.prod(shape)
 
     @classmethod
     def dim(cls, layer_map, **options):
@@ -150,8 +152,7 @@ class Program(Projection):
 
     def range(self, name) -> Value:
         """A range of θ, in its shape."""
-        offset, shape, _ = self._offsets[name]
-        return Value("theta", shape, how=offset)
+        return self._ranges[name][0]
 
     def expand(self, theta, start=0, stop=None):
         start, stop = self.range_of(start, stop, self.D)
@@ -176,10 +177,10 @@ class Program(Projection):
 
     def initial(self, layer_map=None, bound=0.02):
         theta = np.empty(self.d, dtype=np.float32)
-        for offset, shape, (form, size) in self._offsets.values():
-            stop = offset + math.prod(shape)
+        for value, (form, size) in self._ranges.values():
+            start, stop = value.how, value.how + math.prod(value.shape)
             unit = {"constant": _ones, "uniform": self.uniform_start, "normal": self._normal_start}[form]
-            theta[offset:stop] = unit(offset, stop) * size
+            theta[start:stop] = unit(start, stop) * size
         return theta
 
     def _normal_start(self, start, stop):
@@ -189,11 +190,12 @@ class Program(Projection):
 class Factored(Program):
     """A program that gives each segment its A and B."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        for segment in self.layer_map.segments:
+    @classmethod
+    def dim(cls, layer_map, **options):
+        for segment in layer_map.segments:
             if segment.rank == 0:
-                raise LayerMapError(f"{segment.name} has rank 0, and kind {self.kind} has A and B; give a rank", "11.1")
+                raise LayerMapError(f"{segment.name} has rank 0, and kind {cls.kind} has A and B; give a rank", "11.1")
+        return super().dim(layer_map, **options)
 
     @abstractmethod
     def factors(self, number: int, segment: Segment) -> tuple[Value, Value]:
@@ -205,6 +207,12 @@ class Factored(Program):
                 for value in self.factors(number, segment):
                     yield offset, value.reshape(math.prod(value.shape))
                     offset += math.prod(value.shape)
+
+
+def largest(layer_map: LayerMap) -> tuple[int, int, int]:
+    """The largest rank, in and out of all segments: the sizes of what they share (SPEC 11.6)."""
+    sizes = zip(*((s.rank, s.in_features, s.out_features) for s in layer_map.segments))
+    return tuple(map(max, sizes))
 
 
 def _ones(start, stop):
