@@ -331,7 +331,7 @@ LAYERS = [
     {"name": "layer.0.v", "out": 3, "in": 1, "rank": 2},
 ]
 """Of different shapes and ranks; one layer does not stand together, and one has no number."""
-DIMS = {"layerwise": 9}
+DIMS = {"layerwise": 9, "nonuniform": 9}
 """d of the kinds where it is free."""
 
 

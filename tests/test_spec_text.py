@@ -138,6 +138,13 @@ def layerwise():
     yield from parts(p, segments, ("layer a.0", "layer b", "layer a.1"), (3, 2, 2))
 
 
+def nonuniform():
+    segments = [{"name": name, "out": 2, "in": 3, "rank": 1} for name in "ab"]
+    p = {"kind": "nonuniform", "seed": "42", "d": 5, "D": 10, "of_A": 1, "of_B": 2}
+    yield "segments a and b, each with out 2, in 3 and rank 1; of_A = 1, of_B = 2, d = 5, seed 42"
+    yield from parts(p, segments, ("all A", "all B"), (1, 4))
+
+
 def table():
     D, d, theta, index = 5, 3, [1.0, -0.5, 7.0], [0, 1, 1, 0, 1]
     yield "index in the file: " + files.stored(index, "I32").hex(" ", 4)
@@ -178,6 +185,7 @@ EXAMPLES = [
     fingerprints,
     streams,
     layerwise,
+    nonuniform,
 ]
 
 

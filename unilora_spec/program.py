@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from .errors import LayerMapError, LimitError
+from .errors import LimitError
 from .layer_map import LayerMap, Segment
 from .projection import MAX_DIM, Projection
 
@@ -191,9 +191,7 @@ class Factored(Program):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        for segment in self.layer_map.segments:
-            if segment.rank == 0:
-                raise LayerMapError(f"{segment.name} has rank 0, and kind {self.kind} has A and B; give a rank", "11.1")
+        self.check_factors()
 
     @abstractmethod
     def factors(self, number: int, segment: Segment) -> tuple[Value, Value]:
