@@ -215,6 +215,14 @@ FAULTS = [
          "pairs[:, :, :, 1:2] * _SIGNS.reshape(1, 1, 1, 2)).reshape(n, L)"),
     ),
     *_in(
+        "kinds/nonuniform.py",
+        ("A's share rounded up", "11.14", 'self.d * self.options["of_A"] // sum(self.options.values())',
+         '-(-self.d * self.options["of_A"] // sum(self.options.values()))'),
+        ("the shares exchanged", "11.14", '* self.options["of_A"] //', '* self.options["of_B"] //'),
+        ("more numbers than entries", "11.14", "if not 1 <= dim <= size:", "if not 1 <= dim:"),
+        ("B's entries as if A stood before them", "11.14", "entry_B + segment.size - size_A", "entry_B + segment.size"),
+    ),
+    *_in(
         "layer_map.py",
         ("a layer by its last number", "11.13", "next(numbers, len(parts))", "max(numbers, default=len(parts))"),
         ("A and B exchanged", "7.2", "A = theta_D[:split].reshape(self.rank, self.in_features)\n        return A, theta_D[split:].reshape(self.out_features, self.rank)",
