@@ -199,6 +199,7 @@ def test_a_plan_is_what_a_run_trains(small, capsys, more):
         ({"ranks": "beam", "kind": "identity", "rank": 1}, "give --rank 2 or more"),
         ({"ranks": "dora", "kind": "identity", "patience": 1}, "before dora has pruned to its budget"),
         ({"ranks": "beam", "kind": "identity", "head_only": True, "output": None}, "leave --ranks beam out"),
+        ({"ranks": "hetero", "rank": 0}, "--ranks hetero gives ranks from 1, and --rank is 0"),
         ({"ranks": "adalora"}, "give uniform, gelora, hetero, beam or dora, or pairs such as query=8,value=2"),
         ({"ranks": "hetero", "proxy": "fisher"}, "give grad-norm, snip or synflow"),
     ],

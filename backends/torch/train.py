@@ -47,8 +47,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
             sample(model, settings, rows, tokenizer, progress and is_first()) if settings.ranks in BEFORE else ()
         )
         layer_map, ranks = ranked(model, settings, looked_at)
-        _attached(model, settings, layer_map, new)
         shown = stack.enter_context(Progress(METRICS[settings.task].main)) if progress and is_first() else None
+        _attached(model, settings, layer_map, new, **({"progress": shown.on_weight} if shown else {}))
         if shown:
             shown.say(_announcement(settings, rows))
         if checkpoints and is_first():
@@ -103,15 +103,17 @@ def _check_output(output):
         raise UniLoraError(f"--output: the folder {parent} cannot be written to; give another one")
 
 
-def _attached(model, settings, layer_map, new):
+def _attached(model, settings, layer_map, new, **options):
     attach(
         model,
         d=settings.dim,
         seed=settings.seed,
         targets=layer_map,
         kind=settings.kind,
+        options=settings.options,
         storage=settings.storage,
         train_in_full=(*new, *settings.train_in_full),
+        **options,
     )
     if settings.head_only:
         if not model.unilora.trained_in_full():
