@@ -163,6 +163,8 @@ class AdapterSettings:
                 setattr(self, field.name, self._converted(field, value))
         if self.base is None:
             raise UniLoraError("--base is missing; give the base model's folder")
+        if self.ranks in (*BEFORE, *DURING) and self.rank == 0:
+            raise UniLoraError(f"--ranks {self.ranks} gives ranks from 1, and --rank is 0; leave one of them out")
         if self.ranks in DURING and self.kind != "identity":
             raise UniLoraError(
                 f"--ranks {self.ranks} moves rows of A with columns of B, which --kind {self.kind} does not train as they "
