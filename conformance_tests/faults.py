@@ -205,6 +205,17 @@ FAULTS = [
         ("a layer's entries from 0 in each segment", "11.13", "entries[part] = entry + segment.size", "entries[part] = 0"),
     ),
     *_in(
+        "kinds/fastfood.py",
+        ("blocks of no more than d", "11.12", "(self.d - 1).bit_length()", "max(self.d.bit_length() - 1, 0)"),
+        ("zeros up to L left out", "11.12", "            signs[:, self.d :] = 0\n", ""),
+        ("an S of one block", "11.12", "math.sqrt(self.D * L)", "math.sqrt(L * L)"),
+        ("signs of the first block for all", "11.12", "self.hashes(1, start, stop)", "self.hashes(1, 0, stop - start)"),
+        ("the permutation's inverse", "11.12", "return order + np", "return np.argsort(order, axis=1) + np"),
+        ("differences the other way", "11.12", "np.array([1, -1], np.float32)", "np.array([-1, 1], np.float32)"),
+        ("sums beside differences", "11.12", "pairs[:, :, :, 1:2] * _SIGNS).reshape(n, L)",
+         "pairs[:, :, :, 1:2] * _SIGNS.reshape(1, 1, 1, 2)).reshape(n, L)"),
+    ),
+    *_in(
         "layer_map.py",
         ("a layer by its last number", "11.13", "next(numbers, len(parts))", "max(numbers, default=len(parts))"),
         ("A and B exchanged", "7.2", "A = theta_D[:split].reshape(self.rank, self.in_features)\n        return A, theta_D[split:].reshape(self.out_features, self.rank)",

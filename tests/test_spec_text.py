@@ -8,6 +8,8 @@ import pytest
 
 import unilora_spec
 from conformance_tests.oracle import arithmetic, files, kinds
+from conformance_tests.oracle.family import Rounded
+from conformance_tests.oracle.kinds import fastfood as of_fastfood
 from unilora_spec import Adapter, LayerMap, Projection, Segment, contents_fingerprint, structure_fingerprint
 from unilora_spec.canonical_json import encode as to_json
 from unilora_spec.layer_map import _fold_runs, _fold_stacks
@@ -149,6 +151,16 @@ def layerwise():
     yield from parts(p, segments, ("layer a.0", "layer b", "layer a.1"), (3, 2, 2))
 
 
+def fastfood():
+    p, theta = {"kind": "fastfood", "seed": "42", "d": 3, "D": 10}, (1.0, -0.5, 0.25)
+    for k in range(3):
+        b, order, g = of_fastfood.frozen(42, 10, 3, k)
+        yield f"block {k}: b = {', '.join(f'{x:g}' for x in b)}; π = {', '.join(map(str, order))}"
+        yield "  g · S = " + ", ".join(f"{x:.9g}" for x in g)
+        entries = of_fastfood.block(p, k, [Rounded(x) for x in theta], Rounded)[: 10 - 4 * k]
+        yield f"  θ_D[{4 * k} …] = " + ", ".join(f"{x:.9g} = {bits(x)}" for x in entries)
+
+
 def table():
     D, d, theta, index = 5, 3, [1.0, -0.5, 7.0], [0, 1, 1, 0, 1]
     yield "index in the file: " + files.stored(index, "I32").hex(" ", 4)
@@ -176,7 +188,7 @@ def fingerprints():
 
 EXAMPLES = [
     keys, mix, rounds, permutation, large, uniform, values, start, delta, fold, file, table, fingerprints, streams,
-    layerwise,
+    layerwise, fastfood,
 ]  # fmt: skip
 
 
