@@ -195,7 +195,16 @@ class TrainSettings(AdapterSettings):
     batch_size: int = _option("Training", _whole(1), "Texts a step, of all processes together.", 32)
     lr: float = _option("Training", _number(0), "Learning rate of the vector.", 1e-2)
     head_lr: float = _option("Training", _number(0), "Learning rate of what is trained in full.", 2e-3)
-    weight_decay: float = _option("Training", _number(0), "AdamW's weight decay.", 0.0)
+    weight_decay: float = _option("Training", _number(0), "Weight decay, as AdamW's.", 0.0)
+    optimizer: str = _option(
+        "Training",
+        _one_of("adamw", "lora-rite", "lora-pro", "lora-pro-efficient"),
+        "What steps the vector: AdamW, or by what a step does to the weights, LoRA-RITE (kind identity) or LoRA-Pro.",
+        "adamw",
+    )
+    noise: float = _option(
+        "Training", _number(0), "Flat-LoRA's noise on the adapted weights: 0.05 is the paper's for text.", 0.0
+    )
     warmup: float = _option("Training", _number(0, 1), "Share of the steps in which the learning rates rise.", 0.06)
     eval_steps: int | None = _option(
         "Training", _whole(1), "Evaluate and write a checkpoint every so many steps; by default after each epoch."
@@ -233,6 +242,8 @@ class TrainSettings(AdapterSettings):
                 if self.head_only
                 else "--output is missing; give the file to write, such as vec.safetensors"
             )
+        if self.head_only and (self.optimizer != "adamw" or self.noise):
+            raise UniLoraError("--head-only trains no vector; leave --optimizer and --noise out")
         if len(self.text) > (1 if self.task == "causal-lm" else 2):
             raise UniLoraError(f"--text names {len(self.text)} columns; give one, or two for text pairs")
         if self.epochs == 0:

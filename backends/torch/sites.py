@@ -2,21 +2,28 @@
 
 ``LowRank`` adds s·(x Aᵀ)Bᵀ to the output of a module that multiplies by its weight. ``MergedLinear`` is the same for nn.Linear,
 and takes x(W + ΔW)ᵀ where that costs less. ``DeltaWeight`` shows a module W + ΔW in place of W while it runs: for stacked
-experts and grouped convolutions, which use their weights in ways of their own.
+experts and grouped convolutions, which use their weights in ways of their own. Each adds the noise of training, where there
+is one, in its own way.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from unilora_spec import Segment
 
-from .linear import merged_linear
+from .linear import merged_linear, merged_weight
 
 
 def delta_weight(segment: Segment, A, B, s, shape):
     """ΔW = s·B·A (SPEC 7.7) as the stored weight's part of this ``shape``: float32."""
     return segment.stored(s * (B @ A), shape)
+
+
+def _matrix(segment, part):
+    """The stored weight's part as the matrix (out, in) that a pair adapts: a view."""
+    return (part.T if segment.transposed else part).reshape(segment.out_features, segment.in_features)
 
 
 class LowRank:
@@ -40,15 +47,41 @@ class LowRank:
             else:
                 delta = F.linear(F.linear(x, A) * s, B)
                 output = _add(output, delta.to(output.dtype), segment, -1)
+        for (number, segment, s), draw in zip(self.pairs, self.unilora.draws(self.pairs)):
+            # xεᵀ without ε in memory: the checkpoint makes it again for the backward pass
+            norms = self._norms(module, segment, *factors[number], s)
+            noise = checkpoint(
+                self._of_noise, module, segment, x, draw, norms, use_reentrant=False, preserve_rng_state=False
+            )
+            output = _add(output, noise.to(output.dtype), segment, self._dim(module))
         return output
 
-    @staticmethod
-    def _add_convolution(module, segment, x, A, B, s, output):
-        spatial = module.weight.dim() - 2
+    @classmethod
+    def _add_convolution(cls, module, segment, x, A, B, s, output):
+        dim = cls._dim(module)
         kernel = A.reshape(segment.rank, *module.weight.shape[1:])
         inner = module._conv_forward(x, kernel, None) * s
-        delta = F.linear(inner.movedim(-spatial - 1, -1), B).movedim(-1, -spatial - 1)
-        return _add(output, delta.to(output.dtype), segment, -spatial - 1)
+        delta = F.linear(inner.movedim(dim, -1), B).movedim(-1, dim)
+        return _add(output, delta.to(output.dtype), segment, dim)
+
+    @staticmethod
+    def _dim(module):
+        """Where the features of an output are."""
+        return 1 - module.weight.dim() if isinstance(module, nn.modules.conv._ConvNd) else -1
+
+    @staticmethod
+    @torch.no_grad()
+    def _norms(module, segment, A, B, s):
+        """Those of the rows of W + ΔW, float32."""
+        rows = _matrix(segment, segment.part(module.weight)).float()
+        return merged_weight(rows, ((None, s),), (A.float(), B.float())).norm(dim=1)
+
+    @staticmethod
+    def _of_noise(module, segment, x, draw, norms):
+        noise = draw(norms, segment.in_features).to(x.dtype)
+        if isinstance(module, nn.modules.conv._ConvNd):
+            return module._conv_forward(x, noise.reshape(-1, *module.weight.shape[1:]), None)
+        return F.linear(x, noise)
 
 
 class MergedLinear(LowRank):
@@ -75,7 +108,8 @@ class MergedLinear(LowRank):
         factors = self.unilora.factors()
         places = tuple((segment.row, s) for _, segment, s in self.pairs)
         pairs = [factor.to(x.dtype) for number, *_ in self.pairs for factor in factors[number]]
-        return merged_linear(x, module.weight, module.bias, places, *pairs)
+        draws = self.unilora.draws(self.pairs)
+        return merged_linear(x, module.weight, module.bias, places, *pairs, draws=draws)
 
     @staticmethod
     def _costs_less(x, weight):
@@ -142,6 +176,11 @@ class DeltaWeight:
             adapted = weight.clone()
             for (_, segment, _), delta in zip(self.pairs, deltas):
                 segment.part(adapted).add_(delta)
+        with torch.no_grad():  # a constant, within what the module keeps of the adapted weight anyway
+            for (_, segment, _), draw in zip(self.pairs, self.unilora.draws(self.pairs)):
+                part = segment.part(adapted)
+                norms = _matrix(segment, part).float().norm(dim=1)
+                part.add_(segment.stored(draw(norms, segment.in_features), part.shape))
         # An instance's own attribute comes before its parameters, which stay untouched.
         module.__dict__[self.parameter] = adapted
 

@@ -16,6 +16,7 @@ from .attach import attach
 from .base import prepare, quiet
 from .checkpoints import STATE, Checkpoints, Interruption, Stopped
 from .metrics import METRICS
+from .noise import Noise
 from .processes import is_first
 from .progress import Progress
 from .settings import TrainSettings
@@ -107,6 +108,8 @@ def _attached(model, settings, new):
         theta = model.unilora.theta
         theta.requires_grad_(False)
         theta.detach().zero_()  # the delta weights are exactly zero
+    elif settings.noise:
+        model.unilora.noise = Noise(settings.noise, settings.seed)
 
 
 def _groups(model, settings) -> list[dict]:

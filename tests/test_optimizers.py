@@ -1,0 +1,275 @@
+"""LoRA-RITE and LoRA-Pro: what their papers claim of a step, as properties; their state; what they refuse."""
+
+import copy
+import io
+
+import pytest
+import torch
+from test_step import batch, layers
+from torch import nn
+
+from backends.torch import attach
+from backends.torch.optimizers import LoraPro, LoraRite
+from backends.torch.optimizers.lora_pro import _closed
+from backends.torch.optimizers.pairs import Pairs
+from unilora_spec import KindError, WorkFailed
+
+RANK = 3
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def adapted(seed=0, zero_B=False, kind="identity", d=None):
+    """A model with two segments of one shape and one of another, s = 2, and θ in float64: A and B of it are of size one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 6), nn.Linear(7, 6), nn.Linear(6, 9))
+    attach(model, RANK, d, targets=["0", "1", "2"], alpha=2 * RANK, kind=kind).double()
+    theta = model.unilora.theta.data.normal_(generator=generator(seed))
+    for segment, start in model.unilora.layer_map.placed() if zero_B else ():
+        segment.factors(theta[start : start + segment.size])[1].zero_()
+    return model.unilora
+
+
+def factors(unilora, vector):
+    placed = unilora.layer_map.placed()
+    return [segment.factors(vector[start : start + segment.size]) for segment, start in placed]
+
+
+def deltas(unilora, theta=None):
+    return [2 * B @ A for A, B in factors(unilora, unilora.theta if theta is None else theta)]
+
+
+@torch.no_grad()
+def transformed(unilora):
+    """The same ΔW of other factors, (RA, BR⁻¹): a copy. R has a condition number of some ten."""
+    other = copy.copy(unilora)
+    other.model = copy.deepcopy(unilora.model)
+    random = generator(1)
+    for A, B in factors(other, other.theta.data):
+        R = torch.eye(RANK) * 2 + torch.randn(RANK, RANK, generator=random)
+        A.copy_(R.double() @ A)
+        B.copy_(B @ torch.linalg.inv(R.double()))
+    return other
+
+
+def trained(unilora, make, steps=8):
+    """ΔW after each step on ½‖X(ΔW − Z)‖², X and Z random, new at each step, as batches are."""
+    optimizer, random, seen = make(unilora), generator(2), []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = 0
+        for delta in deltas(unilora):
+            X, Z = (torch.randn(delta.shape, generator=random, dtype=torch.float64) for _ in "XZ")
+            loss += 0.5 * (X @ (delta - Z).T).square().sum()
+        loss.backward()
+        optimizer.step()
+        seen.append([delta.detach() for delta in deltas(unilora)])
+    return seen
+
+
+def apart(one, other):
+    """How far two ΔW are apart, as a share of the largest entry."""
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(one, other))
+
+
+# LoRA-RITE
+
+
+@pytest.mark.parametrize("zero_B", [False, True])
+def test_rite_moves_the_weight_alike_whatever_its_factors(zero_B):
+    def rite(unilora):
+        return LoraRite(unilora, lr=0.1, weight_decay=0.1, clip=50)
+
+    def adamw(unilora):
+        return torch.optim.AdamW([unilora.theta], lr=0.1)
+
+    start = adapted(zero_B=zero_B)
+    before = [delta.detach() for delta in deltas(start)]
+    other = transformed(start)
+    seen = [trained(u, rite) for u in (start, other)]
+    # float64 with 2⁻⁵³; a Gram matrix squares condition numbers of some hundred, eight steps add up: below 1e-9
+    assert max(apart(*pair) for pair in zip(*seen)) < 1e-9
+    assert apart(seen[0][-1], before) > 0.5, "they moved"
+    start = adapted(zero_B=zero_B)
+    assert apart(trained(start, adamw)[-1], trained(transformed(adapted(zero_B=zero_B)), adamw)[-1]) > 0.05
+
+
+def test_rite_steps_as_adam_does_where_there_is_one_direction():
+    """Rank one, B of length one and held there in mind: M is then Adam's, with the mean of squares over the rows."""
+    model = attach(nn.Sequential(nn.Linear(5, 4)), 1, targets=["0"], kind="identity").double()
+    unilora = model.unilora
+    ((A, B),) = factors(unilora, unilora.theta.data)
+    A.normal_(generator=generator(3)), B.zero_()
+    length, start = A.norm(), A.clone()
+    optimizer = LoraRite(unilora, lr=0.01, betas=(0.9, 0.99), clip=0)
+    g = torch.randn(4, 1, generator=generator(4), dtype=torch.float64)
+    unilora.theta.grad = torch.cat((torch.zeros(5), g[:, 0])).double()
+    optimizer.step()
+    assert torch.equal(A, start), "B was zero"
+    expected = -0.01 * g / (g.square().mean().sqrt() + 1e-6 * length) / length  # ḡ = g / ‖A‖, and the step / ‖A‖ again
+    torch.testing.assert_close(B, expected, atol=1e-12, rtol=0)
+
+
+# LoRA-Pro
+
+
+def jacobian(s, A, B):
+    """J of (a, b) → s·(B·a + b·A), dense."""
+
+    def move(vector):
+        a, b = vector[: A.numel()].reshape(A.shape), vector[A.numel() :].reshape(B.shape)
+        return (s * (B @ a + b @ A)).flatten()
+
+    return torch.autograd.functional.jacobian(move, torch.zeros(A.numel() + B.numel(), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("rank_of_B", [RANK, 1, 0])
+def test_pro_is_the_nearest_move_and_the_nearest_pair_that_makes_it(rank_of_B):
+    s, random = 1.7, generator(5)
+    A, B, G = (torch.randn(n, generator=random, dtype=torch.float64) for n in [(RANK, 6), (5, RANK), (5, 6)])
+    B[:, rank_of_B:] = 0
+    J = jacobian(s, A, B)
+    g = J.T @ G.flatten()
+    inverse = torch.linalg.pinv(J, rtol=1e-9)
+    # of all that bring J nearest to G, what is nearest to g
+    expected = g + inverse @ (G.flatten() - J @ g)
+    g_A, g_B = g[: A.numel()].reshape(A.shape), g[A.numel() :].reshape(B.shape)
+    a, b = (side[0] for side in _closed(s, A[None], B[None], g_A[None], g_B[None]))
+    # float64, condition numbers of some hundred in Gram matrices: 2⁻⁵³ · 10⁴
+    torch.testing.assert_close(torch.cat((a.flatten(), b.flatten())), expected, atol=1e-11, rtol=0)
+    if rank_of_B == RANK:
+        first = torch.linalg.inv(B.T @ B) @ g_A / s**2
+        X = (a - first) @ torch.linalg.pinv(A)
+        residual = B.T @ B @ X + X @ A @ A.T + first @ A.T
+        assert residual.abs().max() < 1e-10 and X.abs().max() > 1e-3
+
+
+def test_pro_through_P_is_the_nearest_move_that_theta_can_make():
+    unilora = adapted(kind="balanced", d=20)
+    optimizer = LoraPro(unilora, rounds=40)
+    P = torch.from_numpy(dense(unilora.projection))
+    theta_D = P @ unilora.theta.detach()
+    J = torch.block_diag(*[jacobian(2.0, A, B) for A, B in factors(unilora, theta_D)])
+    G = torch.randn(len(J), generator=generator(6), dtype=torch.float64)
+    with torch.no_grad():
+        split = optimizer.pairs.split(optimizer._expand(unilora.theta))
+        t = optimizer._by_conjugate_gradients(P.T @ J.T @ G, list(zip(optimizer.pairs.scales, split)))
+    expected = torch.linalg.lstsq(J @ P, G[:, None]).solution[:, 0]
+    # P and its transpose are applied in float32, 2⁻²⁴, and condition numbers of some ten are squared
+    torch.testing.assert_close(t, expected, atol=1e-4 * expected.abs().max().item(), rtol=0)
+
+
+def dense(projection):
+    P = torch.zeros(projection.D, projection.d, dtype=torch.float64)
+    index = projection.index()
+    P[torch.arange(projection.D), index] = torch.from_numpy(projection.scale()[index]).double()
+    return P.numpy()
+
+
+@pytest.mark.parametrize(("efficient", "alike"), [(False, True), (True, False)])
+def test_pro_moves_the_weight_alike_whatever_its_factors_to_first_order(efficient, alike):
+    def pro(unilora):
+        return LoraPro(unilora, lr=1e-6, efficient=efficient)
+
+    start = adapted()
+    before = [delta.detach() for delta in deltas(start)]
+    other = transformed(start)
+    seen = [[a - b for a, b in zip(trained(u, pro)[-1], before)] for u in (start, other)]
+    # a move of 1e-6, eight times; of second order is 1e-12 by the inverse of small singular values, here above 0.1
+    assert (apart(*seen) < 1e-3) == alike
+
+
+# Both
+
+
+MAKERS = {
+    "rite": lambda unilora, **options: LoraRite(unilora, **options),
+    "pro": lambda unilora, **options: LoraPro(unilora, **options),
+    "pro, efficient": lambda unilora, **options: LoraPro(unilora, **options, efficient=True),
+}
+
+
+def regression(kind, d=None):
+    """A model whose two layers are to become others, and the loss of it."""
+    base = nn.Sequential(nn.Linear(24, 32), nn.Tanh(), nn.Linear(32, 8))
+    torch.manual_seed(0)
+    for parameter in base.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    aim, x = copy.deepcopy(base), batch(256)
+    for layer in (aim[0], aim[2]):
+        layer.weight.data += 0.3 * torch.randn(len(layer.weight), 2) @ torch.randn(2, layer.weight.shape[1]) / 5
+    aim[2].bias.data += 0.5
+    y = aim(x).detach()
+    model = attach(base, 4, d, targets=["0", "2"], kind=kind, train_in_full=["2.bias"])
+    return model, lambda: (model(x) - y).square().mean()
+
+
+def run(model, loss, optimizer, steps):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        optimizer.step()
+    return value.item()
+
+
+@pytest.mark.parametrize(
+    ("maker", "kind", "d", "lr"),
+    [("rite", "identity", None, 0.01), ("pro", "identity", None, 0.01), ("pro, efficient", "identity", None, 0.01),
+     ("pro", "balanced", 200, 0.003), ("pro, efficient", "uniform", 200, 0.03)],
+)  # fmt: skip
+def test_the_loss_falls_and_a_run_in_two_parts_is_the_same(maker, kind, d, lr):
+    def begun():
+        model, loss = regression(kind, d)
+        others = [{"params": [model.get_parameter("2.bias")], "lr": 0.05}]
+        return model, loss, MAKERS[maker](model.unilora, lr=lr, others=others)
+
+    model, loss, optimizer = begun()
+    before = loss().item()
+    assert run(model, loss, optimizer, 40) < 0.4 * before
+    assert model.get_parameter("2.bias").detach().abs().max() > 0.3, "AdamW stepped it"
+    again, loss, optimizer = begun()
+    run(again, loss, optimizer, 15)
+    file = io.BytesIO()
+    torch.save((again.state_dict(), optimizer.state_dict()), file)
+    file.seek(0)
+    third, loss, optimizer = begun()
+    weights, state = torch.load(file, weights_only=True)
+    third.load_state_dict(weights, strict=False)
+    optimizer.load_state_dict(state)
+    run(third, loss, optimizer, 25)
+    assert torch.equal(third.unilora.theta, model.unilora.theta)
+
+
+def test_split_and_join():
+    unilora = adapted()
+    pairs = Pairs(unilora.layer_map, "cpu")
+    assert [len(numbers) for numbers in pairs.batches] == [2, 1]
+    vector = torch.arange(unilora.projection.D, dtype=torch.float64)
+    assert torch.equal(pairs.join(pairs.split(vector)), vector)
+
+
+def test_refused_by_name():
+    balanced = attach(layers(), rank=2, d=20, targets=["0"]).unilora
+    with pytest.raises(KindError, match="LoRA-RITE steps A and B themselves, which kind balanced rebuilds from theta"):
+        LoraRite(balanced)
+
+    class Curved:
+        kind = "curved"
+
+    balanced.projection = Curved()
+    with pytest.raises(KindError, match="linear in theta, which curved is not"):
+        LoraPro(balanced)
+    unilora = adapted()
+    for make in MAKERS.values():
+        optimizer = make(unilora)
+        unilora.theta.grad = torch.full_like(unilora.theta, torch.nan)
+        if make is not MAKERS["pro, efficient"]:  # AdamW's own moments take what they get
+            unilora.theta.data.fill_(torch.nan)
+            with pytest.raises(WorkFailed, match="not finite any more; give a lower learning rate"):
+                optimizer.step()
+    unilora.theta.full_tensor = None
+    with pytest.raises(KindError, match="LoraRite steps whole matrices, and theta is in parts"):
+        LoraRite(unilora)
