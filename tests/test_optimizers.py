@@ -37,8 +37,8 @@ def factors(unilora, vector):
     return [segment.factors(vector[start : start + segment.size]) for segment, start in placed]
 
 
-def deltas(unilora, theta=None):
-    return [2 * B @ A for A, B in factors(unilora, unilora.theta if theta is None else theta)]
+def deltas(unilora, P=None):
+    return [2 * B @ A for A, B in factors(unilora, unilora.theta if P is None else P @ unilora.theta)]
 
 
 @torch.no_grad()
@@ -54,18 +54,18 @@ def transformed(unilora):
     return other
 
 
-def trained(unilora, make, steps=8):
+def trained(unilora, make, steps=8, through=None):
     """ΔW after each step on ½‖X(ΔW − Z)‖², X and Z random, new at each step, as batches are."""
     optimizer, random, seen = make(unilora), generator(2), []
     for _ in range(steps):
         optimizer.zero_grad()
         loss = 0
-        for delta in deltas(unilora):
+        for delta in deltas(unilora, through):
             X, Z = (torch.randn(delta.shape, generator=random, dtype=torch.float64) for _ in "XZ")
             loss += 0.5 * (X @ (delta - Z).T).square().sum()
         loss.backward()
         optimizer.step()
-        seen.append([delta.detach() for delta in deltas(unilora)])
+        seen.append([delta.detach() for delta in deltas(unilora, through)])
     return seen
 
 
@@ -96,20 +96,54 @@ def test_rite_moves_the_weight_alike_whatever_its_factors(zero_B):
     assert apart(trained(start, adamw)[-1], trained(transformed(adapted(zero_B=zero_B)), adamw)[-1]) > 0.05
 
 
-def test_rite_steps_as_adam_does_where_there_is_one_direction():
-    """Rank one, B of length one and held there in mind: M is then Adam's, with the mean of squares over the rows."""
-    model = attach(nn.Sequential(nn.Linear(5, 4)), 1, targets=["0"], kind="identity").double()
-    unilora = model.unilora
-    ((A, B),) = factors(unilora, unilora.theta.data)
-    A.normal_(generator=generator(3)), B.zero_()
-    length, start = A.norm(), A.clone()
-    optimizer = LoraRite(unilora, lr=0.01, betas=(0.9, 0.99), clip=0)
-    g = torch.randn(4, 1, generator=generator(4), dtype=torch.float64)
-    unilora.theta.grad = torch.cat((torch.zeros(5), g[:, 0])).double()
-    optimizer.step()
-    assert torch.equal(A, start), "B was zero"
-    expected = -0.01 * g / (g.square().mean().sqrt() + 1e-6 * length) / length  # ḡ = g / ‖A‖, and the step / ‖A‖ again
-    torch.testing.assert_close(B, expected, atol=1e-12, rtol=0)
+def paper_rite(unilora, lr, beta1=0.9, beta2=0.99, eps=1e-6, clip=5.0):
+    """Algorithm 1, pair by pair and by QR as it is written there, with the moving averages of the authors' code."""
+    state, t = {}, 0
+
+    def step():
+        nonlocal t
+        t += 1
+        pairs = list(zip(factors(unilora, unilora.theta.data), factors(unilora, unilora.theta.grad)))
+        work = []
+        for number, ((A, B), (gA, gB)) in enumerate(pairs):
+            for name, side, g, partner in (("A", A.T, gA.T, B), ("B", B, gB, A.T)):
+                U, R = torch.linalg.qr(partner)
+                work.append(((number, name), side, g @ torch.linalg.pinv(R), U, R))
+        total = sum(g.square().sum() for _, _, g, _, _ in work).sqrt()
+        changes = []
+        for key, side, g, U, R in work:
+            g = g * min(1, clip / total)
+            r = len(R)
+            M, V, rho, last = state.get(
+                key, (torch.zeros_like(side), torch.zeros(r, r).double(), 0, torch.zeros_like(U))
+            )
+            P = U.T @ last
+            d = (torch.linalg.eigvalsh(V) - torch.linalg.eigvalsh(P @ V @ P.T)).max()
+            b1, b2 = (beta * (1 - beta ** (t - 1)) / (1 - beta**t) for beta in (beta1, beta2))
+            rho = b2 * (rho + d)
+            V = b2 * P @ V @ P.T + (1 - b2) * g.T @ g / len(g)
+            w, v = torch.linalg.eigh(V)
+            M = b1 * M @ P.T + (1 - b1) * g @ v @ torch.diag(1 / ((w + rho).sqrt() + eps)) @ v.T
+            state[key] = M, V, rho, U
+            changes.append((side, lr * M @ torch.linalg.pinv(R).T))
+        for side, change in changes:
+            side.sub_(change)
+
+    return step
+
+
+class Called(torch.optim.Optimizer):
+    """A function as an optimizer's step."""
+
+    def __init__(self, unilora, step):
+        super().__init__([unilora.theta], {})
+        self.step = torch.no_grad()(step)
+
+
+def test_rite_is_the_papers_algorithm():
+    one = trained(adapted(), lambda u: LoraRite(u, lr=0.1, betas=(0.9, 0.99), clip=5))
+    other = trained(adapted(), lambda u: Called(u, paper_rite(u, 0.1)))
+    assert max(apart(*pair) for pair in zip(one, other)) < 1e-9  # as above
 
 
 # LoRA-Pro
@@ -159,6 +193,40 @@ def test_pro_through_P_is_the_nearest_move_that_theta_can_make():
     expected = torch.linalg.lstsq(J @ P, G[:, None]).solution[:, 0]
     # P and its transpose are applied in float32, 2⁻²⁴, and condition numbers of some ten are squared
     torch.testing.assert_close(t, expected, atol=1e-4 * expected.abs().max().item(), rtol=0)
+
+
+def paper_pro(unilora, lr, P, beta1=0.9, beta2=0.99, eps=1e-8, decay=0.1):
+    """Adam on J(a, b), and J(a, b) by dense matrices: of all that come nearest, what is nearest to the gradient."""
+    first, second, t = 0, 0, 0
+
+    def step():
+        nonlocal first, second, t
+        t += 1
+        theta_D = P @ unilora.theta.data
+        J = torch.block_diag(*[jacobian(2.0, A, B) for A, B in factors(unilora, theta_D)]) @ P
+        inverse = torch.linalg.pinv(J, rtol=1e-9)
+        E = J @ inverse @ torch.linalg.pinv(J.T, rtol=1e-9) @ unilora.theta.grad
+        first, second = beta1 * first + (1 - beta1) * E, beta2 * second + (1 - beta2) * E**2
+        E = first / (1 - beta1**t) / ((second / (1 - beta2**t)).sqrt() + eps)
+        g = J.T @ E
+        change = g + inverse @ (E - J @ g)
+        unilora.theta.data.mul_((1 - lr * decay) ** 0.5).sub_(lr * change)
+
+    return step
+
+
+@pytest.mark.parametrize(("kind", "d", "tolerance"), [("identity", None, 1e-9), ("balanced", 20, 1e-4)])
+def test_pro_is_the_papers_algorithm(kind, d, tolerance):
+    """Float64 with Gram matrices for `identity`; through P what is applied in float32, and ten rounds instead of a solution."""
+
+    def weights(make):
+        unilora = adapted(kind=kind, d=d)
+        P = torch.from_numpy(dense(unilora.projection))
+        return trained(unilora, lambda u: make(u, P), steps=4, through=P)
+
+    one = weights(lambda u, P: LoraPro(u, lr=0.01, betas=(0.9, 0.99), weight_decay=0.1, rounds=40))
+    other = weights(lambda u, P: Called(u, paper_pro(u, 0.01, P)))
+    assert max(apart(*pair) for pair in zip(one, other)) < tolerance
 
 
 def dense(projection):

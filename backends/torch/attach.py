@@ -154,7 +154,7 @@ class UniLora:
 
     def draws(self, pairs) -> list[Draw]:
         """The noise that the segments of ``pairs`` see in this forward; none in an evaluation."""
-        noisy = self._noise and self._noise.strength and self.model.training and not self.is_merged
+        noisy = self._noise and self._noise.strength and self.model.training
         return [self._noise.draw(number) for number, *_ in pairs] if noisy else []
 
     def factors(self) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -36,7 +36,15 @@ class LoraPro(PairsOptimizer):
     """
 
     def __init__(
-        self, unilora, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, efficient=False, rounds=ROUNDS, others=()
+        self,
+        unilora,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.0,
+        efficient=False,
+        rounds=ROUNDS,
+        others=(),
     ):
         kind = unilora.projection.kind
         if not isinstance(unilora.projection, Gather):
@@ -53,7 +61,9 @@ class LoraPro(PairsOptimizer):
         moves = [s * (B @ a + b @ A) for (s, (A, B)), (a, b) in zip(factors, self.pairs.split(self._expand(gradient)))]
         if not state:
             state["step"] = torch.tensor(0.0)
-            state["first"], state["second"] = ([torch.zeros_like(E, dtype=self.theta.dtype) for E in moves] for _ in "12")
+            state["first"], state["second"] = (
+                [torch.zeros_like(E, dtype=self.theta.dtype) for E in moves] for _ in "12"
+            )
         state["step"] += 1
         (beta1, beta2), step = group["betas"], state["step"].item()
         pulls = []
@@ -81,7 +91,9 @@ class LoraPro(PairsOptimizer):
             pairs = self.pairs.split(self._expand(direction))
             image = transposed(self.pairs.join([_normal(*gram, *pair) for gram, pair in zip(grams, pairs)]))
             curvature = direction @ image
-            length = torch.where(curvature > 0, size / curvature, 0)  # at the end 0, and no host waits for a device to say so
+            length = torch.where(
+                curvature > 0, size / curvature, 0
+            )  # at the end 0, and no host waits for a device to say so
             t, rest = t + length * direction, rest - length * image
             last, size = size, rest @ rest
             direction = rest + torch.where(last > 0, size / last, 0) * direction

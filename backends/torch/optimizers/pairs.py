@@ -25,7 +25,9 @@ class Pairs:
             batches[segment.out_features, segment.in_features, segment.rank].append(number)
         self.batches = list(batches.values())
         s = [float(layer_map.factor_scale(segment)) for segment in self.segments]
-        self.scales = [torch.tensor([s[i] for i in numbers], device=device).double()[:, None, None] for numbers in self.batches]
+        self.scales = [
+            torch.tensor([s[i] for i in numbers], device=device).double()[:, None, None] for numbers in self.batches
+        ]
 
     def split(self, vector: Tensor) -> list[tuple[Tensor, Tensor]]:
         """A (n, rank, in) and B (n, out, rank) of each batch, copies in float64: Gram matrices square a condition number."""
