@@ -5,7 +5,11 @@ from importlib.resources import files
 
 import pytest
 
-KINDS = ("balanced", "uniform", "identity", "table")  # SPEC 9.1
+from .oracle.kinds import LAYERED, PROGRAMS
+
+KINDS = ("balanced", "uniform", "identity", "table", *LAYERED)  # SPEC 9.1
+GATHERS = tuple(kind for kind in KINDS if kind not in PROGRAMS)
+"""Those whose rows hold one entry each."""
 
 LEVELS = {
     "projection": (

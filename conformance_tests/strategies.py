@@ -8,6 +8,11 @@ import math
 import numpy as np
 from hypothesis import strategies as st
 
+from unilora_spec.protocol import field_of
+
+from .oracle import files
+from .oracle.kinds import LAYERED
+
 LARGEST = 2**40
 
 # Projections (SPEC 1 to 6)
@@ -33,7 +38,14 @@ LARGEST_TABLE = 4096  # D of kind `table`, which is sent with each request; more
 
 @st.composite
 def projections(draw, kind, sizes=sizes, largest_d=2**31 - 1):
-    """The object `projection`: d is 1, D, a divisor of D or of D − 1, or anything. With kind `table` it has its `index`."""
+    """The object `projection`: d is 1, D, a divisor of D or of D − 1, or anything. With kind `table` it has its `index`, with
+    those that are layered, whose D is small, `layers` and what else they have."""
+    if kind in LAYERED:
+        p, segments, own = draw(layered(kind, draw(layer_maps_for(kind))))
+        return p | {
+            "layers": files.fold(segments),
+            **{name: tensor[field_of(tensor["dtype"])] for name, tensor in own.items()},
+        }
     D = draw(sizes)
     if kind == "table":
         D = D if D <= LARGEST_TABLE else 300
@@ -46,6 +58,23 @@ def projections(draw, kind, sizes=sizes, largest_d=2**31 - 1):
         d = min(max(d, 1), most)
     table = {"index": draw(tables(D, d))} if kind == "table" else {}
     return {"kind": kind, "seed": str(draw(seeds)), "d": d, "D": D, **table}
+
+
+@st.composite
+def layered(draw, kind, segments):
+    """The object `projection` of a file whose layer map is ``segments``, or one that suits the kind, this, and the kind's tensors."""
+    of_kind = LAYERED[kind]
+    p = {"kind": kind, "seed": str(draw(seeds))}
+    p |= {name: draw(st.integers(*limits)) for name, limits in of_kind.OPTIONS.items()}
+    segments = of_kind.fitting(p, segments) if hasattr(of_kind, "fitting") else segments
+    p["D"] = sum(map(files.size, segments))
+    p["d"] = of_kind.dim(p, segments) if hasattr(of_kind, "dim") else draw(st.sampled_from(of_kind.dims(p, segments)))
+    own = {}
+    tensors = of_kind.own(p, segments) if hasattr(of_kind, "own") else {}
+    for name, (dtype, length, end) in tensors.items():
+        numbers = draw(tables(length, end) if dtype == "I32" else vectors(length, moderate))
+        own[name] = {"dtype": dtype, "shape": [length], field_of(dtype): numbers}
+    return p, segments, own
 
 
 def tables(D, d):
@@ -71,6 +100,10 @@ floats = st.sampled_from(SPECIAL) | st.floats(width=32, allow_nan=False, allow_i
 """float32: denormals, both zeros and the largest among them."""
 
 
+moderate = st.sampled_from([0.0, 1.0, -0.5]) | st.floats(-64, 64, width=16, allow_subnormal=False)
+"""So large that no sum of a few products overflows, and so short that bounds on it are."""
+
+
 def vectors(length, values=floats):
     """float32[length]: some entries drawn, repeated in order; long vectors cost no more to draw than short ones."""
     few = st.lists(values, min_size=min(length, 1), max_size=min(length, 12))
@@ -80,6 +113,7 @@ def vectors(length, values=floats):
 # Layer maps (SPEC 7)
 
 dimensions = st.integers(1, 4)
+ranks = st.integers(0, 4)
 # Few names, so that numbers follow each other and runs come about: most maps drawn from wide text would fold nowhere.
 numbers = st.sampled_from(["0", "1", "2", "9", "10", "11", "01", "999999999", "1000000000", "٣"])
 name_parts = st.sampled_from(["a", "layer", "q", "v2", "é", "𝔸", "", '"\\', "\n"])
@@ -89,7 +123,7 @@ names = st.lists(numbers | name_parts, min_size=1, max_size=4).map(".".join).fil
 @st.composite
 def segments_of(draw, name):
     """The segments of one weight: whole, rows or indices, stored either way."""
-    form = {"name": name, "in": draw(dimensions), "rank": draw(dimensions)}
+    form = {"name": name, "in": draw(dimensions), "rank": draw(ranks)}
     if draw(st.booleans()):
         form["transposed"] = True
     part = draw(st.sampled_from(["whole", "rows", "stack"]))
@@ -123,6 +157,13 @@ def layer_maps(draw):
     return list(draw(st.permutations(segments))) if draw(st.booleans()) else segments
 
 
+def layer_maps_for(kind):
+    """Layer maps that the kind can have: without segments of rank 0 where it is of A and B."""
+    if kind in LAYERED and not getattr(LAYERED[kind], "WHOLE", False):
+        return layer_maps().map(lambda segments: [{**s, "rank": s["rank"] or 1} for s in segments])
+    return layer_maps()
+
+
 alphas = st.sampled_from([1e-4, 0.1, 1, 16, 2**20]) | st.floats(1e-4, 2**20)
 
 # Adapters (SPEC 8)
@@ -151,13 +192,16 @@ def tensors(draw, shape):
 @st.composite
 def adapters(draw, kinds, base=None):
     """A description, its segments one by one, and the tensors by name. ``base``: what the base's record is drawn from."""
-    segments = draw(layer_maps())
-    D = sum(s["rank"] * (s["in"] + s["out"]) for s in segments)
-    projection = draw(projections(draw(st.sampled_from(kinds)), sizes=st.just(D), largest_d=D))
-    own = {}
-    if projection["kind"] != "identity":
+    kind = draw(st.sampled_from(kinds))
+    segments = draw(layer_maps_for(kind))
+    D, own = sum(map(files.size, segments)), {}
+    if kind in LAYERED:
+        projection, segments, own = draw(layered(kind, segments))
+    else:
+        projection = draw(projections(kind, sizes=st.just(D), largest_d=D))
+    if kind not in ("identity", *LAYERED):
         d = projection["d"] = min(projection["d"], draw(st.integers(1, 9)))
-    if "index" in projection:
+    if kind == "table":
         own["index"] = {"dtype": "I32", "shape": [D], "index": projection.pop("index") % d}
     description = {"projection": projection, "alpha": draw(alphas), "layers": segments}
     description["scaling"] = draw(st.sampled_from(["lora", "rslora"]))

@@ -13,7 +13,8 @@ from unilora_spec.serialization import replacing
 
 from . import hostile
 from .judge import packed
-from .oracle import arithmetic, files
+from .oracle import arithmetic, family, files
+from .oracle.kinds import LAYERED, PROGRAMS
 
 FOLDER = Path(unilora_spec.__file__).parent / "vectors"
 LARGEST_FILE = 4000  # bytes of a hostile file; longer ones are the suite's alone
@@ -22,7 +23,7 @@ NOTES = {
     "edge": "At a limit, or where one more or less changes the way.",
     "large": "Numbers above 32 bits: arithmetic of 32 bits, or of doubles where SPEC 1.4 says no, shows here.",
     "invalid": "To be refused.",
-    "optional": "Of kind `table`, which an implementation may lack; then rule 9.1 refuses it.",
+    "optional": "Of a kind that an implementation may lack; then rule 9.1 refuses it.",
 }
 
 
@@ -159,7 +160,7 @@ def values():
         p = projection(kind, 9, D)
         if kind == "table":
             p["index"] = TABLE
-        theta_D = arithmetic.expand(*arithmetic.of(p), special)
+        theta_D = arithmetic.expand(*family.of(p), special)
         optional = ("optional",) if kind == "table" else ()
         comment = f"{kind}: both zeros, numbers below the normal range, the largest"
         yield vector(
@@ -174,7 +175,7 @@ def values():
             flags=("edge", *optional),
         )
         g = [float(i - 8) for i in range(D)]  # whole numbers: their sums are exact in any order and in float32
-        theta = [arithmetic.f32(x) for x in arithmetic.adjoint(*arithmetic.of(p), g)[0]]
+        theta = [arithmetic.f32(x) for x in arithmetic.adjoint(*family.of(p), g)[0]]
         fields = {"projection": p, "g": g, "start": 0, "stop": D}
         yield vector("6.3", f"{kind}: sums that are exact", "adjoint", {"theta": theta}, flags=optional, **fields)
     p = projection("balanced", 9, 2**40)
@@ -210,21 +211,19 @@ def layer_map():
 def small(rank, scaling="lora", **segment):
     """An adapter whose products are exact in float32, in any order: small whole numbers."""
     layers = [{"name": "w", "out": 2, "in": 3, "rank": rank, **segment}]
-    D = 5 * rank
-    text = {"projection": projection("identity", D, D), "alpha": 2 * rank, "layers": layers, "scaling": scaling}
+    D = files.size(layers[0])
+    text = {"projection": projection("identity", D, D), "alpha": 2 * (rank or 1), "layers": layers, "scaling": scaling}
     theta = [float(i % 7 - 3) for i in range(D)]
     return text, theta, files.write(text, {"theta": ("F32", [D], theta)})
 
 
 def delta_weights():
-    for rank in (1, 2, 4):
+    for rank in (0, 1, 2, 4):
         text, theta, file = small(rank)
-        A, B = theta[: 3 * rank], theta[3 * rank :]
-        delta = [
-            files.factor_scale(text, text["layers"][0]) * sum(B[o * rank + r] * A[r * 3 + i] for r in range(rank))
-            for o in range(2)
-            for i in range(3)
-        ]
+        s = files.factor_scale(text, text["layers"][0])
+        A, B = (theta[: 3 * rank], theta[3 * rank :]) if rank else ([], [])
+        product = [sum(B[o * rank + r] * A[r * 3 + i] for r in range(rank)) for o in range(2) for i in range(3)]
+        delta = files.delta(s, product if rank else theta)
         expected = {"A": A, "B": B, "delta": delta}
         yield vector("7.7", f"rank {rank}, whole numbers", "delta_weight", expected, file=file, segment=0)
         weights = {"w": {"shape": [2, 3], "values": [1.0] * 6}}
@@ -262,7 +261,7 @@ def tables():
     p = projection("table", 9, 20) | {"index": TABLE}
     fields = {"projection": p, "flags": ("optional",)}
     yield vector("9.4", "a part of the rows", "index", {"index": TABLE[5:12]}, start=5, stop=12, **fields)
-    columns = [arithmetic.members(*arithmetic.of(p), j) for j in range(9)]
+    columns = [arithmetic.members(*family.of(p), j) for j in range(9)]
     expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
     yield vector("9.4", "columns, one without a row", "members", expected, start=0, stop=9, **fields)
     scale = [arithmetic.scale(len(column)) for column in columns]
@@ -284,20 +283,23 @@ def tables():
 
 
 def kinds():
-    for kind in ("vera", "Balanced", ""):
+    for kind in ("lora-fa", "Balanced", ""):
         p = projection(kind, 2, 5)
         yield vector("9.1", f"the kind {kind!r}", "index", refused=["9.1"], projection=p, start=0, stop=5)
     p = projection("identity", 4, 5)
     yield vector("9.2", "d below D", "index", refused=["9.2"], projection=p, start=0, stop=5)
-    layers = [{"name": "v", "out": 2, "in": 3, "rank": 2}, {"name": "w", "out": 1, "in": 16, "rank": 1}]
+    layers = [
+        {"name": name, "out": out, "in": columns, "rank": rank}
+        for name, out, columns, rank in (("u", 2, 2, 0), ("v", 2, 3, 2), ("w", 1, 16, 1))
+    ]
     theta = []
     for s in layers:
         A = range(len(theta), len(theta) + s["rank"] * s["in"])
-        theta += [arithmetic.f32(arithmetic.start(42, j) * (1 / s["in"] ** 0.5)) for j in A] + [0.0] * (
-            s["rank"] * s["out"]
-        )
+        theta += [arithmetic.f32(arithmetic.start(42, j) * (1 / s["in"] ** 0.5)) for j in A]
+        theta += [0.0] * (files.size(s) - len(A))
     p = projection("identity", len(theta), len(theta))
-    yield vector("9.2", "A as LoRA's, B zero", "initial", {"theta": theta}, projection=p, bound=0.02, layers=layers)
+    expected = {"theta": theta}
+    yield vector("9.2", "A as LoRA's, B and rank 0 zero", "initial", expected, projection=p, bound=0.02, layers=layers)
     yield from tables()
 
 
@@ -323,9 +325,68 @@ def base():
         yield vector("10.3", comment, "merge", refused=["10.3"], file=hostile.TINY, weights=given)
 
 
+FAMILY = [
+    {"name": f"layer.{n}.{name}", **sizes}
+    for n in range(2)
+    for name, sizes in (("q", {"out": 3, "in": 4, "rank": 2}), ("v", {"out": 2, "in": 3, "rank": 1}))
+]
+"""Two layers of two weights, which differ in every size."""
+
+
+def whole_numbers(length):
+    return [float(5 * i % 7 - 3) for i in range(length)]
+
+
+def layered(kind):
+    """The projection of a kind that knows the layer map, with the least of its own numbers."""
+    of_kind = LAYERED[kind]
+    p = projection(kind, 0, sum(map(files.size, FAMILY))) | {
+        name: least for name, (least, _) in of_kind.OPTIONS.items()
+    }
+    if hasattr(of_kind, "dim"):
+        p["d"] = of_kind.dim(p, FAMILY)
+    else:
+        possible = of_kind.dims(p, FAMILY)
+        p["d"] = possible[len(possible) // 2]
+    for name, (dtype, length, end) in of_kind.own(p, FAMILY).items() if hasattr(of_kind, "own") else ():
+        p[name] = [5 * i % end for i in range(length)] if dtype == "I32" else whole_numbers(length)
+    return p | {"layers": files.fold(FAMILY)}
+
+
+def family_kinds():
+    """Of products of matrices, and of gradients, what is exact in any order: whole numbers that come of whole numbers."""
+    for kind, of_kind in sorted(LAYERED.items(), key=lambda item: int(item[1].RULE.removeprefix("11."))):
+        p, rule = layered(kind), of_kind.RULE
+        fields, rows = {"projection": p, "flags": ("optional",)}, {"start": 0, "stop": p["D"]}
+        if kind not in PROGRAMS:
+            index = of_kind.index(p, FAMILY)
+            yield vector(rule, f"{kind}: all rows", "index", {"index": index}, **rows, **fields)
+            columns = [[i for i in range(p["D"]) if index[i] == j] for j in range(p["d"])]
+            expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
+            yield vector(rule, f"{kind}: all columns", "members", expected, start=0, stop=p["d"], **fields)
+            for wrong in of_kind.wrong(p, FAMILY)[:2]:
+                fields |= {"projection": wrong, "start": 0, "stop": 1}
+                yield vector(rule, f"{kind}: to be refused", "index", refused=[rule], **fields)
+            continue
+        theta = whole_numbers(p["d"])
+        thirds = [arithmetic.f32(x / 3) for x in theta] if of_kind.EXACT else theta
+        theta_D, _ = family.expand(p, thirds)
+        if of_kind.EXACT or all(map(float.is_integer, theta_D)):
+            yield vector(rule, f"{kind}: all of θ_D", "expand", {"theta_D": theta_D}, theta=thirds, **rows, **fields)
+        g = whole_numbers(p["D"])
+        gradient, _ = family.adjoint(p, theta, g)
+        if all(map(float.is_integer, gradient)):
+            yield vector(
+                rule, f"{kind}: sums that are exact", "adjoint", {"theta": gradient}, theta=theta, g=g, **rows, **fields
+            )
+        start = of_kind.start(p, FAMILY)
+        yield vector(rule, f"{kind}: the start", "initial", {"theta": start}, bound=0.02, **fields)
+
+
 FILES = {
     "1-limits": limits, "2-keys": keys, "3-mixing": mixing, "4-balanced": balanced, "5-uniform": uniform, "6-values": values,
     "7-layer-map": layer_map, "8-file": file, "9-kinds": kinds, "10-base": base,
+    "11-family": family_kinds,
 }  # fmt: skip
 
 

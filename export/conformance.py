@@ -6,18 +6,23 @@ vector from its writer, and has no use for columns: there is nothing of ours to 
 """
 
 import inspect
+import math
 from functools import lru_cache
 
 import numpy as np
 import onnx_ir as ir
 
 from unilora_spec import Projection
+from unilora_spec.program import Program
+from unilora_spec.projection import KINDS
 from unilora_spec.protocol import (
     adapter_of,
     answering,
     array_of,
+    gather_of,
     numbered,
     pack,
+    pack_delta_weight,
     pack_weights,
     projection_of,
     segment_of,
@@ -25,9 +30,10 @@ from unilora_spec.protocol import (
     weights_of,
 )
 
+from .graph import programs
 from .graph.adapt import Weight, adapt
 from .graph.functions import DOMAIN, FUNCTIONS, add_functions
-from .graph.rebuild import two_scales
+from .graph.rebuild import COMPUTED, GraphTape, shapes, two_scales
 from .onnx import OPSETS
 from .parity.compare import session
 
@@ -94,7 +100,7 @@ def permuted(pi, x) -> np.ndarray:
 
 
 def _index(r):
-    return {"index": pack(index_of(projection_of(r), r["start"], r["stop"]), "index")}
+    return {"index": pack(index_of(gather_of(r), r["start"], r["stop"]), "index")}
 
 
 def index_of(p, start, stop) -> np.ndarray:
@@ -115,19 +121,32 @@ def _expand(r):
 
 def expanded(p, theta, start, stop) -> np.ndarray:
     """θ_D[start:stop] as float32."""
+    if isinstance(p, Program):
+        start, stop = p.range_of(start, stop, p.D)
+        return _program(p).run(None, {"theta": theta})[0][start:stop]
+    if p.kind not in ("identity", *COMPUTED):
+        return run("Expand", theta, p.scale(), p.index(start, stop))
     index = index_of(p, start, stop)
     scale = run("BalancedScale", p.d, **two_scales(p)) if p.kind == "balanced" else p.scale()
     return run("Expand", theta, scale, index)
 
 
+@lru_cache(64)
+def _program(p):
+    tape, theta = GraphTape(OPSETS[0]), _value("theta", shape=ir.Shape([p.d]))
+    theta_D = programs.theta_D(tape, p, theta, "theta_D")
+    return _session(_model([theta], [theta_D], tape.nodes, tape.initializers))
+
+
 def _delta_weight(r):
     adapter = adapter_of(r)
     s, offset = segment_of(r, adapter, adapter.layer_map.placed())
-    theta_D, split = expanded(adapter.projection, adapter.theta, offset, offset + s.size), s.rank * s.in_features
-    A = run("View", theta_D[:split], dims=(s.rank, s.in_features))
-    B = run("View", theta_D[split:], dims=(s.out_features, s.rank))
-    delta = run("DeltaWeight", A, B, adapter.layer_map.factor_scale(s))
-    return {"A": pack(A, "A"), "B": pack(B, "B"), "delta": pack(delta, "delta")}
+    theta_D = expanded(adapter.projection, adapter.theta, offset, offset + s.size)
+    dims = shapes(s)
+    flat = np.split(theta_D, np.cumsum([math.prod(shape) for shape in dims])[:-1])
+    factors = [run("View", part, dims=tuple(shape)) for part, shape in zip(flat, dims)]
+    delta = run("DeltaWeight" if s.rank else "Scaled", *factors, adapter.layer_map.factor_scale(s))
+    return pack_delta_weight(s, factors, delta)
 
 
 def _merge(r):
@@ -165,5 +184,6 @@ answer = answering(
         "mix": _mix, "permutation": _permutation, "index": _index, "expand": _expand, "delta_weight": _delta_weight,
         "merge": _merge,
     },
-    kinds=("balanced", "uniform", "identity"),  # the index of `table` is a constant of its graph: nothing is computed
+    kinds=[kind for kind in KINDS if kind in ("identity", *COMPUTED) or issubclass(KINDS[kind], Program)],
+    # of the others the index is a constant of the graph: nothing is computed
 )  # fmt: skip

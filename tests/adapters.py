@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, contents_fingerprint, structure_fingerprint
+from unilora_spec.projection import KINDS
 
 
 def adapter_of(model, segments, folder, labels=None, saved=(), d=64, scaling="lora"):
@@ -25,6 +26,18 @@ def adapter_of(model, segments, folder, labels=None, saved=(), d=64, scaling="lo
     theta = random.normal(size=d).astype(np.float32)
     saved = {name: random.normal(size=parameters[name].shape).astype(np.float32) for name in saved}
     return Adapter(Projection(D=layer_map.D, d=d, seed=42), layer_map, theta, base, saved)
+
+
+def projection_for(kind):
+    """A projection of any kind, of two layers of two weights each, which differ in shape and rank; `table` has a random table."""
+    shapes = {"q": (12, 8, 2), "v": (6, 10, 3)}
+    segments = [Segment(f"layer.{n}.{name}.weight", *shapes[name]) for n in range(2) for name in shapes]
+    layer_map, random = LayerMap(segments, alpha=2), np.random.default_rng(1)
+    if kind == "table":
+        index = random.integers(0, 20, layer_map.D)
+        return Projection(kind, D=layer_map.D, d=20, seed=7, tensors={"index": index})
+    weights = {s.name: random.standard_normal((s.out_features, s.in_features)).astype(np.float32) for s in segments}
+    return Projection.of(layer_map, kind, 20 if KINDS[kind].d_is_free else None, 7, weights.get)
 
 
 def merged(model, adapter):

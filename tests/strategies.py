@@ -7,6 +7,7 @@ from hypothesis.extra import numpy as hnp
 
 from conformance_tests import strategies as plain
 from conformance_tests.oracle import files
+from conformance_tests.oracle.kinds import LAYERED
 from conformance_tests.rules import KINDS
 from unilora_spec import Adapter, LayerMap, Projection
 from unilora_spec.serialization import SAVED, parse
@@ -17,6 +18,8 @@ def examples(count):
     return settings(max_examples=count, derandomize=True, deadline=None)
 
 
+OF_NUMBERS = [kind for kind in KINDS if kind not in LAYERED]
+"""The kinds that need no layer map; of the others: test_family.py."""
 seeds = plain.seeds
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 dtypes = st.sampled_from(["F32", "F16", "BF16"])
@@ -29,7 +32,7 @@ def projection(kind, D, d, seed=0):
 
 
 @st.composite
-def projections(draw, kinds=KINDS, most=60):
+def projections(draw, kinds=OF_NUMBERS, most=60):
     p = draw(plain.projections(draw(st.sampled_from(kinds)), st.integers(1, most)))
     tensors = {"index": p.pop("index")} if "index" in p else {}
     return Projection(**p | {"seed": int(p["seed"])}, tensors=tensors)

@@ -15,10 +15,10 @@ from backends.torch.targets import Candidate
 from unilora_spec import LayerMapError
 
 
-def noisy(model, targets, sigma=1.0):
+def noisy(model, targets, rank=3):
     """``model`` with an adapter of large effect, in training (its layers without dropout), half way through the schedule."""
-    attach(model, rank=3, d=30, seed=5, targets=targets, alpha=6, bound=2.0)
-    model.unilora.noise = Noise(sigma, seed=7)
+    attach(model, rank, d=25, seed=5, targets=targets, alpha=6, bound=2.0 if rank else 0.5)
+    model.unilora.noise = Noise(sigma=1.0, seed=7)
     model.unilora.noise.at(5, 10)
     model.training = True
     return model
@@ -28,10 +28,10 @@ def noisy(model, targets, sigma=1.0):
 def add_to_base(model):
     """ε of every segment, as equation 7 of the paper says, added to the base's own weights."""
     unilora, noise = model.unilora, model.unilora.noise
-    for number, (segment, (A, B)) in enumerate(zip(unilora.layer_map.segments, unilora.factors())):
+    for number, (segment, of_segment) in enumerate(zip(unilora.layer_map.segments, unilora.factors())):
         part = segment.part(model.get_parameter(segment.name))
-        W = (part.T if segment.transposed else part).reshape(len(B), -1)
-        norms = (W + float(unilora.layer_map.factor_scale(segment)) * B @ A).norm(dim=1)
+        W = (part.T if segment.transposed else part).reshape(segment.out_features, -1)
+        norms = (W + float(unilora.layer_map.factor_scale(segment)) * segment.product(*of_segment)).norm(dim=1)
         normal = torch.empty(W.shape).normal_(generator=torch.Generator().manual_seed(noise.draw(number).seed))
         epsilon = noise.sigma / 2 / math.sqrt(W.shape[1]) * norms[:, None] * normal
         part.add_(segment.stored(epsilon, part.shape))
@@ -45,9 +45,10 @@ def outcome(model):
     return output.detach(), model.unilora.theta.grad
 
 
+@pytest.mark.parametrize("rank", [3, 0])
 @pytest.mark.parametrize(("make", "targets"), FORMS.values(), ids=FORMS)
-def test_noise_is_added_to_the_weight_in_both_passes(make, targets):
-    model = noisy(make(), targets)
+def test_noise_is_added_to_the_weight_in_both_passes(make, targets, rank):
+    model = noisy(make(), targets, rank)
     seen, noise = outcome(model), model.unilora.noise
     model.unilora.noise = None
     without = outcome(model)
@@ -56,7 +57,7 @@ def test_noise_is_added_to_the_weight_in_both_passes(make, targets):
     model.unilora.noise = None
     for ours, wanted in zip(seen, outcome(model)):
         assert_same(ours, wanted)
-    assert (without[1] - seen[1]).abs().max() > 0.05 * seen[1].abs().max(), "the noise is far above the tolerance"
+    assert (without[1] - seen[1]).abs().max() > 0.02 * seen[1].abs().max(), "the noise is far above the tolerance"
 
 
 def test_low_rank_paths_of_half_precision_see_the_same_noise():

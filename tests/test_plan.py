@@ -127,12 +127,13 @@ def test_a_tied_weight_is_refused_as_attach_does(tmp_path):
             refusing()
 
 
-@pytest.mark.parametrize("kind", ["balanced", "identity"])
-def test_the_file_is_as_long_as_said(tmp_path, kind):
+@pytest.mark.parametrize(("kind", "rank"), [("balanced", 4), ("balanced", 0), ("identity", 4)])
+def test_the_file_is_as_long_as_said(tmp_path, kind, rank):
     llama().save_pretrained(tmp_path)
     model = T.LlamaForCausalLM.from_pretrained(tmp_path)
-    attach(model, rank=4, d=None if kind == "identity" else 77, seed=3, targets=["q_proj"], kind=kind, alpha=8)
-    said = planned(settings(tmp_path, "q_proj", dim=None if kind == "identity" else 77, seed=3, kind=kind, alpha=8))
+    d = None if kind == "identity" else 77
+    attach(model, rank=rank, d=d, seed=3, targets=["q_proj"], kind=kind, alpha=8)
+    said = planned(settings(tmp_path, "q_proj", rank=rank, dim=d, seed=3, kind=kind, alpha=8))
     assert said["d"] == model.unilora.theta.numel()
     assert said["bytes"]["file"] == model.save_adapter(tmp_path / "vec.safetensors")
 
@@ -177,7 +178,7 @@ def test_the_dtype_of_the_base_is_its_configurations(tmp_path):
         ('{"model_type": "bert", "hidden_size": 10}', {}, "transformers cannot build a model of its config.json"),
         ('{"model_type": "bert"}', {"targets": "qery"}, "'qery' matches no weight that can be adapted; close names are query"),
         ('{"model_type": "bert"}', {"dim": 10**9}, "d is 1000000000; give one from 1 to 73728"),
-        ('{"model_type": "bert"}', {"kind": "vera"}, "projection kind 'vera' is unknown"),
+        ('{"model_type": "bert"}', {"kind": "lora-fa"}, "--kind is 'lora-fa'; give balanced, "),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_mend(tmp_path, content, options, sentence):

@@ -16,7 +16,10 @@ from .protocol import (
     adapter_of,
     answering,
     array_of,
+    field_of,
+    gather_of,
     pack,
+    pack_delta_weight,
     pack_weights,
     projection_of,
     segment_of,
@@ -43,18 +46,18 @@ def _inverse(r):
 
 
 def _index(r):
-    return {"index": pack(projection_of(r).index(r["start"], r["stop"]), "index")}
+    return {"index": pack(gather_of(r).index(r["start"], r["stop"]), "index")}
 
 
 def _members(r):
-    p = projection_of(r)
+    p = gather_of(r)
     counts = p.counts(r["start"], r["stop"])
     columns = [p.members(j) for j in range(r["start"], r["stop"])]
     return {"counts": pack(counts, "counts"), "members": pack(np.concatenate([[], *columns]), "members")}
 
 
 def _scale(r):
-    return {"scale": pack(projection_of(r).scale(r["start"], r["stop"]), "scale")}
+    return {"scale": pack(gather_of(r).scale(r["start"], r["stop"]), "scale")}
 
 
 def _initial(r):
@@ -69,7 +72,8 @@ def _expand(r):
 def _adjoint(r):
     p = projection_of(r)
     start, stop = p.range_of(r["start"], r["stop"], p.D)
-    return {"theta": pack(p.adjoint(array_of(r, "g", stop - start), start), "theta")}
+    theta = array_of(r, "theta", p.d) if "theta" in r else None
+    return {"theta": pack(p.adjoint(array_of(r, "g", stop - start), start, theta), "theta")}
 
 
 def _read(r):
@@ -82,7 +86,8 @@ def _read(r):
     }
     p = adapter.projection
     for name, value in p.tensors.items():
-        tensors[name] = {"dtype": p.stored[name], "shape": value.shape, name: pack(value, name)}
+        field = field_of(p.stored[name])
+        tensors[name] = {"dtype": p.stored[name], "shape": value.shape, field: pack(value, field)}
     description = canonical_json.encode(describe(adapter)).decode("utf-8")
     return {"description": description, "tensors": tensors, "canonical": is_canonical(adapter, data)}
 
@@ -94,7 +99,7 @@ def _write(r):
         if tensors.get(name, {}).get("dtype") != dtype:
             raise FileError(f"there is no tensor {name} of {dtype}", "8.3")
         tensor = tensors.pop(name)
-        return unpack(tensor[name], name).reshape(tensor["shape"])
+        return unpack(tensor[field_of(dtype)], field_of(dtype)).reshape(tensor["shape"])
 
     projection, layer_map, base = parse(r["description"], own)
     values, dtypes = {}, {}
@@ -111,9 +116,9 @@ def _write(r):
 
 def _delta_weight(r):
     adapter = adapter_of(r)
-    _, A, B = segment_of(r, adapter, adapter.factors())
+    segment, *factors = segment_of(r, adapter, adapter.factors())
     _, delta = segment_of(r, adapter, adapter.delta_weights())
-    return {"A": pack(A, "A"), "B": pack(B, "B"), "delta": pack(delta, "delta")}
+    return pack_delta_weight(segment, factors, delta)
 
 
 def _fingerprints(r):

@@ -4,37 +4,49 @@ The requirements on a kind, each with its reason; docs/methods.md writes every m
 
 1. The trained state is one flat float32 vector of ``d`` numbers. A method that trains several things (VeRA's λ_d and
    λ_b) gives each a range of it, so that files, optimizers and graphs know one tensor only.
-2. ``expand`` is a pure function of that vector. What is frozen comes from the seed or, where ``needs_base`` says so,
-   from the base model's weights; where ``stored`` says so, from tensors beside θ in the file.
+2. ``expand`` is a pure function of that vector. What is frozen comes from the seed, from the layer map where the kind is
+   ``layered``, from whole numbers of its own (``options``), or, where ``stored`` says so, from tensors beside θ in the file.
+   These may come from the base's weights, by ``of_base``, when training begins; a file is read without the base.
 3. ``expand`` works on any slice of θ_D without the rest, so that a large model is rebuilt tensor by tensor.
-4. ``adjoint`` is the transposed Jacobian of ``expand``, which is all that training needs of a kind.
+4. ``adjoint`` is the transposed Jacobian of ``expand`` at θ, which is all that training needs of a kind.
 5. ``initial`` is the start of training, from the seed and the layer map: plain LoRA starts A and B differently.
-6. ``index``, ``members`` and ``scale`` exist only where an entry depends on one trained number: class ``Gather``.
+6. ``index``, ``members`` and ``scale`` exist only where an entry depends on one trained number: class ``Gather``. Other
+   kinds are made of a few operations that every package knows: class ``Program`` of program.py.
 
 A kind is one file under kinds/, with a class that names itself: ``class Mine(Projection, kind="mine")``.
 """
 
+import hashlib
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from functools import cached_property
-from typing import ClassVar
+from functools import cached_property, partial
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from .errors import KindError, LimitError
-from .permutation import check_D, keys, mix
+from .permutation import check_D, in_blocks, keys, mix
 
 MAX_DIM = 2**31 - 1
 KINDS: dict[str, type["Projection"]] = {}
 
 
-class Projection(ABC):
-    """P of θ_D = Pθ (SPEC 1, 6), e.g. ``Projection(kind="balanced", D=36864, d=5760, seed=42)``.
+class Option(NamedTuple):
+    """A whole number of a kind's own, a field of `projection` in the file (SPEC 11.1)."""
 
-    ``D`` is the length of θ_D (the layer map's), ``d`` that of θ, ``seed`` a number below 2^64. ``tensors`` are those that
-    the kind has in the file beside θ, by the names of its ``stored``: the kind `table` alone has one.
-    Raises ``KindError`` for an unknown kind or for other tensors than the kind's, ``LimitError`` outside of
+    least: int
+    default: int
+    meaning: str
+
+
+class Projection(ABC):
+    """How θ_D follows from θ (SPEC 1, 6, 11), e.g. ``Projection(kind="balanced", D=36864, d=5760, seed=42)``.
+
+    ``D`` is the length of θ_D (the layer map's), ``d`` that of θ, ``seed`` a number below 2^64. ``layer_map`` is given to kinds
+    that are ``layered``, ``tensors`` are those that the kind has in the file beside θ, by the names of its ``stored``, each of
+    one axis, and ``options`` are the kind's own whole numbers. ``Projection.of`` finds all of them for a layer map.
+    Raises ``KindError`` for an unknown kind, for other tensors or options than the kind's, ``LimitError`` outside of
     1 ≤ d ≤ D ≤ 2^40, d < 2^31, 0 ≤ seed < 2^64.
 
     >>> p = Projection(kind="balanced", D=36864, d=5760, seed=42)
@@ -43,8 +55,10 @@ class Projection(ABC):
     """
 
     kind: ClassVar[str]
-    needs_base: ClassVar[bool] = False
+    layered: ClassVar[bool] = False
+    d_is_free: ClassVar[bool] = True  # else ``dim`` is the only one that there is for a layer map
     stored: ClassVar[Mapping[str, str]] = {}  # the tensors of a file that are the kind's own: name → dtype (SPEC 8.3)
+    known_options: ClassVar[Mapping[str, Option]] = {}
 
     def __init_subclass__(cls, kind: str | None = None):
         if kind:
@@ -53,35 +67,103 @@ class Projection(ABC):
     def __new__(cls, kind: str = "balanced", **_):
         return super().__new__(kind_named(kind))
 
-    def __init__(self, kind: str = "balanced", *, D: int, d: int, seed: int, tensors: Mapping[str, np.ndarray] = {}):
+    def __init__(
+        self,
+        kind: str = "balanced",
+        *,
+        D: int,
+        d: int,
+        seed: int,
+        layer_map=None,
+        tensors: Mapping[str, np.ndarray] = {},
+        **options: int,
+    ):
         self.D, self.d, self.seed = check_D(operator.index(D)), operator.index(d), operator.index(seed)
-        if not 1 <= self.d <= min(self.D, MAX_DIM):
-            raise LimitError(f"d is {d}; give one from 1 to {min(self.D, MAX_DIM)}, as D is {D}", "1.1")
+        most = self.largest_dim(self.D)
+        if not 1 <= self.d <= most:
+            raise LimitError(f"d is {self.d}; give one from 1 to {most}, as D is {D}", "1.1")
         self.keys = keys(self.seed, 10)
+        self.options = self.checked_options(options)
+        self.layer_map = layer_map if self.layered else None
+        if self.layered and (layer_map is None or layer_map.D != self.D):
+            raise LimitError(f"kind {self.kind} needs its layer map, of D = {self.D} entries", "11.1")
         self.tensors = dict(tensors)
         for name in sorted(self.stored.keys() ^ self.tensors.keys()):
             verb = "needs" if name in self.stored else "has no"
             raise KindError(f"kind {self.kind} {verb} tensor {name!r:.60}, which comes with an adapter's file", "8.3")
 
-    def __getnewargs_ex__(self):
-        return (), {"kind": self.kind}  # so that copy and pickle come back through __new__
+    @classmethod
+    def of(cls, layer_map, kind: str = "balanced", d: int | None = None, seed: int = 0, read=None, **options: int):
+        """The projection of a kind for a layer map, before training. ``d`` may be None where the kind has only one.
+
+        ``read(name)`` gives a weight of the base as float32, of its stored shape, to kinds that begin with it. Options that
+        are not given have their defaults. Raises as the constructor does, and ``LimitError`` where d is missing.
+        """
+        of_kind = kind_named(kind)
+        options = of_kind.checked_options({name: o.default for name, o in of_kind.known_options.items()} | options)
+        d = of_kind.dim(layer_map, **options) if d is None else d
+        tensors = of_kind.of_base(layer_map, read, **options)
+        return cls(kind, D=layer_map.D, d=d, seed=seed, layer_map=layer_map, tensors=tensors, **options)
+
+    @classmethod
+    def dim(cls, layer_map, **options: int) -> int:
+        """The only d that the kind has for a layer map. Raises ``LimitError`` where it is the user's choice."""
+        raise LimitError(f"d is missing; give the length of theta, from 1 to D = {layer_map.D}", "1.1")
+
+    @classmethod
+    def largest_dim(cls, D: int) -> int:
+        """The largest d that there can be with this D (SPEC 1.1)."""
+        return min(D, MAX_DIM)
+
+    @classmethod
+    def of_base(cls, layer_map, read, **options: int) -> dict[str, np.ndarray]:
+        """The tensors of ``stored`` that training begins with, made of the base's weights, which ``read(name)`` gives as float32.
+
+        Raises ``KindError`` where the kind has tensors that do not come from there.
+        """
+        if cls.stored:
+            raise KindError(f"kind {cls.kind} needs tensors that come with an adapter's file, not from training", "8.3")
+        return {}
+
+    @classmethod
+    def checked_options(cls, options: Mapping[str, int]) -> dict[str, int]:
+        """The options in the order of ``known_options``. Raises ``KindError`` for others, ``LimitError`` for values (SPEC 11.1)."""
+        for name in sorted(cls.known_options.keys() ^ options.keys()):
+            known = ", ".join(cls.known_options) or "none"
+            verb = "needs" if name in cls.known_options else "has no"
+            raise KindError(f"kind {cls.kind} {verb} option {name!r:.60}; its options are {known}", "11.1")
+        for name, (least, _, meaning) in cls.known_options.items():
+            if type(options[name]) is not int or not least <= options[name] <= MAX_DIM:
+                raise LimitError(f"{name} is {options[name]!r:.40}; give {meaning}, from {least}", "11.1")
+        return {name: options[name] for name in cls.known_options}
+
+    def __reduce__(self):
+        # What follows from these is made again by copies, in processes too.
+        given = {"layer_map": self.layer_map, "tensors": self.tensors, **self.options}
+        return partial(Projection, self.kind, D=self.D, d=self.d, seed=self.seed, **given), ()
 
     def __repr__(self) -> str:
-        return f"Projection(kind={self.kind!r}, D={self.D}, d={self.d}, seed={self.seed})"
+        options = "".join(f", {name}={value}" for name, value in self.options.items())
+        return f"Projection(kind={self.kind!r}, D={self.D}, d={self.d}, seed={self.seed}{options})"
 
     def __eq__(self, other) -> bool:
-        return isinstance(other, Projection) and repr(self) == repr(other)
+        return isinstance(other, Projection) and self._identity() == other._identity()
 
     def __hash__(self) -> int:
-        return hash(repr(self))
+        return hash(self._identity())
+
+    def _identity(self):
+        digests = (hashlib.sha256(np.ascontiguousarray(self.tensors[name])).digest() for name in self.stored)
+        return repr(self), self.layer_map, *digests
 
     @abstractmethod
     def expand(self, theta: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
         """θ_D[start:stop] as float32[stop − start] of θ, float32[d]: the same bits in every implementation (SPEC 6.2)."""
 
     @abstractmethod
-    def adjoint(self, g: np.ndarray, start: int = 0) -> np.ndarray:
-        """Pᵀg as float32[d]. ``g`` is the gradient of θ_D[start : start + len(g)]; the rest counts as zero (SPEC 6.3)."""
+    def adjoint(self, g: np.ndarray, start: int = 0, theta: np.ndarray | None = None) -> np.ndarray:
+        """Pᵀg as float32[d]. ``g`` is the gradient of θ_D[start : start + len(g)]; the rest counts as zero (SPEC 6.3, 11.4).
+        A ``Gather`` is linear; others need the ``theta`` at which P is the Jacobian."""
 
     @abstractmethod
     def initial(self, layer_map, bound: float = 0.02) -> np.ndarray:
@@ -91,6 +173,32 @@ class Projection(ABC):
         """2u − 1 in float64 for the entries start … stop − 1 of the start vector (SPEC 6.4)."""
         j = np.arange(start, stop, dtype=np.uint32)
         return 2 * (mix(mix(j, self.keys[8]), self.keys[9]) / 2.0**32) - 1
+
+    def hashes(self, stream: int, start: int, stop: int) -> np.ndarray:
+        """h(i) of one of the seed's streams of 32-bit numbers for start ≤ i < stop: uint32 (SPEC 11.2)."""
+        first, second = keys(self.seed, 12 + 2 * stream)[-2:]
+        i = np.arange(start, stop)
+        return mix(mix(i.astype(np.uint32), first) ^ (i >> 32).astype(np.uint32), second)
+
+    def uniform(self, stream: int, start: int, stop: int) -> np.ndarray:
+        """Numbers of a stream, uniform in [−1, 1): float64 (SPEC 11.2)."""
+        return 2 * (self.hashes(stream, start, stop) / 2.0**32) - 1
+
+    def normal(self, stream: int, start: int, stop: int) -> np.ndarray:
+        """Numbers of a stream, nearly normal with mean 0 and variance 1: sums of twelve, float64 (SPEC 11.2)."""
+        result = np.empty(stop - start)
+        for i, end in in_blocks(start, stop):
+            h = self.hashes(stream, 12 * i, 12 * end).reshape(-1, 12)
+            result[i - start : end - start] = h.sum(axis=1, dtype=np.uint64) / 2.0**32 - 6
+        return result
+
+    @staticmethod
+    def vector(value, length: int, name: str) -> np.ndarray:
+        """``value`` as float32[length]; ``LimitError`` with its name for another length (SPEC 1.3)."""
+        value = np.asarray(value, dtype=np.float32)
+        if value.shape != (length,):
+            raise LimitError(f"{name} has shape {list(value.shape)}; it must be [{length}]", "1.3")
+        return value
 
     def range_of(self, start: int, stop: int | None, end: int) -> tuple[int, int]:
         """``start`` and ``stop`` (None: the end) checked to be a range of 0 … end; ``LimitError`` otherwise."""
@@ -142,16 +250,16 @@ class Gather(Projection):
 
     def expand(self, theta, start=0, stop=None):
         start, stop = self.range_of(start, stop, self.D)
-        scaled = self._vector(theta, self.d, "theta") * self.scale()
+        scaled = self.vector(theta, self.d, "theta") * self.scale()
         result = np.empty(stop - start, dtype=np.float32)
         for i, block in self.columns(start, stop):
             # No index is outside of θ; by default, np.take would write to a buffer of its own, to be able to refuse one.
             np.take(scaled, block, out=result[i - start : i - start + len(block)], mode="clip")
         return result
 
-    def adjoint(self, g, start=0):
+    def adjoint(self, g, start=0, theta=None):
         start, stop = self.range_of(start, start + len(g), self.D)
-        g = self._vector(g, stop - start, "g")
+        g = self.vector(g, stop - start, "g")
         total = np.zeros(self.d)
         for i, block in self.columns(start, stop):
             np.add.at(total, block, g[i - start : i - start + len(block)].astype(np.float64))
@@ -159,13 +267,6 @@ class Gather(Projection):
 
     def initial(self, layer_map, bound=0.02):
         return (self.uniform_start(0, self.d) * bound).astype(np.float32)
-
-    @staticmethod
-    def _vector(value, length, name):
-        value = np.asarray(value, dtype=np.float32)
-        if value.shape != (length,):
-            raise LimitError(f"{name} has shape {list(value.shape)}; it must be [{length}]", "1.3")
-        return value
 
     def _column(self, j):
         if not 0 <= operator.index(j) < self.d:

@@ -14,14 +14,15 @@ from dataclasses import replace
 import numpy as np
 
 from .adapter import Adapter
-from .errors import LimitError, UniLoraError
-from .layer_map import LayerMap
-from .projection import KINDS, Projection, kind_named
+from .errors import KindError, LimitError, UniLoraError
+from .layer_map import LayerMap, Segment
+from .projection import KINDS, Gather, Projection, kind_named
 from .serialization import decode
 
 VERSION = "1"
 TYPES = {
     "keys": "<u4", "words": "<u4", "mixed": "<u4", "x": "<i8", "y": "<i8", "index": "<i8", "counts": "<i8", "members": "<i8", "scale": "<f4", "theta": "<f4",
+    "frozen": "<f4",
     "theta_D": "<f4", "g": "<f4", "A": "<f4", "B": "<f4", "delta": "<f4", "values": "<f4", "file": "u1",
 }  # fmt: skip
 """The element type of each array of the protocol, by its field."""
@@ -30,6 +31,11 @@ TYPES = {
 def unpack(text: str, field: str) -> np.ndarray:
     """The array of a field of a request."""
     return np.frombuffer(base64.b64decode(text), TYPES[field])
+
+
+def field_of(dtype: str) -> str:
+    """The field that holds the numbers of a file's tensor."""
+    return "index" if dtype == "I32" else "values"
 
 
 def pack(array, field: str) -> str:
@@ -41,8 +47,21 @@ def pack(array, field: str) -> str:
 def projection_of(request: dict) -> Projection:
     """The projection that a request names."""
     p = request["projection"]
-    tensors = {name: unpack(p[name], name) for name in kind_named(p["kind"]).stored}
-    return Projection(p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]), tensors=tensors)
+    of_kind = kind_named(p["kind"])
+    tensors = {name: unpack(p[name], name) for name in of_kind.stored}
+    layer_map = LayerMap.from_json(p["layers"], 1) if of_kind.layered else None
+    options = {name: p[name] for name in of_kind.known_options}
+    return Projection(
+        p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]), layer_map=layer_map, tensors=tensors, **options
+    )
+
+
+def gather_of(request: dict) -> Gather:
+    """The same, of which rows and columns are asked. Raises ``KindError`` for a kind that has none (SPEC 9.3)."""
+    projection = projection_of(request)
+    if not isinstance(projection, Gather):
+        raise KindError(f"kind {projection.kind} has no index: an entry depends on more than one trained number", "9.3")
+    return projection
 
 
 def array_of(request: dict, field: str, length: int) -> np.ndarray:
@@ -69,6 +88,12 @@ def segment_of(request: dict, adapter: Adapter, items: Iterable):
 def weights_of(request: dict) -> dict[str, np.ndarray]:
     """The weights of a request by name, to be changed."""
     return {name: unpack(w["values"], "values").reshape(w["shape"]).copy() for name, w in request["weights"].items()}
+
+
+def pack_delta_weight(segment: Segment, factors, delta) -> dict:
+    """The answer to ``delta_weight``: ``factors`` are the segment's, of which there are none to be seen where its rank is 0."""
+    A, B = factors if segment.rank else ([], [])
+    return {"A": pack(A, "A"), "B": pack(B, "B"), "delta": pack(delta, "delta")}
 
 
 def pack_weights(weights: Mapping[str, np.ndarray]) -> dict:

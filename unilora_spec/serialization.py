@@ -61,10 +61,11 @@ def encode(adapter: Adapter) -> bytes:
     layout = _layout(adapter)
     buffers = []
     for name, (dtype, _) in layout.items():
-        if name in adapter.projection.stored:
+        if dtype == "I32":
             buffers.append(np.asarray(adapter.projection.tensors[name], _NUMPY[dtype]).tobytes())
         else:
-            value = adapter.theta if name == "theta" else adapter.saved[name.removeprefix(SAVED)]
+            values = adapter.projection.tensors | {"theta": adapter.theta}
+            value = values[name] if name in values else adapter.saved[name.removeprefix(SAVED)]
             buffers.append(_to_bytes(name, np.asarray(value, np.float32), dtype))
     return b"".join([_head(adapter, layout), *buffers])
 
@@ -119,7 +120,8 @@ def decode(data) -> Adapter:
     def own(name, dtype):
         if header.get(name, {}).get("dtype") != dtype:
             raise FileError(f"the file has no tensor {name} of {dtype}, which its kind asks for", "8.3")
-        return _raw(body, header.pop(name))
+        entry = header.pop(name)
+        return _raw(body, entry) if dtype == "I32" else _from_bytes(name, body, entry)
 
     projection, layer_map, base = parse(canonical_json.decode(metadata["unilora"].encode("utf-8")), own)
     for name, entry in header.items():
@@ -154,7 +156,7 @@ def describe(adapter: Adapter) -> dict:
     """The description that the file's `unilora` field holds (SPEC 8.5, 8.6)."""
     p, base = adapter.projection, adapter.base
     description = {
-        "projection": {"kind": p.kind, "seed": str(p.seed), "d": p.d, "D": p.D},
+        "projection": {"kind": p.kind, "seed": str(p.seed), "d": p.d, "D": p.D, **p.options},
         "alpha": adapter.layer_map.alpha,
         "layers": adapter.layer_map.to_json(),
     }
@@ -177,9 +179,9 @@ def parse(description: dict, own: Callable[[str, str], np.ndarray]) -> tuple[Pro
         {"scaling": str, "base": dict},
     )
     p = description["projection"]
-    if isinstance(p.get("kind"), str):
-        kind_named(p["kind"])  # before the other fields: a kind that is unknown here may have others
-    _fields(p, "projection", {"kind": str, "seed": str, "d": int, "D": int})
+    # The kind before the other fields: one that is unknown here may have others.
+    options = kind_named(p["kind"]).known_options if isinstance(p.get("kind"), str) else {}
+    _fields(p, "projection", {"kind": str, "seed": str, "d": int, "D": int, **dict.fromkeys(options, int)})
     if not re.fullmatch(r"0|[1-9][0-9]{0,19}", p["seed"]):
         raise FileError(f"seed is {p['seed']!r:.40}; it must be a decimal number below 2^64, as a string", "8.6")
     base = None
@@ -202,7 +204,10 @@ def parse(description: dict, own: Callable[[str, str], np.ndarray]) -> tuple[Pro
     if layer_map.D != p["D"]:
         raise FileError(f"D is {p['D']}, but the layer map holds {layer_map.D} entries", "8.8")
     tensors = {name: own(name, dtype) for name, dtype in kind_named(p["kind"]).stored.items()}
-    projection = Projection(p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]), tensors=tensors)
+    projection = Projection(
+        p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]), layer_map=layer_map, tensors=tensors,
+        **{name: p[name] for name in options},
+    )  # fmt: skip
     return projection, layer_map, base
 
 

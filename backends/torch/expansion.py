@@ -1,8 +1,10 @@
-"""θ_D = Pθ and its adjoint (SPEC 6.2, 6.3), with P held in one of three ways that give the same bits.
+"""θ_D = Pθ and its adjoint (SPEC 6.2, 6.3), with P of a gather held in one of three ways that give the same bits.
 
 ``cached``    the column of every entry as int32, 4 bytes an entry
 ``computed``  nothing: columns are computed at each use, on a CPU in pieces, on a GPU within the Triton kernels
 ``theta``     nothing, and nothing to compute: of kind identity, θ is θ_D
+
+A kind that is no gather has its frozen numbers instead: programs.py.
 """
 
 import importlib.util
@@ -15,7 +17,10 @@ import torch
 from torch import Tensor
 
 from unilora_spec import KindError, Projection
+from unilora_spec.program import Program
 from unilora_spec.projection import Gather
+
+from .programs import Frozen
 
 LARGEST_CACHE = 2**30  # bytes of an index above which a CPU computes: as much memory as a small base model
 _PIECE = 2**22  # entries whose columns a CPU computes at a time
@@ -115,16 +120,21 @@ class Theta:
         return theta.to(dtype)
 
 
-def storage_named(projection: Gather, device, asked: str | None = None) -> type:
+def storage_named(projection: Projection, device, asked: str | None = None) -> type:
     """How P is held on ``device``: as ``asked``, computed or cached, or by default computed where a GPU's kernels do it and
     where the index of a CPU would take more than 1 GiB, else cached. Raises ``KindError`` for what cannot be."""
     device = torch.device(device)
     if asked not in (None, "cached", "computed"):
         raise KindError(f"storage is {asked!r}; give cached, computed or None")
+    if isinstance(projection, Program):
+        if asked:
+            raise KindError(f"kind {projection.kind} has no index to hold as {asked}; leave storage out")
+        return Frozen
     if projection.kind == "identity":
         return Theta
     on_gpu = device.type == "cuda" and projection.kind == "balanced" and importlib.util.find_spec("triton") is not None
-    computable = not projection.stored and (device.type in ("cpu", "meta") or on_gpu)
+    in_four_numbers = not projection.stored and not projection.layered and not projection.options
+    computable = in_four_numbers and (device.type in ("cpu", "meta") or on_gpu)
     if device.type == "meta" and asked is None:
         return Computed  # nothing can be held there
     if asked == "computed" and not computable:
@@ -133,7 +143,7 @@ def storage_named(projection: Gather, device, asked: str | None = None) -> type:
     return Computed if asked == "computed" or (asked is None and by_default) else Cached
 
 
-def storage_of(projection: Gather, device, asked: str | None = None) -> Cached | Computed | Theta:
+def storage_of(projection: Projection, device, asked: str | None = None) -> Cached | Computed | Theta | Frozen:
     """P held on ``device``, ready to expand: see ``storage_named``."""
     return storage_named(projection, device, asked)(projection, device)
 

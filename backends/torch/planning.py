@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from unilora_spec import Adapter, Base, Projection, UniLoraError
 from unilora_spec.command import printable
-from unilora_spec.projection import MAX_DIM
+from unilora_spec.projection import MAX_DIM, kind_named
 from unilora_spec.serialization import encoded_size
 
 from .settings import AdapterSettings
@@ -42,14 +42,14 @@ def planned(settings: AdapterSettings) -> dict:
     """
     model = skeleton(settings.base)
     layer_map = plan(model, settings.targets, settings.rank, settings.ranks, settings.alpha, settings.scaling)
-    D, d = layer_map.D, settings.dim
-    if d is None and settings.kind == "identity":
-        d = D
+    D, d, options = layer_map.D, settings.dim, settings.options or {}
+    if d is None and not kind_named(settings.kind).d_is_free:
+        d = Projection.of(layer_map, settings.kind, None, settings.seed, None, **options).d
     parameters = list(model.parameters())
     base = Base(settings.base, "0" * 32, "0" * 32, type(model).__name__)  # fingerprints of the length they all have
 
     def trained(d):
-        projection = Projection(settings.kind, D=D, d=d, seed=settings.seed)
+        projection = Projection.of(layer_map, settings.kind, d, settings.seed, None, **options)
         theta = np.broadcast_to(np.float32(0), d)  # a shape, in the memory of one number
         return {"d": d, "file": encoded_size(Adapter(projection, layer_map, theta, base)), "optimizer": 8 * d}
 

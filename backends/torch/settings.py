@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unilora_spec import UniLoraError
+from unilora_spec.projection import KINDS, kind_named
 
 DIM = 5760  # for MiniLM's query and value at rank 4, whose D is 36,864
 TASKS = ("classification", "regression", "causal-lm")
@@ -81,7 +82,11 @@ def _pairs(value) -> list[tuple[str, str]]:
 
 
 def _ranks(value) -> dict[str, int]:
-    return {name: _whole(1)(rank) for name, rank in _pairs(value)}
+    return {name: _whole(0)(rank) for name, rank in _pairs(value)}
+
+
+def _options(value) -> dict[str, int]:
+    return {name: _whole(0)(number) for name, number in _pairs(value)}
 
 
 def _condition(value) -> tuple[str, str]:
@@ -96,6 +101,7 @@ def _condition(value) -> tuple[str, str]:
 TEXT, FLAG, PATH = _as("a text", _text), _as("true or false", _flag), _as("a path", lambda value: Path(_text(value)))
 NAMES = _as("names with commas between them", _names)
 RANKS = _as("pairs such as query=8,value=2", _ranks)
+OPTIONS = _as("pairs such as length=128,bank=90", _options)
 CONDITION = _as("COLUMN=VALUE", _condition)
 
 
@@ -114,19 +120,24 @@ class AdapterSettings:
     targets: tuple[str, ...] = _option(
         "Adapter", NAMES, "Modules to adapt: ends of their names, or regular expressions.", ("query", "value")
     )
-    rank: int = _option("Adapter", _whole(1), "Rank of every target.", 4)
+    rank: int = _option(
+        "Adapter", _whole(0), "Rank of every target; 0: no A and B, but the entries of the delta weight itself.", 4
+    )
     ranks: dict[str, int] | None = _option(  # noqa: RUF009
         "Adapter", RANKS, "Other ranks by target: query=8,value=2."
     )
     dim: int | None = _option(
-        "Adapter", _whole(1), f"Length d of the trained vector; to train, {DIM} by default, or D for the kind identity."
+        "Adapter", _whole(1), f"Length d of the trained vector; to train, {DIM} by default; of some kinds it follows."
     )
     seed: int = _option("Adapter", _whole(0), "Gives the projection, the start and the order of the data.", 0)
     alpha: float | None = _option(
-        "Adapter", _number(0), "LoRA's alpha; by default it is the rank, so that a delta weight is B·A."
+        "Adapter", _number(0), "LoRA's alpha; by default it is the rank, or 1 for rank 0, so that nothing is scaled."
     )
     scaling: str = _option("Adapter", _one_of("lora", "rslora"), "alpha / rank, or alpha / √rank with rslora.", "lora")
-    kind: str = _option("Adapter", TEXT, "Projection kind.", "balanced")
+    kind: str = _option("Adapter", _one_of(*KINDS), "Projection kind.", "balanced")
+    options: dict[str, int] | None = _option(  # noqa: RUF009
+        "Adapter", OPTIONS, "The kind's own numbers: length=128,bank=90."
+    )
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -232,7 +243,7 @@ class TrainSettings(AdapterSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.dim is None and self.kind != "identity":
+        if self.dim is None and kind_named(self.kind).d_is_free:
             self.dim = DIM
         if self.data is None:
             raise UniLoraError("--data is missing; give it in the call or in the --config file")

@@ -2,8 +2,10 @@
 
 ``LowRank`` adds s·(x Aᵀ)Bᵀ to the output of a module that multiplies by its weight. ``MergedLinear`` is the same for nn.Linear,
 and takes x(W + ΔW)ᵀ where that costs less. ``DeltaWeight`` shows a module W + ΔW in place of W while it runs: for stacked
-experts and grouped convolutions, which use their weights in ways of their own. Each adds the noise of training, where there
-is one, in its own way.
+experts and grouped convolutions, which use their weights in ways of their own.
+
+Of rank 0 there is one factor in place of the pair (SPEC 7.2): what is added is s·(x Mᵀ). Each adds the noise of training, where
+there is one, in its own way.
 """
 
 import torch
@@ -16,13 +18,13 @@ from unilora_spec import Segment
 from .linear import merged_linear, merged_weight
 
 
-def delta_weight(segment: Segment, A, B, s, shape):
-    """ΔW = s·B·A (SPEC 7.7) as the stored weight's part of this ``shape``: float32."""
-    return segment.stored(s * (B @ A), shape)
+def delta_weight(segment: Segment, factors, s, shape):
+    """ΔW (SPEC 7.7) of a segment's float32 ``factors`` as the stored weight's part of this ``shape``."""
+    return segment.stored(s * segment.product(*factors), shape)
 
 
 def _matrix(segment, part):
-    """The stored weight's part as the matrix (out, in) that a pair adapts: a view."""
+    """The stored weight's part as the matrix (out, in) that is adapted: a view."""
     return (part.T if segment.transposed else part).reshape(segment.out_features, segment.in_features)
 
 
@@ -41,40 +43,29 @@ class LowRank:
         x = inputs[0]
         factors = self.unilora.factors()
         for number, segment, s in self.pairs:
-            A, B = (factor.to(x.dtype) for factor in factors[number])
+            first, *rest = (factor.to(x.dtype) for factor in factors[number])
             if isinstance(module, nn.modules.conv._ConvNd):
-                output = self._add_convolution(module, segment, x, A, B, s, output)
+                output = self._add_convolution(module, segment, x, first, rest, s, output)
             else:
-                delta = F.linear(F.linear(x, A) * s, B)
+                delta = F.linear(x, first) * s
+                for B in rest:
+                    delta = F.linear(delta, B)
                 output = _add(output, delta.to(output.dtype), segment, -1)
         for (number, segment, s), draw in zip(self.pairs, self.unilora.draws(self.pairs)):
             # xεᵀ without ε in memory: the checkpoint makes it again for the backward pass
-            norms = self._norms(module, segment, *factors[number], s)
+            norms = self._norms(module, segment, factors[number], s)
             noise = checkpoint(
                 self._of_noise, module, segment, x, draw, norms, use_reentrant=False, preserve_rng_state=False
             )
-            output = _add(output, noise.to(output.dtype), segment, self._dim(module))
+            output = _add(output, noise.to(output.dtype), segment, self._channels(module))
         return output
-
-    @classmethod
-    def _add_convolution(cls, module, segment, x, A, B, s, output):
-        dim = cls._dim(module)
-        kernel = A.reshape(segment.rank, *module.weight.shape[1:])
-        inner = module._conv_forward(x, kernel, None) * s
-        delta = F.linear(inner.movedim(dim, -1), B).movedim(-1, dim)
-        return _add(output, delta.to(output.dtype), segment, dim)
-
-    @staticmethod
-    def _dim(module):
-        """Where the features of an output are."""
-        return 1 - module.weight.dim() if isinstance(module, nn.modules.conv._ConvNd) else -1
 
     @staticmethod
     @torch.no_grad()
-    def _norms(module, segment, A, B, s):
+    def _norms(module, segment, factors, s):
         """Those of the rows of W + ΔW, float32."""
         rows = _matrix(segment, segment.part(module.weight)).float()
-        return merged_weight(rows, ((None, s),), (A.float(), B.float())).norm(dim=1)
+        return merged_weight(rows, ((None, s, len(factors)),), [factor.float() for factor in factors]).norm(dim=1)
 
     @staticmethod
     def _of_noise(module, segment, x, draw, norms):
@@ -82,6 +73,19 @@ class LowRank:
         if isinstance(module, nn.modules.conv._ConvNd):
             return module._conv_forward(x, noise.reshape(-1, *module.weight.shape[1:]), None)
         return F.linear(x, noise)
+
+    @staticmethod
+    def _channels(module):
+        """Where the features of an output are."""
+        return 1 - module.weight.dim() if isinstance(module, nn.modules.conv._ConvNd) else -1
+
+    @classmethod
+    def _add_convolution(cls, module, segment, x, first, rest, s, output):
+        channels = cls._channels(module)
+        delta = module._conv_forward(x, first.reshape(-1, *module.weight.shape[1:]), None) * s
+        for B in rest:
+            delta = F.linear(delta.movedim(channels, -1), B).movedim(-1, channels)
+        return _add(output, delta.to(output.dtype), segment, channels)
 
 
 class MergedLinear(LowRank):
@@ -94,6 +98,8 @@ class MergedLinear(LowRank):
 
     def install(self, module, parameter):
         self.module = module
+        has_pairs = all(segment.rank for _, segment, _ in self.pairs)
+        self.per_token = sum(module.weight.shape) if has_pairs else module.weight.numel()
         module.forward = self.forward
         # torch's encoder layers would go past a forward of ours if they saw no hook
         return [_Forward(module), module.register_forward_pre_hook(_unchanged)]
@@ -106,20 +112,20 @@ class MergedLinear(LowRank):
 
     def _merged(self, x, module):
         factors = self.unilora.factors()
-        places = tuple((segment.row, s) for _, segment, s in self.pairs)
-        pairs = [factor.to(x.dtype) for number, *_ in self.pairs for factor in factors[number]]
+        places = tuple((segment.row, s, len(factors[number])) for number, segment, s in self.pairs)
+        flat = [factor.to(x.dtype) for number, *_ in self.pairs for factor in factors[number]]
         draws = self.unilora.draws(self.pairs)
-        return merged_linear(x, module.weight, module.bias, places, *pairs, draws=draws)
+        return merged_linear(x, module.weight, module.bias, places, *flat, draws=draws)
 
-    @staticmethod
-    def _costs_less(x, weight):
-        """Making W + ΔW takes in · out · rank products, the low-rank path (in + out) · rank for each token. In half precision
-        a sum with W would round ΔW away, and a quantized weight cannot be added to."""
+    def _costs_less(self, x, weight):
+        """Making W + ΔW takes in · out · rank products, the low-rank path (in + out) · rank for each token; of rank 0, in · out
+        sums, and in · out products for each token. In half precision a sum with W would round ΔW away, and a quantized weight
+        cannot be added to."""
         plain = type(weight) in (nn.Parameter, torch.Tensor) and not weight.requires_grad
         plain = plain and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
         device, tokens = x.device.type, x.numel() // x.shape[-1]
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        return plain and not autocast and tokens * sum(weight.shape) > weight.numel()
+        return plain and not autocast and tokens * self.per_token > weight.numel()
 
 
 class _Forward:
@@ -166,8 +172,8 @@ class DeltaWeight:
         factors = self.unilora.factors()
         deltas = []
         for number, segment, s in self.pairs:
-            A, B = (factor.float() for factor in factors[number])
-            deltas.append(delta_weight(segment, A, B, s, segment.part(weight).shape).to(weight.dtype))
+            of_segment = [factor.float() for factor in factors[number]]
+            deltas.append(delta_weight(segment, of_segment, s, segment.part(weight).shape).to(weight.dtype))
         if self.whole_experts:
             # copied once: at each step, it would wait for the GPU
             self.experts = self.experts.to(weight.device)

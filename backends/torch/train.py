@@ -99,6 +99,7 @@ def _attached(model, settings, new):
         alpha=settings.alpha,
         scaling=settings.scaling,
         kind=settings.kind,
+        options=settings.options,
         storage=settings.storage,
         train_in_full=(*new, *settings.train_in_full),
     )

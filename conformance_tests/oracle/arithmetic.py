@@ -22,8 +22,8 @@ def splitmix(seed, count):
 
 
 @functools.lru_cache
-def keys(seed):
-    return [z >> 32 for z in splitmix(seed, 10)]
+def keys(seed, count=10):
+    return [z >> 32 for z in splitmix(seed, count)]
 
 
 def mix_steps(x, key):
@@ -82,19 +82,29 @@ def inverse(D, seed, y):
     return y
 
 
-# ``source`` is what the index follows from: the seed, or the table of the kind `table`.
+def hashed(seed, stream, i):
+    """Number i of a stream (SPEC 11.2)."""
+    first, second = keys(seed, 12 + 2 * stream)[-2:]
+    return mix(mix(i % 2**32, first) ^ (i >> 32), second)
 
 
-def of(projection):
-    """kind, D, d and source of a `projection` of the protocol."""
-    p = projection
-    return p["kind"], p["D"], p["d"], p["index"] if p["kind"] == "table" else int(p["seed"])
+def uniform(seed, stream, i):
+    """In [−1, 1)."""
+    return 2 * (hashed(seed, stream, i) / 2**32) - 1
+
+
+def normal(seed, stream, i):
+    """Of mean 0 and variance 1."""
+    return sum(hashed(seed, stream, 12 * i + t) for t in range(12)) / 2**32 - 6
+
+
+# ``source`` is what the index follows from: the seed, or all of it where it is a table, or follows from the layer map.
 
 
 def index(kind, D, d, source, i):
     if kind == "identity":
         return i
-    if kind == "table":
+    if not isinstance(source, int):
         return int(source[i])
     if kind == "balanced":
         return walk(D, source, i)[-1] % d

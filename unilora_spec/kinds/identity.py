@@ -12,10 +12,16 @@ from ..projection import Gather
 class Identity(Gather, kind="identity"):
     """index(i) = i. Training starts as LoRA's does: A uniform with the bound 1/√in (Kaiming), B zero."""
 
+    d_is_free = False
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.d != self.D:
             raise LimitError(f"d is {self.d} and D is {self.D}; kind identity needs d = D", "9.2")
+
+    @classmethod
+    def dim(cls, layer_map):
+        return layer_map.D
 
     def columns(self, start, stop):
         for i, end in in_blocks(start, stop):

@@ -2,12 +2,12 @@
 
 import torch
 
-from unilora_spec import KindError
 from unilora_spec.projection import Gather
 
 from .pairs import PairsOptimizer, eigen
 
 ROUNDS = 10  # of conjugate gradients; where D is 6·d and A and B are of size one, they leave 1e-4 of the solution
+SOLVED = 1e-5  # of a residual: P works in float32, and further rounds would follow its rounding
 
 
 class LoraPro(PairsOptimizer):
@@ -23,16 +23,16 @@ class LoraPro(PairsOptimizer):
     same way. ``efficient`` keeps them of a and b instead, as plain AdamW does, in 2·D numbers: the authors' code knows both.
     Only the first is a step of ΔW that does not depend on which A and B it is made of.
 
-    Through P the same question is asked of θ: which change t of θ brings J(Pt) nearest to ∇W? Its normal equations,
-    PᵀJᵀJP·t = Pᵀg, have θ's gradient on the right, and conjugate gradients solve them with a P and a Pᵀ a round. That is an
-    extension of ours, where the paper has none; with P = I it is the paper's. (Pᵀ(a, b), which one could take instead, is
-    nearest to nothing: P(Pᵀ(a, b)) is another move than (a, b).) ``rounds`` is how many of them, none for kind `identity`.
+    Through P, the Jacobian of θ_D at θ, the same question is asked of θ: which change t of θ brings J(Pt) nearest to ∇W? Its
+    normal equations, PᵀJᵀJP·t = Pᵀg, have θ's gradient on the right, and conjugate gradients solve them with a P and a Pᵀ a
+    round, ``rounds`` of them (none for kind `identity`). That is an extension of ours, where the paper has none; with P = I it
+    is the paper's. (Pᵀ(a, b), which one could take instead, is nearest to nothing: PPᵀ(a, b) is another move than (a, b).)
 
     ``unilora``       ``model.unilora``
-    ``weight_decay``  takes lr·weight_decay of ΔW, as AdamW with ``efficient``
+    ``weight_decay``  takes lr·weight_decay of ΔW, where θ_D is linear in θ; with ``efficient``, of θ
     ``others``        groups of parameters for AdamW: ``[{"params": model.classifier.parameters(), "lr": 2e-3}]``
 
-    Raises ``KindError`` for a kind whose θ_D is not linear in θ.
+    Raises ``KindError`` where a segment has rank 0, and so no A and B.
     """
 
     def __init__(
@@ -46,10 +46,8 @@ class LoraPro(PairsOptimizer):
         rounds=ROUNDS,
         others=(),
     ):
-        kind = unilora.projection.kind
-        if not isinstance(unilora.projection, Gather):
-            raise KindError(f"LoRA-Pro needs a kind whose theta_D is linear in theta, which {kind} is not; take AdamW")
-        own = {"eps": eps, "efficient": efficient, "rounds": 0 if kind == "identity" else rounds}
+        rounds = 0 if unilora.projection.kind == "identity" else rounds
+        own = {"eps": eps, "efficient": efficient, "rounds": rounds}
         super().__init__(unilora, others, own, lr=lr, betas=betas, weight_decay=weight_decay)
 
     def step_theta(self, gradient, group, state):
@@ -58,7 +56,7 @@ class LoraPro(PairsOptimizer):
         gradient = nearest(gradient, factors)
         if group["efficient"]:
             return gradient.to(self.theta.dtype)
-        moves = [s * (B @ a + b @ A) for (s, (A, B)), (a, b) in zip(factors, self.pairs.split(self._expand(gradient)))]
+        moves = [s * (B @ a + b @ A) for (s, (A, B)), (a, b) in zip(factors, self.pairs.split(self._moved(gradient)))]
         if not state:
             state["step"] = torch.tensor(0.0)
             state["first"], state["second"] = (
@@ -87,13 +85,13 @@ class LoraPro(PairsOptimizer):
         grams = [(s**2, A, B, A @ A.mT, B.mT @ B) for s, (A, B) in factors]
         transposed, rest = self._transposed(), pulled.double()
         t, direction, size = torch.zeros_like(rest), rest, rest @ rest
+        least = SOLVED**2 * size
         for _ in range(self.param_groups[0]["rounds"]):
-            pairs = self.pairs.split(self._expand(direction))
+            pairs = self.pairs.split(self._moved(direction))
             image = transposed(self.pairs.join([_normal(*gram, *pair) for gram, pair in zip(grams, pairs)]))
             curvature = direction @ image
-            length = torch.where(
-                curvature > 0, size / curvature, 0
-            )  # at the end 0, and no host waits for a device to say so
+            # 0 when it is solved, so that no host waits for a device to say so
+            length = torch.where((size > least) & (curvature > 0), size / curvature, 0)
             t, rest = t + length * direction, rest - length * image
             last, size = size, rest @ rest
             direction = rest + torch.where(last > 0, size / last, 0) * direction
@@ -102,12 +100,18 @@ class LoraPro(PairsOptimizer):
     def _expand(self, vector):
         return self.unilora.storage.expand(vector, torch.float64)
 
+    def _moved(self, t):
+        """Pt."""
+        if isinstance(self.unilora.projection, Gather):  # linear: P is the same everywhere
+            return self._expand(t)
+        return torch.func.jvp(self._expand, (self.theta.double(),), (t,))[1]
+
     @torch.enable_grad()
     def _transposed(self):
         """Pᵀ of a vector, as often as it is asked for."""
-        probe = torch.zeros_like(self.theta, dtype=torch.float64, requires_grad=True)
-        theta_D = self._expand(probe)
-        return lambda g: torch.autograd.grad(theta_D, probe, g, retain_graph=True)[0]
+        theta = self.theta.detach().double().requires_grad_()
+        theta_D = self._expand(theta)
+        return lambda g: torch.autograd.grad(theta_D, theta, g, retain_graph=True)[0]
 
 
 def _normal(s2, A, B, AA, BB, a, b):

@@ -16,12 +16,14 @@ NEGLIGIBLE = 1e-7
 class Pairs:
     """The A (rank, in) and B (out, rank) in vectors that are laid out as θ_D is, in batches of segments of one shape.
 
-    ``scales`` holds s of ΔW = s·B·A for each batch: float64[n, 1, 1].
+    ``scales`` holds s of ΔW = s·B·A for each batch: float64[n, 1, 1]. Raises ``KindError`` for a segment of rank 0.
     """
 
     def __init__(self, layer_map: LayerMap, device):
         self.segments, batches = layer_map.segments, defaultdict(list)
         for number, segment in enumerate(self.segments):
+            if segment.rank == 0:
+                raise KindError(f"{segment.name} has rank 0, and so no A and B to step; take AdamW")
             batches[segment.out_features, segment.in_features, segment.rank].append(number)
         self.batches = list(batches.values())
         s = [float(layer_map.factor_scale(segment)) for segment in self.segments]

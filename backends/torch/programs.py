@@ -1,0 +1,50 @@
+"""θ_D of the kinds that are programs (SPEC 11), by torch: its autograd gives their Jacobian."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from unilora_spec.program import OPERATIONS, Program, ordered
+
+
+class Frozen:
+    """P as its frozen numbers: float32, and int64 of an index."""
+
+    name = "frozen"
+
+    def __init__(self, projection: Program, device):
+        self.projection, self.device = projection, torch.device(device)
+        self.arrays, self.pieces = {}, []
+        for _, value in projection.pieces(0, projection.D):
+            steps = ordered([value])
+            number = {step: i for i, step in enumerate(steps)}
+            for step in steps:
+                if step.op == "frozen" and step not in self.arrays:
+                    self.arrays[step] = torch.from_numpy(step.array).to(device)
+            # By numbers alone, which is what a compiler can follow.
+            held = [self.arrays.get(step) for step in steps]
+            self.pieces.append([(s.op, s.how, s.shape, [number[x] for x in s.inputs], a) for s, a in zip(steps, held)])
+
+    def __reduce__(self):
+        return Frozen, (self.projection, self.device)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def expand(self, theta: Tensor, dtype=torch.float32) -> Tensor:
+        """θ_D as ``dtype``[D] of θ, float[d]: in float32, and rounded once where ``dtype`` is of less precision."""
+        theta = theta.float()
+        # Each piece is a program of its own, so that what is made on its way goes when it ends.
+        return torch.cat([_result(piece, theta) for piece in self.pieces]).to(dtype)
+
+
+def _result(piece, theta):
+    made = []
+    for op, how, shape, inputs, array in piece:
+        if op == "theta":
+            made.append(theta[how : how + math.prod(shape)].view(shape))
+        else:
+            made.append(array if op == "frozen" else OPERATIONS[op](how, *[made[i] for i in inputs]))
+    return made[-1]

@@ -1,0 +1,151 @@
+"""SPEC chapter 11: the kinds that know the layer map, each by the same checks."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from conformance_tests.judge import differs
+from conformance_tests.oracle import family, files, parts
+from conformance_tests.oracle.kinds import LAYERED, PROGRAMS
+from conformance_tests.rules import check
+from conformance_tests.spelling import canonical
+from conformance_tests.strategies import adapters, moderate, projections, seeds, slices, vectors
+from unilora_spec.protocol import field_of
+
+from .test_07_layer_map import within
+
+
+def of_each(kinds, *rules, needs):
+    """A mark for each kind: its own rule beside these."""
+    if not kinds:
+        return lambda function: None
+    return pytest.mark.parametrize(
+        "kind", [pytest.param(kind, marks=check(LAYERED[kind].RULE, *rules, needs=needs)) for kind in kinds]
+    )
+
+
+@of_each(PROGRAMS, "6.2", "9.3", "11.2", "11.3", needs="expand")
+@given(data=st.data())
+def test_expand(judge, kind, data):
+    """All of θ_D, and any slice of it: by its bits, or, where matrices are multiplied, within the roundings of that."""
+    p = data.draw(projections(kind))
+    start, stop = data.draw(st.just((0, p["D"])) | slices(p["D"]))
+    fields = {"projection": p, "theta": data.draw(vectors(p["d"], moderate)), "start": start, "stop": stop}
+    exact, bound = family.expand(p, fields["theta"], start, stop)
+    got = judge.ask("expand", **fields).get("theta_D", np.zeros(0, np.float32))
+    if any(bound):
+        within(judge, "theta_D", got, exact, bound, "expand", fields)
+    elif fault := differs("theta_D", got, exact):
+        judge.fail(fault, "expand", fields)
+
+
+@of_each(PROGRAMS, "11.4", needs="adjoint")
+@given(data=st.data())
+def test_adjoint(judge, kind, data):
+    """The transposed Jacobian at θ, times the gradient of any slice of θ_D."""
+    p = data.draw(projections(kind))
+    start, stop = data.draw(slices(p["D"]))
+    theta, g = data.draw(vectors(p["d"], moderate)), data.draw(vectors(stop - start, moderate))
+    fields = {"projection": p, "theta": theta, "g": g, "start": start, "stop": stop}
+    got = judge.ask("adjoint", **fields).get("theta", np.zeros(0, np.float32))
+    within(judge, "theta", got, *family.adjoint(p, theta, g, start), "adjoint", fields)
+
+
+@of_each(PROGRAMS, "11.5", needs="initial")
+@given(data=st.data())
+def test_initial(judge, kind, data):
+    """What training begins with, range by range; the bound has no use here."""
+    p = data.draw(projections(kind))
+    expected = LAYERED[kind].start(p, family.segments_of(p))
+    judge.gives({"theta": expected}, "initial", projection=p, bound=0.02)
+
+
+@of_each([kind for kind in PROGRAMS if hasattr(LAYERED[kind], "dim")], "11.1", needs="expand")
+@given(data=st.data())
+def test_another_d(judge, kind, data):
+    """d follows from the layer map: another one is refused."""
+    p = data.draw(projections(kind))
+    d = data.draw(st.sampled_from([p["d"] - 1, p["d"] + 1, 2 * p["d"]]).filter(bool))
+    judge.refuses("11.1", "expand", projection=p | {"d": d}, theta=np.zeros(d), start=0, stop=p["D"])
+
+
+@of_each(PROGRAMS, "9.3", needs="index members scale")
+@given(data=st.data())
+def test_no_index(judge, kind, data):
+    """Rows and columns are refused: an entry depends on more than one trained number."""
+    p = data.draw(projections(kind))
+    for request in ("index", "members", "scale"):
+        judge.refuses("9.3", request, projection=p, start=0, stop=0)
+
+
+@of_each([kind for kind in LAYERED if kind not in PROGRAMS], needs="index members")
+@given(data=st.data())
+def test_index(judge, kind, data):
+    """The column of each row, and the rows of each column."""
+    p = data.draw(projections(kind))
+    index = LAYERED[kind].index(p, family.segments_of(p))
+    start, stop = data.draw(slices(p["D"]))
+    judge.gives({"index": index[start:stop]}, "index", projection=p, start=start, stop=stop)
+    start, stop = data.draw(slices(p["d"]))
+    columns = [[i for i, column in enumerate(index) if column == j] for j in range(start, stop)]
+    expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
+    judge.gives(expected, "members", projection=p, start=start, stop=stop)
+
+
+@of_each([kind for kind, module in LAYERED.items() if hasattr(module, "wrong")], needs="index")
+@given(data=st.data())
+def test_refused(judge, kind, data):
+    """What a kind's own rule refuses."""
+    p = data.draw(projections(kind))
+    if wrong := LAYERED[kind].wrong(p, family.segments_of(p)):
+        p = data.draw(st.sampled_from(wrong))
+        judge.refuses(LAYERED[kind].RULE, "index", projection=p, start=0, stop=p["D"])
+
+
+@check("1.4", "11.13", needs="index")
+@given(seeds, st.integers(2**39, 2**40), st.integers(2**29, 2**31 - 1))
+def test_exact_share_of_a_layer(judge, seed, D, d):
+    """d · E_1 / D is as little below a whole number as can be, in numbers of 70 bits."""
+    assume(math.gcd(d, D) == 1)
+    rows = [-pow(d, -1, D) % D, pow(d, -1, D)]
+    dims = LAYERED["layerwise"].columns(d, rows)
+    assume(min(rows) > 1 and all(dims))
+    layers = [{"name": f"{k}", "out": 1, "in": size - 1, "rank": 1} for k, size in enumerate(rows)]
+    p = {"kind": "layerwise", "seed": str(seed), "d": d, "D": D, "layers": layers}
+    expected = [parts.column(p, 1, 0, rows, dims)]
+    judge.gives({"index": expected}, "index", projection=p, start=rows[0], stop=rows[0] + 1)
+
+
+@of_each([kind for kind, module in LAYERED.items() if module.OPTIONS], "8.6", "11.1", needs="write read")
+@given(data=st.data())
+def test_options(judge, kind, data):
+    """A kind's own numbers are in the file, all of them and no others, and not below their least."""
+    description, tensors = data.draw(adapters([kind]))
+    judge.gives({"file": canonical(description, tensors)}, "write", description=description, tensors=tensors)
+    name = data.draw(st.sampled_from(list(LAYERED[kind].OPTIONS)))
+    p = description["projection"]
+    least = LAYERED[kind].OPTIONS[name][0]
+    for rules, wrong in (
+        ({"8.6"}, {key: value for key, value in p.items() if key != name}),
+        ({"8.6"}, p | {"more": 1}),
+        ({"8.6"}, p | {name: str(p[name])}),
+        ({"11.1"}, p | {name: least - 1}),
+    ):
+        judge.refuses(rules, "read", file=canonical(description | {"projection": wrong}, tensors))
+
+
+@of_each([kind for kind, module in LAYERED.items() if hasattr(module, "own")], "8.3", needs="read")
+@given(data=st.data())
+def test_own_tensors(judge, kind, data):
+    """A kind's tensors are in the file, all of them, of their dtype and length."""
+    description, tensors = data.draw(adapters([kind]))
+    for name in LAYERED[kind].own(description["projection"], description["layers"]):
+        without = {key: tensor for key, tensor in tensors.items() if key != name}
+        judge.refuses({"8.3"}, "read", file=canonical(description, without))
+        numbers = files.numbers(tensors[name])
+        dtype = tensors[name]["dtype"]
+        longer = {"dtype": dtype, "shape": [len(numbers) + 1], field_of(dtype): [*numbers, 0]}
+        judge.refuses(LAYERED[kind].RULE, "read", file=canonical(description, tensors | {name: longer}))

@@ -1,0 +1,96 @@
+"""SPEC 11 for every kind that it has: θ_D, its adjoint and what a request or a file of the kind holds.
+
+A kind's own text is in kinds/, written for numbers of any type. With ``Rounded`` it gives the bits, with fractions what is
+exact, with ``Size`` how large all that is summed can be, of which a bound on roundings is made.
+"""
+
+from fractions import Fraction
+
+from . import arithmetic, files
+from .arithmetic import f32
+from .kinds import LAYERED, PROGRAMS
+
+
+class Rounded(float):
+    """Rounded to float32 by each operation. (A float64 in between changes nothing: it has more than twice the bits.)"""
+
+    def __add__(self, other):
+        return Rounded(f32(float(self) + float(other)))
+
+    def __sub__(self, other):
+        return Rounded(f32(float(self) - float(other)))
+
+    def __mul__(self, other):
+        return Rounded(f32(float(self) * float(other)))
+
+
+class Size(float):
+    """As if nothing cancelled."""
+
+    def __new__(cls, value):
+        return super().__new__(cls, abs(value))
+
+    def __add__(self, other):
+        return Size(float(self) + float(other))
+
+    __sub__ = __add__
+
+    def __mul__(self, other):
+        return Size(float(self) * float(other))
+
+
+def segments_of(p):
+    """The segments of a layered projection of the protocol, one by one."""
+    return files.unfold(p["layers"])
+
+
+def of(p):
+    """kind, D, d and source, as arithmetic.py takes them, of a projection of the protocol."""
+    kind, source = p["kind"], int(p["seed"])
+    if kind == "table":
+        source = p["index"]
+    elif kind in LAYERED:
+        source = LAYERED[kind].index(p, segments_of(p))
+    return kind, p["D"], p["d"], source
+
+
+def roundings(segments):
+    """More than there are between θ and an entry: the products and sums of a row with a column, and a few more. (A block of a
+    transform of n numbers has log2 n.)"""
+    return max(s["rank"] for s in segments) + 24
+
+
+def expand(p, theta, start=0, stop=None):
+    """θ_D[start:stop], and how far off each entry may be: 0 where its bits are fixed (SPEC 6.2, 11.3)."""
+    if p["kind"] not in PROGRAMS:
+        values = arithmetic.expand(*of(p), theta, start, stop)
+        return values, [0.0] * len(values)
+    of_kind, segments = LAYERED[p["kind"]], segments_of(p)
+    if of_kind.EXACT:
+        values = [float(x) for x in of_kind.theta_D(p, segments, [Rounded(x) for x in theta], Rounded)[start:stop]]
+        return values, [0.0] * len(values)
+    values = of_kind.theta_D(p, segments, [Fraction(x) for x in map(float, theta)], Fraction)[start:stop]
+    sizes = of_kind.theta_D(p, segments, [Size(x) for x in theta], Size)[start:stop]
+    return [float(x) for x in values], [roundings(segments) * 2**-23 * size + 2**-126 for size in sizes]
+
+
+def adjoint(p, theta, g, start=0):
+    """(Pᵀg)_j at θ, where g is the gradient of the rows from ``start`` on, and the bound that SPEC 11.4 allows.
+
+    θ_D is linear in each number of θ by itself, so that a difference is a derivative, exactly.
+    """
+    of_kind, segments = LAYERED[p["kind"]], segments_of(p)
+
+    def differences(values, number):
+        """By j: the rows where one more at j makes a difference, and the difference."""
+        values, stop = [number(float(x)) for x in values], start + len(g)
+        before = of_kind.theta_D(p, segments, values, number)[start:stop]
+        for j in range(len(values)):
+            further = [*values[:j], values[j] + number(1.0), *values[j + 1 :]]
+            after = of_kind.theta_D(p, segments, further, number)[start:stop]
+            yield [float(b) - float(a) if number is Size else b - a for a, b in zip(before, after)]
+
+    exact = [float(sum(Fraction(float(x)) * d for x, d in zip(g, each))) for each in differences(theta, Fraction)]
+    sizes = [sum(abs(x) * d for x, d in zip(g, each)) for each in differences(theta, Size)]
+    many = len(g) + roundings(segments)
+    return exact, [many * 2**-23 * size + 2**-126 for size in sizes]
