@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from unilora_spec import Adapter, Base, Projection, UniLoraError
 from unilora_spec.command import printable
-from unilora_spec.projection import MAX_DIM, kind_named
+from unilora_spec.projection import MAX_DIM, Gather, kind_named
 from unilora_spec.serialization import encoded_size
 
 from .settings import AdapterSettings
@@ -42,15 +42,19 @@ def planned(settings: AdapterSettings) -> dict:
     """
     model = skeleton(settings.base)
     layer_map = plan(model, settings.targets, settings.rank, settings.ranks, settings.alpha, settings.scaling)
-    D, d, options = layer_map.D, settings.dim, settings.options or {}
-    if d is None and not kind_named(settings.kind).d_is_free:
-        d = Projection.of(layer_map, settings.kind, None, settings.seed, None, **options).d
+    of_kind, D, d = kind_named(settings.kind), layer_map.D, settings.dim
+    options = of_kind.with_defaults(settings.options or {})
+    if d is None and not of_kind.d_is_free:
+        d = of_kind.dim(layer_map, **options)
+    tensors = {name: _zeros(of_kind.stored[name], n) for name, n in of_kind.lengths(layer_map, **options).items()}
     parameters = list(model.parameters())
     base = Base(settings.base, "0" * 32, "0" * 32, type(model).__name__)  # fingerprints of the length they all have
 
     def trained(d):
-        projection = Projection.of(layer_map, settings.kind, d, settings.seed, None, **options)
-        theta = np.broadcast_to(np.float32(0), d)  # a shape, in the memory of one number
+        projection = Projection(
+            settings.kind, D=D, d=d, seed=settings.seed, layer_map=layer_map, tensors=tensors, **options
+        )
+        theta = _zeros("F32", d)
         return {"d": d, "file": encoded_size(Adapter(projection, layer_map, theta, base)), "optimizer": 8 * d}
 
     report = {
@@ -67,7 +71,8 @@ def planned(settings: AdapterSettings) -> dict:
         "seed": settings.seed,
         "D": D,
         "bytes": {
-            "P": {"computed": 0, "cached": 4 * D, "PEFT": 12 * D},
+            **({"P": {"computed": 0, "cached": 4 * D, "PEFT": 12 * D}} if issubclass(of_kind, Gather) else {}),
+            **{name: values.size * values.itemsize for name, values in tensors.items()},
             "theta_D": 4 * D,
             "gradient of theta_D": 4 * D,
         },
@@ -76,6 +81,11 @@ def planned(settings: AdapterSettings) -> dict:
         return report | {"choices": [trained(choice) for choice in CHOICES if choice <= D]}
     figures = trained(d)
     return report | {"d": figures.pop("d"), "bytes": report["bytes"] | figures}
+
+
+def _zeros(dtype, length) -> np.ndarray:
+    """A tensor's shape, in the memory of one number."""
+    return np.broadcast_to(np.zeros((), {"F32": np.float32, "I32": np.int32}[dtype]), length)
 
 
 def show(report: dict) -> None:
@@ -87,9 +97,7 @@ def show(report: dict) -> None:
     rows = [
         ("base", f"{base['class']}, {base['parameters']:,} parameters in {base['dtype']}", base["bytes"]),
         ("layer map", f"{report['segments']:,} segments, D = {report['D']:,}", None),
-        ("P", "computed where it is used", size["P"]["computed"]),
-        ("", "its index kept", size["P"]["cached"]),
-        ("", "as PEFT keeps it", size["P"]["PEFT"]),
+        *_held(report),
         ("θ_D", "in a training step", size["theta_D"]),
         ("", "its gradient", size["gradient of theta_D"]),
     ]
@@ -105,6 +113,17 @@ def show(report: dict) -> None:
         console.print(printable(json.dumps(entry)), markup=False)
     if "choices" in report:
         console.print(f"--dim sets d, from 1 to {min(report['D'], MAX_DIM):,}")
+
+
+def _held(report):
+    """The rows of what is neither trained nor the base's: P, and the tensors that the kind has in the file."""
+    size = report["bytes"]
+    if "P" in size:
+        yield "P", "computed where it is used", size["P"]["computed"]
+        yield "", "its index kept", size["P"]["cached"]
+        yield "", "as PEFT keeps it", size["P"]["PEFT"]
+    for name in kind_named(report["kind"]).stored:
+        yield name, "in the file, beside theta", size[name]
 
 
 def skeleton(base: str) -> torch.nn.Module:

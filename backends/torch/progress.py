@@ -19,7 +19,7 @@ class Progress(TrainerCallback):
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         console = Console(file=sys.stderr)
         self.bars = Bars(*columns, console=console, transient=True) if console.is_terminal else None
-        self.training = self.evaluation = None
+        self.preparation = self.training = self.evaluation = None
 
     def __enter__(self):
         if self.bars:
@@ -33,6 +33,16 @@ class Progress(TrainerCallback):
     def say(self, line: str) -> None:
         """One line above the bar."""
         (self.bars.console.print(line, highlight=False) if self.bars else print(line, file=sys.stderr, flush=True))
+
+    def on_weight(self, done: int, total: int) -> None:
+        """How many of the base's weights the kind has taken to begin with."""
+        if self.bars:
+            if self.preparation is None:
+                self.preparation = self.bars.add_task("preparing", total=total)
+            self.bars.update(self.preparation, completed=done, visible=done < total)
+        elif time.monotonic() - self.said >= EVERY:
+            self.said = time.monotonic()
+            self.say(f"prepared {done} of {total} weights")
 
     def on_train_begin(self, args, state, control, **kwargs):
         if self.bars:

@@ -40,8 +40,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     with quiet(), _deterministic(), contextlib.ExitStack() as stack:
         model, new, rows, tokenizer = prepare(settings)
         size = sum(parameter.numel() for parameter in model.parameters())
-        _attached(model, settings, new)
         shown = stack.enter_context(Progress(METRICS[settings.task].main)) if progress and is_first() else None
+        _attached(model, settings, new, **({"progress": shown.on_weight} if shown else {}))
         if shown:
             shown.say(_announcement(settings, rows))
         if checkpoints and is_first():
@@ -88,7 +88,7 @@ def _check_output(output):
         raise UniLoraError(f"--output: the folder {parent} cannot be written to; give another one")
 
 
-def _attached(model, settings, new):
+def _attached(model, settings, new, **options):
     attach(
         model,
         settings.rank,
@@ -102,6 +102,7 @@ def _attached(model, settings, new):
         options=settings.options,
         storage=settings.storage,
         train_in_full=(*new, *settings.train_in_full),
+        **options,
     )
     if settings.head_only:
         if not model.unilora.trained_in_full():
