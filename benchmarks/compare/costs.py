@@ -12,7 +12,7 @@ from ..memory import allocated
 from .methods import HEAD, METHODS, REFERENCE
 from .runs import HELD_OUT, PROTOCOL, Scale, prepared, trained
 
-SEED, ROUNDS = 0, 15
+SEED, ROUNDS = 0, 10
 
 
 def costs(arguments: dict[str, dict], scale: Scale, rounds: Iterable[int]) -> dict[str, dict]:
