@@ -9,6 +9,7 @@ from ..arithmetic import f32
 RULE = "11.12"
 OPTIONS = {}
 EXACT = True
+WHOLE = True
 
 
 def dims(p, segments):
