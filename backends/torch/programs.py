@@ -1,5 +1,6 @@
 """θ_D of the kinds that are programs (SPEC 11), by torch: its autograd gives their Jacobian."""
 
+import itertools
 import math
 
 import torch
@@ -22,6 +23,8 @@ class Frozen:
         self.steps = [(step.op, step.how, step.shape, [number[each] for each in step.inputs]) for step in steps]
         self.arrays = {number[step]: torch.from_numpy(step.array).to(device) for step in steps if step.op == "frozen"}
         self.pieces = [number[value] for value in values]
+        ends = {n for step in steps if step.op == "theta" for n in (step.how, step.how + math.prod(step.shape))}
+        self.cuts = sorted({0, projection.d} | ends)
 
     def __reduce__(self):
         return Frozen, (self.projection, self.device)
@@ -32,10 +35,12 @@ class Frozen:
 
     def expand(self, theta: Tensor, dtype=torch.float32) -> Tensor:
         """θ_D as ``dtype``[D] of θ, float[d]: in float32, and rounded once where ``dtype`` is of less precision."""
-        theta, made = theta.float(), []
+        # Cut once: the gradients of the ranges are then put together once, not added to a whole θ each.
+        lengths = [stop - start for start, stop in itertools.pairwise(self.cuts)]
+        ranges, made = dict(zip(self.cuts, theta.float().split(lengths))), []
         for number, (op, how, shape, inputs) in enumerate(self.steps):
             if op == "theta":
-                made.append(theta[how : how + math.prod(shape)].view(shape))
+                made.append(ranges[how].view(shape))
             elif op == "frozen":
                 made.append(self.arrays[number])
             else:
