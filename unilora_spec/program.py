@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from .errors import LayerMapError, LimitError
+from .errors import LimitError
 from .layer_map import LayerMap, Segment
 from .projection import MAX_DIM, Projection
 
@@ -115,7 +115,7 @@ class Range(NamedTuple):
 
 
 class Program(Projection):
-    """A kind whose θ_D is made of ``Value``s, from named ranges of θ; d follows from the layer map (SPEC 11.1).
+    """A kind whose θ_D is made of ``Value``s, from named ranges of θ; d follows from the layer map, unless it is free (SPEC 11.1).
 
     ``exact``  whether each entry is the same bits everywhere, as it is without products of matrices (SPEC 11.3)
     """
@@ -125,25 +125,31 @@ class Program(Projection):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.d != (needed := self.dim(self.layer_map, **self.options)):
+        given = self.options
+        if self.d_is_free:
+            given = given | {"d": self.d}
+        elif self.d != (needed := self.dim(self.layer_map, **self.options)):
             raise LimitError(f"d is {self.d}; kind {self.kind} has {needed} numbers for this layer map", "11.1")
         self._ranges, offset = {}, 0
-        for name, shape, start in self.layout(self.layer_map, **self.options):
+        for name, shape, start in self.layout(self.layer_map, **given):
             self._ranges[name] = Value("theta", shape, how=offset), start
             offset += math.prod(shape)
 
     @classmethod
     def dim(cls, layer_map, **options):
+        if cls.d_is_free:
+            return super().dim(layer_map, **options)
         return sum(math.prod(shape) for _, shape, _ in cls.layout(layer_map, **options))
 
     @classmethod
     def largest_dim(cls, D):
-        return MAX_DIM  # what all segments share can be more than one of them has
+        # What follows from the layer map may exceed D: what all segments share can be more than one of them has.
+        return super().largest_dim(D) if cls.d_is_free else MAX_DIM
 
     @classmethod
     @abstractmethod
     def layout(cls, layer_map: LayerMap, **options: int) -> Iterator[Range]:
-        """The ranges of θ in order."""
+        """The ranges of θ in order. Where d is free, it is one of ``options``."""
 
     @abstractmethod
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, Value]]:
@@ -192,9 +198,7 @@ class Factored(Program):
 
     @classmethod
     def dim(cls, layer_map, **options):
-        for segment in layer_map.segments:
-            if segment.rank == 0:
-                raise LayerMapError(f"{segment.name} has rank 0, and kind {cls.kind} has A and B; give a rank", "11.1")
+        cls.check_factors(layer_map)
         return super().dim(layer_map, **options)
 
     @abstractmethod
