@@ -182,6 +182,25 @@ FAULTS = [
         ("the last columns of the decoder", "11.8", "segment.out_features, :rank]", "segment.out_features, -rank:]"),
     ),
     *_in(
+        "from_base.py",
+        ("frozen numbers of any length", "11.9", "if numbers.shape != (length,):", "if numbers.size < length:"),
+        ("the first segment's matrices for all", "11.9", "start = self._starts[number]", "start = 0"),
+        ("matrices column by column", "11.9", ".reshape(shape)", '.reshape(shape, order="F")'),
+    ),
+    *_in(
+        "kinds/xs.py",
+        ("R on the side of A", "11.9", "return A, U @ self.range(number)", "return self.range(number) @ A, U"),
+        ("an R that begins larger", "11.9", "1e-5", "1e-4"),
+        ("an R that begins uniform", "11.9", '"normal"', '"uniform"'),
+        ("the segments of xs backwards", "11.9", "in enumerate(layer_map.segments):", "in reversed([*enumerate(layer_map.segments)]):"),
+    ),
+    *_in(
+        "kinds/qr.py",
+        ("a ΔR that begins as A does", "11.10", 'Start("constant", 0.0)', 'Start("uniform", 0.02)'),
+        ("the segments of qr backwards", "11.10", "in enumerate(layer_map.segments):", "in reversed([*enumerate(layer_map.segments)]):"),
+        ("a Q that is added to itself", "11.10", "return self.range(number), Q", "return self.range(number), Q + Q"),
+    ),
+    *_in(
         "program.py",
         ("rank 0 with a kind of A and B", "11.1", "            if segment.rank == 0:", "            if False:"),
         ("a d that does not follow from the layer map", "11.1", "if self.d != (needed :=", "if self.d < (needed :="),
