@@ -110,6 +110,7 @@ FAULTS = [
          "total[block] += g[i - start : i - start + len(block)]"),
         ("a start from 0 to the bound", "6.4", "self.keys[9]) / 2.0**32) - 1", "self.keys[9]) / 2.0**32)"),
         ("a start divided by 2^32 − 1", "6.4", "self.keys[9]) / 2.0**32) - 1", "self.keys[9]) / (2.0**32 - 1)) - 1"),
+        ("rank 0 with a kind of A and B", "11.1", "            if segment.rank == 0:", "            if False:"),
         ("a stream that begins a key early", "11.2", "12 + 2 * stream", "11 + 2 * stream"),
         ("a stream with its keys exchanged", "11.2", "mix(mix(i.astype(np.uint32), first) ^ (i >> 32).astype(np.uint32), second)",
          "mix(mix(i.astype(np.uint32), second) ^ (i >> 32).astype(np.uint32), first)"),
@@ -202,7 +203,6 @@ FAULTS = [
     ),
     *_in(
         "program.py",
-        ("rank 0 with a kind of A and B", "11.1", "            if segment.rank == 0:", "            if False:"),
         ("a d that does not follow from the layer map", "11.1", "if self.d != (needed :=", "if self.d < (needed :="),
         ("a start counted from each range on", "11.5", "unit(start, stop) * size", "unit(0, stop - start) * size"),
         ("an adjoint at a θ of ones", "11.4", 'theta = self.vector(theta, self.d, "theta").astype(np.float64)', "theta = np.ones(self.d)"),
