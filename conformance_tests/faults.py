@@ -111,6 +111,7 @@ FAULTS = [
          "total[block] += g[i - start : i - start + len(block)]"),
         ("a start from 0 to the bound", "6.4", "self.keys[9]) / 2.0**32) - 1", "self.keys[9]) / 2.0**32)"),
         ("a start divided by 2^32 − 1", "6.4", "self.keys[9]) / 2.0**32) - 1", "self.keys[9]) / (2.0**32 - 1)) - 1"),
+        ("rank 0 with a kind of A and B", "11.1", "            if segment.rank == 0:", "            if False:"),
         ("a stream that begins a key early", "11.2", "12 + 2 * stream", "11 + 2 * stream"),
         ("a stream with its keys exchanged", "11.2", "mix(mix(i.astype(np.uint32), first) ^ (i >> 32).astype(np.uint32), second)",
          "mix(mix(i.astype(np.uint32), second) ^ (i >> 32).astype(np.uint32), first)"),
