@@ -87,7 +87,6 @@ FAULTS = [
     ),
     *_in(
         "projection.py",
-        ("rank 0 with a kind of A and B", "11.1", "            if segment.rank == 0:", "            if False:"),
         ("d up to 2^32", "1.1", "MAX_DIM = 2**31 - 1", "MAX_DIM = 2**32 - 1"),
         ("slices that are clipped", "1.3", "if not 0 <= start <= stop <= end:", "start, stop = max(start, 0), min(stop, end)\n        if False:"),
         ("vectors that are padded", "1.3", "if value.shape != (length,):", "value = np.resize(value, length)\n        if False:"),
@@ -204,6 +203,7 @@ FAULTS = [
     ),
     *_in(
         "program.py",
+        ("rank 0 with a kind of A and B", "11.1", "            if segment.rank == 0:", "            if False:"),
         ("a d that does not follow from the layer map", "11.1", "if self.d != (needed :=", "if self.d < (needed :="),
         ("a start counted from each range on", "11.5", "unit(start, stop) * size", "unit(0, stop - start) * size"),
         ("an adjoint at a θ of ones", "11.4", 'theta = self.vector(theta, self.d, "theta").astype(np.float64)', "theta = np.ones(self.d)"),
