@@ -14,6 +14,7 @@ from unilora_spec.serialization import replacing
 from . import hostile
 from .judge import packed
 from .oracle import arithmetic, family, files
+from .oracle.kinds import LAYERED, PROGRAMS
 
 FOLDER = Path(unilora_spec.__file__).parent / "vectors"
 LARGEST_FILE = 4000  # bytes of a hostile file; longer ones are the suite's alone
@@ -22,7 +23,7 @@ NOTES = {
     "edge": "At a limit, or where one more or less changes the way.",
     "large": "Numbers above 32 bits: arithmetic of 32 bits, or of doubles where SPEC 1.4 says no, shows here.",
     "invalid": "To be refused.",
-    "optional": "Of kind `table`, which an implementation may lack; then rule 9.1 refuses it.",
+    "optional": "Of a kind that an implementation may lack; then rule 9.1 refuses it.",
 }
 
 
@@ -323,9 +324,61 @@ def base():
         yield vector("10.3", comment, "merge", refused=["10.3"], file=hostile.TINY, weights=given)
 
 
+FAMILY = [
+    {"name": f"layer.{n}.{name}", **sizes}
+    for n in range(2)
+    for name, sizes in (("q", {"out": 3, "in": 4, "rank": 2}), ("v", {"out": 2, "in": 3, "rank": 1}))
+]
+"""Two layers of two weights, which differ in every size."""
+
+
+def whole_numbers(length):
+    return [float(5 * i % 7 - 3) for i in range(length)]
+
+
+def layered(kind):
+    """The projection of a kind that knows the layer map, with the least of its own numbers."""
+    of_kind = LAYERED[kind]
+    p = projection(kind, 0, sum(map(files.size, FAMILY))) | {
+        name: least for name, (least, _) in of_kind.OPTIONS.items()
+    }
+    p["d"] = of_kind.dim(p, FAMILY) if hasattr(of_kind, "dim") else sum(of_kind.dims(p, FAMILY)) // 2
+    for name, (dtype, length, end) in of_kind.own(p, FAMILY).items() if hasattr(of_kind, "own") else ():
+        p[name] = [5 * i % end for i in range(length)] if dtype == "I32" else whole_numbers(length)
+    return p | {"layers": files.fold(FAMILY)}
+
+
+def family_kinds():
+    """Of products of matrices, and of gradients, what is exact in any order: whole numbers that come of whole numbers."""
+    for kind, of_kind in sorted(LAYERED.items(), key=lambda item: int(item[1].RULE.removeprefix("11."))):
+        p, rule = layered(kind), of_kind.RULE
+        fields, rows = {"projection": p, "flags": ("optional",)}, {"start": 0, "stop": p["D"]}
+        if kind not in PROGRAMS:
+            index = [of_kind.index(p, FAMILY, i) for i in range(p["D"])]
+            yield vector(rule, f"{kind}: all rows", "index", {"index": index}, **rows, **fields)
+            columns = [[i for i in range(p["D"]) if index[i] == j] for j in range(p["d"])]
+            expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
+            yield vector(rule, f"{kind}: all columns", "members", expected, start=0, stop=p["d"], **fields)
+            continue
+        theta = whole_numbers(p["d"])
+        thirds = [arithmetic.f32(x / 3) for x in theta] if of_kind.EXACT else theta
+        theta_D, _ = family.expand(p, thirds)
+        if of_kind.EXACT or all(map(float.is_integer, theta_D)):
+            yield vector(rule, f"{kind}: all of θ_D", "expand", {"theta_D": theta_D}, theta=thirds, **rows, **fields)
+        g = whole_numbers(p["D"])
+        gradient, _ = family.adjoint(p, theta, g)
+        if all(map(float.is_integer, gradient)):
+            yield vector(
+                rule, f"{kind}: sums that are exact", "adjoint", {"theta": gradient}, theta=theta, g=g, **rows, **fields
+            )
+        start = of_kind.start(p, FAMILY)
+        yield vector(rule, f"{kind}: the start", "initial", {"theta": start}, bound=0.02, **fields)
+
+
 FILES = {
     "1-limits": limits, "2-keys": keys, "3-mixing": mixing, "4-balanced": balanced, "5-uniform": uniform, "6-values": values,
     "7-layer-map": layer_map, "8-file": file, "9-kinds": kinds, "10-base": base,
+    "11-family": family_kinds,
 }  # fmt: skip
 
 

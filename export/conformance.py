@@ -18,6 +18,7 @@ from unilora_spec.protocol import (
     adapter_of,
     answering,
     array_of,
+    gather_of,
     numbered,
     pack,
     pack_weights,
@@ -97,7 +98,7 @@ def permuted(pi, x) -> np.ndarray:
 
 
 def _index(r):
-    return {"index": pack(index_of(projection_of(r), r["start"], r["stop"]), "index")}
+    return {"index": pack(index_of(gather_of(r), r["start"], r["stop"]), "index")}
 
 
 def index_of(p, start, stop) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from unilora_spec import KindError, LimitError, Projection
 from unilora_spec.program import Program
 from unilora_spec.projection import KINDS, Gather
 
+ROOT = Path(__file__).parents[1]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 programs = pytest.mark.parametrize("kind", [kind for kind, of_kind in KINDS.items() if issubclass(of_kind, Program)])
 
@@ -85,6 +88,21 @@ def test_adjoint_is_the_transposed_jacobian(kind):
 
 
 @programs
+def test_compiled(kind):
+    """One graph, whose answers and gradients are the same."""
+    p = projection_for(kind)
+    theta, g = (torch.from_numpy(each) for each in drawn(p))
+    storage, answers = storage_of(p, "cpu"), []
+    for expand in (storage.expand, torch.compile(storage.expand, fullgraph=True, backend="aot_eager")):
+        trained = theta.clone().requires_grad_()
+        theta_D = expand(trained)
+        theta_D.backward(g)
+        answers.append((theta_D.detach(), trained.grad))
+    assert torch.equal(answers[0][0], answers[1][0])
+    assert torch.allclose(answers[0][1], answers[1][1], rtol=1e-5, atol=1e-5)  # sums of up to D numbers in another order
+
+
+@programs
 def test_refused(kind):
     p = projection_for(kind)
     given = {"layer_map": p.layer_map, "tensors": p.tensors, **p.options}
@@ -127,3 +145,16 @@ def test_trained_saved_loaded_merged(kind, tmp_path):
             again(x), model(x), rtol=0, atol=1e-6
         )  # float32 sums of 12 products near 1, in another order
         assert torch.allclose(again.merge()(x), model(x), rtol=0, atol=1e-5)
+
+
+HEADINGS = ("Formula", "Trained and stored", "Start", "When to use it", "Options", "Source")
+
+
+@every_kind
+def test_page(kind):
+    """Each member of the family has a page, all in the same form, and SPEC.md a rule that names it."""
+    page = (ROOT / f"docs/family/{kind}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {kind}: ") and len(page.splitlines()) < 60
+    assert re.findall(r"^\*\*([^*]+)\.\*\*", page, re.MULTILINE) == list(HEADINGS)
+    assert f"`{kind}`" in (ROOT / "unilora_spec/SPEC.md").read_text(encoding="utf-8")
+    assert f"(family/{kind}.md)" in (ROOT / "docs/methods.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ exporter writes them as nodes: seven operations are all that a package has to kn
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, NamedTuple
@@ -66,6 +66,8 @@ class Value:
         slices = slices if isinstance(slices, tuple) else (slices,)
         bounds = [s.indices(n) for s, n in zip(slices, self.shape)]
         shape = (*(stop - start for start, stop, _ in bounds), *self.shape[len(slices) :])
+        if shape == self.shape:
+            return self
         return Value("part", shape, (self,), tuple(slice(start, stop) for start, stop, _ in bounds))
 
     def reshape(self, *shape: int) -> "Value":
@@ -81,27 +83,19 @@ def frozen(shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> Value:
     return Value("frozen", shape, how=make)
 
 
-def under(value: Value) -> list[Value]:
-    """All that a value is made of, itself last: each once, and after its inputs."""
-    found = {}
+def ordered(values: Iterable[Value]) -> list[Value]:
+    """The values and all that they are made of, each once and after its inputs."""
+    found: dict[Value, None] = {}
 
-    def visit(each):
-        if each not in found:
-            for of_input in each.inputs:
-                visit(of_input)
-            found[each] = None
+    def add(value):
+        if value not in found:
+            for each in value.inputs:
+                add(each)
+            found[value] = None
 
-    visit(value)
+    for value in values:
+        add(value)
     return list(found)
-
-
-def run(value: Value, leaf: Callable[[Value], object]) -> dict:
-    """The array of each value that ``value`` is made of, itself last, where ``leaf`` gives the ranges of θ and the frozen arrays:
-    NumPy's or torch's."""
-    made = {}
-    for each in under(value):
-        made[each] = OPERATIONS[each.op](each.how, *[made[x] for x in each.inputs]) if each.inputs else leaf(each)
-    return made
 
 
 class Start(NamedTuple):
@@ -131,15 +125,13 @@ class Program(Projection):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        given = self.options
-        if self.d_is_free:
-            given = given | {"d": self.d}
-        elif self.d != (needed := self.dim(self.layer_map, **self.options)):
+        given = self.options | ({"d": self.d} if self.d_is_free else {})
+        if not self.d_is_free and self.d != (needed := self.dim(self.layer_map, **self.options)):
             raise LimitError(f"d is {self.d}; kind {self.kind} has {needed} numbers for this layer map", "11.1")
-        self._offsets, end = {}, 0
+        self._ranges, offset = {}, 0
         for name, shape, start in self.layout(self.layer_map, **given):
-            self._offsets[name] = end, shape, start
-            end += math.prod(shape)
+            self._ranges[name] = Value("theta", shape, how=offset), start
+            offset += math.prod(shape)
 
     @classmethod
     def dim(cls, layer_map, **options):
@@ -164,8 +156,7 @@ class Program(Projection):
 
     def range(self, name) -> Value:
         """A range of θ, in its shape."""
-        offset, shape, _ = self._offsets[name]
-        return Value("theta", shape, how=offset)
+        return self._ranges[name][0]
 
     def expand(self, theta, start=0, stop=None):
         start, stop = self.range_of(start, stop, self.D)
@@ -173,7 +164,7 @@ class Program(Projection):
         result = np.empty(stop - start, dtype=np.float32)
         for first, value in self.pieces(start, stop):
             ours, its = _overlap(start, stop, first, value.shape[0])
-            result[ours] = run(value, lambda leaf: _leaf(leaf, theta))[value][its]
+            result[ours] = _run(value, theta)[value][its]
         return result
 
     def adjoint(self, g, start=0, theta=None):
@@ -183,18 +174,17 @@ class Program(Projection):
         total = np.zeros(self.d)
         for first, value in self.pieces(start, stop):
             ours, its = _overlap(start, stop, first, value.shape[0])
-            arrays = run(value, lambda leaf: _leaf(leaf, theta))
             of_value = np.zeros(value.shape)
             of_value[its] = g[ours]
-            _add_gradient(value, of_value, arrays, total)
+            _add_gradient(of_value, _run(value, theta), total)
         return total.astype(np.float32)
 
     def initial(self, layer_map=None, bound=0.02):
         theta = np.empty(self.d, dtype=np.float32)
-        for offset, shape, (form, size) in self._offsets.values():
-            stop = offset + math.prod(shape)
+        for value, (form, size) in self._ranges.values():
+            start, stop = value.how, value.how + math.prod(value.shape)
             unit = {"constant": _ones, "uniform": self.uniform_start, "normal": self._normal_start}[form]
-            theta[offset:stop] = unit(offset, stop) * size
+            theta[start:stop] = unit(start, stop) * size
         return theta
 
     def _normal_start(self, start, stop):
@@ -204,11 +194,12 @@ class Program(Projection):
 class Factored(Program):
     """A program that gives each segment its A and B."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        for segment in self.layer_map.segments:
+    @classmethod
+    def dim(cls, layer_map, **options):
+        for segment in layer_map.segments:
             if segment.rank == 0:
-                raise LayerMapError(f"{segment.name} has rank 0, and kind {self.kind} has A and B; give a rank", "11.1")
+                raise LayerMapError(f"{segment.name} has rank 0, and kind {cls.kind} has A and B; give a rank", "11.1")
+        return super().dim(layer_map, **options)
 
     @abstractmethod
     def factors(self, number: int, segment: Segment) -> tuple[Value, Value]:
@@ -222,14 +213,27 @@ class Factored(Program):
                     offset += math.prod(value.shape)
 
 
+def largest(layer_map: LayerMap) -> tuple[int, int, int]:
+    """The largest rank, in and out of all segments: the sizes of what they share (SPEC 11.6)."""
+    sizes = zip(*((s.rank, s.in_features, s.out_features) for s in layer_map.segments))
+    return tuple(map(max, sizes))
+
+
 def _ones(start, stop):
     return np.ones(stop - start)
 
 
-def _leaf(value: Value, theta: np.ndarray) -> np.ndarray:
-    if value.op == "frozen":
-        return value.array
-    return theta[value.how : value.how + math.prod(value.shape)].reshape(value.shape)
+def _run(value: Value, theta: np.ndarray) -> dict[Value, np.ndarray]:
+    """The arrays of a value and of all that it is made of, in order."""
+    arrays = {}
+    for each in ordered([value]):
+        if each.op == "theta":
+            arrays[each] = theta[each.how : each.how + math.prod(each.shape)].reshape(each.shape)
+        elif each.op == "frozen":
+            arrays[each] = each.array
+        else:
+            arrays[each] = OPERATIONS[each.op](each.how, *(arrays[of] for of in each.inputs))
+    return arrays
 
 
 def _overlap(start, stop, first, length) -> tuple[slice, slice]:
@@ -238,7 +242,7 @@ def _overlap(start, stop, first, length) -> tuple[slice, slice]:
     return slice(begin - start, end - start), slice(begin - first, end - first)
 
 
-# The adjoint of each operation: from the gradient of its result to those of its inputs, None for an index.
+# The adjoint of each operation: from the gradient of its result to those of its inputs, which of an index is 0.
 
 
 def _summed_to(shape, g):
@@ -256,7 +260,7 @@ def _of_part(how, g, x):
 def _of_take(how, g, x, index):
     whole = np.zeros(x.shape)
     np.add.at(whole, index, g)
-    return whole, None
+    return whole, 0.0
 
 
 _ADJOINTS = {
@@ -270,17 +274,14 @@ _ADJOINTS = {
 }
 
 
-def _add_gradient(value: Value, g, arrays, total):
-    """Adds to ``total`` what a gradient of ``value`` is for θ. ``arrays`` are those of all values under it, as ``run`` gives them."""
-    gradients = {value: g}
-    for each in reversed(arrays):
-        g = gradients.pop(each, None)
-        if g is None or each.op == "frozen":
-            continue
-        if each.op == "theta":
-            total[each.how : each.how + g.size] += g.ravel()
-            continue
-        inputs = [arrays[x] for x in each.inputs]
-        for x, of_x in zip(each.inputs, _ADJOINTS[each.op](each.how, g, *inputs)):
-            if of_x is not None:
-                gradients[x] = gradients[x] + of_x if x in gradients else of_x
+def _add_gradient(g, arrays: dict[Value, np.ndarray], total: np.ndarray) -> None:
+    """Adds to ``total``, float64[d], what the gradient ``g`` of the last of ``arrays`` is for θ."""
+    gradients = dict.fromkeys(arrays, 0.0) | {next(reversed(arrays)): g}
+    for value, array in reversed(arrays.items()):
+        g = gradients.pop(value)
+        if value.op == "theta":
+            total[value.how : value.how + array.size] += g.ravel()
+        elif value.inputs:
+            of_inputs = _ADJOINTS[value.op](value.how, g, *(arrays[each] for each in value.inputs))
+            for each, of_input in zip(value.inputs, of_inputs):
+                gradients[each] = gradients[each] + of_input

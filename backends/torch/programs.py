@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from unilora_spec.program import Program, Value, run, under
+from unilora_spec.program import OPERATIONS, Program, ordered
 
 
 class Frozen:
@@ -15,11 +15,15 @@ class Frozen:
 
     def __init__(self, projection: Program, device):
         self.projection, self.device = projection, torch.device(device)
-        self.pieces = list(projection.pieces(0, projection.D))
-        self.arrays: dict[Value, Tensor] = {}
-        for each in (each for _, value in self.pieces for each in under(value)):
-            if each.op == "frozen" and each not in self.arrays:
-                self.arrays[each] = torch.from_numpy(each.array).to(self.device)
+        values = [value for _, value in projection.pieces(0, projection.D)]
+        steps = ordered(values)
+        number = {value: i for i, value in enumerate(steps)}
+        # By numbers alone, which is what a compiler can follow.
+        self.steps = [(step.op, step.how, step.shape, [number[each] for each in step.inputs]) for step in steps]
+        self.arrays = {number[step]: torch.from_numpy(step.array).to(device) for step in steps if step.op == "frozen"}
+        self.pieces = [number[value] for value in values]
+        self.last = {i: at for at, (*_, inputs) in enumerate(self.steps) for i in inputs}
+        self.last |= dict.fromkeys(self.pieces)
 
     def __reduce__(self):
         return Frozen, (self.projection, self.device)
@@ -30,12 +34,15 @@ class Frozen:
 
     def expand(self, theta: Tensor, dtype=torch.float32) -> Tensor:
         """θ_D as ``dtype``[D] of θ, float[d]: in float32, and rounded once where ``dtype`` is of less precision."""
-        theta = theta.float()
-
-        def leaf(value):
-            if value.op == "frozen":
-                return self.arrays[value]
-            return theta[value.how : value.how + math.prod(value.shape)].view(value.shape)
-
-        # Each piece is a program of its own, so that what is made on its way goes when it ends.
-        return torch.cat([run(value, leaf)[value] for _, value in self.pieces]).to(dtype)
+        theta, made = theta.float(), []
+        for number, (op, how, shape, inputs) in enumerate(self.steps):
+            if op == "theta":
+                made.append(theta[how : how + math.prod(shape)].view(shape))
+            elif op == "frozen":
+                made.append(self.arrays[number])
+            else:
+                made.append(OPERATIONS[op](how, *[made[i] for i in inputs]))
+            for i in inputs:
+                if self.last.get(i) == number:
+                    made[i] = None  # a transform of fastfood has dozens of steps, each of the size of θ_D
+        return torch.cat([made[i] for i in self.pieces]).to(dtype)

@@ -4,20 +4,16 @@ import math
 
 import onnx_ir as ir
 
-from unilora_spec.program import Program, Value
+from unilora_spec.program import Program, Value, ordered
 
 
 def theta_D(tape, projection: Program, theta: ir.Value, name: str) -> ir.Value:
     """θ_D, float32[D], of theta, float32[d]."""
+    pieces = [value for _, value in projection.pieces(0, projection.D)]
     made: dict[Value, ir.Value] = {}
-
-    def node(value):
-        if value not in made:
-            made[value] = _WRITTEN[value.op](tape, value, theta, *map(node, value.inputs))
-        return made[value]
-
-    pieces = [node(value) for _, value in projection.pieces(0, projection.D)]
-    return tape.add("Concat", *pieces, axis=0, shape=[projection.D], name=name)
+    for value in ordered(pieces):
+        made[value] = _WRITTEN[value.op](tape, value, theta, *(made[each] for each in value.inputs))
+    return tape.add("Concat", *(made[value] for value in pieces), axis=0, shape=[projection.D], name=name)
 
 
 def _operation(op_type):
