@@ -211,21 +211,19 @@ def layer_map():
 def small(rank, scaling="lora", **segment):
     """An adapter whose products are exact in float32, in any order: small whole numbers."""
     layers = [{"name": "w", "out": 2, "in": 3, "rank": rank, **segment}]
-    D = 5 * rank
-    text = {"projection": projection("identity", D, D), "alpha": 2 * rank, "layers": layers, "scaling": scaling}
+    D = files.size(layers[0])
+    text = {"projection": projection("identity", D, D), "alpha": 2 * (rank or 1), "layers": layers, "scaling": scaling}
     theta = [float(i % 7 - 3) for i in range(D)]
     return text, theta, files.write(text, {"theta": ("F32", [D], theta)})
 
 
 def delta_weights():
-    for rank in (1, 2, 4):
+    for rank in (0, 1, 2, 4):
         text, theta, file = small(rank)
-        A, B = theta[: 3 * rank], theta[3 * rank :]
-        delta = [
-            files.factor_scale(text, text["layers"][0]) * sum(B[o * rank + r] * A[r * 3 + i] for r in range(rank))
-            for o in range(2)
-            for i in range(3)
-        ]
+        s = files.factor_scale(text, text["layers"][0])
+        A, B = (theta[: 3 * rank], theta[3 * rank :]) if rank else ([], [])
+        product = [sum(B[o * rank + r] * A[r * 3 + i] for r in range(rank)) for o in range(2) for i in range(3)]
+        delta = files.delta(s, product if rank else theta)
         expected = {"A": A, "B": B, "delta": delta}
         yield vector("7.7", f"rank {rank}, whole numbers", "delta_weight", expected, file=file, segment=0)
         weights = {"w": {"shape": [2, 3], "values": [1.0] * 6}}
@@ -290,15 +288,18 @@ def kinds():
         yield vector("9.1", f"the kind {kind!r}", "index", refused=["9.1"], projection=p, start=0, stop=5)
     p = projection("identity", 4, 5)
     yield vector("9.2", "d below D", "index", refused=["9.2"], projection=p, start=0, stop=5)
-    layers = [{"name": "v", "out": 2, "in": 3, "rank": 2}, {"name": "w", "out": 1, "in": 16, "rank": 1}]
+    layers = [
+        {"name": name, "out": out, "in": columns, "rank": rank}
+        for name, out, columns, rank in (("u", 2, 2, 0), ("v", 2, 3, 2), ("w", 1, 16, 1))
+    ]
     theta = []
     for s in layers:
         A = range(len(theta), len(theta) + s["rank"] * s["in"])
-        theta += [arithmetic.f32(arithmetic.start(42, j) * (1 / s["in"] ** 0.5)) for j in A] + [0.0] * (
-            s["rank"] * s["out"]
-        )
+        theta += [arithmetic.f32(arithmetic.start(42, j) * (1 / s["in"] ** 0.5)) for j in A]
+        theta += [0.0] * (files.size(s) - len(A))
     p = projection("identity", len(theta), len(theta))
-    yield vector("9.2", "A as LoRA's, B zero", "initial", {"theta": theta}, projection=p, bound=0.02, layers=layers)
+    expected = {"theta": theta}
+    yield vector("9.2", "A as LoRA's, B and rank 0 zero", "initial", expected, projection=p, bound=0.02, layers=layers)
     yield from tables()
 
 
@@ -342,7 +343,11 @@ def layered(kind):
     p = projection(kind, 0, sum(map(files.size, FAMILY))) | {
         name: least for name, (least, _) in of_kind.OPTIONS.items()
     }
-    p["d"] = of_kind.dim(p, FAMILY) if hasattr(of_kind, "dim") else sum(of_kind.dims(p, FAMILY)) // 2
+    if hasattr(of_kind, "dim"):
+        p["d"] = of_kind.dim(p, FAMILY)
+    else:
+        possible = of_kind.dims(p, FAMILY)
+        p["d"] = possible[len(possible) // 2]
     for name, (dtype, length, end) in of_kind.own(p, FAMILY).items() if hasattr(of_kind, "own") else ():
         p[name] = [5 * i % end for i in range(length)] if dtype == "I32" else whole_numbers(length)
     return p | {"layers": files.fold(FAMILY)}
@@ -354,11 +359,14 @@ def family_kinds():
         p, rule = layered(kind), of_kind.RULE
         fields, rows = {"projection": p, "flags": ("optional",)}, {"start": 0, "stop": p["D"]}
         if kind not in PROGRAMS:
-            index = [of_kind.index(p, FAMILY, i) for i in range(p["D"])]
+            index = of_kind.index(p, FAMILY)
             yield vector(rule, f"{kind}: all rows", "index", {"index": index}, **rows, **fields)
             columns = [[i for i in range(p["D"]) if index[i] == j] for j in range(p["d"])]
             expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
             yield vector(rule, f"{kind}: all columns", "members", expected, start=0, stop=p["d"], **fields)
+            for wrong in of_kind.wrong(p, FAMILY)[:2]:
+                fields |= {"projection": wrong, "start": 0, "stop": 1}
+                yield vector(rule, f"{kind}: to be refused", "index", refused=[rule], **fields)
             continue
         theta = whole_numbers(p["d"])
         thirds = [arithmetic.f32(x / 3) for x in theta] if of_kind.EXACT else theta

@@ -96,6 +96,7 @@ def test_inspect_shows_parts_and_saved_parameters(tmp_path):
     segments = [
         Segment("qkv", 4, 2, 1, row=4),
         *(Segment("experts", 3, 2, 1, transposed=True, index=i) for i in range(2)),
+        Segment("out", 5, 2, 0),
     ]
     layer_map = LayerMap(segments, scaling="rslora")
     saved = {"head.weight": np.zeros((2, 3), np.float32)}
@@ -104,7 +105,8 @@ def test_inspect_shows_parts_and_saved_parameters(tmp_path):
     save_adapter(adapter, tmp_path / "x")
     output = call("inspect", tmp_path / "x")[1]
     for part in (
-        "qkv (row 4 on): 4 × 2",
+        "qkv (row 4 on): 4 × 2, rank 1",
+        "out: 5 × 2, ΔW itself",
         "experts (index 0…1, transposed)",
         "head.weight, BF16 [2, 3]",
         "F16",

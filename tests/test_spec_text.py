@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import unilora_spec
-from conformance_tests.oracle import arithmetic, files
+from conformance_tests.oracle import arithmetic, files, kinds
 from conformance_tests.oracle.family import Rounded
 from conformance_tests.oracle.kinds import fastfood as of_fastfood
 from unilora_spec import Adapter, LayerMap, Projection, Segment, contents_fingerprint, structure_fingerprint
@@ -122,6 +122,35 @@ def streams():
     yield f"seed 42, u_1(0) = {arithmetic.uniform(42, 1, 0):.9g}, g_1(0) = {arithmetic.normal(42, 1, 0):.9g}"
 
 
+def delta():
+    D, d, theta = 6, 2, [1.0, -0.5]
+    segment = {"name": "w", "out": 2, "in": 3, "rank": 0}
+    s = files.factor_scale({"alpha": 0.7}, segment)
+    theta_D = arithmetic.expand("balanced", D, d, 42, theta)
+    yield f"s = float32(alpha) = {s:.9g} = {bits(s)}"
+    for i, (value, entry) in enumerate(zip(theta_D, files.delta(s, theta_D), strict=True)):
+        place = f"ΔW[{i // 3}, {i % 3}]"
+        yield f"{place} = s·θ_D[{i}] = s·{value:>12.9g} = {entry:>12.9g} = {bits(entry)}"
+
+
+def parts(p, segments, names, dims):
+    """What the kinds of several parts show: each part, and the index."""
+    index, keys, first = kinds.LAYERED[p["kind"]].index(p, segments), arithmetic.keys(42, 10 + 2 * len(dims)), 0
+    for part, (name, d) in enumerate(zip(names, dims)):
+        rows = sum(first <= column < first + d for column in index)
+        seed = 2**32 * keys[10 + 2 * part] + keys[11 + 2 * part]
+        yield f"{name}: D_{part} = {rows}, d_{part} = {d}, c_{part} = {first}, seed {seed}"
+        first += d
+    yield f"index(0 … {len(index) - 1}) = " + ", ".join(map(str, index))
+
+
+def layerwise():
+    segments = [{"name": name, "out": 1, "in": 2, "rank": 1} for name in ("a.0.q", "b", "a.1.q", "a.0.v")]
+    p = {"kind": "layerwise", "seed": "42", "d": 7, "D": 12}
+    yield "segments a.0.q, b, a.1.q and a.0.v, each with out 1, in 2 and rank 1; d = 7, seed 42"
+    yield from parts(p, segments, ("layer a.0", "layer b", "layer a.1"), (3, 2, 2))
+
+
 def fastfood():
     p, theta = {"kind": "fastfood", "seed": "42", "d": 3, "D": 10}, (1.0, -0.5, 0.25)
     for k in range(3):
@@ -158,7 +187,8 @@ def fingerprints():
 
 
 EXAMPLES = [
-    keys, mix, rounds, permutation, large, uniform, values, start, fold, file, table, fingerprints, streams, fastfood,
+    keys, mix, rounds, permutation, large, uniform, values, start, delta, fold, file, table, fingerprints, streams,
+    layerwise, fastfood,
 ]  # fmt: skip
 
 

@@ -60,7 +60,8 @@ def show_inspect(report: dict) -> list[str]:
                 place.append(f"index {i[0]}…{i[1] - 1}" if isinstance(i, list) else f"index {i}")
             place += ["transposed"] if segment.get("transposed") else []
             where = f" ({', '.join(place)})" if place else ""
-            lines.append(f"    {name}{where}: {segment['out']} × {segment['in']}, rank {segment['rank']}")
+            rank = f"rank {segment['rank']}" if segment["rank"] else "ΔW itself"
+            lines.append(f"    {name}{where}: {segment['out']} × {segment['in']}, {rank}")
     if base := report.get("base"):
         lines.append(f"  base        {base['name']}" + (f" ({base['architecture']})" if "architecture" in base else ""))
         if "labels" in base:

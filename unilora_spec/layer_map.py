@@ -15,21 +15,25 @@ from .permutation import MAX_D, check_D
 MAX_SEGMENTS = 65_536  # with MAX_NAMES, bounds what a hostile file can make a reader build
 MAX_NAME = 512  # bytes of UTF-8; a run's prefix is repeated for each of its segments
 MAX_NAMES = 2**22  # bytes of all names together, four for each character where not all are ASCII
-SCALINGS = {"lora": lambda alpha, rank: alpha / rank, "rslora": lambda alpha, rank: alpha / math.sqrt(rank)}
+SCALINGS = {
+    "lora": lambda alpha, rank: alpha / (rank or 1),
+    "rslora": lambda alpha, rank: alpha / math.sqrt(rank or 1),
+}
 MAX_NUMBERS = 8  # of a name, that a run of layers may count: bounds the work of folding
+_NUMBER = re.compile("0|[1-9][0-9]{0,8}")  # that part of a name is one (SPEC 7.9)
 ALPHA_RANGE = (1e-4, 2.0**20)  # within it every language prints a double's shortest decimal without an exponent
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One LoRA pair (A, B) for one weight, or for a part of one (SPEC 7.2 to 7.5).
+    """One LoRA pair (A, B), or ΔW itself, for one weight, or for a part of one (SPEC 7.2 to 7.5).
 
     ``name``          the tensor's name in the model
     ``out_features``  rows of B, rows of the adapted matrix
     ``in_features``   columns of A; for a convolution in · k…, its kernel flattened
-    ``rank``          rows of A, columns of B
+    ``rank``          rows of A, columns of B; 0: there is no pair, and ΔW's own entries are in θ_D
     ``transposed``    the tensor is stored (in, out)
-    ``row``           the first row, where the pair adapts the rows row … row + out_features − 1 only (fused q, k, v)
+    ``row``           the first row, where the rows row … row + out_features − 1 alone are adapted (fused q, k, v)
     ``index``         which matrix of a stacked tensor (experts, ·, ·)
 
     Raises ``LayerMapError`` for a value outside of these meanings.
@@ -48,7 +52,7 @@ class Segment:
             raise LayerMapError(
                 f"a segment's name is {self.name!r:.80}; give a tensor's name, to {MAX_NAME} bytes", "7.2"
             )
-        for field, least in (("out_features", 1), ("in_features", 1), ("rank", 1), ("row", 0), ("index", 0)):
+        for field, least in (("out_features", 1), ("in_features", 1), ("rank", 0), ("row", 0), ("index", 0)):
             value = getattr(self, field)
             if value is None and field in ("row", "index"):
                 continue
@@ -58,15 +62,34 @@ class Segment:
             raise LayerMapError(f"transposed of {self.name} is {self.transposed!r:.40}; give true or false", "7.2")
 
     @property
+    def layer(self) -> str:
+        """The head of its name with the first number in it, such as encoder.layer.3; the whole name where none is (SPEC 7.9)."""
+        parts = self.name.split(".")
+        numbers = (at for at, part in enumerate(parts) if _NUMBER.fullmatch(part))
+        return ".".join(parts[: next(numbers, len(parts)) + 1])
+
+    @property
     def size(self) -> int:
-        """Entries of θ_D that the segment takes: A's, then B's (SPEC 7.2)."""
+        """Entries of θ_D that the segment takes: A's, then B's, or those of ΔW (SPEC 7.2)."""
+        if self.rank == 0:
+            return self.out_features * self.in_features
         return self.rank * (self.in_features + self.out_features)
 
-    def factors(self, theta_D):
-        """A (rank, in) and B (out, rank), views of the segment's own slice of θ_D, NumPy's or torch's (SPEC 7.2)."""
+    def factors(self, theta_D) -> tuple:
+        """A (rank, in) and B (out, rank), or of rank 0 one factor (out, in): views of the segment's own slice of θ_D, NumPy's or
+        torch's (SPEC 7.2)."""
+        if self.rank == 0:
+            return (theta_D.reshape(self.out_features, self.in_features),)
         split = self.rank * self.in_features
         A = theta_D[:split].reshape(self.rank, self.in_features)
         return A, theta_D[split:].reshape(self.out_features, self.rank)
+
+    @staticmethod
+    def product(first, *others):
+        """What ``factors`` gives, multiplied: ΔW but for its scale, (out, in) (SPEC 7.7)."""
+        for factor in others:
+            first = factor @ first
+        return first
 
     def part(self, weight):
         """The view of a stored weight that the segment adapts, NumPy's or torch's (SPEC 7.3 to 7.5)."""
@@ -82,7 +105,7 @@ class Segment:
         return (delta.T if self.transposed else delta).reshape(shape)
 
     def bands(self, entries: int) -> Iterator[tuple[slice, "Segment"]]:
-        """The segment cut into bands of whole rows, at least one and else at most so many ``entries`` of ΔW: the rows of B of
+        """The segment cut into bands of whole rows, at least one and else at most so many ``entries`` of ΔW: the rows of ΔW in
         each, and the band, a segment itself."""
         step = max(1, entries // self.in_features)
         for first in range(0, self.out_features, step):
@@ -124,7 +147,7 @@ class LayerMap:
     """An ordered list of segments, and the scaling of their delta weights (SPEC 7).
 
     ``segments``  in the order of θ_D. The order is data: it is never derived from a framework's module order.
-    ``alpha``     LoRA's α; ``scaling`` is "lora" (s = α / rank) or "rslora" (s = α / √rank)
+    ``alpha``     LoRA's α; ``scaling`` is "lora" (s = α / rank) or "rslora" (s = α / √rank); of rank 0, s = α
     ``D``         the length of θ_D, the sum of all segments' sizes
 
     Raises ``LimitError`` for D above 2^40, ``LayerMapError`` for an empty map, more than 65,536 segments or 4 MiB of
@@ -178,8 +201,13 @@ class LayerMap:
         return dict(groups)
 
     def factor_scale(self, segment: Segment) -> np.float32:
-        """s of ΔW = s·B·A (SPEC 7.7)."""
+        """s of ΔW = s·B·A, or of rank 0, of ΔW = s·(its entries in θ_D) (SPEC 7.7)."""
         return np.float32(SCALINGS[self.scaling](self.alpha, segment.rank))
+
+    @property
+    def bound(self) -> float:
+        """The bound of the initial vector where the user gives none (SPEC 6.4)."""
+        return 0.02 if any(segment.rank for segment in self.segments) else 0.0
 
     def _check_overlaps(self):
         # By three keys in turn, each of which is at hand: a hostile map is as large as can be, and a list or a tuple
@@ -269,7 +297,7 @@ def _run_at(entries, at, ends):
     prefix, numbers = "", 0
     for part in entries[at]["name"].split("."):
         head = prefix + part
-        if numbers < MAX_NUMBERS and re.fullmatch("0|[1-9][0-9]{0,8}", part):
+        if numbers < MAX_NUMBERS and _NUMBER.fullmatch(part):
             numbers += 1
             if head not in ends:
                 others = (k for k in range(at, len(entries)) if _after(entries[k]["name"], head) is None)

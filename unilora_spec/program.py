@@ -125,8 +125,10 @@ class Program(Projection):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        given = self.options | ({"d": self.d} if self.d_is_free else {})
-        if not self.d_is_free and self.d != (needed := self.dim(self.layer_map, **self.options)):
+        given = self.options
+        if self.d_is_free:
+            given = given | {"d": self.d}
+        elif self.d != (needed := self.dim(self.layer_map, **self.options)):
             raise LimitError(f"d is {self.d}; kind {self.kind} has {needed} numbers for this layer map", "11.1")
         self._ranges, offset = {}, 0
         for name, shape, start in self.layout(self.layer_map, **given):

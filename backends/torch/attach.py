@@ -41,19 +41,21 @@ def attach(
     kind: str = "balanced",
     options: Mapping[str, int] | None = None,
     train_in_full: Sequence[str] = (),
-    bound: float = 0.02,
+    bound: float | None = None,
     storage: str | None = None,
 ) -> nn.Module:
     """Adapts ``model`` in place with one trained vector and returns it; every other parameter is frozen.
 
-    rank            LoRA's r, for every target; ``ranks`` sets others: {"query": 8}
+    rank            LoRA's r, for every target; ``ranks`` sets others: {"query": 8}. Of rank 0 there is no A and B: θ_D holds
+                    the entries of the delta weight itself (GPart; with kind "identity", the target trained in full)
     d               the length of θ, 1 … D; of most kinds but "balanced" it follows from the layer map, and is left out
     seed            0 … 2^64 − 1: P and the initial θ follow from it
     targets         ends of module names, or regular expressions; see ``plan``
-    alpha           the delta weight is alpha / rank · B·A; by default alpha is ``rank``
+    alpha           the delta weight is alpha / rank · B·A, of rank 0 alpha times its entries; by default alpha is ``rank``,
+                    or 1 where that is 0
     kind, options   the projection (SPEC 9.1), and whole numbers of its own by name: docs/family has a page for each
     train_in_full   ends of names of modules or parameters trained beside θ (a new classification head)
-    bound           the initial θ is uniform in ±bound
+    bound           the initial θ is uniform in ±bound: by default 0.02, or 0 where all targets are of rank 0 (SPEC 6.4)
     storage         how P is held, the bits being the same: "cached", 4 bytes an entry, or "computed", none, for the time to
                     compute it at each step; by default as ``model.unilora`` shows: computed by a GPU's kernels or where
                     the index would take more than 1 GiB, else cached
@@ -70,7 +72,7 @@ def attach(
         raise LayerMapError("the model has an adapter already; call model.detach() or model.merge() first")
     layer_map = plan(model, targets, rank, ranks, alpha, scaling)
     projection = Projection.of(layer_map, kind, d, seed, partial(_base_weight, model), **(options or {}))
-    theta = projection.initial(layer_map, bound)
+    theta = projection.initial(layer_map, layer_map.bound if bound is None else bound)
     UniLora(model, projection, layer_map, theta, _trained_names(model, train_in_full, layer_map), storage)
     return model
 
@@ -139,9 +141,9 @@ class UniLora:
         held = f"P {self.storage.name}: {self.storage.nbytes:,} bytes"
         return f"UniLora({self.projection}, {len(self.layer_map)} segments, {held})"
 
-    def factors(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """A (rank, in) and B (out, rank) of every segment, views of one θ_D, differentiable to θ; in bfloat16 or float16 where
-        all adapted weights are, else in float32.
+    def factors(self) -> list[tuple[torch.Tensor, ...]]:
+        """A (rank, in) and B (out, rank) of every segment, or of rank 0 its one factor (out, in), views of one θ_D,
+        differentiable to θ; in bfloat16 or float16 where all adapted weights are, else in float32.
 
         Rebuilt once per forward of the model, and not for one without gradients where θ is as it was for the last. A part
         of the model that is called on its own rebuilds them where θ has changed since, or where a gradient is wanted and
@@ -220,11 +222,12 @@ class UniLora:
         self._originals = {}
 
     @torch.no_grad()
-    def reset_parameters(self, bound: float = 0.02) -> None:
+    def reset_parameters(self, bound: float | None = None) -> None:
         """Gives θ the values that training starts from (SPEC 6.4); ``bound`` is that of ``attach``.
 
         For a model that was attached on the meta device, after ``to_empty``, which leaves θ without values.
         """
+        bound = self.layer_map.bound if bound is None else bound
         self.theta.copy_(torch.from_numpy(self.projection.initial(self.layer_map, bound)))
 
     def trained_in_full(self) -> list[str]:
@@ -298,10 +301,10 @@ class UniLora:
 
     @torch.no_grad()
     def _add_deltas(self, weights):
-        for segment, (A, B) in zip(self.layer_map.segments, self._factors_as(torch.float32)):
+        for segment, factors in zip(self.layer_map.segments, self._factors_as(torch.float32)):
             part = segment.part(weights[segment.name])
             s = float(self.layer_map.factor_scale(segment))
-            part.copy_(part.float() + delta_weight(segment, A, B, s, part.shape))
+            part.copy_(part.float() + delta_weight(segment, factors, s, part.shape))
 
     def _refuse_merged(self):
         if self.is_merged:

@@ -25,6 +25,7 @@ from unilora_spec.protocol import (
     gather_of,
     numbered,
     pack,
+    pack_delta_weight,
     pack_weights,
     projection_of,
     segment_of,
@@ -68,11 +69,11 @@ def _delta_weight(expand, r):
     segment, offset = segment_of(r, adapter, adapter.layer_map.placed())
     theta = torch.tensor(adapter.theta, requires_grad=True)
     rows = _rows(expand, adapter.projection, theta, offset, offset + segment.size)
-    A, B = segment.factors(rows.detach())
+    factors = segment.factors(rows.detach())
     s = float(adapter.layer_map.factor_scale(segment))
     shape = (segment.in_features, segment.out_features)
-    stored = delta_weight(segment, A, B, s, shape if segment.transposed else shape[::-1])
-    return {"A": pack(A, "A"), "B": pack(B, "B"), "delta": pack(stored.T if segment.transposed else stored, "delta")}
+    stored = delta_weight(segment, factors, s, shape if segment.transposed else shape[::-1])
+    return pack_delta_weight(segment, factors, stored.T if segment.transposed else stored)
 
 
 def _merge(r):

@@ -82,7 +82,7 @@ def _pairs(value) -> list[tuple[str, str]]:
 
 
 def _ranks(value) -> dict[str, int]:
-    return {name: _whole(1)(rank) for name, rank in _pairs(value)}
+    return {name: _whole(0)(rank) for name, rank in _pairs(value)}
 
 
 def _options(value) -> dict[str, int]:
@@ -120,7 +120,9 @@ class AdapterSettings:
     targets: tuple[str, ...] = _option(
         "Adapter", NAMES, "Modules to adapt: ends of their names, or regular expressions.", ("query", "value")
     )
-    rank: int = _option("Adapter", _whole(1), "Rank of every target.", 4)
+    rank: int = _option(
+        "Adapter", _whole(0), "Rank of every target; 0: no A and B, but the entries of the delta weight itself.", 4
+    )
     ranks: dict[str, int] | None = _option(  # noqa: RUF009
         "Adapter", RANKS, "Other ranks by target: query=8,value=2."
     )
@@ -129,7 +131,7 @@ class AdapterSettings:
     )
     seed: int = _option("Adapter", _whole(0), "Gives the projection, the start and the order of the data.", 0)
     alpha: float | None = _option(
-        "Adapter", _number(0), "LoRA's alpha; by default it is the rank, so that a delta weight is B·A."
+        "Adapter", _number(0), "LoRA's alpha; by default it is the rank, or 1 for rank 0, so that nothing is scaled."
     )
     scaling: str = _option("Adapter", _one_of("lora", "rslora"), "alpha / rank, or alpha / √rank with rslora.", "lora")
     kind: str = _option("Adapter", _one_of(*KINDS), "Projection kind.", "balanced")

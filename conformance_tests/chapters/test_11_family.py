@@ -1,16 +1,18 @@
 """SPEC chapter 11: the kinds that know the layer map, each by the same checks."""
 
+import math
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from conformance_tests.judge import differs
-from conformance_tests.oracle import arithmetic, family, files
+from conformance_tests.oracle import family, files, parts
 from conformance_tests.oracle.kinds import LAYERED, PROGRAMS
 from conformance_tests.rules import check
 from conformance_tests.spelling import canonical
-from conformance_tests.strategies import adapters, moderate, projections, slices, vectors
+from conformance_tests.strategies import adapters, moderate, projections, seeds, slices, vectors
 from unilora_spec.protocol import field_of
 
 from .test_07_layer_map import within
@@ -84,13 +86,37 @@ def test_no_index(judge, kind, data):
 def test_index(judge, kind, data):
     """The column of each row, and the rows of each column."""
     p = data.draw(projections(kind))
-    index = [arithmetic.index(*family.of(p), i) for i in range(p["D"])]
+    index = LAYERED[kind].index(p, family.segments_of(p))
     start, stop = data.draw(slices(p["D"]))
     judge.gives({"index": index[start:stop]}, "index", projection=p, start=start, stop=stop)
     start, stop = data.draw(slices(p["d"]))
     columns = [[i for i, column in enumerate(index) if column == j] for j in range(start, stop)]
     expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
     judge.gives(expected, "members", projection=p, start=start, stop=stop)
+
+
+@of_each([kind for kind, module in LAYERED.items() if hasattr(module, "wrong")], needs="index")
+@given(data=st.data())
+def test_refused(judge, kind, data):
+    """What a kind's own rule refuses."""
+    p = data.draw(projections(kind))
+    if wrong := LAYERED[kind].wrong(p, family.segments_of(p)):
+        p = data.draw(st.sampled_from(wrong))
+        judge.refuses(LAYERED[kind].RULE, "index", projection=p, start=0, stop=p["D"])
+
+
+@check("1.4", "11.13", needs="index")
+@given(seeds, st.integers(2**39, 2**40), st.integers(2**29, 2**31 - 1))
+def test_exact_share_of_a_layer(judge, seed, D, d):
+    """d · E_1 / D is as little below a whole number as can be, in numbers of 70 bits."""
+    assume(math.gcd(d, D) == 1)
+    rows = [-pow(d, -1, D) % D, pow(d, -1, D)]
+    dims = LAYERED["layerwise"].columns(d, rows)
+    assume(min(rows) > 1 and all(dims))
+    layers = [{"name": f"{k}", "out": 1, "in": size - 1, "rank": 1} for k, size in enumerate(rows)]
+    p = {"kind": "layerwise", "seed": str(seed), "d": d, "D": D, "layers": layers}
+    expected = [parts.column(p, 1, 0, rows, dims)]
+    judge.gives({"index": expected}, "index", projection=p, start=rows[0], stop=rows[0] + 1)
 
 
 @of_each([kind for kind, module in LAYERED.items() if module.OPTIONS], "8.6", "11.1", needs="write read")

@@ -98,17 +98,14 @@ def normal(seed, stream, i):
     return sum(hashed(seed, stream, 12 * i + t) for t in range(12)) / 2**32 - 6
 
 
-# ``source`` is what the index follows from: the seed, the table of the kind `table`, or a function
-# of the row where the layer map takes part.
+# ``source`` is what the index follows from: the seed, or all of it where it is a table, or follows from the layer map.
 
 
 def index(kind, D, d, source, i):
     if kind == "identity":
         return i
-    if kind == "table":
+    if not isinstance(source, int):
         return int(source[i])
-    if callable(source):
-        return source(i)
     if kind == "balanced":
         return walk(D, source, i)[-1] % d
     k = keys(source)

@@ -4,7 +4,6 @@ A kind's own text is in kinds/, written for numbers of any type. With ``Rounded`
 exact, with ``Size`` how large all that is summed can be, of which a bound on roundings is made.
 """
 
-import functools
 from fractions import Fraction
 
 from . import arithmetic, files
@@ -51,7 +50,7 @@ def of(p):
     if kind == "table":
         source = p["index"]
     elif kind in LAYERED:
-        source = functools.partial(LAYERED[kind].index, p, segments_of(p))
+        source = LAYERED[kind].index(p, segments_of(p))
     return kind, p["D"], p["d"], source
 
 

@@ -2,10 +2,15 @@
 
 ``RULE``                          the rule of SPEC 11 that defines it
 ``OPTIONS``                       the kind's own numbers, each with the least and the most that tests draw
+``fitting(p, segments)``          where the layer map has to suit these: another one that does
 ``own(p, segments)``              where it has tensors in the file beside θ: name → (dtype, length, end of an index)
-``dim(p, segments)``              d, where it follows; ``dims``, the least and the most, where it is free
+``dim(p, segments)``              d, where it follows; ``dims``, a sequence of all that there can be, where it is free
+``wrong(p, segments)``            where the rule refuses more than 11.1 does: projections that it refuses
 
-and either ``index(p, segments, i)``, for a kind with one column a row, or
+``WHOLE``                         where true: segments may be of rank 0
+
+and either ``index(p, segments)``, the columns of all rows, for a kind with one column a row, and ``start(p, segments, bound)``
+where that is not 6.4, or
 
 ``EXACT``                         whether every entry has the same bits everywhere
 ``start(p, segments)``            θ as training begins
