@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 onnx_ir = pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 
-from adapters import projection_for
+from adapters import OPTIONS, projection_for
 from torch import nn
 
 import unilora_spec
@@ -124,7 +124,7 @@ def test_trained_saved_loaded_merged(kind, tmp_path):
     base = nn.Sequential(nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 8))
     x, y = torch.randn(64, 12), torch.randn(64, 8)
     d = {"d": 40} if KINDS[kind].d_is_free else {}
-    model = attach(copy.deepcopy(base), rank=2, targets=["0", "2"], kind=kind, seed=3, **d)
+    model = attach(copy.deepcopy(base), rank=2, targets=["0", "2"], kind=kind, seed=3, options=OPTIONS.get(kind), **d)
     optimizer = torch.optim.Adam([model.unilora.theta], lr=1e-2)
     losses = []
     for _ in range(30):

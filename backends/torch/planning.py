@@ -50,7 +50,7 @@ def planned(settings: AdapterSettings) -> dict:
 
     def trained(d):
         projection = Projection.of(layer_map, settings.kind, d, settings.seed, None, **options)
-        theta = np.broadcast_to(np.float32(0), d)  # a shape, in the memory of one number
+        projection, theta = projection.stored_as(np.broadcast_to(np.float32(0), d))  # a shape, in the memory of one number
         return {"d": d, "file": encoded_size(Adapter(projection, layer_map, theta, base)), "optimizer": 8 * d}
 
     report = {
