@@ -99,7 +99,9 @@ def test_compiled(kind):
         theta_D.backward(g)
         answers.append((theta_D.detach(), trained.grad))
     assert torch.equal(answers[0][0], answers[1][0])
-    assert torch.allclose(answers[0][1], answers[1][1], rtol=1e-5, atol=1e-5)  # sums of up to D numbers in another order
+    assert torch.allclose(
+        answers[0][1], answers[1][1], rtol=1e-5, atol=1e-5
+    )  # sums of up to D numbers in another order
 
 
 @programs

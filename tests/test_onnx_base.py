@@ -269,6 +269,8 @@ def test_segments_of_rank_0(tmp_path, quantized):
         said.append(weights["a.weight"][ids] @ weights["b.weight"].T @ weights["c.weight"].T)
     for mode in ("reconstruct", "input", "bank") if quantized else ("merged", "reconstruct", "input", "bank"):
         export_onnx_file(base, adapters if mode == "bank" else adapters[0], tmp_path / "out.onnx", mode)
+        beside = {f.name for f in onnx.load(tmp_path / "out.onnx").functions} & {"Product", "Lookup", "LowRank"}
+        assert len(beside) == (3 if quantized and mode != "bank" else 0), "W + ΔW costs less, where it can be had"
         numbers = np.array([1, 0, 1])
         wanted = np.stack([said[k][row] for row, k in enumerate(numbers)]) if mode == "bank" else said[0]
         assert relative(answers(tmp_path / "out.onnx", [{"ids": ids, "adapter": numbers}], "y"), [wanted]) < LARGEST

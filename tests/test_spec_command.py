@@ -120,9 +120,9 @@ def test_a_table_is_shown(tmp_path):
     projection = Projection("table", D=5, d=2, seed=42, tensors={"index": [0, 1, 1, 0, 1]})
     save_adapter(Adapter(projection, layer_map, TINY.theta), tmp_path / "x")
     output = call("inspect", tmp_path / "x")[1]
-    assert "table, seed 42: d = 2" in output and "index       I32 [5], stored in the file" in output
+    assert "table, seed 42: d = 2" in output and "index       I32 [5], 20 bytes, stored in the file" in output
     report = json.loads(call("inspect", tmp_path / "x", "--json")[1])
-    assert report["tensors"] == {"index": {"dtype": "I32", "shape": [5]}}
+    assert report["tensors"] == {"index": {"dtype": "I32", "shape": [5], "bytes": 20}}
     assert "  canonical bytes" in call("verify", tmp_path / "x")[1]
 
 

@@ -33,7 +33,9 @@ class Base:
     labels: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, name, layer_map: LayerMap, shapes: Mapping[str, tuple[int, ...]], read, architecture=None, id2label=None):
+    def of(
+        cls, name, layer_map: LayerMap, shapes: Mapping[str, tuple[int, ...]], read, architecture=None, id2label=None
+    ):
         """The record of a base whose weights have these ``shapes`` and the values that ``read(name)`` gives, by name.
 
         ``id2label`` are the labels as the configurations of transformers hold them: {0: "negative", …}. The two that every

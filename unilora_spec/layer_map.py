@@ -100,6 +100,11 @@ class Segment:
             weight = weight[:, rows] if self.transposed else weight[rows]
         return weight
 
+    def matrix(self, weight):
+        """The matrix (out, in) that the segment adapts, of a stored weight, NumPy's or torch's (SPEC 7.3 to 7.5)."""
+        part = self.part(weight)
+        return (part.T if self.transposed else part).reshape(self.out_features, self.in_features)
+
     def stored(self, delta, shape):
         """A delta weight (out, in), turned and shaped as ``part`` of the stored weight is (SPEC 7.3, 7.4)."""
         return (delta.T if self.transposed else delta).reshape(shape)

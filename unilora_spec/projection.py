@@ -12,6 +12,8 @@ The requirements on a kind, each with its reason; docs/methods.md writes every m
 5. ``initial`` is the start of training, from the seed and the layer map: plain LoRA starts A and B differently.
 6. ``index``, ``members`` and ``scale`` exist only where an entry depends on one trained number: class ``Gather``. Other
    kinds are made of a few operations that every package knows: class ``Program`` of program.py.
+7. What is trained may be more than a file is to hold (VB-LoRA's logits): ``trained_as`` is then another projection, whose
+   ``stored_as`` gives one of the kind.
 
 A kind is one file under kinds/, with a class that names itself: ``class Mine(Projection, kind="mine")``.
 """
@@ -100,7 +102,7 @@ class Projection(ABC):
         are not given have their defaults. Raises as the constructor does, and ``LimitError`` where d is missing.
         """
         of_kind = kind_named(kind).trained_as()
-        options = of_kind.checked_options({name: o.default for name, o in of_kind.known_options.items()} | options)
+        options = of_kind.with_defaults(options)
         d = of_kind.dim(layer_map, **options) if d is None else d
         tensors = of_kind.of_base(layer_map, read, **options)
         return of_kind(kind, D=layer_map.D, d=d, seed=seed, layer_map=layer_map, tensors=tensors, **options)
@@ -125,14 +127,23 @@ class Projection(ABC):
         return min(D, MAX_DIM)
 
     @classmethod
-    def of_base(cls, layer_map, read, **options: int) -> dict[str, np.ndarray]:
-        """The tensors of ``stored`` that training begins with, made of the base's weights, which ``read(name)`` gives as float32.
-
-        Raises ``KindError`` where the kind has tensors that do not come from there.
-        """
+    def lengths(cls, layer_map, **options: int) -> dict[str, int]:
+        """How long each tensor of ``stored`` is. Raises ``KindError`` where they do not come from training."""
         if cls.stored:
             raise KindError(f"kind {cls.kind} needs tensors that come with an adapter's file, not from training", "8.3")
         return {}
+
+    @classmethod
+    def of_base(cls, layer_map, read, **options: int) -> dict[str, np.ndarray]:
+        """The tensors of ``stored`` that training begins with, as long as ``lengths`` says, made of the base's weights: ``read(name)``
+        gives one as float32, of its stored shape, and is asked for each once. Raises ``KindError`` as ``lengths`` does."""
+        cls.lengths(layer_map, **options)
+        return {}
+
+    @classmethod
+    def with_defaults(cls, options: Mapping[str, int]) -> dict[str, int]:
+        """``checked_options`` of these and, of what is not given, the defaults."""
+        return cls.checked_options({name: option.default for name, option in cls.known_options.items()} | options)
 
     @classmethod
     def checked_options(cls, options: Mapping[str, int]) -> dict[str, int]:

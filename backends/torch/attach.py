@@ -1,8 +1,9 @@
 """One vector on a model: ``attach`` puts it there, and everything that is done with it afterwards."""
 
 import contextlib
+import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -18,6 +19,7 @@ from unilora_spec import (
     LayerMapError,
     Projection,
 )
+from unilora_spec.adapter import check_fit
 
 from .expansion import storage_of
 from .sites import delta_weight
@@ -33,7 +35,7 @@ def attach(
     rank: int = 4,
     d: int | None = None,
     seed: int = 0,
-    targets: str | Sequence[str] = ("query", "value"),
+    targets: str | Sequence[str] | LayerMap = ("query", "value"),
     *,
     ranks: Mapping[str, int] | None = None,
     alpha: float | None = None,
@@ -43,6 +45,7 @@ def attach(
     train_in_full: Sequence[str] = (),
     bound: float | None = None,
     storage: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> nn.Module:
     """Adapts ``model`` in place with one trained vector and returns it; every other parameter is frozen.
 
@@ -50,7 +53,8 @@ def attach(
                     the entries of the delta weight itself (GPart; with kind "identity", the target trained in full)
     d               the length of θ, 1 … D; of most kinds but "balanced" it follows from the layer map, and is left out
     seed            0 … 2^64 − 1: P and the initial θ follow from it
-    targets         ends of module names, or regular expressions; see ``plan``
+    targets         ends of module names, or regular expressions; see ``plan``. Or the layer map that a plan has made of the
+                    model already: rank, ranks, alpha and scaling are its own then
     alpha           the delta weight is alpha / rank · B·A, of rank 0 alpha times its entries; by default alpha is ``rank``,
                     or 1 where that is 0
     kind, options   the projection (SPEC 9.1), and whole numbers of its own by name: docs/family has a page for each
@@ -59,6 +63,8 @@ def attach(
     storage         how P is held, the bits being the same: "cached", 4 bytes an entry, or "computed", none, for the time to
                     compute it at each step; by default as ``model.unilora`` shows: computed by a GPU's kernels or where
                     the index would take more than 1 GiB, else cached
+    progress        is told how many of the adapted weights are prepared, and of how many: kinds that begin with singular
+                    vectors of the weights take their time
 
     The model gets the parameter ``unilora_theta``, float32[d], also ``model.unilora.theta``, and the methods
     ``save_adapter(path)``, ``load_adapter(path)``, ``merge()`` and ``detach()``. Its ``state_dict()`` holds what is trained and nothing else, so that a trainer's
@@ -70,8 +76,15 @@ def attach(
     """
     if hasattr(model, "unilora"):
         raise LayerMapError("the model has an adapter already; call model.detach() or model.merge() first")
-    layer_map = plan(model, targets, rank, ranks, alpha, scaling)
-    projection = Projection.of(layer_map, kind, d, seed, partial(_base_weight, model), **(options or {}))
+    if isinstance(targets, LayerMap):
+        layer_map = targets
+        check_fit(layer_map, {candidate.weight: candidate.shape for candidate in candidates(model)})
+    else:
+        layer_map = plan(model, targets, rank, ranks, alpha, scaling)
+    total = len(layer_map.by_weight())
+    read = _told(_values_of(model), total, progress)
+    projection = Projection.of(layer_map, kind, d, seed, read, **(options or {}))
+    progress(total, total)
     theta = projection.initial(layer_map, layer_map.bound if bound is None else bound)
     UniLora(model, projection, layer_map, theta, _trained_names(model, train_in_full, layer_map), storage)
     return model
@@ -88,6 +101,11 @@ def load_adapter(model: nn.Module, path) -> nn.Module:
         _check_base(model, adapter)
     except unilora_spec.UniLoraError as error:
         raise error.within(path) from None
+    return put(model, adapter)
+
+
+def put(model: nn.Module, adapter: Adapter) -> nn.Module:
+    """Puts an adapter that fits ``model`` on it, in place of one that may be there, and returns the model."""
     attached = getattr(model, "unilora", None)
     if attached and (attached.projection, attached.layer_map) == (adapter.projection, adapter.layer_map):
         attached.restore()
@@ -245,10 +263,6 @@ class UniLora:
     def adapter(self, dtype: str = "F32") -> Adapter:
         """The adapter as the specification's object, with the base model's record (SPEC 8, 10)."""
         self._refuse_merged()
-        if self.theta.is_meta:
-            raise LayerMapError(
-                "the model is on the meta device and has no values; give it a device and its weights first"
-            )
         model = self.model
         parameters = {name: model.get_parameter(name) for name in self._originals}
         saved = {name: _numpy(parameter) for name, parameter in parameters.items()}
@@ -327,12 +341,11 @@ class UniLora:
 
     def _base(self) -> Base:
         model = self.model
-        weights = {candidate.weight: candidate for candidate in candidates(model)}
-        shapes = {name: candidate.shape for name, candidate in weights.items()}
+        shapes = {candidate.weight: candidate.shape for candidate in candidates(model)}
         name, known = type(model).__name__, ()
         if getattr(model, "config", None) is not None and hasattr(model, "name_or_path"):
             name, known = model.name_or_path or name, (name, getattr(model.config, "id2label", None))
-        return Base.of(name, self.layer_map, shapes, lambda name: _numpy(weights[name].values()), *known)
+        return Base.of(name, self.layer_map, shapes, _values_of(model), *known)
 
     def _trained(self, prefix=""):
         return {prefix + name for name in (_THETA, *self._originals)}
@@ -350,12 +363,27 @@ class UniLora:
         return self.__dict__ | {"_factors": None, "_seen": None}
 
 
-def _base_weight(model, name) -> np.ndarray:
+def _values_of(model) -> Callable[[str], np.ndarray]:
+    """What gives the values of a weight that can be adapted by its name: float32, of a quantized one those that its codes stand
+    for."""
     owners = {candidate.weight: candidate for candidate in candidates(model)}
-    return _numpy(owners[name].values())
+    return lambda name: _numpy(owners[name].values())
+
+
+def _told(read, total, progress):
+    """``read``, and ``progress`` is told how many of the weights are done whenever the next one is asked for."""
+    done = itertools.count()
+
+    def told(name):
+        progress(next(done), total)
+        return read(name)
+
+    return told
 
 
 def _numpy(tensor) -> np.ndarray:
+    if tensor.is_meta:
+        raise LayerMapError("the model is on the meta device and has no values; give it a device and its weights first")
     if hasattr(tensor, "full_tensor"):  # of FSDP, a part in each process
         tensor = tensor.full_tensor()
     return tensor.detach().float().cpu().numpy()
@@ -397,7 +425,7 @@ def _check_base(model, adapter) -> None:
             raise FileError(f"{segment.name} belongs to a module that cannot be adapted while it runs; merge instead")
         if segment.index is None and segment.transposed != owner.transposed:  # a square weight fits either way round
             raise FileError(f"{segment.name} is stored the other way round than the adapter says; merge instead")
-    if adapter.same_contents(lambda name: _numpy(owners[name].values())) is False:
+    if adapter.same_contents(_values_of(model)) is False:
         warnings.warn(
             f"the model's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=3
         )

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ class Frozen:
             number = {step: i for i, step in enumerate(steps)}
             for step in steps:
                 if step.op == "frozen" and step not in self.arrays:
-                    self.arrays[step] = torch.from_numpy(step.array).to(device)
+                    self.arrays[step] = _tensor(step.array).to(device)
             # By numbers alone, which is what a compiler can follow.
             held = [self.arrays.get(step) for step in steps]
             self.pieces.append([(s.op, s.how, s.shape, [number[x] for x in s.inputs], a) for s, a in zip(steps, held)])
@@ -48,3 +49,7 @@ def _result(piece, theta):
         else:
             made.append(array if op == "frozen" else OPERATIONS[op](how, *[made[i] for i in inputs]))
     return made[-1]
+
+
+def _tensor(array) -> Tensor:
+    return torch.from_numpy(np.require(array, requirements="W"))  # torch has no tensor that cannot be written to

@@ -1,7 +1,6 @@
 """The loop: transformers' Trainer, told what settings say."""
 
 import dataclasses
-import inspect
 import math
 import os
 import shutil
@@ -16,7 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from unilora_spec import WorkFailed
 
-from .data import Batches, LikeLengths, text_lengths
+from .data import LikeLengths, collator, text_lengths
 from .metrics import METRICS
 
 WEIGHTS = "model.safetensors"  # the name that a Trainer looks for
@@ -131,7 +130,7 @@ def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
     trainer = _Trainer(
         model,
         arguments,
-        data_collator=Batches(tokenizer, settings, rows.numbers, _longest(settings, model, tokenizer), _inputs(model)),
+        data_collator=collator(model, settings, rows, tokenizer),
         train_dataset=rows.train,
         eval_dataset=rows.held_out,
         compute_metrics=metrics.compute,
@@ -149,13 +148,3 @@ def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
 def _items(labels) -> int:
     """How many losses of a batch the model takes the mean of: one for each text, or for each token to predict."""
     return len(labels) if labels.dim() == 1 else int((labels[:, 1:] != -100).sum())
-
-
-def _inputs(model):
-    return frozenset(inspect.signature(model.forward).parameters)
-
-
-def _longest(settings, model, tokenizer):
-    """Tokens that a text may have: --max-length, or what the base can take where that is less."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or settings.max_length
-    return min(settings.max_length, positions, tokenizer.model_max_length)

@@ -1,8 +1,9 @@
 """`vb`: A and B cut into sub-vectors, each a mix of a few rows of one bank (SPEC 11.11).
 
-Li, Han and Ji, "VB-LoRA: Extreme Parameter Efficient Fine-Tuning with Vector Banks", arXiv 2405.15179. The bank begins as PEFT's,
-and A and B are cut as there.
+Li, Han and Ji, "VB-LoRA: Extreme Parameter Efficient Fine-Tuning with Vector Banks", arXiv 2405.15179. PEFT cuts A and B in the same way.
 """
+
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,12 +19,12 @@ class VB(Factored, kind="vb"):
     another shape or with a row that the bank does not have. It is not trained so: ``Logits`` is, in its place.
     """
 
-    known_options = {
+    known_options: ClassVar[dict[str, Option]] = {
         "length": Option(1, 256, "the length of a sub-vector"),
-        "bank": Option(1, 256, "how many rows the bank has"),
+        "bank": Option(1, 90, "how many rows the bank has"),
         "topk": Option(1, 2, "how many rows a sub-vector is a mix of"),
     }
-    stored = {"index": "I32"}
+    stored: ClassVar[dict[str, str]] = {"index": "I32"}
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -37,7 +38,9 @@ class VB(Factored, kind="vb"):
     def _checked_index(self, length):
         index, bank = np.asarray(self.tensors["index"]), self.options["bank"]
         if index.shape != (length,) or not np.issubdtype(index.dtype, np.integer):
-            raise LimitError(f"index is {index.dtype} {list(index.shape)}; it must be whole numbers [{length}]", "11.11")
+            raise LimitError(
+                f"index is {index.dtype} {list(index.shape)}; it must be whole numbers [{length}]", "11.11"
+            )
         if not 0 <= index.min() <= index.max() < bank:
             at = int(np.argmax((index < 0) | (index >= bank)))
             raise LimitError(f"index[{at}] is {index[at]}; give a row of the bank, from 0 to {bank - 1}", "11.11")
@@ -105,13 +108,15 @@ class Logits(VB):
     """What is trained in place of ``VB``: the bank, and for each sub-vector a number for each of its rows. The k largest say which
     rows it is a mix of, and their softmax the weights. No file has them; there, what they have come to is a ``VB``."""
 
-    stored = {}
+    stored: ClassVar[dict[str, str]] = {}
     exact = False
 
     @classmethod
-    def of_base(cls, layer_map, read, **options):
+    def lengths(cls, layer_map, **options):
         if options["topk"] > options["bank"]:
-            raise LimitError(f"topk is {options['topk']}; give no more than the bank has rows, {options['bank']}", "11.11")
+            raise LimitError(
+                f"topk is {options['topk']}; give no more than the bank has rows, {options['bank']}", "11.11"
+            )
         return {}
 
     @classmethod
