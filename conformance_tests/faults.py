@@ -203,7 +203,6 @@ FAULTS = [
     ),
     *_in(
         "program.py",
-        ("rank 0 with a kind of A and B", "11.1", "            if segment.rank == 0:", "            if False:"),
         ("a d that does not follow from the layer map", "11.1", "if self.d != (needed :=", "if self.d < (needed :="),
         ("a start counted from each range on", "11.5", "unit(start, stop) * size", "unit(0, stop - start) * size"),
         ("an adjoint at a θ of ones", "11.4", 'theta = self.vector(theta, self.d, "theta").astype(np.float64)', "theta = np.ones(self.d)"),

@@ -40,13 +40,7 @@ def test_two_nn_finds_the_dimension_of_a_plane(dimension):
     found = two_nn(points)
     assert abs(found - dimension) < 0.15 * dimension
     assert two_nn(torch.cat([points, points[:300]])) == pytest.approx(found, rel=1e-9)  # texts that come twice
-<<<<<<< HEAD
     twins = torch.cat([points, points[:10] + 1e-9])  # r₁ of 2 % of the points says nothing; the rest count as before
-=======
-    twins = torch.cat(
-        [points, points[:10] + 1e-9]
-    )  # of 2 % of the points r₁ says nothing, and the rest count as before
->>>>>>> vbff
     assert two_nn(twins) == pytest.approx(found, rel=0.05)
     assert two_nn(1000 * points) == pytest.approx(found, rel=1e-6)  # float64, of squares that cancel
 
