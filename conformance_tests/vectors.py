@@ -331,32 +331,33 @@ LAYERS = [
     {"name": "layer.0.v", "out": 3, "in": 1, "rank": 2},
 ]
 """Of different shapes and ranks; one layer does not stand together, and one has no number."""
-DIMS = {"layerwise": 9, "nonuniform": 9}
+DIMS = {"layerwise": 9, "nonuniform": 9, "chain": 8}
 """d of the kinds where it is free."""
 
 
 def family_of_lora():
     for kind, of_kind in LAYERED.items():
-        p = projection(kind, 0, sum(map(files.size, LAYERS))) | {"layers": files.fold(LAYERS)}
-        p |= {name: most for name, (_, most) in of_kind.OPTIONS.items()}
-        p["d"] = DIMS[kind] if kind in DIMS else of_kind.dim(p, LAYERS)
+        options = {name: most for name, (_, most) in of_kind.OPTIONS.items()}
+        layers = of_kind.fitting(options, LAYERS) if hasattr(of_kind, "fitting") else LAYERS
+        p = projection(kind, 0, sum(map(files.size, layers))) | options | {"layers": files.fold(layers)}
+        p["d"] = DIMS[kind] if kind in DIMS else of_kind.dim(p, layers)
         theta = [float(j % 5 - 2) for j in range(p["d"])]
         fields = {"projection": p, "start": 0, "stop": p["D"], "flags": ("optional",)}
         answer = {"theta_D": family.expand(p, theta)[0]}
         yield vector(of_kind.RULE, f"{kind}: all of θ_D", "expand", answer, theta=theta, **fields)
         if hasattr(of_kind, "start"):
             bound = () if kind in PROGRAMS else (0.02,)
-            answer = {"theta": of_kind.start(p, LAYERS, *bound)}
+            answer = {"theta": of_kind.start(p, layers, *bound)}
             start = {"projection": p, "bound": 0.02, "flags": ("optional",)}
             yield vector(of_kind.RULE, f"{kind}: the start", "initial", answer, **start)
         if kind not in PROGRAMS:
-            index = of_kind.index(p, LAYERS)
+            index = of_kind.index(p, layers)
             yield vector(of_kind.RULE, f"{kind}: all rows", "index", {"index": index}, **fields)
             columns = [[i for i, column in enumerate(index) if column == j] for j in range(p["d"])]
             answer = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
             fields["stop"] = p["d"]
             yield vector(of_kind.RULE, f"{kind}: all columns", "members", answer, **fields)
-            for number, wrong in enumerate(of_kind.wrong(p, LAYERS)[:2], 1):
+            for number, wrong in enumerate(of_kind.wrong(p, layers)[:2], 1):
                 fields |= {"projection": wrong, "stop": 1}
                 yield vector(
                     of_kind.RULE, f"{kind}: to be refused, {number}", "index", refused=[of_kind.RULE], **fields

@@ -57,6 +57,7 @@ class Projection(ABC):
     kind: ClassVar[str]
     layered: ClassVar[bool] = False
     d_is_free: ClassVar[bool] = True  # else ``dim`` is the only one that there is for a layer map
+    links: int = 1  # ranges of theta that are trained one after the other (SPEC 11.15)
     stored: ClassVar[Mapping[str, str]] = {}  # the tensors of a file that are the kind's own: name → dtype (SPEC 8.3)
     known_options: ClassVar[Mapping[str, Option]] = {}
 
@@ -100,10 +101,16 @@ class Projection(ABC):
         are not given have their defaults. Raises as the constructor does, and ``LimitError`` where d is missing.
         """
         of_kind = kind_named(kind)
-        options = of_kind.checked_options({name: o.default for name, o in of_kind.known_options.items()} | options)
+        options = of_kind.with_defaults(options)
         d = of_kind.dim(layer_map, **options) if d is None else d
         tensors = of_kind.of_base(layer_map, read, **options)
         return cls(kind, D=layer_map.D, d=d, seed=seed, layer_map=layer_map, tensors=tensors, **options)
+
+    @classmethod
+    def fitted(cls, layer_map, **options: int):
+        """The layer map of an adapter for which this one was asked: another one only where the kind puts several adapters of its
+        ranks and scaling beside each other."""
+        return layer_map
 
     @classmethod
     def dim(cls, layer_map, **options: int) -> int:
@@ -124,6 +131,11 @@ class Projection(ABC):
         if cls.stored:
             raise KindError(f"kind {cls.kind} needs tensors that come with an adapter's file, not from training", "8.3")
         return {}
+
+    @classmethod
+    def with_defaults(cls, options: Mapping[str, int]) -> dict[str, int]:
+        """All options, those that are not given with their defaults. Raises as ``checked_options`` does."""
+        return cls.checked_options({name: option.default for name, option in cls.known_options.items()} | options)
 
     @classmethod
     def checked_options(cls, options: Mapping[str, int]) -> dict[str, int]:

@@ -41,9 +41,12 @@ def planned(settings: AdapterSettings) -> dict:
     ``UniLoraError`` where base, targets or d are wrong.
     """
     model = skeleton(settings.base)
+    of_kind = kind_named(settings.kind)
+    options = of_kind.with_defaults(settings.options or {})
     layer_map = plan(model, settings.targets, settings.rank, settings.ranks, settings.alpha, settings.scaling)
-    D, d, options = layer_map.D, settings.dim, settings.options or {}
-    if d is None and not kind_named(settings.kind).d_is_free:
+    layer_map = of_kind.fitted(layer_map, **options)
+    D, d = layer_map.D, settings.dim
+    if d is None and not of_kind.d_is_free:
         d = Projection.of(layer_map, settings.kind, None, settings.seed, None, **options).d
     parameters = list(model.parameters())
     base = Base(settings.base, "0" * 32, "0" * 32, type(model).__name__)  # fingerprints of the length they all have

@@ -14,6 +14,7 @@ from unilora_spec import UniLoraError, WorkFailed
 
 from .attach import attach
 from .base import prepare, quiet
+from .chain import Links
 from .checkpoints import STATE, Checkpoints, Interruption, Stopped
 from .metrics import METRICS
 from .processes import is_first
@@ -47,6 +48,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
             stack.callback(checkpoints.clear_unless_any)
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         trainer = make_trainer(model, _groups(model, settings), settings, rows, tokenizer, folder)
+        if model.unilora.projection.links > 1:
+            trainer.add_callback(Links(model.unilora, shown.say if shown else lambda line: None))
         if shown:
             trainer.add_callback(shown)
         before = trainer.evaluate() if rows.held_out else {}
