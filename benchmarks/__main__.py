@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: every row of docs/performance.md measured in one run, and the page written."""
+"""``python -m benchmarks``: every row of docs/performance.md measured in one run, and the page written; ``compare``."""
 
 import json
 import os
@@ -21,6 +21,7 @@ from unilora_spec import UniLoraError
 from unilora_spec.command import run
 
 from . import attaching, files, gpu, measure, memory, projection, report, training
+from .compare.command import compare
 
 DOCS = Path(__file__).parents[1] / "docs"
 OTHERS = Path("build/bench")
@@ -43,8 +44,9 @@ QUICK = 2
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def bench(
+    context: typer.Context,
     only: Annotated[list[int] | None, typer.Option(metavar="ROW", help="This row alone; may be given again.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Two rounds of each: to see that it runs, not to know.")
@@ -60,6 +62,10 @@ def bench(
 
     All rows take some ten minutes on two cores, which should have nothing else to do.
     """
+    if context.invoked_subcommand:
+        if any(context.params.values()):
+            raise UniLoraError(f"{context.invoked_subcommand} takes its options after its name")
+        return None
     unknown = sorted(set(only or ()) - set(ROWS))
     if unknown:
         raise UniLoraError(f"--only: there is no row {unknown[0]}; rows are {ROWS[0]} to {ROWS[-1]}")
@@ -108,23 +114,14 @@ def _measured(numbers, quick) -> list[dict]:
 
 
 def _machine(threads) -> dict:
-    cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in cpuinfo.open() if line.startswith("model name")]
-        if cpuinfo.exists()
-        else []
-    )
     packages = ("numpy", "torch", "peft", "transformers")
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    return measure.machine(threads) | {
         "load": os.getloadavg()[0],
         "versions": {"Python": platform.python_version()} | {name: version(name) for name in packages},
     }
 
+
+app.command()(compare)
 
 if __name__ == "__main__":
     run(lambda: get_command(app).main(prog_name="python -m benchmarks", standalone_mode=False))

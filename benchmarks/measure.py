@@ -1,6 +1,8 @@
 """How everything is measured: in turns, round after round, so that what a machine does beside it reaches all alike."""
 
 import cProfile
+import os
+import platform
 import pstats
 import time
 from collections import Counter
@@ -104,3 +106,20 @@ def row(number: int, title: str, measured: str, against: str, how: str, lines: l
     """A row of the JSON. ``more``: ``profiles`` by the names in lines; ``absent``, a sentence in place of lines."""
     about = {"row": number, "title": title, "measured": measured, "against": against, "how": how}
     return about | {"lines": lines, "profiles": {}, "absent": None} | more
+
+
+def machine(threads: int) -> dict:
+    """What measures: processor, cores, the threads that torch has of them, memory in bytes, a GPU's name or None."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2].strip() for line in cpuinfo.open() if line.startswith("model name")]
+        if cpuinfo.exists()
+        else []
+    )
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }

@@ -454,7 +454,7 @@ def _cases():
     for key in ("name", "out", "in", "rank"):
         yield layers(f"a segment without {key}", segment, [{k: v for k, v in W.items() if k != key}])
     for change in (
-        {"name": ""}, {"name": "x" * 513}, {"name": "é" * 257}, {"name": 1}, {"out": 0}, {"in": 0}, {"rank": 0}, {"rank": -1},
+        {"name": ""}, {"name": "x" * 513}, {"name": "é" * 257}, {"name": 1}, {"out": 0}, {"in": 0}, {"rank": -1},
         {"rank": "1"}, {"rank": True}, {"out": 2**40}, {"in": 2**40}, {"transposed": 1}, {"transposed": "true"}, {"row": -1},
         {"row": 2**40}, {"row": True}, {"index": -1}, {"index": 2**40}, {"more": 1},
     ):  # fmt: skip
@@ -470,6 +470,11 @@ def _cases():
     yield layers("D above 2^40 by one segment", "1.1 8.8", [W | {"rank": 2**39}])
     yield layers("D above 2^64", "1.1 8.8", [W | {"rank": 2**40 - 1, "in": 2**40 - 1}])
     yield layers("D of 5 modulo 2^64", "1.1 8.8", [W | {"rank": 2**32, "in": 2**31, "out": 2**31}, W | {"name": "v"}])
+    direct = W | {"name": "v", "rank": 0}
+    yield layers("D above 2^40 by one segment of rank 0", "1.1 8.8", [direct | {"in": 2**20, "out": 2**20 + 1}])
+    yield layers("D above 2^64 by rank 0", "1.1 8.8", [direct | {"in": 2**40 - 1, "out": 2**40 - 1}])
+    yield layers("D of 5 modulo 2^64 by rank 0", "1.1 8.8", [direct | {"in": 2**32, "out": 2**32}, W])
+    yield layers("rows of rank 0 that overlap others", "7.6", [W | {"row": 0}, direct | {"name": "w", "row": 1}])
     for name, change in {
         "a range of one": {"layers": [0, 1]}, "a range of none": {"layers": [0, 0]}, "a range backwards": {"layers": [2, 0]},
         "a range of one number": {"layers": [2]}, "a range of three numbers": {"layers": [0, 2, 4]}, "a negative range": {"layers": [-1, 1]},
@@ -516,7 +521,7 @@ def _sound():
         return Case(name, "edge", frozenset(), with_text(text) if text else file)
 
     def mapped(name, entries):
-        D = sum(s["rank"] * (s["in"] + s["out"]) for s in files.unfold(entries))
+        D = sum(map(files.size, files.unfold(entries)))
         description = TEXT | {"layers": entries, "projection": TEXT["projection"] | {"D": D}}
         return sound(name, change=lambda value: value["__metadata__"].update(unilora=json.dumps(description)))
 
@@ -564,6 +569,8 @@ def _sound():
     yield mapped("a run that ends with nothing", [run])
     yield mapped("a stack in a run", [run | {"segments": [W | {"name": ".x", "index": [3, 5]}]}])
     yield mapped("D = 2^40", [W | {"rank": 2**39, "in": 1, "out": 1}])
+    yield mapped("D = 2^40 by rank 0", [W | {"rank": 0, "in": 2**20, "out": 2**20}])
+    yield mapped("rank 0 beside others", [W | {"row": 0, "rank": 0}, W | {"row": 2}, W | {"row": 4, "rank": 0}])
     yield mapped("rows that meet", [W | {"row": 2}, W | {"row": 0}])
     yield mapped("rows of different indices", [W | {"row": 0, "index": 0}, W | {"row": 1, "index": 1}])
 

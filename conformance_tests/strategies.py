@@ -41,8 +41,7 @@ def projections(draw, kind, sizes=sizes, largest_d=2**31 - 1):
     """The object `projection`: d is 1, D, a divisor of D or of D − 1, or anything. With kind `table` it has its `index`, with
     those that are layered, whose D is small, `layers` and what else they have."""
     if kind in LAYERED:
-        segments = draw(layer_maps())
-        p, segments, own = draw(layered(kind, segments))
+        p, segments, own = draw(layered(kind, draw(layer_maps_for(kind))))
         return p | {
             "layers": files.fold(segments),
             **{name: tensor[field_of(tensor["dtype"])] for name, tensor in own.items()},
@@ -114,6 +113,7 @@ def vectors(length, values=floats):
 # Layer maps (SPEC 7)
 
 dimensions = st.integers(1, 4)
+ranks = st.integers(0, 4)
 # Few names, so that numbers follow each other and runs come about: most maps drawn from wide text would fold nowhere.
 numbers = st.sampled_from(["0", "1", "2", "9", "10", "11", "01", "999999999", "1000000000", "٣"])
 name_parts = st.sampled_from(["a", "layer", "q", "v2", "é", "𝔸", "", '"\\', "\n"])
@@ -123,7 +123,7 @@ names = st.lists(numbers | name_parts, min_size=1, max_size=4).map(".".join).fil
 @st.composite
 def segments_of(draw, name):
     """The segments of one weight: whole, rows or indices, stored either way."""
-    form = {"name": name, "in": draw(dimensions), "rank": draw(dimensions)}
+    form = {"name": name, "in": draw(dimensions), "rank": draw(ranks)}
     if draw(st.booleans()):
         form["transposed"] = True
     part = draw(st.sampled_from(["whole", "rows", "stack"]))
@@ -157,6 +157,13 @@ def layer_maps(draw):
     return list(draw(st.permutations(segments))) if draw(st.booleans()) else segments
 
 
+def layer_maps_for(kind):
+    """Layer maps that the kind can have: without segments of rank 0 where it is of A and B."""
+    if kind in LAYERED and not getattr(LAYERED[kind], "WHOLE", False):
+        return layer_maps().map(lambda segments: [{**s, "rank": s["rank"] or 1} for s in segments])
+    return layer_maps()
+
+
 alphas = st.sampled_from([1e-4, 0.1, 1, 16, 2**20]) | st.floats(1e-4, 2**20)
 
 # Adapters (SPEC 8)
@@ -185,7 +192,8 @@ def tensors(draw, shape):
 @st.composite
 def adapters(draw, kinds, base=None):
     """A description, its segments one by one, and the tensors by name. ``base``: what the base's record is drawn from."""
-    segments, kind = draw(layer_maps()), draw(st.sampled_from(kinds))
+    kind = draw(st.sampled_from(kinds))
+    segments = draw(layer_maps_for(kind))
     D, own = sum(map(files.size, segments)), {}
     if kind in LAYERED:
         projection, segments, own = draw(layered(kind, segments))

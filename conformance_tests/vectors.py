@@ -211,21 +211,19 @@ def layer_map():
 def small(rank, scaling="lora", **segment):
     """An adapter whose products are exact in float32, in any order: small whole numbers."""
     layers = [{"name": "w", "out": 2, "in": 3, "rank": rank, **segment}]
-    D = 5 * rank
-    text = {"projection": projection("identity", D, D), "alpha": 2 * rank, "layers": layers, "scaling": scaling}
+    D = files.size(layers[0])
+    text = {"projection": projection("identity", D, D), "alpha": 2 * (rank or 1), "layers": layers, "scaling": scaling}
     theta = [float(i % 7 - 3) for i in range(D)]
     return text, theta, files.write(text, {"theta": ("F32", [D], theta)})
 
 
 def delta_weights():
-    for rank in (1, 2, 4):
+    for rank in (0, 1, 2, 4):
         text, theta, file = small(rank)
-        A, B = theta[: 3 * rank], theta[3 * rank :]
-        delta = [
-            files.factor_scale(text, text["layers"][0]) * sum(B[o * rank + r] * A[r * 3 + i] for r in range(rank))
-            for o in range(2)
-            for i in range(3)
-        ]
+        s = files.factor_scale(text, text["layers"][0])
+        A, B = (theta[: 3 * rank], theta[3 * rank :]) if rank else ([], [])
+        product = [sum(B[o * rank + r] * A[r * 3 + i] for r in range(rank)) for o in range(2) for i in range(3)]
+        delta = files.delta(s, product if rank else theta)
         expected = {"A": A, "B": B, "delta": delta}
         yield vector("7.7", f"rank {rank}, whole numbers", "delta_weight", expected, file=file, segment=0)
         weights = {"w": {"shape": [2, 3], "values": [1.0] * 6}}
@@ -290,15 +288,18 @@ def kinds():
         yield vector("9.1", f"the kind {kind!r}", "index", refused=["9.1"], projection=p, start=0, stop=5)
     p = projection("identity", 4, 5)
     yield vector("9.2", "d below D", "index", refused=["9.2"], projection=p, start=0, stop=5)
-    layers = [{"name": "v", "out": 2, "in": 3, "rank": 2}, {"name": "w", "out": 1, "in": 16, "rank": 1}]
+    layers = [
+        {"name": name, "out": out, "in": columns, "rank": rank}
+        for name, out, columns, rank in (("u", 2, 2, 0), ("v", 2, 3, 2), ("w", 1, 16, 1))
+    ]
     theta = []
     for s in layers:
         A = range(len(theta), len(theta) + s["rank"] * s["in"])
-        theta += [arithmetic.f32(arithmetic.start(42, j) * (1 / s["in"] ** 0.5)) for j in A] + [0.0] * (
-            s["rank"] * s["out"]
-        )
+        theta += [arithmetic.f32(arithmetic.start(42, j) * (1 / s["in"] ** 0.5)) for j in A]
+        theta += [0.0] * (files.size(s) - len(A))
     p = projection("identity", len(theta), len(theta))
-    yield vector("9.2", "A as LoRA's, B zero", "initial", {"theta": theta}, projection=p, bound=0.02, layers=layers)
+    expected = {"theta": theta}
+    yield vector("9.2", "A as LoRA's, B and rank 0 zero", "initial", expected, projection=p, bound=0.02, layers=layers)
     yield from tables()
 
 
@@ -324,49 +325,69 @@ def base():
         yield vector("10.3", comment, "merge", refused=["10.3"], file=hostile.TINY, weights=given)
 
 
-LAYERS = [
-    {"name": "layer.0.q", "out": 2, "in": 3, "rank": 2},
-    {"name": "head", "out": 1, "in": 2, "rank": 4},
-    {"name": "layer.1.q", "out": 2, "in": 3, "rank": 2},
-    {"name": "layer.0.v", "out": 3, "in": 1, "rank": 2},
+FAMILY = [
+    {"name": f"layer.{n}.{name}", **sizes}
+    for n in range(2)
+    for name, sizes in (("q", {"out": 3, "in": 4, "rank": 2}), ("v", {"out": 2, "in": 3, "rank": 1}))
 ]
-"""Of different shapes and ranks; one layer does not stand together, and one has no number."""
-DIMS = {"layerwise": 9, "nonuniform": 9, "chain": 8}
-"""d of the kinds where it is free."""
+"""Two layers of two weights, which differ in every size."""
 
 
-def family_of_lora():
-    for kind, of_kind in LAYERED.items():
-        options = {name: most for name, (_, most) in of_kind.OPTIONS.items()}
-        layers = of_kind.fitting(options, LAYERS) if hasattr(of_kind, "fitting") else LAYERS
-        p = projection(kind, 0, sum(map(files.size, layers))) | options | {"layers": files.fold(layers)}
-        p["d"] = DIMS[kind] if kind in DIMS else of_kind.dim(p, layers)
-        theta = [float(j % 5 - 2) for j in range(p["d"])]
-        fields = {"projection": p, "start": 0, "stop": p["D"], "flags": ("optional",)}
-        answer = {"theta_D": family.expand(p, theta)[0]}
-        yield vector(of_kind.RULE, f"{kind}: all of θ_D", "expand", answer, theta=theta, **fields)
+def whole_numbers(length):
+    return [float(5 * i % 7 - 3) for i in range(length)]
+
+
+def layered(kind):
+    """The projection of a kind that knows the layer map, with the least of its own numbers, and its segments."""
+    of_kind = LAYERED[kind]
+    options = {name: least for name, (least, _) in of_kind.OPTIONS.items()}
+    segments = of_kind.fitting(options, FAMILY) if hasattr(of_kind, "fitting") else FAMILY
+    p = projection(kind, 0, sum(map(files.size, segments))) | options
+    if hasattr(of_kind, "dim"):
+        p["d"] = of_kind.dim(p, segments)
+    else:
+        possible = of_kind.dims(p, segments)
+        p["d"] = possible[len(possible) // 2]
+    for name, (dtype, length, end) in of_kind.own(p, segments).items() if hasattr(of_kind, "own") else ():
+        p[name] = [5 * i % end for i in range(length)] if dtype == "I32" else whole_numbers(length)
+    return p | {"layers": files.fold(segments)}, segments
+
+
+def family_kinds():
+    """Of products of matrices, and of gradients, what is exact in any order: whole numbers that come of whole numbers."""
+    for kind, of_kind in sorted(LAYERED.items(), key=lambda item: int(item[1].RULE.removeprefix("11."))):
+        (p, segments), rule = layered(kind), of_kind.RULE
+        fields, rows = {"projection": p, "flags": ("optional",)}, {"start": 0, "stop": p["D"]}
         if hasattr(of_kind, "start"):
-            bound = () if kind in PROGRAMS else (0.02,)
-            answer = {"theta": of_kind.start(p, layers, *bound)}
-            start = {"projection": p, "bound": 0.02, "flags": ("optional",)}
-            yield vector(of_kind.RULE, f"{kind}: the start", "initial", answer, **start)
+            start = of_kind.start(p, segments, *([] if kind in PROGRAMS else [0.02]))
+            yield vector(rule, f"{kind}: the start", "initial", {"theta": start}, bound=0.02, **fields)
         if kind not in PROGRAMS:
-            index = of_kind.index(p, layers)
-            yield vector(of_kind.RULE, f"{kind}: all rows", "index", {"index": index}, **fields)
-            columns = [[i for i, column in enumerate(index) if column == j] for j in range(p["d"])]
-            answer = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
-            fields["stop"] = p["d"]
-            yield vector(of_kind.RULE, f"{kind}: all columns", "members", answer, **fields)
-            for number, wrong in enumerate(of_kind.wrong(p, layers)[:2], 1):
-                fields |= {"projection": wrong, "stop": 1}
-                yield vector(
-                    of_kind.RULE, f"{kind}: to be refused, {number}", "index", refused=[of_kind.RULE], **fields
-                )
+            index = of_kind.index(p, segments)
+            yield vector(rule, f"{kind}: all rows", "index", {"index": index}, **rows, **fields)
+            columns = [[i for i in range(p["D"]) if index[i] == j] for j in range(p["d"])]
+            expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
+            yield vector(rule, f"{kind}: all columns", "members", expected, start=0, stop=p["d"], **fields)
+            for wrong in of_kind.wrong(p, segments)[:2]:
+                fields |= {"projection": wrong, "start": 0, "stop": 1}
+                yield vector(rule, f"{kind}: to be refused", "index", refused=[rule], **fields)
+            continue
+        theta = whole_numbers(p["d"])
+        thirds = [arithmetic.f32(x / 3) for x in theta] if of_kind.EXACT else theta
+        theta_D, _ = family.expand(p, thirds)
+        if of_kind.EXACT or all(map(float.is_integer, theta_D)):
+            yield vector(rule, f"{kind}: all of θ_D", "expand", {"theta_D": theta_D}, theta=thirds, **rows, **fields)
+        g = whole_numbers(p["D"])
+        gradient, _ = family.adjoint(p, theta, g)
+        if all(map(float.is_integer, gradient)):
+            yield vector(
+                rule, f"{kind}: sums that are exact", "adjoint", {"theta": gradient}, theta=theta, g=g, **rows, **fields
+            )
 
 
 FILES = {
     "1-limits": limits, "2-keys": keys, "3-mixing": mixing, "4-balanced": balanced, "5-uniform": uniform, "6-values": values,
-    "7-layer-map": layer_map, "8-file": file, "9-kinds": kinds, "10-base": base, "11-family": family_of_lora,
+    "7-layer-map": layer_map, "8-file": file, "9-kinds": kinds, "10-base": base,
+    "11-family": family_kinds,
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ vector from its writer, and has no use for columns: there is nothing of ours to 
 """
 
 import inspect
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -18,8 +19,10 @@ from unilora_spec.protocol import (
     adapter_of,
     answering,
     array_of,
+    gather_of,
     numbered,
     pack,
+    pack_delta_weight,
     pack_weights,
     projection_of,
     segment_of,
@@ -30,7 +33,7 @@ from unilora_spec.protocol import (
 from .graph import programs
 from .graph.adapt import Weight, adapt
 from .graph.functions import DOMAIN, FUNCTIONS, add_functions
-from .graph.rebuild import COMPUTED, GraphTape, two_scales
+from .graph.rebuild import COMPUTED, GraphTape, shapes, two_scales
 from .onnx import OPSETS
 from .parity.compare import session
 
@@ -97,7 +100,7 @@ def permuted(pi, x) -> np.ndarray:
 
 
 def _index(r):
-    return {"index": pack(index_of(projection_of(r), r["start"], r["stop"]), "index")}
+    return {"index": pack(index_of(gather_of(r), r["start"], r["stop"]), "index")}
 
 
 def index_of(p, start, stop) -> np.ndarray:
@@ -138,11 +141,12 @@ def _program(p):
 def _delta_weight(r):
     adapter = adapter_of(r)
     s, offset = segment_of(r, adapter, adapter.layer_map.placed())
-    theta_D, split = expanded(adapter.projection, adapter.theta, offset, offset + s.size), s.rank * s.in_features
-    A = run("View", theta_D[:split], dims=(s.rank, s.in_features))
-    B = run("View", theta_D[split:], dims=(s.out_features, s.rank))
-    delta = run("DeltaWeight", A, B, adapter.layer_map.factor_scale(s))
-    return {"A": pack(A, "A"), "B": pack(B, "B"), "delta": pack(delta, "delta")}
+    theta_D = expanded(adapter.projection, adapter.theta, offset, offset + s.size)
+    dims = shapes(s)
+    flat = np.split(theta_D, np.cumsum([math.prod(shape) for shape in dims])[:-1])
+    factors = [run("View", part, dims=tuple(shape)) for part, shape in zip(flat, dims)]
+    delta = run("DeltaWeight" if s.rank else "Scaled", *factors, adapter.layer_map.factor_scale(s))
+    return pack_delta_weight(s, factors, delta)
 
 
 def _merge(r):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from unilora_spec import Adapter, UniLoraError, WorkFailed
+from unilora_spec import Adapter, LayerMap, UniLoraError, WorkFailed
 from unilora_spec.program import Program
 
 from .graph.adapt import Saved, Weight, adapt
@@ -52,6 +52,8 @@ def check_call(path: Path, mode: str, adapters: Sequence[Adapter]) -> None:
             f"the kind {first.projection.kind} has no vector for each row of a batch: its entries depend on several numbers;"
             " --mode input takes one adapter for all rows"
         )
+    if mode == "factored" and (without := [s.name for s in first.layer_map.segments if s.rank == 0]):
+        raise UniLoraError(f"{without[0]} is adapted with rank 0, without an A and B to feed; --mode input feeds theta")
     for number, other in enumerate(adapters[1:], 2):
         for what, same in (
             ("projection", first.projection == other.projection),
@@ -85,13 +87,16 @@ def outputs(path: Path, mode: str) -> list[Path]:
     return [path, *(path.with_suffix(suffix) for suffix in beside)]
 
 
-def advice(mode: str, D: int) -> list[str]:
+def advice(mode: str, layer_map: LayerMap) -> list[str]:
     """What speaks against a mode where D is large, as warnings of a report."""
+    D = layer_map.D
     if D <= GATHERED.get(mode, D):
         return []
-    each, instead = "", "--mode factored does it once for an adapter, by its expander"
+    each, instead = "", "a file for each adapter does not"
     if mode == "bank":
-        each, instead = f" for each row of the batch, {4 * D / 1e6:,.0f} MB a row", "a file for each adapter does not"
+        each = f" for each row of the batch, {4 * D / 1e6:,.0f} MB a row"
+    elif all(segment.rank for segment in layer_map.segments):
+        instead = "--mode factored does it once for an adapter, by its expander"
     return [f"each run gathers {D:,} entries of theta_D{each}, some {3e-6 * D:,.0f} ms on one core; {instead}"]
 
 

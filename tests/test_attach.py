@@ -115,12 +115,14 @@ FORMS = {
 }
 
 
-@pytest.fixture(params=FORMS.values(), ids=FORMS)
+@pytest.fixture(params=[(form, rank) for rank in (3, 0) for form in FORMS], ids=lambda p: f"{p[0]}, rank {p[1]}")
 def adapted(request):
     """(base, the same model with an adapter whose effect is large)."""
-    make, targets = request.param
+    form, rank = request.param
+    make, targets = FORMS[form]
     base = make()
-    return base, attach(copy.deepcopy(base), rank=3, d=40, seed=5, targets=targets, alpha=6, bound=4.0)
+    bound = 4.0 if rank else 0.5  # an entry of ΔW is a product of two small numbers, or one
+    return base, attach(copy.deepcopy(base), rank=rank, d=40, seed=5, targets=targets, alpha=6, bound=bound)
 
 
 def adapted_weights(model, theta):
@@ -130,9 +132,14 @@ def adapted_weights(model, theta):
     theta_D = P @ theta
     weights = {}
     for segment, start in unilora.layer_map.placed():
-        A = theta_D[start : start + segment.rank * segment.in_features].reshape(segment.rank, segment.in_features)
-        B = theta_D[start + A.numel() : start + segment.size].reshape(segment.out_features, segment.rank)
-        delta = float(unilora.layer_map.factor_scale(segment)) * B @ A
+        s = float(unilora.layer_map.factor_scale(segment))
+        if segment.rank:
+            A = theta_D[start : start + segment.rank * segment.in_features].reshape(segment.rank, segment.in_features)
+            B = theta_D[start + A.numel() : start + segment.size].reshape(segment.out_features, segment.rank)
+            delta = s * B @ A
+        else:
+            shape = segment.out_features, segment.in_features
+            delta = s * theta_D[start : start + segment.out_features * segment.in_features].reshape(shape)
         weight = weights.get(segment.name, model.get_parameter(segment.name).detach())
         whole = torch.zeros_like(weight) if segment.index is None else torch.zeros_like(weight[0])
         delta = delta.T if segment.transposed else delta
@@ -299,8 +306,9 @@ def test_compiled_by_the_default_compiler():
     assert_same(torch.compile(model, fullgraph=True)(x), model(x))
 
 
-def test_autocast_and_half_precision():
-    model = attach(bert(), d=60, bound=2.0)
+@pytest.mark.parametrize("rank", [4, 0])
+def test_autocast_and_half_precision(rank):
+    model = attach(bert(), rank, d=60, bound=2.0)
     expected = run(model)
     with torch.autocast("cpu", torch.bfloat16):
         logits = run(model)
@@ -308,7 +316,7 @@ def test_autocast_and_half_precision():
     assert model.unilora.theta.grad.dtype == torch.float32
     # bfloat16 keeps 8 bits: 2⁻⁹ relative a rounding, some ten roundings deep
     assert_same(logits.float(), expected, 2e-2)
-    half = attach(bert().bfloat16(), d=60, bound=2.0)
+    half = attach(bert().bfloat16(), rank, d=60, bound=2.0)
     assert half.unilora.theta.dtype == torch.float32
     assert_same(run(half).float(), expected, 2e-2)
 
@@ -427,7 +435,7 @@ def test_moved_and_cast_models_keep_working():
 def test_ranks_alpha_and_identity():
     model = attach(bert(), rank=4, ranks={r".*layer\.1\..*query": 8, "query": 6}, d=60, targets=("query", "value"))
     assert [segment.rank for segment in model.unilora.layer_map.segments] == [6, 4, 8, 4]
-    assert model.unilora.layer_map.alpha == 4
+    assert model.unilora.layer_map.alpha == 4 and plan(bert(), "query", 0).alpha == 1
     lora = attach(bert(), rank=2, kind="identity", alpha=4)
     assert lora.unilora.theta.numel() == lora.unilora.layer_map.D
     assert torch.equal(run(lora), run(bert())), "LoRA starts with B = 0"
@@ -455,6 +463,34 @@ def test_a_table_is_loaded_trained_on_and_saved(tmp_path):
     assert torch.equal(run(other.merge()), run(model.merge()))
 
 
+def test_rank_0_starts_from_the_base_and_identity_then_trains_the_weights_themselves():
+    base, targets = bert(), ("query", "attention.self.value")
+    model = attach(copy.deepcopy(base), rank=0, kind="identity", targets=targets)
+    assert torch.equal(attach(copy.deepcopy(base), rank=0, d=60, targets=targets)(IDS).logits, base(IDS).logits)
+    run(model).square().sum().backward()
+    run(base).square().sum().backward()
+    weights = [base.get_parameter(segment.name) for segment in model.unilora.layer_map.segments]
+    assert_same(model.unilora.theta.grad, torch.cat([weight.grad.flatten() for weight in weights]))
+
+
+def test_segments_of_rank_0_beside_others_in_one_weight(tmp_path):
+    """As no call makes them, but a file may: rows of q are adapted without factors, others with a pair, and k is stored with q."""
+    name, other = (f"bert.encoder.layer.0.attention.self.{part}.weight" for part in ("query", "key"))
+    rows = ((0, 8, 0), (12, 16, 2), (28, 4, 0))
+    segments = [Segment(name, out, 32, rank, row=row) for row, out, rank in rows]
+    layer_map = LayerMap([*segments, Segment(other, 32, 32, 0)], alpha=2)
+    theta = np.random.default_rng(0).standard_normal(40).astype(np.float32)
+    adapter = Adapter(Projection(D=layer_map.D, d=40, seed=0), layer_map, theta)
+    save_adapter(adapter, tmp_path / "vec.safetensors")
+    model = load_adapter(bert(), tmp_path / "vec.safetensors")
+    theta = model.unilora.theta.detach().clone().requires_grad_()
+    expected = functional_call(bert(), adapted_weights(model, theta), IDS).logits
+    run(model).square().sum().backward()
+    expected.square().sum().backward()
+    assert_same(run(model), expected)
+    assert_same(model.unilora.theta.grad, theta.grad)
+
+
 REFUSALS = {
     "a misspelled target": ({"targets": "qurey"}, LayerMapError, "close names are query"),
     "a target that cannot be": ({"targets": ["LayerNorm"]}, LayerMapError, "matches no weight"),
@@ -462,7 +498,7 @@ REFUSALS = {
     "rows outside": ({"targets": ["query[0:99]"]}, LayerMapError, "32 rows"),
     "rows twice": ({"targets": ["query[0:8]", "query[4:12]"]}, LayerMapError, "same part"),
     "a rank for nothing": ({"ranks": {"qurey": 2}}, LayerMapError, "matches no weight"),
-    "no rank": ({"rank": 0}, LayerMapError, "rank"),
+    "no rank": ({"rank": -1}, LayerMapError, "rank of bert.* is -1; give a whole number from 0"),
     "no d": ({"d": None}, LimitError, "d is missing"),
     "d above D": ({"d": 1025}, LimitError, "from 1 to 1024"),
     "d without D": ({"kind": "identity"}, LimitError, "needs d = D"),

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 from torch import nn
 
 from backends.torch import attach, load_adapter
+from backends.torch.optimizers import LoraPro
 from unilora_spec import Adapter, KindError, LayerMap, LimitError, Projection, Segment
 from unilora_spec.permutation import keys
 from unilora_spec.projection import kind_named
@@ -154,6 +155,8 @@ def test_refused(problem):
     base, *_ = problem
     with pytest.raises(LimitError, match="d is 91, not a multiple of links, 3.*SPEC 11.15"):
         chain_on(base, d=91)
+    with pytest.raises(KindError, match="LoraPro steps all of theta"):
+        LoraPro(chain_on(base).unilora, lr=1)
     model = attach(copy.deepcopy(base), 2, 30, SEED, ["0"])
     with pytest.raises(KindError, match="kind balanced has 1 links"):
         model.unilora.next_link()

@@ -106,10 +106,11 @@ def test_compiled(kind):
 def test_refused(kind):
     p = projection_for(kind)
     given = {"layer_map": p.layer_map, "tensors": p.tensors, **p.options}
-    with pytest.raises(LimitError, match="SPEC 11.1"):
-        Projection(kind, D=p.D, d=p.d + 1, seed=0, **given)
-    with pytest.raises(LimitError, match="layer map"):
-        Projection(kind, D=p.D, d=p.d, seed=0, **given | {"layer_map": None})
+    with pytest.raises(LimitError, match="SPEC 1.1" if p.d_is_free else "SPEC 11.1"):
+        Projection(kind, D=p.D, d=p.D + 1 if p.d_is_free else p.d + 1, seed=0, **given)
+    if p.layered:
+        with pytest.raises(LimitError, match="layer map"):
+            Projection(kind, D=p.D, d=p.d, seed=0, **given | {"layer_map": None})
     with pytest.raises(KindError, match="no option 'more'"):
         Projection(kind, D=p.D, d=p.d, seed=0, more=1, **given)
 

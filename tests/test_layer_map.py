@@ -2,6 +2,7 @@
 
 import time
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,19 +33,25 @@ def test_segments_fill_theta_D_in_order(layer_map):
     end = 0
     for segment, offset in layer_map.placed():
         assert offset == end
-        end += segment.rank * (segment.in_features + segment.out_features)
+        entries = (segment.in_features + segment.out_features) * segment.rank
+        end += entries or segment.in_features * segment.out_features
     assert end == layer_map.D
 
 
 def test_factors_are_A_then_B_row_by_row():
     A, B = Segment("w", out_features=2, in_features=3, rank=2).factors(np.arange(10))
     assert A.tolist() == [[0, 1, 2], [3, 4, 5]] and B.tolist() == [[6, 7], [8, 9]]
+    (delta,) = Segment("w", out_features=2, in_features=3, rank=0).factors(np.arange(6))
+    assert delta.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.parametrize(("scaling", "expected"), [("lora", 16 / 3), ("rslora", 16 / 3**0.5)])
 def test_scaling(scaling, expected):
     segment = Segment("w", 2, 2, rank=3)
-    assert LayerMap([segment], 16, scaling).factor_scale(segment) == np.float32(expected)
+    whole = Segment("v", 2, 2, rank=0)
+    layer_map = LayerMap([segment, whole], 16, scaling)
+    assert layer_map.factor_scale(segment) == np.float32(expected) and layer_map.factor_scale(whole) == 16
+    assert (layer_map.bound, LayerMap([whole]).bound) == (0.02, 0)
 
 
 # Parts of stored weights (SPEC 7.3 to 7.5)
@@ -69,19 +76,30 @@ PARTS = {
 }
 
 
+@pytest.mark.parametrize("rank", [1, 0])
 @pytest.mark.parametrize("form", PARTS)
-def test_merge_adds_to_the_part_alone(form):
+def test_merge_adds_to_the_part_alone(form, rank, monkeypatch):
+    """Also where ΔW is added in bands of rows, of which those of rank 0 need a piece of θ_D each, and no more."""
     shape, segments, parts = PARTS[form]
-    layer_map = LayerMap(segments, alpha=2)
+    layer_map = LayerMap([replace(segment, rank=rank) for segment in segments], alpha=2)
     p = Projection(D=layer_map.D, d=3, seed=1)
     adapter = Adapter(p, layer_map, np.array([1, -2, 3], np.float32))
     weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     expected = weight.copy()
-    for (_, A, B), part in zip(adapter.factors(), parts(expected), strict=True):
-        part += np.float32(2) * (B @ A)
+    for (_, first, *B), part in zip(adapter.factors(), parts(expected), strict=True):
+        part += np.float32(2) * (B[0] @ first if B else first)
+    in_bands, asked = weight.copy(), []
     adapter.merge({"w": weight})
-    # Rank 1: every entry is two products and one sum, which NumPy rounds alike whichever way the arrays lie.
+    # Every entry is two products, of rank 0 one, and one sum, which NumPy rounds alike whichever way the arrays lie.
     assert np.array_equal(weight, expected)
+    expand = type(p).expand
+    monkeypatch.setattr("unilora_spec.adapter.BAND", 1)  # each row is a band
+    monkeypatch.setattr(
+        type(p), "expand", lambda p, theta, start, stop: asked.append(stop - start) or expand(p, theta, start, stop)
+    )
+    adapter.merge({"w": in_bands})
+    assert np.array_equal(in_bands, expected)
+    assert sum(asked) == layer_map.D and (rank or set(asked) == {segments[0].in_features})
 
 
 def test_merge_puts_saved_parameters_in_and_changes_nothing_where_one_does_not_fit():
@@ -202,7 +220,7 @@ def test_folding_time_is_linear_in_what_does_not_fold():
         ({"name": "é" * 257}, "name"),
         ({"out_features": 0}, "out_features"),
         ({"in_features": -1}, "in_features"),
-        ({"rank": 0}, "rank"),
+        ({"rank": -1}, "rank"),
         ({"rank": 1.0}, "rank"),
         ({"rank": True}, "rank"),
         ({"rank": 2**40}, "rank"),

@@ -234,6 +234,7 @@ def test_the_same_bytes_again(tmp_path):
         (Segment("model.layers.0.mlp.experts.gate_up_proj", 8, 4, 2, index=1), "gate_up_proj is a stack of experts"),
         (Segment("attention.in_proj_weight", 96, 32, 2), "in_proj_weight is not the weight of a module"),
         (Segment("weight", 96, 32, 2), "weight is not the weight of a module"),
+        (Segment("model.layers.0.self_attn.q_proj.weight", 32, 32, 0), "q_proj.weight is adapted with rank 0"),
     ],
 )
 def test_what_has_no_pair_is_refused_by_name(tmp_path, segment, words):

@@ -143,8 +143,8 @@ def test_parts_of_every_kind(tmp_path):
         "turned.w": torch.randn(2, 4, 8), "large.weight": torch.randn(3000, 1000), "other": torch.arange(3),
     }  # fmt: skip
     segments = [
-        Segment("conv.weight", 6, 36, 2), Segment("rows.weight", 3, 12, 2, row=2), Segment("experts.w", 8, 4, 2, index=2),
-        Segment("experts.w", 8, 4, 1, index=0), Segment("turned.w", 3, 4, 2, transposed=True, index=1, row=4),
+        Segment("conv.weight", 6, 36, 2), Segment("rows.weight", 3, 12, 0, row=2), Segment("experts.w", 8, 4, 2, index=2),
+        Segment("experts.w", 8, 4, 0, index=0), Segment("turned.w", 3, 4, 0, transposed=True, index=1, row=4),
         Segment("large.weight", 3000, 1000, 3),
     ]  # fmt: skip
     adapter = plain(segments)

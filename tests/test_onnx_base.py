@@ -17,7 +17,16 @@ import pytest
 import torch
 from torch import nn
 
-from unilora_spec import BaseMismatch, Segment, UniLoraError, WorkFailed, save_adapter
+from unilora_spec import (
+    Adapter,
+    BaseMismatch,
+    LayerMap,
+    Projection,
+    Segment,
+    UniLoraError,
+    WorkFailed,
+    save_adapter,
+)
 
 ir = pytest.importorskip("onnx_ir")
 onnx = pytest.importorskip("onnx")
@@ -219,6 +228,57 @@ def test_a_weight_that_is_used_twice(tmp_path):
         assert relative(answers(tmp_path / "out.onnx", [{"x": x, "z": z}], "y"), [x @ new + new @ z]) < LARGEST
     with pytest.raises(UniLoraError, match="linear.weight is used by MatMul k, which A and B cannot act beside"):
         export_onnx_file(base, adapter, tmp_path / "out.onnx", "bank")
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_segments_of_rank_0(tmp_path, quantized):
+    """A table that is looked up, rows of a product beside others that have a pair, and a whole product: ΔW in W's place, or, for
+    each row of a batch and over quantized weights, beside it."""
+    segments = [
+        Segment("a.weight", 5, 8, 0), Segment("b.weight", 2, 8, 0, row=4), Segment("b.weight", 3, 8, 2, row=0),
+        Segment("c.weight", 4, 6, 0),
+    ]  # fmt: skip
+    layer_map = LayerMap(segments, alpha=0.5)
+    random = np.random.default_rng(0)
+    projection = Projection(D=layer_map.D, d=20, seed=1)
+    adapters = [Adapter(projection, layer_map, random.normal(size=20).astype(np.float32)) for _ in range(2)]
+    whole, arrays, nodes = {}, {}, []
+    for name, shape in (("a", (5, 8)), ("b", (6, 8)), ("c", (4, 6))):
+        codes, step = random.integers(-9, 9, shape).astype(np.int8), np.float32(0.125)
+        whole[f"{name}.weight"] = codes * step
+        if quantized:
+            arrays |= {f"{name}.weight_quantized": codes, f"{name}.step": step}
+            nodes += [helper.make_node("DequantizeLinear", [f"{name}.weight_quantized", f"{name}.step"], [name])]
+        else:
+            arrays |= {f"{name}.weight": codes * step}
+            nodes += [helper.make_node("Identity", [f"{name}.weight"], [name])]
+    nodes += [
+        helper.make_node("Gather", ["a", "ids"], ["x"]),
+        helper.make_node("Transpose", ["b"], ["turned"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "turned"], ["h"]),
+        helper.make_node("Transpose", ["c"], ["last"], perm=[1, 0]),
+        helper.make_node("MatMul", ["h", "last"], ["y"]),
+    ]
+    inputs = {"ids": (TensorProto.INT64, ["batch", "sequence"])}
+    outputs = {"y": (TensorProto.FLOAT, ["batch", "sequence", 4])}
+    base = graph_of(nodes, arrays, inputs, outputs, folder=tmp_path)
+    ids, said = random.integers(0, 5, (3, 7)), []
+    for adapter in adapters:
+        weights = {name: value.copy() for name, value in whole.items()}
+        adapter.merge(weights)
+        said.append(weights["a.weight"][ids] @ weights["b.weight"].T @ weights["c.weight"].T)
+    for mode in ("reconstruct", "input", "bank") if quantized else ("merged", "reconstruct", "input", "bank"):
+        export_onnx_file(base, adapters if mode == "bank" else adapters[0], tmp_path / "out.onnx", mode)
+        beside = {f.name for f in onnx.load(tmp_path / "out.onnx").functions} & {"Product", "Lookup", "LowRank"}
+        assert len(beside) == (3 if quantized and mode != "bank" else 0), "W + ΔW costs less, where it can be had"
+        numbers = np.array([1, 0, 1])
+        wanted = np.stack([said[k][row] for row, k in enumerate(numbers)]) if mode == "bank" else said[0]
+        assert relative(answers(tmp_path / "out.onnx", [{"ids": ids, "adapter": numbers}], "y"), [wanted]) < LARGEST
+        if mode == "input":
+            fed = {"ids": ids, "theta": adapters[1].theta}
+            assert relative(answers(tmp_path / "out.onnx", [fed], "y"), [said[1]]) < LARGEST
+    with pytest.raises(UniLoraError, match="a.weight is adapted with rank 0, without an A and B to feed; --mode input"):
+        export_onnx_file(base, adapters[0], tmp_path / "out.onnx", "factored")
 
 
 def test_outputs_that_are_no_floats(tmp_path):
@@ -439,7 +499,9 @@ def test_a_mode_that_gathers_much_is_warned_of(tmp_path, monkeypatch):
         "each run gathers 28 entries of theta_D, some 0 ms on one core; --mode factored does it once for an adapter, by its expander"
     ]
     assert export_onnx_file(base, adapter, tmp_path / "out.onnx", "bank")["warnings"] == []
-    assert export.onnx.advice("bank", 2**22)[0].startswith("each run gathers 4,194,304 entries of theta_D for each row")
+    large = LayerMap([Segment("w", 2**11, 2**11, 0)])
+    assert export.onnx.advice("bank", large)[0].startswith("each run gathers 4,194,304 entries of theta_D for each row")
+    assert export.onnx.advice("input", large)[0].endswith("; a file for each adapter does not"), "of rank 0, no factors"
 
 
 # Files, and the command

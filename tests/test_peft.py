@@ -324,6 +324,10 @@ TO_PEFT = {
         {"targets": ["query[0:8]"]},
         "bert.encoder.layer.0.attention.self.query.weight is adapted by ranges of rows",
     ),
+    "rank 0": (
+        {"ranks": {"query": 0}},
+        "bert.encoder.layer.0.attention.self.query.weight is adapted with rank 0, for which PEFT's UniLora has no A and B",
+    ),
 }
 
 
@@ -333,7 +337,8 @@ def test_what_peft_cannot_hold(bases, tmp_path, case):
     our_file(bases / "bert", tmp_path / "x", **options)
     with pytest.raises(UniLoraError) as refusal:
         export_peft(tmp_path / "x", tmp_path / "peft")
-    assert sentence in str(refusal.value) and "export lora" in str(refusal.value)
+    other = "export merge" if case == "rank 0" else "export lora"
+    assert sentence in str(refusal.value) and other in str(refusal.value)
     assert sorted(os.listdir(tmp_path)) == ["x"]
 
 

@@ -127,12 +127,13 @@ def test_a_tied_weight_is_refused_as_attach_does(tmp_path):
             refusing()
 
 
-@pytest.mark.parametrize("kind", ["balanced", "identity"])
-def test_the_file_is_as_long_as_said(tmp_path, kind):
+@pytest.mark.parametrize(("kind", "rank"), [("balanced", 4), ("balanced", 0), ("identity", 4)])
+def test_the_file_is_as_long_as_said(tmp_path, kind, rank):
     llama().save_pretrained(tmp_path)
     model = T.LlamaForCausalLM.from_pretrained(tmp_path)
-    attach(model, rank=4, d=None if kind == "identity" else 77, seed=3, targets=["q_proj"], kind=kind, alpha=8)
-    said = planned(settings(tmp_path, "q_proj", dim=None if kind == "identity" else 77, seed=3, kind=kind, alpha=8))
+    d = None if kind == "identity" else 77
+    attach(model, rank=rank, d=d, seed=3, targets=["q_proj"], kind=kind, alpha=8)
+    said = planned(settings(tmp_path, "q_proj", rank=rank, dim=d, seed=3, kind=kind, alpha=8))
     assert said["d"] == model.unilora.theta.numel()
     assert said["bytes"]["file"] == model.save_adapter(tmp_path / "vec.safetensors")
 

@@ -96,6 +96,7 @@ def test_inspect_shows_parts_and_saved_parameters(tmp_path):
     segments = [
         Segment("qkv", 4, 2, 1, row=4),
         *(Segment("experts", 3, 2, 1, transposed=True, index=i) for i in range(2)),
+        Segment("out", 5, 2, 0),
     ]
     layer_map = LayerMap(segments, scaling="rslora")
     saved = {"head.weight": np.zeros((2, 3), np.float32)}
@@ -104,7 +105,8 @@ def test_inspect_shows_parts_and_saved_parameters(tmp_path):
     save_adapter(adapter, tmp_path / "x")
     output = call("inspect", tmp_path / "x")[1]
     for part in (
-        "qkv (row 4 on): 4 × 2",
+        "qkv (row 4 on): 4 × 2, rank 1",
+        "out: 5 × 2, ΔW itself",
         "experts (index 0…1, transposed)",
         "head.weight, BF16 [2, 3]",
         "F16",
@@ -118,9 +120,9 @@ def test_a_table_is_shown(tmp_path):
     projection = Projection("table", D=5, d=2, seed=42, tensors={"index": [0, 1, 1, 0, 1]})
     save_adapter(Adapter(projection, layer_map, TINY.theta), tmp_path / "x")
     output = call("inspect", tmp_path / "x")[1]
-    assert "table, seed 42: d = 2" in output and "index       I32 [5], stored in the file" in output
+    assert "table, seed 42: d = 2" in output and "index       I32 [5], 20 bytes, stored in the file" in output
     report = json.loads(call("inspect", tmp_path / "x", "--json")[1])
-    assert report["tensors"] == {"index": {"dtype": "I32", "shape": [5]}}
+    assert report["tensors"] == {"index": {"dtype": "I32", "shape": [5], "bytes": 20}}
     assert "  canonical bytes" in call("verify", tmp_path / "x")[1]
 
 

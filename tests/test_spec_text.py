@@ -8,6 +8,8 @@ import pytest
 
 import unilora_spec
 from conformance_tests.oracle import arithmetic, files, kinds
+from conformance_tests.oracle.family import Rounded
+from conformance_tests.oracle.kinds import fastfood as of_fastfood
 from unilora_spec import Adapter, LayerMap, Projection, Segment, contents_fingerprint, structure_fingerprint
 from unilora_spec.canonical_json import encode as to_json
 from unilora_spec.layer_map import _fold_runs, _fold_stacks
@@ -120,6 +122,17 @@ def streams():
     yield f"seed 42, u_1(0) = {arithmetic.uniform(42, 1, 0):.9g}, g_1(0) = {arithmetic.normal(42, 1, 0):.9g}"
 
 
+def delta():
+    D, d, theta = 6, 2, [1.0, -0.5]
+    segment = {"name": "w", "out": 2, "in": 3, "rank": 0}
+    s = files.factor_scale({"alpha": 0.7}, segment)
+    theta_D = arithmetic.expand("balanced", D, d, 42, theta)
+    yield f"s = float32(alpha) = {s:.9g} = {bits(s)}"
+    for i, (value, entry) in enumerate(zip(theta_D, files.delta(s, theta_D), strict=True)):
+        place = f"ΔW[{i // 3}, {i % 3}]"
+        yield f"{place} = s·θ_D[{i}] = s·{value:>12.9g} = {entry:>12.9g} = {bits(entry)}"
+
+
 def parts(p, segments, names, dims):
     """What the kinds of several parts show: each part, and the index."""
     index, keys, first = kinds.LAYERED[p["kind"]].index(p, segments), arithmetic.keys(42, 10 + 2 * len(dims)), 0
@@ -136,6 +149,16 @@ def layerwise():
     p = {"kind": "layerwise", "seed": "42", "d": 7, "D": 12}
     yield "segments a.0.q, b, a.1.q and a.0.v, each with out 1, in 2 and rank 1; d = 7, seed 42"
     yield from parts(p, segments, ("layer a.0", "layer b", "layer a.1"), (3, 2, 2))
+
+
+def fastfood():
+    p, theta = {"kind": "fastfood", "seed": "42", "d": 3, "D": 10}, (1.0, -0.5, 0.25)
+    for k in range(3):
+        b, order, g = of_fastfood.frozen(42, 10, 3, k)
+        yield f"block {k}: b = {', '.join(f'{x:g}' for x in b)}; π = {', '.join(map(str, order))}"
+        yield "  g · S = " + ", ".join(f"{x:.9g}" for x in g)
+        entries = of_fastfood.block(p, k, [Rounded(x) for x in theta], Rounded)[: 10 - 4 * k]
+        yield f"  θ_D[{4 * k} …] = " + ", ".join(f"{x:.9g} = {bits(x)}" for x in entries)
 
 
 def nonuniform():
@@ -178,23 +201,9 @@ def fingerprints():
 
 
 EXAMPLES = [
-    keys,
-    mix,
-    rounds,
-    permutation,
-    large,
-    uniform,
-    values,
-    start,
-    fold,
-    file,
-    table,
-    fingerprints,
-    streams,
-    layerwise,
-    nonuniform,
-    chain,
-]
+    keys, mix, rounds, permutation, large, uniform, values, start, delta, fold, file, table, fingerprints, streams,
+    layerwise, fastfood, nonuniform, chain,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.__name__)

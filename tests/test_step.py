@@ -116,7 +116,7 @@ def test_another_adapter_is_held_as_the_last_one(tmp_path):
 
 
 def test_computed_is_compiled_without_graph_breaks():
-    model = attach(layers(), rank=2, d=20, targets=["0"], storage="computed", bound=1.0)
+    model = attach(layers(), rank=2, ranks={"1": 0}, d=20, targets=["0", "1"], storage="computed", bound=1.0)
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
     for one in (model, compiled):
         one(batch()).sum().backward()
@@ -255,22 +255,23 @@ def test_a_step_waits_no_more_than_the_bases(form):
 
 
 def plain(x, weight, bias, places, *factors):
-    """y = xWᵀ + b + Σ s·(xAᵀ)Bᵀ, as it is written down."""
-    y = F.linear(x, weight, bias)
-    for i, (row, s) in enumerate(places):
-        A, B = factors[2 * i : 2 * i + 2]
-        delta = s * (x @ A.T) @ B.T
+    """y = xWᵀ + b + Σ s·(xAᵀ)Bᵀ, or s·xMᵀ of a single factor, as it is written down."""
+    y, factors = F.linear(x, weight, bias), list(factors)
+    for row, s, count in places:
+        delta = s * x
+        for _ in range(count):
+            delta = delta @ factors.pop(0).T
         first = row or 0
-        y = y + F.pad(delta, (first, len(weight) - first - len(B)))
+        y = y + F.pad(delta, (first, len(weight) - first - delta.shape[-1]))
     return y
 
 
 @given(
-    shape=st.sampled_from([(1,), (7,), (3, 5), (2, 1, 4)]), rank=st.integers(1, 5), bias=st.booleans(),
-    rows=st.sampled_from([(None,), (0,), (2, 6)]), grads=st.tuples(st.booleans(), st.booleans()),
+    shape=st.sampled_from([(1,), (7,), (3, 5), (2, 1, 4)]), ranks=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    bias=st.booleans(), rows=st.sampled_from([(None,), (0,), (2, 6)]), grads=st.tuples(st.booleans(), st.booleans()),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
-def test_the_merged_layer_is_the_plain_one(shape, rank, bias, rows, grads):
+def test_the_merged_layer_is_the_plain_one(shape, ranks, bias, rows, grads):
     random = torch.Generator().manual_seed(0)
     of_x, of_factors = grads
 
@@ -279,9 +280,10 @@ def test_the_merged_layer_is_the_plain_one(shape, rank, bias, rows, grads):
 
     x, weight = draw(*shape, 6, grad=of_x), draw(10, 6)
     b = draw(10, grad=True) if bias else None
-    places = tuple((row, 1.5 + i) for i, row in enumerate(rows))
+    places = tuple((row, 1.5 + i, 2 if rank else 1) for i, (row, rank) in enumerate(zip(rows, ranks)))
     outs = [10 if row is None else 4 for row in rows]
-    factors = [draw(*of, grad=of_factors) for out in outs for of in ((rank, 6), (out, rank))]
+    shapes = [((rank, 6), (out, rank)) if rank else ((out, 6),) for out, rank in zip(outs, ranks)]
+    factors = [draw(*of, grad=of_factors) for own in shapes for of in own]
     leaves = [t for t in (x, b, *factors) if t is not None and t.requires_grad]
     if not leaves:
         return
@@ -315,15 +317,18 @@ def test_the_path_is_chosen_by_size_and_precision(monkeypatch):
         assert path(batch()) == ["low rank"]
     half = attach(layers().bfloat16(), rank=2, d=20, targets=["0"])
     assert path(batch().bfloat16(), half) == ["low rank"], "W + ΔW in bfloat16 would lose ΔW"
+    # of rank 0, 576 sums, and 576 products for each token
+    whole = attach(layers(), rank=0, d=20, targets=["0"])
+    assert path(batch(1), whole) == ["low rank"] and path(batch(2), whole) == ["merged"]
 
 
 def test_nothing_of_tokens_times_rank_is_kept():
-    model = attach(layers(), rank=5, d=100, targets=["0", "1", "2"])
+    model = attach(layers(), rank=5, ranks={"2": 0}, d=100, targets=["0", "1", "2"])
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
         model(batch(200).requires_grad_())
-    # of each layer the input, W (the base's own, no copy), A and B; of a batch of 200 tokens nothing else
-    assert sorted(kept) == sorted(3 * [(200, 24), (24, 24), (5, 24), (24, 5)])
+    # of each layer the input, W (the base's own, no copy), A and B or their one factor; of a batch of 200 tokens nothing else
+    assert sorted(kept) == sorted(3 * [(200, 24), (24, 24)] + 2 * [(5, 24), (24, 5)] + [(24, 24)])
 
 
 def test_a_forward_that_a_library_has_replaced_is_left_in_place():

@@ -8,14 +8,19 @@ import numpy as np
 
 from .base_model import compare_with_base
 from .command import printable, run
+from .projection import Gather
 from .serialization import SAVED, describe, is_canonical, load_adapter
 
 
 def inspect(path: Path) -> dict:
-    """What a file holds: its description, its tensors and their sizes, and the bytes of P in memory in each way to hold it."""
+    """What a file holds: its description, its tensors and their sizes, and the bytes of P in memory in each way to hold it, where it
+    is an index."""
     adapter = load_adapter(path)
     theta, p = adapter.theta.astype(np.float64), adapter.projection
-    own = {name: {"dtype": p.stored[name], "shape": list(value.shape)} for name, value in p.tensors.items()}
+    own = {
+        name: {"dtype": p.stored[name], "shape": list(value.shape), "bytes": value.nbytes}
+        for name, value in p.tensors.items()
+    }
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
@@ -27,7 +32,7 @@ def inspect(path: Path) -> dict:
             "rms": float(np.sqrt((theta**2).mean())),
             "largest": float(abs(theta).max()),
         },
-        "P": {"computed": 0, "cached": 4 * p.D},
+        **({"P": {"computed": 0, "cached": 4 * p.D}} if isinstance(p, Gather) else {}),
         **({"tensors": own} if own else {}),
         "saved": {
             name: {"dtype": adapter.dtypes.get(SAVED + name, "F32"), "shape": list(value.shape)}
@@ -41,12 +46,15 @@ def show_inspect(report: dict) -> list[str]:
     p = report["projection"]
     lines = [f"{report['file']}: a Uni-LoRA adapter, {report['bytes']:,} bytes"]
     lines.append(f"  projection  {p['kind']}, seed {p['seed']}: d = {p['d']:,} trained numbers rebuild D = {p['D']:,}")
-    held = report["P"]
-    lines.append(f"  P           {held['computed']} bytes where it is computed, {held['cached']:,} where its index is kept")
+    if held := report.get("P"):
+        lines.append(
+            f"  P           {held['computed']} bytes where it is computed, {held['cached']:,} where its index is kept"
+        )
     t = report["theta"]
     lines.append(f"  theta       {t['dtype']}, rms {t['rms']:.4g}, mean {t['mean']:.4g}, largest {t['largest']:.4g}")
     for name, tensor in report.get("tensors", {}).items():
-        lines.append(f"  {name:11} {tensor['dtype']} {tensor['shape']}, stored in the file, not computed from the seed")
+        size = f"{tensor['dtype']} {tensor['shape']}, {tensor['bytes']:,} bytes"
+        lines.append(f"  {name:11} {size}, stored in the file, not computed from the seed")
     lines.append(
         f"  layers      {report['segments']} segments, alpha {report['alpha']:g} ({report.get('scaling', 'lora')})"
     )
@@ -60,7 +68,8 @@ def show_inspect(report: dict) -> list[str]:
                 place.append(f"index {i[0]}…{i[1] - 1}" if isinstance(i, list) else f"index {i}")
             place += ["transposed"] if segment.get("transposed") else []
             where = f" ({', '.join(place)})" if place else ""
-            lines.append(f"    {name}{where}: {segment['out']} × {segment['in']}, rank {segment['rank']}")
+            rank = f"rank {segment['rank']}" if segment["rank"] else "ΔW itself"
+            lines.append(f"    {name}{where}: {segment['out']} × {segment['in']}, {rank}")
     if base := report.get("base"):
         lines.append(f"  base        {base['name']}" + (f" ({base['architecture']})" if "architecture" in base else ""))
         if "labels" in base:

@@ -81,15 +81,19 @@ class Adapter:
         if "" in self.saved:
             raise FileError("a saved parameter has no name", "8.3")
 
-    def factors(self) -> Iterator[tuple[Segment, np.ndarray, np.ndarray]]:
-        """Each segment with its A (rank, in) and B (out, rank), float32, one at a time (SPEC 7.2)."""
+    def factors(self) -> Iterator[tuple]:
+        """Each segment with its A (rank, in) and B (out, rank), or of rank 0 its one factor (out, in), float32, one segment at a
+        time (SPEC 7.2)."""
         for segment, offset in self.layer_map.placed():
-            yield segment, *segment.factors(self.projection.expand(self.theta, offset, offset + segment.size))
+            yield segment, *segment.factors(self._theta_D(segment, offset))
 
     def delta_weights(self) -> Iterator[tuple[Segment, np.ndarray]]:
-        """Each segment with its ΔW = s·B·A, float32 (out, in), one at a time (SPEC 7.7)."""
-        for segment, A, B in self.factors():
-            yield segment, self.layer_map.factor_scale(segment) * (B @ A)
+        """Each segment with its ΔW, float32 (out, in), one at a time (SPEC 7.7)."""
+        for segment, *factors in self.factors():
+            yield segment, self.layer_map.factor_scale(segment) * segment.product(*factors)
+
+    def _theta_D(self, segment: Segment, offset: int) -> np.ndarray:
+        return self.projection.expand(self.theta, offset, offset + segment.size)
 
     def check_base(self, shapes: Mapping[str, tuple[int, ...]], where="the model") -> None:
         """Raises ``BaseMismatch`` unless weights of these ``shapes``, by name, are of the adapted base's form (SPEC 10.3)."""
@@ -132,11 +136,20 @@ class Adapter:
         entries and ``narrow`` entries of floats. ΔW exists in bands of rows alone, so that the array is what takes memory.
         """
         for segment, offset in placed:
-            A, B = segment.factors(self.projection.expand(self.theta, offset, offset + segment.size))
             scale = self.layer_map.factor_scale(segment)
-            for rows, band in segment.bands(BAND):
+            for band, product in self._bands(segment, offset):
                 part = band.part(weight)
-                part[...] = narrow(widen(part) + band.stored(scale * (B[rows] @ A), part.shape))
+                part[...] = narrow(widen(part) + band.stored(scale * product, part.shape))
+
+    def _bands(self, segment, offset) -> Iterator[tuple[Segment, np.ndarray]]:
+        """The bands of a segment, and ΔW of each but for its scale."""
+        if segment.rank == 0:  # the entries of a band lie together in θ_D, of which the rest is not needed
+            for rows, band in segment.bands(BAND):
+                yield band, *band.factors(self._theta_D(band, offset + rows.start * segment.in_features))
+        else:
+            A, B = segment.factors(self._theta_D(segment, offset))
+            for rows, band in segment.bands(BAND):
+                yield band, B[rows] @ A
 
 
 def check_fit(layer_map: LayerMap, shapes: Mapping[str, tuple[int, ...]]) -> None:

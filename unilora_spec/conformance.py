@@ -19,6 +19,7 @@ from .protocol import (
     field_of,
     gather_of,
     pack,
+    pack_delta_weight,
     pack_weights,
     projection_of,
     segment_of,
@@ -115,9 +116,9 @@ def _write(r):
 
 def _delta_weight(r):
     adapter = adapter_of(r)
-    _, A, B = segment_of(r, adapter, adapter.factors())
+    segment, *factors = segment_of(r, adapter, adapter.factors())
     _, delta = segment_of(r, adapter, adapter.delta_weights())
-    return {"A": pack(A, "A"), "B": pack(B, "B"), "delta": pack(delta, "delta")}
+    return pack_delta_weight(segment, factors, delta)
 
 
 def _fingerprints(r):

@@ -15,7 +15,10 @@ from .permutation import MAX_D, check_D
 MAX_SEGMENTS = 65_536  # with MAX_NAMES, bounds what a hostile file can make a reader build
 MAX_NAME = 512  # bytes of UTF-8; a run's prefix is repeated for each of its segments
 MAX_NAMES = 2**22  # bytes of all names together, four for each character where not all are ASCII
-SCALINGS = {"lora": lambda alpha, rank: alpha / rank, "rslora": lambda alpha, rank: alpha / math.sqrt(rank)}
+SCALINGS = {
+    "lora": lambda alpha, rank: alpha / (rank or 1),
+    "rslora": lambda alpha, rank: alpha / math.sqrt(rank or 1),
+}
 MAX_NUMBERS = 8  # of a name, that a run of layers may count: bounds the work of folding
 _NUMBER = re.compile("0|[1-9][0-9]{0,8}")  # that part of a name is one (SPEC 7.9)
 ALPHA_RANGE = (1e-4, 2.0**20)  # within it every language prints a double's shortest decimal without an exponent
@@ -23,14 +26,14 @@ ALPHA_RANGE = (1e-4, 2.0**20)  # within it every language prints a double's shor
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One LoRA pair (A, B) for one weight, or for a part of one (SPEC 7.2 to 7.5).
+    """One LoRA pair (A, B), or ΔW itself, for one weight, or for a part of one (SPEC 7.2 to 7.5).
 
     ``name``          the tensor's name in the model
     ``out_features``  rows of B, rows of the adapted matrix
     ``in_features``   columns of A; for a convolution in · k…, its kernel flattened
-    ``rank``          rows of A, columns of B
+    ``rank``          rows of A, columns of B; 0: there is no pair, and ΔW's own entries are in θ_D
     ``transposed``    the tensor is stored (in, out)
-    ``row``           the first row, where the pair adapts the rows row … row + out_features − 1 only (fused q, k, v)
+    ``row``           the first row, where the rows row … row + out_features − 1 alone are adapted (fused q, k, v)
     ``index``         which matrix of a stacked tensor (experts, ·, ·)
 
     Raises ``LayerMapError`` for a value outside of these meanings.
@@ -49,7 +52,7 @@ class Segment:
             raise LayerMapError(
                 f"a segment's name is {self.name!r:.80}; give a tensor's name, to {MAX_NAME} bytes", "7.2"
             )
-        for field, least in (("out_features", 1), ("in_features", 1), ("rank", 1), ("row", 0), ("index", 0)):
+        for field, least in (("out_features", 1), ("in_features", 1), ("rank", 0), ("row", 0), ("index", 0)):
             value = getattr(self, field)
             if value is None and field in ("row", "index"):
                 continue
@@ -67,14 +70,26 @@ class Segment:
 
     @property
     def size(self) -> int:
-        """Entries of θ_D that the segment takes: A's, then B's (SPEC 7.2)."""
+        """Entries of θ_D that the segment takes: A's, then B's, or those of ΔW (SPEC 7.2)."""
+        if self.rank == 0:
+            return self.out_features * self.in_features
         return self.rank * (self.in_features + self.out_features)
 
-    def factors(self, theta_D):
-        """A (rank, in) and B (out, rank), views of the segment's own slice of θ_D, NumPy's or torch's (SPEC 7.2)."""
+    def factors(self, theta_D) -> tuple:
+        """A (rank, in) and B (out, rank), or of rank 0 one factor (out, in): views of the segment's own slice of θ_D, NumPy's or
+        torch's (SPEC 7.2)."""
+        if self.rank == 0:
+            return (theta_D.reshape(self.out_features, self.in_features),)
         split = self.rank * self.in_features
         A = theta_D[:split].reshape(self.rank, self.in_features)
         return A, theta_D[split:].reshape(self.out_features, self.rank)
+
+    @staticmethod
+    def product(first, *others):
+        """What ``factors`` gives, multiplied: ΔW but for its scale, (out, in) (SPEC 7.7)."""
+        for factor in others:
+            first = factor @ first
+        return first
 
     def part(self, weight):
         """The view of a stored weight that the segment adapts, NumPy's or torch's (SPEC 7.3 to 7.5)."""
@@ -85,12 +100,17 @@ class Segment:
             weight = weight[:, rows] if self.transposed else weight[rows]
         return weight
 
+    def matrix(self, weight):
+        """The matrix (out, in) that the segment adapts, of a stored weight, NumPy's or torch's (SPEC 7.3 to 7.5)."""
+        part = self.part(weight)
+        return (part.T if self.transposed else part).reshape(self.out_features, self.in_features)
+
     def stored(self, delta, shape):
         """A delta weight (out, in), turned and shaped as ``part`` of the stored weight is (SPEC 7.3, 7.4)."""
         return (delta.T if self.transposed else delta).reshape(shape)
 
     def bands(self, entries: int) -> Iterator[tuple[slice, "Segment"]]:
-        """The segment cut into bands of whole rows, at least one and else at most so many ``entries`` of ΔW: the rows of B of
+        """The segment cut into bands of whole rows, at least one and else at most so many ``entries`` of ΔW: the rows of ΔW in
         each, and the band, a segment itself."""
         step = max(1, entries // self.in_features)
         for first in range(0, self.out_features, step):
@@ -132,7 +152,7 @@ class LayerMap:
     """An ordered list of segments, and the scaling of their delta weights (SPEC 7).
 
     ``segments``  in the order of θ_D. The order is data: it is never derived from a framework's module order.
-    ``alpha``     LoRA's α; ``scaling`` is "lora" (s = α / rank) or "rslora" (s = α / √rank)
+    ``alpha``     LoRA's α; ``scaling`` is "lora" (s = α / rank) or "rslora" (s = α / √rank); of rank 0, s = α
     ``D``         the length of θ_D, the sum of all segments' sizes
 
     Raises ``LimitError`` for D above 2^40, ``LayerMapError`` for an empty map, more than 65,536 segments or 4 MiB of
@@ -186,8 +206,13 @@ class LayerMap:
         return dict(groups)
 
     def factor_scale(self, segment: Segment) -> np.float32:
-        """s of ΔW = s·B·A (SPEC 7.7)."""
+        """s of ΔW = s·B·A, or of rank 0, of ΔW = s·(its entries in θ_D) (SPEC 7.7)."""
         return np.float32(SCALINGS[self.scaling](self.alpha, segment.rank))
+
+    @property
+    def bound(self) -> float:
+        """The bound of the initial vector where the user gives none (SPEC 6.4)."""
+        return 0.02 if any(segment.rank for segment in self.segments) else 0.0
 
     def _check_overlaps(self):
         # By three keys in turn, each of which is at hand: a hostile map is as large as can be, and a list or a tuple

@@ -66,6 +66,8 @@ class Value:
         slices = slices if isinstance(slices, tuple) else (slices,)
         bounds = [s.indices(n) for s, n in zip(slices, self.shape)]
         shape = (*(stop - start for start, stop, _ in bounds), *self.shape[len(slices) :])
+        if shape == self.shape:
+            return self
         return Value("part", shape, (self,), tuple(slice(start, stop) for start, stop, _ in bounds))
 
     def reshape(self, *shape: int) -> "Value":
@@ -113,7 +115,7 @@ class Range(NamedTuple):
 
 
 class Program(Projection):
-    """A kind whose θ_D is made of ``Value``s, from named ranges of θ; d follows from the layer map (SPEC 11.1).
+    """A kind whose θ_D is made of ``Value``s, from named ranges of θ; d follows from the layer map, unless it is free (SPEC 11.1).
 
     ``exact``  whether each entry is the same bits everywhere, as it is without products of matrices (SPEC 11.3)
     """
@@ -123,25 +125,31 @@ class Program(Projection):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.d != (needed := self.dim(self.layer_map, **self.options)):
+        given = self.options
+        if self.d_is_free:
+            given = given | {"d": self.d}
+        elif self.d != (needed := self.dim(self.layer_map, **self.options)):
             raise LimitError(f"d is {self.d}; kind {self.kind} has {needed} numbers for this layer map", "11.1")
-        self._offsets, end = {}, 0
-        for name, shape, start in self.layout(self.layer_map, **self.options):
-            self._offsets[name] = end, shape, start
-            end += math.prod(shape)
+        self._ranges, offset = {}, 0
+        for name, shape, start in self.layout(self.layer_map, **given):
+            self._ranges[name] = Value("theta", shape, how=offset), start
+            offset += math.prod(shape)
 
     @classmethod
     def dim(cls, layer_map, **options):
+        if cls.d_is_free:
+            return super().dim(layer_map, **options)
         return sum(math.prod(shape) for _, shape, _ in cls.layout(layer_map, **options))
 
     @classmethod
     def largest_dim(cls, D):
-        return MAX_DIM  # what all segments share can be more than one of them has
+        # What follows from the layer map may exceed D: what all segments share can be more than one of them has.
+        return super().largest_dim(D) if cls.d_is_free else MAX_DIM
 
     @classmethod
     @abstractmethod
     def layout(cls, layer_map: LayerMap, **options: int) -> Iterator[Range]:
-        """The ranges of θ in order."""
+        """The ranges of θ in order. Where d is free, it is one of ``options``."""
 
     @abstractmethod
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, Value]]:
@@ -150,8 +158,7 @@ class Program(Projection):
 
     def range(self, name) -> Value:
         """A range of θ, in its shape."""
-        offset, shape, _ = self._offsets[name]
-        return Value("theta", shape, how=offset)
+        return self._ranges[name][0]
 
     def expand(self, theta, start=0, stop=None):
         start, stop = self.range_of(start, stop, self.D)
@@ -176,10 +183,10 @@ class Program(Projection):
 
     def initial(self, layer_map=None, bound=0.02):
         theta = np.empty(self.d, dtype=np.float32)
-        for offset, shape, (form, size) in self._offsets.values():
-            stop = offset + math.prod(shape)
+        for value, (form, size) in self._ranges.values():
+            start, stop = value.how, value.how + math.prod(value.shape)
             unit = {"constant": _ones, "uniform": self.uniform_start, "normal": self._normal_start}[form]
-            theta[offset:stop] = unit(offset, stop) * size
+            theta[start:stop] = unit(start, stop) * size
         return theta
 
     def _normal_start(self, start, stop):
@@ -189,9 +196,10 @@ class Program(Projection):
 class Factored(Program):
     """A program that gives each segment its A and B."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.check_factors()
+    @classmethod
+    def dim(cls, layer_map, **options):
+        cls.check_factors(layer_map)
+        return super().dim(layer_map, **options)
 
     @abstractmethod
     def factors(self, number: int, segment: Segment) -> tuple[Value, Value]:
@@ -203,6 +211,12 @@ class Factored(Program):
                 for value in self.factors(number, segment):
                     yield offset, value.reshape(math.prod(value.shape))
                     offset += math.prod(value.shape)
+
+
+def largest(layer_map: LayerMap) -> tuple[int, int, int]:
+    """The largest rank, in and out of all segments: the sizes of what they share (SPEC 11.6)."""
+    sizes = zip(*((s.rank, s.in_features, s.out_features) for s in layer_map.segments))
+    return tuple(map(max, sizes))
 
 
 def _ones(start, stop):

@@ -26,7 +26,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from .errors import KindError, LayerMapError, LimitError
-from .permutation import check_D, keys, mix
+from .permutation import check_D, in_blocks, keys, mix
 
 MAX_DIM = 2**31 - 1
 KINDS: dict[str, type["Projection"]] = {}
@@ -123,18 +123,22 @@ class Projection(ABC):
         return min(D, MAX_DIM)
 
     @classmethod
-    def of_base(cls, layer_map, read, **options: int) -> dict[str, np.ndarray]:
-        """The tensors of ``stored`` that training begins with, made of the base's weights, which ``read(name)`` gives as float32.
-
-        Raises ``KindError`` where the kind has tensors that do not come from there.
-        """
+    def lengths(cls, layer_map, **options: int) -> dict[str, int]:
+        """How long each tensor of ``stored`` is. Raises ``KindError`` where they do not come from training."""
         if cls.stored:
             raise KindError(f"kind {cls.kind} needs tensors that come with an adapter's file, not from training", "8.3")
         return {}
 
     @classmethod
+    def of_base(cls, layer_map, read, **options: int) -> dict[str, np.ndarray]:
+        """The tensors of ``stored`` that training begins with, as long as ``lengths`` says, made of the base's weights: ``read(name)``
+        gives one as float32, of its stored shape, and is asked for each once. Raises ``KindError`` as ``lengths`` does."""
+        cls.lengths(layer_map, **options)
+        return {}
+
+    @classmethod
     def with_defaults(cls, options: Mapping[str, int]) -> dict[str, int]:
-        """All options, those that are not given with their defaults. Raises as ``checked_options`` does."""
+        """``checked_options`` of these and, of what is not given, the defaults."""
         return cls.checked_options({name: option.default for name, option in cls.known_options.items()} | options)
 
     @classmethod
@@ -198,8 +202,11 @@ class Projection(ABC):
 
     def normal(self, stream: int, start: int, stop: int) -> np.ndarray:
         """Numbers of a stream, nearly normal with mean 0 and variance 1: sums of twelve, float64 (SPEC 11.2)."""
-        h = self.hashes(stream, 12 * start, 12 * stop).reshape(-1, 12)
-        return h.sum(axis=1, dtype=np.uint64) / 2.0**32 - 6
+        result = np.empty(stop - start)
+        for i, end in in_blocks(start, stop):
+            h = self.hashes(stream, 12 * i, 12 * end).reshape(-1, 12)
+            result[i - start : end - start] = h.sum(axis=1, dtype=np.uint64) / 2.0**32 - 6
+        return result
 
     @staticmethod
     def vector(value, length: int, name: str) -> np.ndarray:
@@ -209,11 +216,12 @@ class Projection(ABC):
             raise LimitError(f"{name} has shape {list(value.shape)}; it must be [{length}]", "1.3")
         return value
 
-    def check_factors(self) -> None:
+    @classmethod
+    def check_factors(cls, layer_map) -> None:
         """Raises ``LayerMapError`` for a segment that is a weight as it is, without A and B (SPEC 11.1)."""
-        for segment in self.layer_map.segments:
+        for segment in layer_map.segments:
             if segment.rank == 0:
-                raise LayerMapError(f"{segment.name} has rank 0, and kind {self.kind} has A and B; give a rank", "11.1")
+                raise LayerMapError(f"{segment.name} has rank 0, and kind {cls.kind} has A and B; give a rank", "11.1")
 
     def range_of(self, start: int, stop: int | None, end: int) -> tuple[int, int]:
         """``start`` and ``stop`` (None: the end) checked to be a range of 0 … end; ``LimitError`` otherwise."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from .adapter import Adapter
 from .errors import KindError, LimitError, UniLoraError
-from .layer_map import LayerMap
+from .layer_map import LayerMap, Segment
 from .projection import KINDS, Gather, Projection, kind_named
 from .serialization import decode
 
@@ -88,6 +88,12 @@ def segment_of(request: dict, adapter: Adapter, items: Iterable):
 def weights_of(request: dict) -> dict[str, np.ndarray]:
     """The weights of a request by name, to be changed."""
     return {name: unpack(w["values"], "values").reshape(w["shape"]).copy() for name, w in request["weights"].items()}
+
+
+def pack_delta_weight(segment: Segment, factors, delta) -> dict:
+    """The answer to ``delta_weight``: ``factors`` are the segment's, of which there are none to be seen where its rank is 0."""
+    A, B = factors if segment.rank else ([], [])
+    return {"A": pack(A, "A"), "B": pack(B, "B"), "delta": pack(delta, "delta")}
 
 
 def pack_weights(weights: Mapping[str, np.ndarray]) -> dict:

@@ -14,7 +14,7 @@ from typer.main import get_command
 from unilora_spec import WorkFailed
 
 from .processes import is_first, launcher, run_as_one
-from .settings import AdapterSettings, TrainSettings, flag
+from .settings import BEFORE, PlanSettings, TrainSettings, flag
 
 EXAMPLE = (
     "Example: python -m backends.torch train --base ./my-model --data reviews.csv --text text --label label "
@@ -65,13 +65,15 @@ def train(config: Path | None, as_json: bool, **options):
 def plan(as_json: bool, **options):
     """Tell what an adapter would be and take, from the base's config.json alone: its folder, or the file.
 
-    Without --dim, the figures of some d are shown.
+    Without --dim, the figures of some d are shown. --ranks gelora and hetero need the base's weights and --data too, and show
+    which rank each target gets.
     """
-    settings = AdapterSettings.from_options(options)
+    settings = PlanSettings.from_options(options)
     from .planning import build_only, planned, show
 
-    build_only()
-    report = planned(settings)
+    if settings.ranks not in BEFORE:
+        build_only()
+    report = planned(settings, progress=True)
     print(json.dumps(report, indent=2)) if as_json else show(report)
 
 
@@ -109,7 +111,7 @@ def _command(function, epilog, *parameters):
 
 CONFIG = "config", Path | None, typer.Option(None, help="YAML file of options.", rich_help_panel="Output")
 _command(train, EXAMPLE, *_parameters(TrainSettings, CONFIG))
-_command(plan, PLAN_EXAMPLE, *_parameters(AdapterSettings))
+_command(plan, PLAN_EXAMPLE, *_parameters(PlanSettings))
 
 
 def _shown(report) -> str:
@@ -117,6 +119,10 @@ def _shown(report) -> str:
     trained = f"{counts['theta']:,} numbers of the vector, {counts['in_full']:,} in full"
     lines = [f"trained    {trained}: {counts['share']:.4%} of the base's {counts['base']:,} parameters"]
     lines.append(f"P          {report['P']['storage']}, {report['P']['bytes']:,} bytes")
+    if "ranks" in report:
+        ranks = [target["rank"] for target in report["ranks"]["targets"]]
+        adapted = sum(rank > 0 for rank in ranks)
+        lines.append(f"ranks      {report['ranks']['planner']}: {sum(ranks)} on {adapted} of {len(ranks)} targets")
     for name, value in report["after"].items():
         lines.append(f"held out   {name.replace('_', ' ')} {report['before'][name]:.4f} before, {value:.4f} after")
     lines.append(f"time       {report['seconds']:.0f} s, {report['steps']} steps of {report['rows']['train']:,} rows")

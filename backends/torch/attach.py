@@ -1,8 +1,9 @@
 """One vector on a model: ``attach`` puts it there, and everything that is done with it afterwards."""
 
 import contextlib
+import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -19,9 +20,11 @@ from unilora_spec import (
     LayerMapError,
     Projection,
 )
+from unilora_spec.adapter import check_fit
 from unilora_spec.projection import kind_named
 
 from .expansion import storage_of
+from .noise import Draw, Noise
 from .sites import delta_weight
 from .targets import candidates, matches, plan
 
@@ -35,7 +38,7 @@ def attach(
     rank: int = 4,
     d: int | None = None,
     seed: int = 0,
-    targets: str | Sequence[str] = ("query", "value"),
+    targets: str | Sequence[str] | LayerMap = ("query", "value"),
     *,
     ranks: Mapping[str, int] | None = None,
     alpha: float | None = None,
@@ -43,22 +46,28 @@ def attach(
     kind: str = "balanced",
     options: Mapping[str, int] | None = None,
     train_in_full: Sequence[str] = (),
-    bound: float = 0.02,
+    bound: float | None = None,
     storage: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> nn.Module:
     """Adapts ``model`` in place with one trained vector and returns it; every other parameter is frozen.
 
-    rank            LoRA's r, for every target; ``ranks`` sets others: {"query": 8}
+    rank            LoRA's r, for every target; ``ranks`` sets others: {"query": 8}. Of rank 0 there is no A and B: θ_D holds
+                    the entries of the delta weight itself (GPart; with kind "identity", the target trained in full)
     d               the length of θ, 1 … D; of most kinds but "balanced" it follows from the layer map, and is left out
     seed            0 … 2^64 − 1: P and the initial θ follow from it
-    targets         ends of module names, or regular expressions; see ``plan``
-    alpha           the delta weight is alpha / rank · B·A; by default alpha is ``rank``
+    targets         ends of module names, or regular expressions; see ``plan``. Or the layer map that a plan has made of the
+                    model already: rank, ranks, alpha and scaling are its own then
+    alpha           the delta weight is alpha / rank · B·A, of rank 0 alpha times its entries; by default alpha is ``rank``,
+                    or 1 where that is 0
     kind, options   the projection (SPEC 9.1), and whole numbers of its own by name: docs/family has a page for each
     train_in_full   ends of names of modules or parameters trained beside θ (a new classification head)
-    bound           the initial θ is uniform in ±bound
+    bound           the initial θ is uniform in ±bound: by default 0.02, or 0 where all targets are of rank 0 (SPEC 6.4)
     storage         how P is held, the bits being the same: "cached", 4 bytes an entry, or "computed", none, for the time to
                     compute it at each step; by default as ``model.unilora`` shows: computed by a GPU's kernels or where
                     the index would take more than 1 GiB, else cached
+    progress        is told how many of the adapted weights are prepared, and of how many: kinds that begin with singular
+                    vectors of the weights take their time
 
     The model gets the parameter ``unilora_theta``, float32[d], also ``model.unilora.theta``, and the methods
     ``save_adapter(path)``, ``load_adapter(path)``, ``merge()`` and ``detach()``. Its ``state_dict()`` holds what is trained and nothing else, so that a trainer's
@@ -70,11 +79,19 @@ def attach(
     """
     if hasattr(model, "unilora"):
         raise LayerMapError("the model has an adapter already; call model.detach() or model.merge() first")
+    if isinstance(targets, LayerMap):
+        layer_map = targets
+        check_fit(layer_map, {candidate.weight: candidate.shape for candidate in candidates(model)})
+    else:
+        layer_map = plan(model, targets, rank, ranks, alpha, scaling)
     of_kind = kind_named(kind)
     options = of_kind.with_defaults(options or {})
-    layer_map = of_kind.fitted(plan(model, targets, rank, ranks, alpha, scaling), **options)
-    projection = Projection.of(layer_map, kind, d, seed, partial(_base_weight, model), **options)
-    theta = projection.initial(layer_map, bound)
+    layer_map = of_kind.fitted(layer_map, **options)
+    total = len(layer_map.by_weight())
+    read = _told(_values_of(model), total, progress)
+    projection = Projection.of(layer_map, kind, d, seed, read, **options)
+    progress(total, total)
+    theta = projection.initial(layer_map, layer_map.bound if bound is None else bound)
     UniLora(model, projection, layer_map, theta, _trained_names(model, train_in_full, layer_map), storage)
     return model
 
@@ -90,6 +107,11 @@ def load_adapter(model: nn.Module, path) -> nn.Module:
         _check_base(model, adapter)
     except unilora_spec.UniLoraError as error:
         raise error.within(path) from None
+    return put(model, adapter)
+
+
+def put(model: nn.Module, adapter: Adapter) -> nn.Module:
+    """Puts an adapter that fits ``model`` on it, in place of one that may be there, and returns the model."""
     attached = getattr(model, "unilora", None)
     if attached and (attached.projection, attached.layer_map) == (adapter.projection, adapter.layer_map):
         attached.restore()
@@ -121,7 +143,7 @@ class UniLora:
         self.model, self.projection, self.layer_map, self.asked = model, projection, layer_map, storage
         device = model.get_parameter(layer_map.segments[0].name).device
         self.storage = storage_of(projection, device, storage)
-        self._factors, self._seen, self.is_merged = None, None, False
+        self._factors, self._seen, self.is_merged, self._noise = None, None, False, None
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
         self._handles = [
             model.register_forward_pre_hook(self._before_forward),
@@ -146,9 +168,26 @@ class UniLora:
         held = f"P {self.storage.name}: {self.storage.nbytes:,} bytes"
         return f"UniLora({self.projection}, {len(self.layer_map)} segments, {held})"
 
-    def factors(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """A (rank, in) and B (out, rank) of every segment, views of one θ_D, differentiable to θ; in bfloat16 or float16 where
-        all adapted weights are, else in float32.
+    @property
+    def noise(self) -> Noise | None:
+        """What each forward of training adds to W + ΔW: None at first. Raises ``LayerMapError`` for quantized weights, whose
+        rows have no norms to scale it by."""
+        return self._noise
+
+    @noise.setter
+    def noise(self, noise: Noise | None):
+        if noise:
+            self._refuse_quantized("noise is scaled by the weights' values; take the unquantized base")
+        self._noise = noise
+
+    def draws(self, pairs) -> list[Draw]:
+        """The noise that the segments of ``pairs`` see in this forward; none in an evaluation."""
+        noisy = self._noise and self._noise.strength and self.model.training
+        return [self._noise.draw(number) for number, *_ in pairs] if noisy else []
+
+    def factors(self) -> list[tuple[torch.Tensor, ...]]:
+        """A (rank, in) and B (out, rank) of every segment, or of rank 0 its one factor (out, in), views of one θ_D,
+        differentiable to θ; in bfloat16 or float16 where all adapted weights are, else in float32.
 
         Rebuilt once per forward of the model, and not for one without gradients where θ is as it was for the last. A part
         of the model that is called on its own rebuilds them where θ has changed since, or where a gradient is wanted and
@@ -227,15 +266,16 @@ class UniLora:
         self._originals = {}
 
     @torch.no_grad()
-    def reset_parameters(self, bound: float = 0.02) -> None:
+    def reset_parameters(self, bound: float | None = None) -> None:
         """Gives θ the values that training starts from (SPEC 6.4); ``bound`` is that of ``attach``.
 
         For a model that was attached on the meta device, after ``to_empty``, which leaves θ without values.
         """
+        bound = self.layer_map.bound if bound is None else bound
         self.theta.copy_(torch.from_numpy(self.projection.initial(self.layer_map, bound)))
         self.link = 0
 
-    def next_link(self, bound: float = 0.02) -> int:
+    def next_link(self, bound: float | None = None) -> int:
         """Of a chain, ends the training of its link and gives the next one its start (SPEC 11.15); returns that one's number.
 
         From here on no gradient reaches the links before. The next one wants an optimizer of its own, as the momentum of the old
@@ -246,6 +286,7 @@ class UniLora:
         if self.link + 1 >= links:
             raise KindError(f"kind {self.projection.kind} has {links} links, and link {self.link} is the last of them")
         self.link += 1
+        bound = self.layer_map.bound if bound is None else bound
         start = torch.from_numpy(self.projection.start_of(self.link, bound))
         with torch.no_grad():
             self.theta[self.projection.link(self.link)] = start.to(self.theta.device)
@@ -281,10 +322,6 @@ class UniLora:
     def adapter(self, dtype: str = "F32") -> Adapter:
         """The adapter as the specification's object, with the base model's record (SPEC 8, 10)."""
         self._refuse_merged()
-        if self.theta.is_meta:
-            raise LayerMapError(
-                "the model is on the meta device and has no values; give it a device and its weights first"
-            )
         model = self.model
         parameters = {name: model.get_parameter(name) for name in self._originals}
         saved = {name: _numpy(parameter) for name, parameter in parameters.items()}
@@ -329,18 +366,21 @@ class UniLora:
                 weight.data = originals[name]
 
     def _weights_to_merge(self):
-        weights = {name: self.model.get_parameter(name) for name in self.layer_map.by_weight()}
+        self._refuse_quantized("merge into the unquantized base")
+        return {name: self.model.get_parameter(name) for name in self.layer_map.by_weight()}
+
+    def _refuse_quantized(self, instead):
+        adapted = self.layer_map.by_weight()
         for candidate in candidates(self.model):
-            if candidate.weight in weights and candidate.is_quantized:
-                raise LayerMapError(f"{candidate.weight} is quantized; merge into the unquantized base")
-        return weights
+            if candidate.weight in adapted and candidate.is_quantized:
+                raise LayerMapError(f"{candidate.weight} is quantized; {instead}")
 
     @torch.no_grad()
     def _add_deltas(self, weights):
-        for segment, (A, B) in zip(self.layer_map.segments, self._factors_as(torch.float32)):
+        for segment, factors in zip(self.layer_map.segments, self._factors_as(torch.float32)):
             part = segment.part(weights[segment.name])
             s = float(self.layer_map.factor_scale(segment))
-            part.copy_(part.float() + delta_weight(segment, A, B, s, part.shape))
+            part.copy_(part.float() + delta_weight(segment, factors, s, part.shape))
 
     def _refuse_merged(self):
         if self.is_merged:
@@ -364,12 +404,11 @@ class UniLora:
 
     def _base(self) -> Base:
         model = self.model
-        weights = {candidate.weight: candidate for candidate in candidates(model)}
-        shapes = {name: candidate.shape for name, candidate in weights.items()}
+        shapes = {candidate.weight: candidate.shape for candidate in candidates(model)}
         name, known = type(model).__name__, ()
         if getattr(model, "config", None) is not None and hasattr(model, "name_or_path"):
             name, known = model.name_or_path or name, (name, getattr(model.config, "id2label", None))
-        return Base.of(name, self.layer_map, shapes, lambda name: _numpy(weights[name].values()), *known)
+        return Base.of(name, self.layer_map, shapes, _values_of(model), *known)
 
     def _trained(self, prefix=""):
         return {prefix + name for name in (_THETA, *self._originals)}
@@ -388,12 +427,27 @@ class UniLora:
         return self.__dict__ | {"_factors": None, "_seen": None}
 
 
-def _base_weight(model, name) -> np.ndarray:
+def _values_of(model) -> Callable[[str], np.ndarray]:
+    """What gives the values of a weight that can be adapted by its name: float32, of a quantized one those that its codes stand
+    for."""
     owners = {candidate.weight: candidate for candidate in candidates(model)}
-    return _numpy(owners[name].values())
+    return lambda name: _numpy(owners[name].values())
+
+
+def _told(read, total, progress):
+    """``read``, and ``progress`` is told how many of the weights are done whenever the next one is asked for."""
+    done = itertools.count()
+
+    def told(name):
+        progress(next(done), total)
+        return read(name)
+
+    return told
 
 
 def _numpy(tensor) -> np.ndarray:
+    if tensor.is_meta:
+        raise LayerMapError("the model is on the meta device and has no values; give it a device and its weights first")
     if hasattr(tensor, "full_tensor"):  # of FSDP, a part in each process
         tensor = tensor.full_tensor()
     return tensor.detach().float().cpu().numpy()
@@ -435,7 +489,7 @@ def _check_base(model, adapter) -> None:
             raise FileError(f"{segment.name} belongs to a module that cannot be adapted while it runs; merge instead")
         if segment.index is None and segment.transposed != owner.transposed:  # a square weight fits either way round
             raise FileError(f"{segment.name} is stored the other way round than the adapter says; merge instead")
-    if adapter.same_contents(lambda name: _numpy(owners[name].values())) is False:
+    if adapter.same_contents(_values_of(model)) is False:
         warnings.warn(
             f"the model's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=3
         )

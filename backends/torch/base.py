@@ -10,10 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from unilora_spec import UniLoraError
 
 from .data import Data, load
-from .settings import TrainSettings
+from .settings import PlanSettings
 
 
-def prepare(settings: TrainSettings):
+def prepare(settings: PlanSettings):
     """(model, names of the parameters that the base lacked, data, tokenizer) of a run.
 
     The parameters that are lacking are the head's; they start as ``settings.seed`` says. Raises ``UniLoraError`` where

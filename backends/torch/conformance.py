@@ -1,6 +1,6 @@
 """The torch backend as an implementation that the conformance tests ask (conformance_tests/PROTOCOL.md).
 
-``python -m conformance_tests --impl backends.torch.conformance``, or, for ``Expand`` under torch.compile,
+``python -m conformance_tests --impl backends.torch.conformance``, or, for ``Expand`` under torch.compile, of gathers alone,
 ``--impl "python -m backends.torch.conformance --compile"``, or, with the Triton kernels, and without a GPU under
 ``TRITON_INTERPRET=1``, ``--impl "python -m backends.torch.conformance --triton" --timeout 60``
 """
@@ -16,12 +16,16 @@ from torch._dynamo.decorators import mark_unbacked
 from transformers.pytorch_utils import Conv1D
 
 from unilora_spec import save_adapter
+from unilora_spec.program import Program
+from unilora_spec.projection import KINDS, Gather
 from unilora_spec.protocol import (
     adapter_of,
     answering,
     array_of,
+    gather_of,
     numbered,
     pack,
+    pack_delta_weight,
     pack_weights,
     projection_of,
     segment_of,
@@ -30,40 +34,46 @@ from unilora_spec.protocol import (
 )
 
 from .attach import load_adapter
-from .expansion import Expand, index_of
+from .expansion import Expand, index_of, storage_of
 from .sites import delta_weight
 
 
 def _index(r):
-    return {"index": pack(index_of(projection_of(r), r["start"], r["stop"]), "index")}
+    return {"index": pack(index_of(gather_of(r), r["start"], r["stop"]), "index")}
 
 
 def _expand(expand, r):
     p = projection_of(r)
-    return {"theta_D": pack(_rows(expand, p, array_of(r, "theta", p.d), r["start"], r["stop"]), "theta_D")}
+    theta = torch.tensor(array_of(r, "theta", p.d), requires_grad=True)
+    return {"theta_D": pack(_rows(expand, p, theta, r["start"], r["stop"]).detach(), "theta_D")}
 
 
 def _rows(expand, p, theta, start, stop):
-    index, scale = index_of(p, start, stop), torch.from_numpy(p.scale())
-    return expand(torch.tensor(theta, requires_grad=True), index, scale).detach()
+    """θ_D[start:stop]: of a gather from those rows of P alone, else all of it as in training."""
+    start, stop = p.range_of(start, stop, p.D)
+    if isinstance(p, Program):
+        return storage_of(p, theta.device).expand(theta)[start:stop]
+    return expand(theta, index_of(p, start, stop), torch.from_numpy(p.scale()))
 
 
 def _adjoint(expand, r):
     p = projection_of(r)
-    index, scale = index_of(p, r["start"], r["stop"]), torch.from_numpy(p.scale())
-    theta = torch.zeros(p.d, requires_grad=True)
-    expand(theta, index, scale).backward(torch.tensor(array_of(r, "g", len(index))))
-    return {"theta": pack(theta.grad, "theta")}
+    at = torch.tensor(array_of(r, "theta", p.d)) if isinstance(p, Program) else torch.zeros(p.d)
+    rows = _rows(expand, p, at.requires_grad_(), r["start"], r["stop"])
+    rows.backward(torch.tensor(array_of(r, "g", len(rows))))
+    return {"theta": pack(at.grad, "theta")}
 
 
 def _delta_weight(expand, r):
     adapter = adapter_of(r)
     segment, offset = segment_of(r, adapter, adapter.layer_map.placed())
-    A, B = segment.factors(_rows(expand, adapter.projection, adapter.theta, offset, offset + segment.size))
+    theta = torch.tensor(adapter.theta, requires_grad=True)
+    rows = _rows(expand, adapter.projection, theta, offset, offset + segment.size)
+    factors = segment.factors(rows.detach())
     s = float(adapter.layer_map.factor_scale(segment))
     shape = (segment.in_features, segment.out_features)
-    stored = delta_weight(segment, A, B, s, shape if segment.transposed else shape[::-1])
-    return {"A": pack(A, "A"), "B": pack(B, "B"), "delta": pack(stored.T if segment.transposed else stored, "delta")}
+    stored = delta_weight(segment, factors, s, shape if segment.transposed else shape[::-1])
+    return pack_delta_weight(segment, factors, stored.T if segment.transposed else stored)
 
 
 def _merge(r):
@@ -142,17 +152,19 @@ def kernel_answers():
     }
 
 
-def implementation(name: str, expand, more=()):
+def implementation(name: str, expand, more=(), kinds=KINDS):
     """``answer`` with all that ``expand`` (θ, index, scale → θ_D) takes part in, and what is in ``more``."""
     uses = {"expand": _expand, "adjoint": _adjoint, "delta_weight": _delta_weight}
-    return answering(name, {request: partial(function, expand) for request, function in uses.items()} | dict(more))
+    requests = {request: partial(function, expand) for request, function in uses.items()} | dict(more)
+    return answering(name, requests, kinds)
 
 
 answer = implementation("backends.torch", expand_by, {"index": _index, "merge": _merge})
 
 if __name__ == "__main__":
     if "--compile" in sys.argv[1:]:
-        answer = implementation("backends.torch, compiled", compiled_expand())
+        gathers = [kind for kind, of_kind in KINDS.items() if issubclass(of_kind, Gather)]
+        answer = implementation("backends.torch, compiled", compiled_expand(), kinds=gathers)
     elif "--triton" in sys.argv[1:]:
         answer = implementation("backends.torch, Triton", expand_by, kernel_answers())
     serve(answer)

@@ -1,6 +1,7 @@
 """From a file or a data set to rows for training and rows held out, and from rows to batches."""
 
 import hashlib
+import inspect
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,12 +10,13 @@ from pathlib import Path
 import datasets
 import pandas
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from unilora_spec import UniLoraError
 
-from .settings import TrainSettings
+from .progress import counted
+from .settings import TEXTS, PlanSettings
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -35,7 +37,7 @@ class Data:
     dropped: int
 
 
-def load(settings: TrainSettings, base_labels=()) -> Data:
+def load(settings: PlanSettings, base_labels=()) -> Data:
     """Reads, checks and splits what ``settings`` name; classes that are the base's own keep the base's order.
 
     Raises ``UniLoraError`` with the source's name and the mend.
@@ -151,7 +153,7 @@ class _Source:
     """A source's usable rows: the share of each by its number, and the label values that occur among them."""
 
     name: str
-    settings: TrainSettings
+    settings: PlanSettings
     shares: dict[int, float] = field(default_factory=dict)
     values: Counter = field(default_factory=Counter)
     dropped: int = 0
@@ -228,7 +230,7 @@ class Batches:
     """
 
     tokenize: Callable  # by this name: a Trainer saves what is named tokenizer with every checkpoint
-    settings: TrainSettings
+    settings: PlanSettings
     numbers: dict[str, int]
     max_length: int
     inputs: frozenset[str]
@@ -246,3 +248,21 @@ class Batches:
         else:
             labels = torch.tensor([self.numbers[str(row[self.settings.label])] for row in rows])
         return {name: value for name, value in batch.items() if name in self.inputs} | {"labels": labels}
+
+
+def collator(model, settings: PlanSettings, rows: Data, tokenizer) -> Batches:
+    """The ``Batches`` of a model: of the inputs that it takes, and of texts that are not longer than it can read."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or settings.max_length
+    longest = min(settings.max_length, positions, tokenizer.model_max_length)
+    return Batches(tokenizer, settings, rows.numbers, longest, frozenset(inspect.signature(model.forward).parameters))
+
+
+def sample(model, settings: PlanSettings, rows: Data, tokenizer, progress: bool):
+    """The batches that a planner of ranks looks at: as many texts to train on as ``settings.TEXTS`` says, each once and those of
+    the smallest ``share``, as files are often sorted by label. With ``progress``, how far they are is shown."""
+    texts = list(zip(*(rows.train[column] for column in settings.text)))
+    first = {text: row for row, text in reversed(list(enumerate(texts)))}
+    chosen = rows.train.select([first[text] for text in sorted(first, key=share)[: TEXTS[settings.ranks]]])
+    collate = collator(model, settings, rows, tokenizer)
+    batches = DataLoader(_longest_first(chosen, settings.text), settings.batch_size, collate_fn=collate)
+    return counted(batches, f"{settings.ranks}: {len(chosen):,} texts through the base") if progress else batches

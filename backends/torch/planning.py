@@ -18,13 +18,15 @@ from torch.overrides import TorchFunctionMode
 
 from unilora_spec import Adapter, Base, Projection, UniLoraError
 from unilora_spec.command import printable
-from unilora_spec.projection import MAX_DIM, kind_named
+from unilora_spec.projection import MAX_DIM, Gather, kind_named
 from unilora_spec.serialization import encoded_size
 
-from .settings import AdapterSettings
-from .targets import plan
+from .ranks import ranked
+from .settings import BEFORE, AdapterSettings
 
 CHOICES = [10**n for n in range(3, 10)]  # the d that are shown where none was given
+
+SHOWN, BAR = 256, 16  # targets of a plan of ranks, and the characters of the longest bar
 
 NOT_FOR_BUILDING = (
     "torch._dynamo",
@@ -33,27 +35,34 @@ NOT_FOR_BUILDING = (
 )  # what transformers' models import, and their constructors leave
 
 
-def planned(settings: AdapterSettings) -> dict:
+def planned(settings: AdapterSettings, progress: bool = False) -> dict:
     """What an adapter of these settings would be: base, layer map, D, and the bytes of all that grows with D or d.
 
     ``settings.base`` is a config.json or a folder that holds one. Without ``settings.dim`` the figures of some d stand
-    under "choices". ``bytes`` are those of the vector alone: parameters trained in full come on top. Raises
-    ``UniLoraError`` where base, targets or d are wrong.
+    under "choices". ``bytes`` are those of the vector alone: parameters trained in full come on top. Of a planner of ranks,
+    "ranks" is the report of ``ranks.ranked``; one that looks at the base needs its weights and ``PlanSettings``. Raises
+    ``UniLoraError`` where base, data, targets or d are wrong.
     """
-    model = skeleton(settings.base)
-    of_kind = kind_named(settings.kind)
+    if settings.ranks in BEFORE:
+        model, layer_map, ranks = _looked_at(settings, progress)
+    else:
+        model = skeleton(settings.base)
+        layer_map, ranks = ranked(model, settings)
+    of_kind, d = kind_named(settings.kind), settings.dim
     options = of_kind.with_defaults(settings.options or {})
-    layer_map = plan(model, settings.targets, settings.rank, settings.ranks, settings.alpha, settings.scaling)
     layer_map = of_kind.fitted(layer_map, **options)
-    D, d = layer_map.D, settings.dim
+    D = layer_map.D
     if d is None and not of_kind.d_is_free:
-        d = Projection.of(layer_map, settings.kind, None, settings.seed, None, **options).d
+        d = of_kind.dim(layer_map, **options)
+    tensors = {name: _zeros(of_kind.stored[name], n) for name, n in of_kind.lengths(layer_map, **options).items()}
     parameters = list(model.parameters())
     base = Base(settings.base, "0" * 32, "0" * 32, type(model).__name__)  # fingerprints of the length they all have
 
     def trained(d):
-        projection = Projection.of(layer_map, settings.kind, d, settings.seed, None, **options)
-        theta = np.broadcast_to(np.float32(0), d)  # a shape, in the memory of one number
+        projection = Projection(
+            settings.kind, D=D, d=d, seed=settings.seed, layer_map=layer_map, tensors=tensors, **options
+        )
+        theta = _zeros("F32", d)
         return {"d": d, "file": encoded_size(Adapter(projection, layer_map, theta, base)), "optimizer": 8 * d}
 
     report = {
@@ -66,11 +75,13 @@ def planned(settings: AdapterSettings) -> dict:
         },
         "segments": len(layer_map),
         "layers": layer_map.to_json(),
+        **({"ranks": ranks} if ranks else {}),
         "kind": settings.kind,
         "seed": settings.seed,
         "D": D,
         "bytes": {
-            "P": {"computed": 0, "cached": 4 * D, "PEFT": 12 * D},
+            **({"P": {"computed": 0, "cached": 4 * D, "PEFT": 12 * D}} if issubclass(of_kind, Gather) else {}),
+            **{name: values.size * values.itemsize for name, values in tensors.items()},
             "theta_D": 4 * D,
             "gradient of theta_D": 4 * D,
         },
@@ -79,6 +90,20 @@ def planned(settings: AdapterSettings) -> dict:
         return report | {"choices": [trained(choice) for choice in CHOICES if choice <= D]}
     figures = trained(d)
     return report | {"d": figures.pop("d"), "bytes": report["bytes"] | figures}
+
+
+def _zeros(dtype, length) -> np.ndarray:
+    """A tensor's shape, in the memory of one number."""
+    return np.broadcast_to(np.zeros((), {"F32": np.float32, "I32": np.int32}[dtype]), length)
+
+
+def _looked_at(settings, progress):
+    from .base import prepare, quiet  # with all that a training run imports
+    from .data import sample
+
+    with quiet():
+        model, _, rows, tokenizer = prepare(settings)
+        return model, *ranked(model, settings, sample(model, settings, rows, tokenizer, progress))
 
 
 def show(report: dict) -> None:
@@ -90,9 +115,7 @@ def show(report: dict) -> None:
     rows = [
         ("base", f"{base['class']}, {base['parameters']:,} parameters in {base['dtype']}", base["bytes"]),
         ("layer map", f"{report['segments']:,} segments, D = {report['D']:,}", None),
-        ("P", "computed where it is used", size["P"]["computed"]),
-        ("", "its index kept", size["P"]["cached"]),
-        ("", "as PEFT keeps it", size["P"]["PEFT"]),
+        *_held(report),
         ("θ_D", "in a training step", size["theta_D"]),
         ("", "its gradient", size["gradient of theta_D"]),
     ]
@@ -106,8 +129,39 @@ def show(report: dict) -> None:
     console.print(table)
     for entry in report["layers"]:
         console.print(printable(json.dumps(entry)), markup=False)
+    if "ranks" in report:
+        _show_ranks(console, report["ranks"])
     if "choices" in report:
         console.print(f"--dim sets d, from 1 to {min(report['D'], MAX_DIM):,}")
+
+
+def _held(report):
+    """The rows of what is neither trained nor the base's: P, and the tensors that the kind has in the file."""
+    size = report["bytes"]
+    if "P" in size:
+        yield "P", "computed where it is used", size["P"]["computed"]
+        yield "", "its index kept", size["P"]["cached"]
+        yield "", "as PEFT keeps it", size["P"]["PEFT"]
+    for name in kind_named(report["kind"]).stored:
+        yield name, "in the file, beside theta", size[name]
+
+
+def _show_ranks(console, report):
+    from rich.bar import Bar
+    from rich.table import Table
+
+    targets = report["targets"]
+    total, most = sum(target["rank"] for target in targets), max(target["rank"] for target in targets)
+    end = "" if total == report["budget"] else f", {report['budget']} when training ends"
+    console.print(f"ranks by {report['planner']}: {total} together{end}")
+    table = Table("target", "rank", "score", "", box=None, show_header=True)
+    table.columns[0].overflow = "fold"  # the end of a name tells more than its beginning
+    for target in targets[:SHOWN]:
+        score = f"{target['score']:.3g}" if "score" in target else ""
+        table.add_row(printable(target["target"]), str(target["rank"]), score, Bar(most, 0, target["rank"], width=BAR))
+    console.print(table)
+    if len(targets) > SHOWN:
+        console.print(f"… and {len(targets) - SHOWN:,} more, which --json has")
 
 
 def skeleton(base: str) -> torch.nn.Module:

@@ -11,15 +11,34 @@ from transformers import TrainerCallback
 EVERY = 10.0
 
 
+def _bars():
+    """Bars on standard error, or None where it is no terminal."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(file=sys.stderr)
+    return Bars(*columns, console=console, transient=True) if console.is_terminal else None
+
+
+def counted(items, what: str):
+    """``items`` one by one, while how many of them are done is shown."""
+    bars, said = _bars(), time.monotonic()
+    if bars:
+        with bars:
+            yield from bars.track(items, description=what)
+        return
+    for number, item in enumerate(items):
+        if time.monotonic() - said >= EVERY:
+            said = time.monotonic()
+            print(f"{what}: {number} of {len(items)}", file=sys.stderr, flush=True)
+        yield item
+
+
 class Progress(TrainerCallback):
     """Shows the step, the loss and each evaluation of a ``Trainer``'s run; close it with ``with``."""
 
     def __init__(self, main_metric: str):
         self.metric, self.loss, self.said = f"eval_{main_metric}", None, time.monotonic()
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        console = Console(file=sys.stderr)
-        self.bars = Bars(*columns, console=console, transient=True) if console.is_terminal else None
-        self.training = self.evaluation = None
+        self.bars = _bars()
+        self.preparation = self.training = self.evaluation = None
 
     def __enter__(self):
         if self.bars:
@@ -33,6 +52,16 @@ class Progress(TrainerCallback):
     def say(self, line: str) -> None:
         """One line above the bar."""
         (self.bars.console.print(line, highlight=False) if self.bars else print(line, file=sys.stderr, flush=True))
+
+    def on_weight(self, done: int, total: int) -> None:
+        """How many of the base's weights the kind has taken to begin with."""
+        if self.bars:
+            if self.preparation is None:
+                self.preparation = self.bars.add_task("preparing", total=total)
+            self.bars.update(self.preparation, completed=done, visible=done < total)
+        elif time.monotonic() - self.said >= EVERY:
+            self.said = time.monotonic()
+            self.say(f"prepared {done} of {total} weights")
 
     def on_train_begin(self, args, state, control, **kwargs):
         if self.bars:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,13 @@ from unilora_spec.projection import KINDS, kind_named
 
 DIM = 5760  # for MiniLM's query and value at rank 4, whose D is 36,864
 TASKS = ("classification", "regression", "causal-lm")
+# Planners of ranks that look at the base before training, and the number of texts they show it: of HeteroLoRA's own example
+# 32 batches of 8; GeLoRA's could not be looked up, and with a thousand the standard error is a twentieth of the dimension.
+TEXTS = {"gelora": 1000, "hetero": 256}
+BEFORE = tuple(TEXTS)
+DURING = ("beam", "dora")  # those that move ranks while it trains
+PLANNERS = ("uniform", *BEFORE, *DURING)
+PROXIES = ("grad-norm", "snip", "synflow")
 
 # Each converter takes what a command line or a YAML file can hold; _as turns its refusal into what to give instead.
 
@@ -81,8 +89,8 @@ def _pairs(value) -> list[tuple[str, str]]:
     return [(str(name).strip(), str(given).strip()) for name, given in value]
 
 
-def _ranks(value) -> dict[str, int]:
-    return {name: _whole(1)(rank) for name, rank in _pairs(value)}
+def _ranks(value) -> dict[str, int] | str:
+    return value if value in PLANNERS else {name: _whole(0)(rank) for name, rank in _pairs(value)}
 
 
 def _options(value) -> dict[str, int]:
@@ -100,7 +108,7 @@ def _condition(value) -> tuple[str, str]:
 
 TEXT, FLAG, PATH = _as("a text", _text), _as("true or false", _flag), _as("a path", lambda value: Path(_text(value)))
 NAMES = _as("names with commas between them", _names)
-RANKS = _as("pairs such as query=8,value=2", _ranks)
+RANKS = _as(f"{_or(PLANNERS)}, or pairs such as query=8,value=2", _ranks)
 OPTIONS = _as("pairs such as length=128,bank=90", _options)
 CONDITION = _as("COLUMN=VALUE", _condition)
 
@@ -120,16 +128,25 @@ class AdapterSettings:
     targets: tuple[str, ...] = _option(
         "Adapter", NAMES, "Modules to adapt: ends of their names, or regular expressions.", ("query", "value")
     )
-    rank: int = _option("Adapter", _whole(1), "Rank of every target.", 4)
-    ranks: dict[str, int] | None = _option(  # noqa: RUF009
-        "Adapter", RANKS, "Other ranks by target: query=8,value=2."
+    rank: int = _option(
+        "Adapter",
+        _whole(0),
+        "Rank of every target, or the mean that a planner spreads; 0: no A and B, but the entries of the delta weight itself.",
+        4,
     )
+    ranks: dict[str, int] | str | None = _option(  # noqa: RUF009
+        "Adapter",
+        RANKS,
+        f"Other ranks by target, query=8,value=2, or the planner that finds them: {_or(PLANNERS)}. "
+        "gelora and hetero look at --data; beam and dora move ranks during training, of the kind identity.",
+    )
+    proxy: str = _option("Adapter", _one_of(*PROXIES), f"What hetero scores a target by: {_or(PROXIES)}.", PROXIES[0])
     dim: int | None = _option(
         "Adapter", _whole(1), f"Length d of the trained vector; to train, {DIM} by default; of some kinds it follows."
     )
     seed: int = _option("Adapter", _whole(0), "Gives the projection, the start and the order of the data.", 0)
     alpha: float | None = _option(
-        "Adapter", _number(0), "LoRA's alpha; by default it is the rank, so that a delta weight is B·A."
+        "Adapter", _number(0), "LoRA's alpha; by default it is the rank, or 1 for rank 0, so that nothing is scaled."
     )
     scaling: str = _option("Adapter", _one_of("lora", "rslora"), "alpha / rank, or alpha / √rank with rslora.", "lora")
     links: int | None = _option(
@@ -155,6 +172,22 @@ class AdapterSettings:
             if self.kind not in ("balanced", "chain"):
                 raise UniLoraError(f"--links is of a chain, and --kind {self.kind} is none; give one of them")
             self.kind, self.options = "chain", {"links": self.links}
+        if self.ranks in (*BEFORE, *DURING) and self.rank == 0:
+            raise UniLoraError(f"--ranks {self.ranks} gives ranks from 1, and --rank is 0; leave one of them out")
+        if self.ranks in DURING and self.kind != "identity":
+            raise UniLoraError(
+                f"--ranks {self.ranks} moves rows of A with columns of B, which --kind {self.kind} does not train as they "
+                "are; give --kind identity"
+            )
+        if isinstance(self.ranks, str) and self.rank == 0:
+            raise UniLoraError(f"--ranks {self.ranks} shares out the ranks of pairs; give --rank 1 or more")
+        if self.ranks == "beam" and self.rank < 2:
+            raise UniLoraError("--ranks beam puts one component in another's place; give --rank 2 or more")
+
+    @property
+    def start_rank(self) -> int:
+        """The rank that every target begins with: ``rank``, or half as much again where dora prunes down to it."""
+        return math.ceil(1.5 * self.rank) if self.ranks == "dora" else self.rank
 
     @staticmethod
     def _converted(field, value):
@@ -171,13 +204,13 @@ class AdapterSettings:
 
 
 @dataclass
-class TrainSettings(AdapterSettings):
-    """All options of a training run; texts and numbers are converted as those of the command line are.
+class PlanSettings(AdapterSettings):
+    """An adapter, its base and its data, at which some planners of ranks look.
 
     Raises ``UniLoraError`` with the option's name for a value that it cannot have.
     """
 
-    data: str = _option(
+    data: str | None = _option(
         "Data and task",
         TEXT,
         "Training data: a .csv, .tsv, .json, .jsonl or .parquet file, or a data set's id or folder as "
@@ -201,6 +234,25 @@ class TrainSettings(AdapterSettings):
     )
     limit: int | None = _option("Data and task", _whole(1), "Train on that many rows at most, chosen by SHA-256 too.")
     max_length: int = _option("Data and task", _whole(1), "Longest text in tokens; the rest is cut off.", 128)
+    batch_size: int = _option("Data and task", _whole(1), "Texts a step, of all processes together.", 32)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.text) > (1 if self.task == "causal-lm" else 2):
+            raise UniLoraError(f"--text names {len(self.text)} columns; give one, or two for text pairs")
+        if self.ranks in BEFORE and self.data is None:
+            raise UniLoraError(
+                f"--ranks {self.ranks} looks at the base while it reads texts; give --data, and --text and --label where the "
+                "columns have other names"
+            )
+
+
+@dataclass
+class TrainSettings(PlanSettings):
+    """All options of a training run; texts and numbers are converted as those of the command line are.
+
+    Raises ``UniLoraError`` with the option's name for a value that it cannot have.
+    """
 
     train_in_full: tuple[str, ...] = _option(
         "Adapter", NAMES, "Modules or parameters to train beside the vector; what the base lacks is one anyway.", ()
@@ -210,10 +262,18 @@ class TrainSettings(AdapterSettings):
     )
 
     epochs: float = _option("Training", _number(0.0), "Times through the data.", 1.0)
-    batch_size: int = _option("Training", _whole(1), "Texts a step, of all processes together.", 32)
     lr: float = _option("Training", _number(0), "Learning rate of the vector.", 1e-2)
     head_lr: float = _option("Training", _number(0), "Learning rate of what is trained in full.", 2e-3)
-    weight_decay: float = _option("Training", _number(0), "AdamW's weight decay.", 0.0)
+    weight_decay: float = _option("Training", _number(0), "Weight decay, as AdamW's.", 0.0)
+    optimizer: str = _option(
+        "Training",
+        _one_of("adamw", "lora-rite", "lora-pro", "lora-pro-efficient"),
+        "What steps the vector: AdamW, or by what a step does to the weights, LoRA-RITE (kind identity) or LoRA-Pro.",
+        "adamw",
+    )
+    noise: float = _option(
+        "Training", _number(0), "Flat-LoRA's noise on the adapted weights: 0.05 is the paper's for text.", 0.0
+    )
     warmup: float = _option("Training", _number(0, 1), "Share of the steps in which the learning rates rise.", 0.06)
     eval_steps: int | None = _option(
         "Training", _whole(1), "Evaluate and write a checkpoint every so many steps; by default after each epoch."
@@ -251,8 +311,16 @@ class TrainSettings(AdapterSettings):
                 if self.head_only
                 else "--output is missing; give the file to write, such as vec.safetensors"
             )
-        if len(self.text) > (1 if self.task == "causal-lm" else 2):
-            raise UniLoraError(f"--text names {len(self.text)} columns; give one, or two for text pairs")
+        if self.head_only and self.ranks in DURING:
+            raise UniLoraError(f"--head-only trains no adapter; leave --ranks {self.ranks} out")
+        if self.head_only and (self.optimizer != "adamw" or self.noise):
+            raise UniLoraError("--head-only trains no vector; leave --optimizer and --noise out")
+        if self.optimizer != "adamw" and self.ranks in DURING:
+            raise UniLoraError(f"--ranks {self.ranks} moves what AdamW keeps for each entry; leave --optimizer out")
+        if self.patience and self.ranks == "dora":
+            raise UniLoraError(
+                "--patience keeps the best step, which may be one before dora has pruned to its budget; leave one of them out"
+            )
         if self.epochs == 0:
             raise UniLoraError("--epochs is 0; give a number above it")
         if self.patience and not (self.holdout or self.eval):
@@ -267,6 +335,8 @@ class TrainSettings(AdapterSettings):
                     raise UniLoraError(
                         f"{flag(name)} and a chain do not go together, as it {why}; leave one of them out"
                     )
+            if self.optimizer != "adamw":
+                raise UniLoraError(f"--optimizer {self.optimizer} steps all links of a chain at once; leave one of them out")
         if self.resume and self.overwrite:
             raise UniLoraError("--resume goes on and --overwrite starts anew; give one of them")
 

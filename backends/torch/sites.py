@@ -3,20 +3,29 @@
 ``LowRank`` adds s·(x Aᵀ)Bᵀ to the output of a module that multiplies by its weight. ``MergedLinear`` is the same for nn.Linear,
 and takes x(W + ΔW)ᵀ where that costs less. ``DeltaWeight`` shows a module W + ΔW in place of W while it runs: for stacked
 experts and grouped convolutions, which use their weights in ways of their own.
+
+Of rank 0 there is one factor in place of the pair (SPEC 7.2): what is added is s·(x Mᵀ). Each adds the noise of training, where
+there is one, in its own way.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from unilora_spec import Segment
 
-from .linear import merged_linear
+from .linear import merged_linear, merged_weight
 
 
-def delta_weight(segment: Segment, A, B, s, shape):
-    """ΔW = s·B·A (SPEC 7.7) as the stored weight's part of this ``shape``: float32."""
-    return segment.stored(s * (B @ A), shape)
+def delta_weight(segment: Segment, factors, s, shape):
+    """ΔW (SPEC 7.7) of a segment's float32 ``factors`` as the stored weight's part of this ``shape``."""
+    return segment.stored(s * segment.product(*factors), shape)
+
+
+def _matrix(segment, part):
+    """The stored weight's part as the matrix (out, in) that is adapted: a view."""
+    return (part.T if segment.transposed else part).reshape(segment.out_features, segment.in_features)
 
 
 class LowRank:
@@ -34,21 +43,49 @@ class LowRank:
         x = inputs[0]
         factors = self.unilora.factors()
         for number, segment, s in self.pairs:
-            A, B = (factor.to(x.dtype) for factor in factors[number])
+            first, *rest = (factor.to(x.dtype) for factor in factors[number])
             if isinstance(module, nn.modules.conv._ConvNd):
-                output = self._add_convolution(module, segment, x, A, B, s, output)
+                output = self._add_convolution(module, segment, x, first, rest, s, output)
             else:
-                delta = F.linear(F.linear(x, A) * s, B)
+                delta = F.linear(x, first) * s
+                for B in rest:
+                    delta = F.linear(delta, B)
                 output = _add(output, delta.to(output.dtype), segment, -1)
+        for (number, segment, s), draw in zip(self.pairs, self.unilora.draws(self.pairs)):
+            # xεᵀ without ε in memory: the checkpoint makes it again for the backward pass
+            norms = self._norms(module, segment, factors[number], s)
+            noise = checkpoint(
+                self._of_noise, module, segment, x, draw, norms, use_reentrant=False, preserve_rng_state=False
+            )
+            output = _add(output, noise.to(output.dtype), segment, self._channels(module))
         return output
 
     @staticmethod
-    def _add_convolution(module, segment, x, A, B, s, output):
-        spatial = module.weight.dim() - 2
-        kernel = A.reshape(segment.rank, *module.weight.shape[1:])
-        inner = module._conv_forward(x, kernel, None) * s
-        delta = F.linear(inner.movedim(-spatial - 1, -1), B).movedim(-1, -spatial - 1)
-        return _add(output, delta.to(output.dtype), segment, -spatial - 1)
+    @torch.no_grad()
+    def _norms(module, segment, factors, s):
+        """Those of the rows of W + ΔW, float32."""
+        rows = _matrix(segment, segment.part(module.weight)).float()
+        return merged_weight(rows, ((None, s, len(factors)),), [factor.float() for factor in factors]).norm(dim=1)
+
+    @staticmethod
+    def _of_noise(module, segment, x, draw, norms):
+        noise = draw(norms, segment.in_features).to(x.dtype)
+        if isinstance(module, nn.modules.conv._ConvNd):
+            return module._conv_forward(x, noise.reshape(-1, *module.weight.shape[1:]), None)
+        return F.linear(x, noise)
+
+    @staticmethod
+    def _channels(module):
+        """Where the features of an output are."""
+        return 1 - module.weight.dim() if isinstance(module, nn.modules.conv._ConvNd) else -1
+
+    @classmethod
+    def _add_convolution(cls, module, segment, x, first, rest, s, output):
+        channels = cls._channels(module)
+        delta = module._conv_forward(x, first.reshape(-1, *module.weight.shape[1:]), None) * s
+        for B in rest:
+            delta = F.linear(delta.movedim(channels, -1), B).movedim(-1, channels)
+        return _add(output, delta.to(output.dtype), segment, channels)
 
 
 class MergedLinear(LowRank):
@@ -61,6 +98,8 @@ class MergedLinear(LowRank):
 
     def install(self, module, parameter):
         self.module = module
+        has_pairs = all(segment.rank for _, segment, _ in self.pairs)
+        self.per_token = sum(module.weight.shape) if has_pairs else module.weight.numel()
         module.forward = self.forward
         # torch's encoder layers would go past a forward of ours if they saw no hook
         return [_Forward(module), module.register_forward_pre_hook(_unchanged)]
@@ -73,19 +112,20 @@ class MergedLinear(LowRank):
 
     def _merged(self, x, module):
         factors = self.unilora.factors()
-        places = tuple((segment.row, s) for _, segment, s in self.pairs)
-        pairs = [factor.to(x.dtype) for number, *_ in self.pairs for factor in factors[number]]
-        return merged_linear(x, module.weight, module.bias, places, *pairs)
+        places = tuple((segment.row, s, len(factors[number])) for number, segment, s in self.pairs)
+        flat = [factor.to(x.dtype) for number, *_ in self.pairs for factor in factors[number]]
+        draws = self.unilora.draws(self.pairs)
+        return merged_linear(x, module.weight, module.bias, places, *flat, draws=draws)
 
-    @staticmethod
-    def _costs_less(x, weight):
-        """Making W + ΔW takes in · out · rank products, the low-rank path (in + out) · rank for each token. In half precision
-        a sum with W would round ΔW away, and a quantized weight cannot be added to."""
+    def _costs_less(self, x, weight):
+        """Making W + ΔW takes in · out · rank products, the low-rank path (in + out) · rank for each token; of rank 0, in · out
+        sums, and in · out products for each token. In half precision a sum with W would round ΔW away, and a quantized weight
+        cannot be added to."""
         plain = type(weight) in (nn.Parameter, torch.Tensor) and not weight.requires_grad
         plain = plain and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
         device, tokens = x.device.type, x.numel() // x.shape[-1]
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        return plain and not autocast and tokens * sum(weight.shape) > weight.numel()
+        return plain and not autocast and tokens * self.per_token > weight.numel()
 
 
 class _Forward:
@@ -132,8 +172,8 @@ class DeltaWeight:
         factors = self.unilora.factors()
         deltas = []
         for number, segment, s in self.pairs:
-            A, B = (factor.float() for factor in factors[number])
-            deltas.append(delta_weight(segment, A, B, s, segment.part(weight).shape).to(weight.dtype))
+            of_segment = [factor.float() for factor in factors[number]]
+            deltas.append(delta_weight(segment, of_segment, s, segment.part(weight).shape).to(weight.dtype))
         if self.whole_experts:
             # copied once: at each step, it would wait for the GPU
             self.experts = self.experts.to(weight.device)
@@ -142,6 +182,11 @@ class DeltaWeight:
             adapted = weight.clone()
             for (_, segment, _), delta in zip(self.pairs, deltas):
                 segment.part(adapted).add_(delta)
+        with torch.no_grad():  # a constant, within what the module keeps of the adapted weight anyway
+            for (_, segment, _), draw in zip(self.pairs, self.unilora.draws(self.pairs)):
+                part = segment.part(adapted)
+                norms = _matrix(segment, part).float().norm(dim=1)
+                part.add_(segment.stored(draw(norms, segment.in_features), part.shape))
         # An instance's own attribute comes before its parameters, which stay untouched.
         module.__dict__[self.parameter] = adapted
 

@@ -103,7 +103,8 @@ def plan(
 
     A target is the end of a module's name ("query", "attention.query"; for stacked experts, of the parameter's:
     "experts.down_proj") or a regular expression for the whole of it; "c_attn[0:768]" is a row range of a fused weight.
-    ``ranks`` sets other ranks by the same patterns; the first that matches holds. ``alpha`` is ``rank`` by default.
+    ``ranks`` sets other ranks by the same patterns; the first that matches holds. ``alpha`` is ``rank`` by default, or 1
+    where that is 0.
     Raises ``LayerMapError`` for a target that matches nothing, with close names, and for weights that cannot be adapted.
     """
     targets = [targets] if isinstance(targets, str) else list(targets)
@@ -128,7 +129,7 @@ def plan(
     if unused:
         raise LayerMapError(_no_match(min(unused), [candidate.target for candidate in found]))
     _refuse_unreachable(model, {segment.name for segment in segments})
-    return LayerMap(segments, rank if alpha is None else alpha, scaling)
+    return LayerMap(segments, (rank or 1) if alpha is None else alpha, scaling)
 
 
 def _segments(candidate, parts, rank):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,14 +13,18 @@ from transformers import EarlyStoppingCallback, TrainerState
 
 from unilora_spec import UniLoraError, WorkFailed
 
-from .attach import attach
+from .attach import attach, put
 from .base import prepare, quiet
 from .chain import Links
 from .checkpoints import STATE, Checkpoints, Interruption, Stopped
+from .components import Beam, Dora, cut
+from .data import sample
 from .metrics import METRICS
+from .noise import Noise
 from .processes import is_first
 from .progress import Progress
-from .settings import TrainSettings
+from .ranks import ranked
+from .settings import BEFORE, DURING, TrainSettings
 from .trainer import WEIGHTS, make_trainer
 
 __all__ = ["Stopped", "TrainSettings", "train"]
@@ -40,8 +45,12 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     with quiet(), _deterministic(), contextlib.ExitStack() as stack:
         model, new, rows, tokenizer = prepare(settings)
         size = sum(parameter.numel() for parameter in model.parameters())
-        _attached(model, settings, new)
+        looked_at = (
+            sample(model, settings, rows, tokenizer, progress and is_first()) if settings.ranks in BEFORE else ()
+        )
+        layer_map, ranks = ranked(model, settings, looked_at)
         shown = stack.enter_context(Progress(METRICS[settings.task].main)) if progress and is_first() else None
+        _attached(model, settings, layer_map, new, **({"progress": shown.on_weight} if shown else {}))
         if shown:
             shown.say(_announcement(settings, rows))
         if checkpoints and is_first():
@@ -50,12 +59,18 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         trainer = make_trainer(model, _groups(model, settings), settings, rows, tokenizer, folder)
         if model.unilora.projection.links > 1:
             trainer.add_callback(Links(model.unilora, shown.say if shown else lambda line: None))
+        if settings.ranks in DURING:
+            mover = Dora(model.unilora, ranks["budget"]) if settings.ranks == "dora" else Beam(model.unilora)
+            trainer.add_callback(mover)
         if shown:
             trainer.add_callback(shown)
         before = trainer.evaluate() if rows.held_out else {}
         with Interruption(checkpoints, shown.say if shown else lambda line: None) as interruption:
             trainer.add_callback(interruption)
             after = _run(trainer, model, settings, checkpoints)
+        if settings.ranks in DURING:
+            put(model, cut(model.unilora.adapter()))
+            ranks["targets"] = _left(ranks["targets"], layer_map, model.unilora.layer_map)
     report = {
         "rows": {
             "train": len(rows.train),
@@ -68,6 +83,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         "before": _held_out(before),
         "after": _held_out(after),
     }
+    if ranks:
+        report["ranks"] = ranks
     if checkpoints:
         trainer.accelerator.wait_for_everyone()  # nobody reads a checkpoint any more
         if is_first():
@@ -90,20 +107,17 @@ def _check_output(output):
         raise UniLoraError(f"--output: the folder {parent} cannot be written to; give another one")
 
 
-def _attached(model, settings, new):
+def _attached(model, settings, layer_map, new, **options):
     attach(
         model,
-        settings.rank,
-        settings.dim,
-        settings.seed,
-        settings.targets,
-        ranks=settings.ranks,
-        alpha=settings.alpha,
-        scaling=settings.scaling,
+        d=settings.dim,
+        seed=settings.seed,
+        targets=layer_map,
         kind=settings.kind,
         options=settings.options,
         storage=settings.storage,
         train_in_full=(*new, *settings.train_in_full),
+        **options,
     )
     if settings.head_only:
         if not model.unilora.trained_in_full():
@@ -111,6 +125,15 @@ def _attached(model, settings, new):
         theta = model.unilora.theta
         theta.requires_grad_(False)
         theta.detach().zero_()  # the delta weights are exactly zero
+    elif settings.noise:
+        model.unilora.noise = Noise(settings.noise, settings.seed)
+
+
+def _left(targets, before, after) -> list[dict]:
+    """The planner's targets, of the layer map ``before``, with the ranks that they have in the one ``after`` training."""
+    ranks = {replace(segment, rank=1): segment.rank for segment in after.segments}
+    places = [replace(segment, rank=1) for segment in before.segments]
+    return [target | {"rank": ranks.get(place, 0)} for place, target in zip(places, targets)]
 
 
 def _groups(model, settings) -> list[dict]:

@@ -1,7 +1,6 @@
 """The loop: transformers' Trainer, told what settings say."""
 
 import dataclasses
-import inspect
 import math
 import os
 import shutil
@@ -16,8 +15,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from unilora_spec import WorkFailed
 
-from .data import Batches, LikeLengths, text_lengths
+from .data import LikeLengths, collator, text_lengths
 from .metrics import METRICS
+from .optimizers import LoraPro, LoraRite
 
 WEIGHTS = "model.safetensors"  # the name that a Trainer looks for
 
@@ -91,8 +91,18 @@ class _Finite(TrainerCallback):
             )
 
 
+class _Steps(TrainerCallback):
+    """Tells the noise of training which step it is, also in a run that goes on."""
+
+    def __init__(self, noise):
+        self.noise = noise
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.noise.at(state.global_step, state.max_steps)
+
+
 def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
-    """A Trainer for ``model`` whose optimizer, AdamW, has these parameter ``groups``; checkpoints go to ``folder``."""
+    """A Trainer for ``model`` that steps these parameter ``groups``; checkpoints go to ``folder``."""
     metrics = METRICS[settings.task]
     every = settings.eval_steps or math.ceil(len(rows.train) / settings.batch_size)
     names = {field.name for field in dataclasses.fields(TrainingArguments)}
@@ -131,13 +141,13 @@ def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
     trainer = _Trainer(
         model,
         arguments,
-        data_collator=Batches(tokenizer, settings, rows.numbers, _longest(settings, model, tokenizer), _inputs(model)),
+        data_collator=collator(model, settings, rows, tokenizer),
         train_dataset=rows.train,
         eval_dataset=rows.held_out,
         compute_metrics=metrics.compute,
         preprocess_logits_for_metrics=metrics.reduce,
-        optimizer_cls_and_kwargs=(torch.optim.AdamW, {"params": groups, "weight_decay": settings.weight_decay}),
-        callbacks=[_Finite()],
+        optimizers=(_optimizer(model, groups, settings), None),
+        callbacks=[_Finite(), *([_Steps(model.unilora.noise)] if settings.noise else [])],
         sampler=LikeLengths(text_lengths(rows.train, settings.text), settings.batch_size, arguments.seed),
     )
     trainer.remove_callback(PrinterCallback)
@@ -146,16 +156,15 @@ def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
     return trainer
 
 
+def _optimizer(model, groups, settings):
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    options = {"lr": settings.lr, "weight_decay": settings.weight_decay, "others": groups[1:]}
+    if settings.optimizer == "lora-rite":
+        return LoraRite(model.unilora, **options)
+    return LoraPro(model.unilora, **options, efficient=settings.optimizer == "lora-pro-efficient")
+
+
 def _items(labels) -> int:
     """How many losses of a batch the model takes the mean of: one for each text, or for each token to predict."""
     return len(labels) if labels.dim() == 1 else int((labels[:, 1:] != -100).sum())
-
-
-def _inputs(model):
-    return frozenset(inspect.signature(model.forward).parameters)
-
-
-def _longest(settings, model, tokenizer):
-    """Tokens that a text may have: --max-length, or what the base can take where that is less."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or settings.max_length
-    return min(settings.max_length, positions, tokenizer.model_max_length)

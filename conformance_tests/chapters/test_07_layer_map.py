@@ -14,7 +14,7 @@ from conformance_tests.judge import differs
 from conformance_tests.oracle import family, files
 from conformance_tests.rules import check
 from conformance_tests.spelling import canonical, descriptions, rounded, spelled
-from conformance_tests.strategies import adapters, layer_maps, moderate, seeds, segments_of
+from conformance_tests.strategies import adapters, alphas, layer_maps, moderate, seeds, segments_of
 
 LAYER_MAPS = [case for case in hostile.CASES if case.flag == "layer map"]
 
@@ -118,26 +118,34 @@ def small_adapters(draw, kinds, **options):
     return description, tensors
 
 
-def factors(description, tensors):
-    """A and B of each segment, by the oracle, in float64, each with how far off it may be: 0 where its bits are fixed."""
+def parts(description, tensors):
+    """Each segment and its part of θ_D, by the oracle: the numbers in float64, and how far off each may be, 0 where its bits
+    are fixed."""
     p = description["projection"] | {"layers": description["layers"]}
     p |= {name: files.numbers(tensors[name]) for name in ("index", "frozen") if name in tensors}
-    theta_D, bound = map(np.array, family.expand(p, tensors["theta"]["values"]))
+    theta_D = np.array(family.expand(p, tensors["theta"]["values"]))
     at = 0
     for s in description["layers"]:
-        middle, end = at + s["rank"] * s["in"], at + files.size(s)
-        A, of_A = (each[at:middle].reshape(s["rank"], s["in"]) for each in (theta_D, bound))
-        B, of_B = (each[middle:end].reshape(s["out"], s["rank"]) for each in (theta_D, bound))
-        yield s, (A, of_A), (B, of_B)
-        at = end
+        yield s, theta_D[:, at : at + files.size(s)]
+        at += files.size(s)
 
 
-def delta_weight(description, s, A, B):
-    """ΔW in float64, and how far off float32 may be: r products and sums, s, and the product with s are each rounded
-    with at most 2^-24, and twice that is allowed; 2^-126 covers what is below the normal range. What A and B themselves may
-    be off comes on top."""
+def factors(s, part):
+    """A and B of a segment, each with how far off it may be; of rank 0 they have no entries."""
+    middle = s["rank"] * s["in"]
+    A, B = (part[:, :middle], part[:, middle:]) if s["rank"] else (part[:, :0], part[:, :0])
+    return A.reshape(2, s["rank"], s["in"]), B.reshape(2, s["out"], s["rank"])
+
+
+def delta_weight(description, s, part):
+    """ΔW in float64, and how far off float32 may be. With factors, r products and sums, s, and the product with s are each
+    rounded with at most 2^-24, and twice that is allowed; 2^-126 covers what is below the normal range. What A and B
+    themselves may be off comes on top. Of rank 0 not at all: such a segment has a kind whose bits are fixed."""
     scale = files.factor_scale(description, s)
-    (A, of_A), (B, of_B) = A, B
+    if s["rank"] == 0:
+        delta = np.array(files.delta(scale, part[0])).reshape(s["out"], s["in"])
+        return delta, np.zeros_like(delta)
+    (A, of_A), (B, of_B) = factors(s, part)
     rounding = (s["rank"] + 2) * 2**-23 * scale * ((abs(B) + of_B) @ (abs(A) + of_A)) + 2.0**-126
     return scale * (B @ A), rounding + scale * (of_B @ abs(A) + abs(B) @ of_A + of_B @ of_A)
 
@@ -145,18 +153,41 @@ def delta_weight(description, s, A, B):
 @check("7.2", "7.7", needs="delta_weight")
 @given(st.data())
 def test_delta_weight(judge, data):
-    """A and B of a segment by their bits, A first, both row by row; ΔW = s·B·A within the rounding of its products."""
+    """A and B of a segment by their bits, A first, both row by row; ΔW = s·B·A within the rounding of its products. Of rank 0,
+    ΔW by its bits."""
     description, tensors = data.draw(small_adapters(judge.kinds))
     k = data.draw(st.integers(0, len(description["layers"]) - 1))
-    s, A, B = list(factors(description, tensors))[k]
+    s, part = list(parts(description, tensors))[k]
     fields = {"file": canonical(description, tensors), "segment": k}
     answer = judge.ask("delta_weight", **fields)
-    for name, (exact, bound) in (("A", A), ("B", B)):
+    for name, (exact, bound) in zip("AB", factors(s, part)):
         if bound.any():
             within(judge, name, answer.get(name), exact, bound, "delta_weight", fields)
         elif fault := differs(name, answer.get(name, []), exact):
             judge.fail(fault, "delta_weight", fields)
-    within(judge, "delta", answer.get("delta"), *delta_weight(description, s, A, B), "delta_weight", fields)
+    delta, bound = delta_weight(description, s, part)
+    if s["rank"] == 0 and (fault := differs("delta", answer.get("delta", []), delta)):
+        judge.fail(fault, "delta_weight", fields)
+    within(judge, "delta", answer.get("delta"), delta, bound, "delta_weight", fields)
+
+
+@check("7.2", "7.7", needs="delta_weight")
+@given(st.tuples(st.integers(2, 5), st.integers(2, 5)), alphas, st.sampled_from(["lora", "rslora"]))
+def test_delta_weight_of_rank_0(judge, shape, alpha, scaling):
+    """Row by row, s = float32(alpha) times numbers of which no two are the same; there is no A and B."""
+    segments = [{"name": "v", "out": 1, "in": 2, "rank": 1}, {"name": "w", "out": shape[0], "in": shape[1], "rank": 0}]
+    D = sum(map(files.size, segments))
+    theta = np.linspace(-1, 2, D, dtype=np.float32)
+    description = {
+        "projection": {"kind": "identity", "seed": "0", "d": D, "D": D},
+        "alpha": alpha,
+        "layers": segments,
+        "scaling": scaling,
+    }
+    tensors = {"theta": {"dtype": "F32", "shape": [D], "values": theta}}
+    delta = files.delta(files.factor_scale(description, segments[1]), theta[3:].tolist())
+    expected = {"A": [], "B": [], "delta": delta}
+    judge.gives(expected, "delta_weight", file=canonical(description, tensors), segment=1)
 
 
 @check("1.3", needs="delta_weight")
@@ -209,7 +240,7 @@ def part_of(weight, s):
 @check("7.3", "7.4", "7.5", "7.10", needs="merge")
 @given(st.data())
 def test_merge(judge, data):
-    """s·B·A is added to each segment's part and to nothing else, and saved parameters take their place."""
+    """ΔW is added to each segment's part and to nothing else, and saved parameters take their place."""
     description, tensors = data.draw(small_adapters(judge.kinds, base=st.none()))
     saved = {name.removeprefix("saved."): t for name, t in rounded(tensors).items() if name.startswith("saved.")}
     weights = base_of(data.draw, description["layers"])
@@ -224,8 +255,8 @@ def test_merge(judge, data):
         )
     exact = {name: w["values"].astype(np.float64).reshape(w["shape"]) for name, w in weights.items()}
     bound = {name: np.zeros_like(values) for name, values in exact.items()}
-    for s, A, B in factors(description, tensors):
-        delta, error = delta_weight(description, s, A, B)
+    for s, part in parts(description, tensors):
+        delta, error = delta_weight(description, s, part)
         part_of(exact[s["name"]], s)[...] += delta
         part_of(bound[s["name"]], s)[...] += error + 2**-23 * (abs(part_of(exact[s["name"]], s)) + abs(delta))
     for name, w in merged.items():
@@ -237,10 +268,11 @@ def test_merge(judge, data):
 @check("7.7", needs="delta_weight")
 @given(st.data(), seeds)
 def test_factor_scale(judge, data, seed):
-    """s = float32(alpha / r), or float32(alpha / √r) with `rslora`, by its bits: B·A is 1, the product of two ones."""
-    rank = data.draw(st.integers(1, 70))
+    """s = float32(alpha / r), or float32(alpha / √r) with `rslora`, by its bits: B·A is 1, the product of two ones. Of rank 0,
+    s = float32(alpha) with both, and ΔW is s·1."""
+    rank = data.draw(st.integers(0, 70))
     alpha = data.draw(st.sampled_from([1e-4, 0.1, 1, 2**20]) | st.floats(1e-4, 2**20))
-    D = 2 * rank
+    D = 2 * rank or 1
     theta = np.zeros(D, np.float32)
     theta[0] = theta[rank] = 1  # the product of the first row of A and the first column of B, and of no others
     description = {

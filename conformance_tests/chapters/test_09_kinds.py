@@ -44,13 +44,13 @@ def test_identity(judge, p, data):
 @check("9.2", needs="initial")
 @given(layer_maps(), seeds)
 def test_identity_starts_as_lora_does(judge, segments, seed):
-    """The entries of an A are float32((2u − 1) / √in), those of a B are 0."""
+    """The entries of an A are float32((2u − 1) / √in), those of a B and of a ΔW of rank 0 are 0."""
     expected = []
     for segment in segments:
         bound, first = 1 / math.sqrt(segment["in"]), len(expected)
         A = range(first, first + segment["rank"] * segment["in"])
         expected += [arithmetic.f32(arithmetic.start(seed, j) * bound) for j in A]
-        expected += [0.0] * (segment["rank"] * segment["out"])
+        expected += [0.0] * (files.size(segment) - len(A))
     p = {"kind": "identity", "seed": str(seed), "d": len(expected), "D": len(expected)}
     judge.gives({"theta": expected}, "initial", projection=p, bound=0.02, layers=files.fold(segments))
 

@@ -901,7 +901,7 @@ static Segment parse_segment(const Json *value) {
     segment.name = field(value, "name", JSON_TEXT, "7.8")->text;
     segment.out = whole_field(value, "out", 1, MAX_ROWS - 1, "7.2");
     segment.in = whole_field(value, "in", 1, MAX_ROWS - 1, "7.2");
-    segment.rank = whole_field(value, "rank", 1, MAX_ROWS - 1, "7.2");
+    segment.rank = whole_field(value, "rank", 0, MAX_ROWS - 1, "7.2");
     const Json *transposed = optional_field(value, "transposed", JSON_BOOLEAN, "7.2");
     segment.transposed = transposed != NULL && transposed->boolean;
     if (find_field(value, "row") != NULL)
@@ -1005,16 +1005,20 @@ static Segment *unfold_entry(const Entry *entry, Segment *room, size_t *bytes_le
     return room;
 }
 
-/* SPEC 7.2: D is the sum of the sizes. */
+/* SPEC 7.2: the entries of A and B, or of rank 0 those of ΔW; where they are more than `room`, the segment is refused. */
+static int64_t size_of(const Segment *segment, int64_t room) {
+    int64_t rows = segment->rank == 0 ? segment->out : segment->rank;
+    int64_t width = segment->rank == 0 ? segment->in : segment->in + segment->out;
+    if (rows > room / width)
+        refuse("1.1", "the sizes of the segments add up to more than 2^40");
+    return rows * width;
+}
+
+/* SPEC 7.1: D is the sum of the sizes. */
 static int64_t sum_sizes(const LayerMap *map) {
     int64_t D = 0;
-    for (size_t i = 0; i < map->count; i++) {
-        const Segment *segment = &map->segments[i];
-        int64_t width = segment->in + segment->out;
-        if (segment->rank > (MAX_ROWS - D) / width)
-            refuse("1.1", "the sizes of the segments add up to more than 2^40");
-        D += segment->rank * width;
-    }
+    for (size_t i = 0; i < map->count; i++)
+        D += size_of(&map->segments[i], MAX_ROWS - D);
     return D;
 }
 
@@ -1074,17 +1078,17 @@ static bool adapts(const LayerMap *map, String name) {
     return bsearch(&name, map->by_name, map->count, sizeof *map->by_name, compare_name_with_segment) != NULL;
 }
 
-/* SPEC 9.2: A begins as in 6.4 with the bound 1/√in, B as zeros. */
+/* SPEC 9.2: A begins as in 6.4 with the bound 1/√in, all else as zeros. */
 static void initial_identity(const Projection *p, const LayerMap *map, float *theta) {
     int64_t j = 0;
     for (size_t i = 0; i < map->count; i++) {
         const Segment *segment = &map->segments[i];
         int64_t end_of_A = j + segment->rank * segment->in;
-        int64_t end_of_B = end_of_A + segment->rank * segment->out;
+        int64_t end = j + size_of(segment, MAX_ROWS);
         double bound = 1.0 / sqrt((double)segment->in);
         for (; j < end_of_A; j++)
             theta[j] = initial_value(p, j, bound);
-        for (; j < end_of_B; j++)
+        for (; j < end; j++)
             theta[j] = 0.0f;
     }
 }

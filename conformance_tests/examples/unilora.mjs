@@ -311,11 +311,16 @@ function unfold(entries) {
   return segments;
 }
 
+/** SPEC 7.2: the entries of A and B, or of rank 0 those of the delta weight. */
+function sizeOfSegment({ out, in: columns, rank }) {
+  return rank === 0 ? out * columns : rank * (columns + out);
+}
+
 /** D (SPEC 7.1). A sum that is rounded, beyond 2^53, is refused all the same. */
 function sizeOf(segments) {
   let size = 0;
   for (const segment of segments) {
-    size += segment.rank * (segment.in + segment.out);
+    size += sizeOfSegment(segment);
   }
   ensure(size <= MAX_ROWS, '1.1', 'the segments have more than 2^40 entries');
   return size;
@@ -349,7 +354,7 @@ function readSegment(entry) {
     name,
     out: readField(entry, 'out', 1),
     in: readField(entry, 'in', 1),
-    rank: readField(entry, 'rank', 1),
+    rank: readField(entry, 'rank', 0),
     transposed,
     row: entry.has('row') ? readField(entry, 'row', 0) : undefined,
     index: readIndex(entry),
@@ -1135,7 +1140,7 @@ class Identity {
   }
 }
 
-/** The initial vector of SPEC 9.2: small numbers in each A, 0 in each B. */
+/** The initial vector of SPEC 9.2: small numbers in each A, 0 in all else. */
 function initialIdentity({ d, keys }, segments) {
   const theta = new Float32Array(d);
   let start = 0;
@@ -1145,7 +1150,7 @@ function initialIdentity({ d, keys }, segments) {
     for (let j = start; j < end; j += 1) {
       theta[j] = startOf(keys, j) * bound;
     }
-    start = end + segment.out * segment.rank;
+    start += sizeOfSegment(segment);
   }
   return theta;
 }

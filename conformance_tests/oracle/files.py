@@ -38,6 +38,8 @@ def plain(segment):
 
 
 def size(segment):
+    if segment["rank"] == 0:
+        return segment["in"] * segment["out"]
     return segment["rank"] * (segment["in"] + segment["out"])
 
 
@@ -108,9 +110,14 @@ def run_at(objects, p):
 
 
 def factor_scale(description, segment):
-    """s of ΔW = s·B·A (SPEC 7.7)."""
-    r = segment["rank"]
+    """s of ΔW = s·B·A, and of the entries of a ΔW that θ_D holds itself (SPEC 7.7)."""
+    r = segment["rank"] or 1
     return f32(description["alpha"] / (math.sqrt(r) if description.get("scaling") == "rslora" else r))
+
+
+def delta(s, theta_D):
+    """The entries of a ΔW of rank 0 (SPEC 7.7). Both factors have 24 bits: their product is exact, and rounded once."""
+    return [f32(s * value) for value in theta_D]
 
 
 # File (SPEC 8)

@@ -33,11 +33,11 @@ def export_lora(adapter: Path, output: Path, base: Path | None = None, progress=
 
     ``base`` is a folder with .safetensors files, by default the one that the adapter names: shapes of weights come from it.
     Raises ``BaseMismatch`` for a base that does not fit, ``UniLoraError`` for what a LoRA cannot say (embeddings, stacked
-    experts), by its name, ``WorkFailed`` where the disk refuses; then nothing is at ``output`` (SPEC 7.7).
+    experts, rank 0), by its name, ``WorkFailed`` where the disk refuses; then nothing is at ``output`` (SPEC 7.7).
     """
     loaded = load_adapter(adapter)
     by_weight = loaded.layer_map.by_weight()
-    modules = [_module(segments[0]) for segments in by_weight.values()]
+    modules = list(dict.fromkeys(_module(segment) for segment in loaded.layer_map.segments))
     files = BaseFiles(loaded, base_folder(loaded, base), progress)
     whole = whole_modules(loaded, files)
     rank = max(sum(segment.rank for segment in segments) for segments in by_weight.values())
@@ -70,7 +70,9 @@ def _module(segment: Segment) -> str:
     """The module that a segment's weight is the ``weight`` of. Raises ``UniLoraError`` where PEFT has no pair for it."""
     module, _, parameter = segment.name.rpartition(".")
     kind = None
-    if segment.index is not None:
+    if segment.rank == 0:
+        kind = "adapted with rank 0"
+    elif segment.index is not None:
         kind = "a stack of experts"
     elif module.rpartition(".")[2] in EMBEDDINGS:
         kind = "an embedding"  # of the input alone: PEFT would leave the output layer as it is, where the two are tied

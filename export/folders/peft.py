@@ -28,6 +28,9 @@ def export_peft(adapter: Path, output: Path, base: Path | None = None, progress=
     """
     loaded = load_adapter(adapter)
     ranks = sorted({segment.rank for segment in loaded.layer_map.segments})
+    if ranks[0] == 0:
+        name = next(segment.name for segment in loaded.layer_map.segments if segment.rank == 0)
+        raise UniLoraError(f"{name} is adapted with rank 0, for which PEFT's UniLora has no A and B; use export merge")
     if len(ranks) > 1:
         raise UniLoraError(f"the ranks {ranks[0]} and {ranks[1]} are in the adapter; {_cannot('one for all')}")
     modules = [_module(segment) for segment in loaded.layer_map.segments]

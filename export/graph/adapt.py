@@ -2,7 +2,8 @@
 
 Where W is a constant in floats, W + ΔW can take its place; ONNX Runtime folds that where A and B are constants too. Beside
 products and lookups A and B can act by themselves (paths.py): that leaves W alone, so that it may be quantized, and costs
-little where A and B change from run to run.
+little where A and B change from run to run. Of rank 0, what acts beside W costs as much as W does, and is left for where W + ΔW
+cannot take W's place.
 """
 
 from collections.abc import Sequence
@@ -167,7 +168,8 @@ def _acts_beside(weight: Weight, of_weight, mode) -> bool:
             f" {why}; give a base that uses it in MatMul, Gemm or Gather, as exporters write them and before an optimizer"
             " fuses them, or another mode"
         )
-    return must or (mode != "reconstruct" and not hinder)
+    has_pairs = all(segment.rank for segment, _ in weight.placed)
+    return must or (mode != "reconstruct" and not hinder and has_pairs)
 
 
 def _replace(tape: GraphTape, adapter, found, weight: Weight):

@@ -135,6 +135,12 @@ def DeltaWeight(A: FLOAT[...], B: FLOAT[...], s: FLOAT) -> FLOAT[...]:
 
 
 @script(DOMAIN, default_opset=op)
+def Scaled(M: FLOAT[...], s: FLOAT) -> FLOAT[...]:
+    """ΔW = s·M of rank 0 (SPEC 7.7)."""
+    return s * M
+
+
+@script(DOMAIN, default_opset=op)
 def LowRank(x: FLOAT[...], A: FLOAT[...], B: FLOAT[...], s: FLOAT) -> FLOAT[...]:
     """x·ΔWᵀ without ΔW: what a product with W lacks."""
     return op.MatMul(op.MatMul(x, op.Transpose(A, perm=[1, 0])) * s, op.Transpose(B, perm=[1, 0]))
@@ -160,9 +166,27 @@ def LowRankLookupRows(ids, A: FLOAT[...], B: FLOAT[...], s: FLOAT) -> FLOAT[...]
 
 
 @script(DOMAIN, default_opset=op)
+def Product(x: FLOAT[...], W: FLOAT[...]) -> FLOAT[...]:
+    """x·Wᵀ."""
+    return op.MatMul(x, op.Transpose(W, perm=[1, 0]))
+
+
+@script(DOMAIN, default_opset=op)
 def ProductRows(x: FLOAT[...], W: FLOAT[...]) -> FLOAT[...]:
-    """x·Wᵀ, where each row of the batch has its own W."""
+    """The same, where each row of the batch has its own W."""
     return op.MatMul(x, op.Transpose(W, perm=[0, 2, 1]))
+
+
+@script(DOMAIN, default_opset=op)
+def Lookup(ids, W: FLOAT[...]) -> FLOAT[...]:
+    """The rows ``ids`` of W."""
+    return op.Gather(W, ids)
+
+
+@script(DOMAIN, default_opset=op)
+def LookupRows(ids, W: FLOAT[...]) -> FLOAT[...]:
+    """The same, where each row of the batch has its own W."""
+    return op.GatherND(W, op.Unsqueeze(ids, op.Constant(value_ints=[-1])), batch_dims=1)
 
 
 @script(DOMAIN, default_opset=op)
@@ -190,7 +214,8 @@ FUNCTIONS = {
     function.name: function
     for function in (
         CountTo, Mix, Round, Pass, Walk, Columns, UniformIndex, BalancedScale, Expand, ExpandInput, ExpandRows,
-        View, Zeros, DeltaWeight, LowRank, LowRankRows, LowRankLookup, LowRankLookupRows, ProductRows, AddRows, Rows, Unrows,
+        View, Zeros, DeltaWeight, Scaled, LowRank, LowRankRows, LowRankLookup, LowRankLookupRows, Product, ProductRows,
+        Lookup, LookupRows, AddRows, Rows, Unrows,
     )
 }  # fmt: skip
 

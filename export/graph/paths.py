@@ -1,4 +1,4 @@
-"""What is added beside a use of a weight: the low-rank path s·x·Aᵀ·Bᵀ, for a batch a path for each row."""
+"""What is added beside a use of a weight: the low-rank path s·x·Aᵀ·Bᵀ, or x·ΔWᵀ of rank 0, for a batch a path for each row."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from unilora_spec import Adapter, UniLoraError
 
-from .rebuild import GraphTape, scale_of
+from .rebuild import GraphTape, product, scale_of
 from .sites import Use, uses
 
 
@@ -45,13 +45,13 @@ class Paths:
     """Adds low-rank paths to a graph.
 
     ``tape``     takes what depends on no input of the model, and is put in front of the graph by the caller
-    ``factors``  A and B in float32 by the offsets of the segments in θ_D; where ``rows``, the name of the batch's axis, is
-                 given, each with the rows of the batch in front
+    ``factors``  A and B, or of rank 0 M, in float32 by the offsets of the segments in θ_D; where ``rows``, the name of the
+                 batch's axis, is given, each with the rows of the batch in front
     """
 
     tape: GraphTape
     adapter: Adapter
-    factors: dict[int, tuple[ir.Value, ir.Value]]
+    factors: dict[int, tuple[ir.Value, ...]]
     rows: str | None = None
 
     def add(self, use: Use, placed) -> None:
@@ -61,13 +61,12 @@ class Paths:
                 f"{placed[0][0].name} is used by {use}, where the rows of the batch share one input: there is not one row for"
                 " each adapter; give adapters without it, or another mode than bank"
             )
-        function = {"product": "LowRank", "lookup": "LowRankLookup"}[use.form] + ("Rows" if self.rows else "")
-        factors = list(self._within(use, placed))
+        calls = list(self._within(use, placed))
 
         def change(tape, x):
             as_rows = self.rows is not None and use.form == "product" and not self._has_rows(x)
-            flat = tape.call("Rows", x, factors[0][0], dtype=use.dtype) if as_rows else x
-            pieces = [tape.call(function, flat, *each, dtype=use.dtype) for each in factors]
+            flat = tape.call("Rows", x, calls[0][1], dtype=use.dtype) if as_rows else x
+            pieces = [tape.call(function, flat, *inputs, dtype=use.dtype) for function, *inputs in calls]
             path = pieces[0] if len(pieces) == 1 else tape.add("Concat", *pieces, axis=-1, dtype=use.dtype)
             return tape.call("Unrows", path, x, dtype=use.dtype) if as_rows else path
 
@@ -95,19 +94,26 @@ class Paths:
         value.const_value = ir.Tensor(np.zeros(tuple(value.shape), value.dtype.numpy()), name=value.name)
 
     def _within(self, use, placed):
-        """A, B and s of each segment in the dtype of the use; B has zeros for the rows in between that are not adapted."""
+        """The function that gives each segment's piece of the result, and what it takes beside x in the dtype of the use: A, B
+        and s, or of rank 0 ΔW. There are zeros for the rows in between that are not adapted."""
+        with_pair, alone = {"product": ("LowRank", "Product"), "lookup": ("LowRankLookup", "Lookup")}[use.form]
+        of_rows = "Rows" if self.rows else ""
         placed = sorted(placed, key=lambda item: item[0].row or 0)
         end, first = 0, [0] if self.rows else []
         for segment, offset in placed:
             above = (segment.row or 0) - end
             end += above + segment.out_features
             below = use.shape[0] - end if segment is placed[-1][0] else 0
-            A, B = self.factors[offset]
+            *A, last = self.factors[offset]
             if above or below:
                 pads = [*first, above, 0, *first, below, 0]
-                B = self.tape.add("Pad", B, self.tape.integers(f"pads.{above}.{below}", pads))
-            s = scale_of(self.tape, self.adapter, segment, use.dtype)
-            yield self.tape.cast(A, use.dtype), self.tape.cast(B, use.dtype), s
+                last = self.tape.add("Pad", last, self.tape.integers(f"pads.{above}.{below}", pads))
+            if A:
+                s = scale_of(self.tape, self.adapter, segment, use.dtype)
+                yield with_pair + of_rows, *(self.tape.cast(factor, use.dtype) for factor in (*A, last)), s
+            else:
+                delta = product(self.tape, self.adapter, segment, [last])
+                yield alone + of_rows, self.tape.cast(delta, use.dtype)
 
     def _is_shared(self, use) -> bool:
         """Whether x is known not to start with the batch, as positions and tables of relative ones do not."""

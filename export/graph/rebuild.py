@@ -1,4 +1,5 @@
-"""θ's way inside a graph: theta → index → theta_D → A and B of each segment, each step a node of our own domain.
+"""θ's way inside a graph: theta → index → theta_D → A and B of each segment, or of rank 0 its M (SPEC 7.2), each step a node
+of our own domain.
 
 Where theta is a constant, so is all that follows: a runtime that folds constants when it loads a file (ONNX Runtime does)
 computes it once. Where theta is an input, the index is still a constant, and each run gathers.
@@ -59,32 +60,39 @@ class GraphTape(Tape):
 
 def factors(
     tape: GraphTape, adapter: Adapter, theta: ir.Value, rows=None, fed=False
-) -> dict[int, tuple[ir.Value, ir.Value]]:
-    """A and B in float32, by the offsets of the segments in θ_D: (rank, in) and (out, rank).
+) -> dict[int, tuple[ir.Value, ...]]:
+    """A and B in float32, by the offsets of the segments in θ_D: (rank, in) and (out, rank); of rank 0, M (out, in).
 
-    ``theta`` is of shape [d], or [rows, d] where each row of the batch has its own; then A and B have ``rows`` in front.
+    ``theta`` is of shape [d], or [rows, d] where each row of the batch has its own; then each has ``rows`` in front.
     ``fed``: each run may bring another one.
     """
     theta_D = _theta_D(tape, adapter, theta, rows, fed)
     placed = list(adapter.layer_map.placed())
-    dims = [shape for s, _ in placed for shape in ([s.rank, s.in_features], [s.out_features, s.rank])]
+    dims = [shape for s, _ in placed for shape in shapes(s)]
     flat = tape.op_multi_out(
         "Split",
         [theta_D, tape.integers("sizes", [a * b for a, b in dims])],
         {"axis": 0 if rows is None else 1},
         outputs=[ir.Value(name=f"unilora.part{i}", type=ir.TensorType(ir.DataType.FLOAT)) for i in range(len(dims))],
     )
-    names = [factor_name(s, name) for s, _ in placed for name in "AB"]
+    names = [factor_name(s, name) for s, _ in placed for name in ("AB" if s.rank else "M")]
     first = ([], []) if rows is None else ([0], [rows])  # 0: as many as there are
-    shaped = [
+    shaped = iter(
         tape.call("View", part, dims=first[0] + shape, shape=first[1] + shape, name=name)
         for part, shape, name in zip(flat, dims, names)
-    ]
-    return dict(zip([offset for _, offset in placed], zip(shaped[::2], shaped[1::2])))
+    )
+    return {offset: tuple(itertools.islice(shaped, len(shapes(s)))) for s, offset in placed}
+
+
+def shapes(segment: Segment) -> list[list[int]]:
+    """Those of a segment's factors, in their order in θ_D (SPEC 7.2)."""
+    if segment.rank == 0:
+        return [[segment.out_features, segment.in_features]]
+    return [[segment.rank, segment.in_features], [segment.out_features, segment.rank]]
 
 
 def factor_name(segment: Segment, factor: str) -> str:
-    """The name of A or B in the graph: ``encoder.0.query.weight.A``, or ``….A.row768``, ``….A.index3`` for a part."""
+    """The name of A, B or M in the graph: ``encoder.0.query.weight.A``, or ``….A.row768``, ``….A.index3`` for a part."""
     place = [f".{key}{value}" for key in ("index", "row") if (value := getattr(segment, key)) is not None]
     return f"{segment.name}.{factor}{''.join(place)}"
 
@@ -187,6 +195,12 @@ def delta(tape: GraphTape, adapter: Adapter, factors, placed, shape) -> ir.Value
     return tape.add("Concat", *pieces, axis=0, shape=shape)
 
 
+def product(tape: GraphTape, adapter: Adapter, segment: Segment, factors, shape=None) -> ir.Value:
+    """ΔW of a segment in float32 (SPEC 7.7)."""
+    function = "DeltaWeight" if segment.rank else "Scaled"
+    return tape.call(function, *factors, scale_of(tape, adapter, segment), shape=shape)
+
+
 def scale_of(tape: GraphTape, adapter: Adapter, segment: Segment, dtype=ir.DataType.FLOAT) -> ir.Value:
     """s of a segment, cast once (SPEC 7.7). Segments of the same rank share it."""
     s = adapter.layer_map.factor_scale(segment)
@@ -199,8 +213,8 @@ def _matrix(tape: GraphTape, adapter, factors, placed, shape) -> ir.Value:
     for segment, offset in placed:
         start = segment.row or 0
         pieces += _gap(tape, end, start, [segment.in_features])
-        s, size = scale_of(tape, adapter, segment), [segment.out_features, segment.in_features]
-        pieces.append(tape.call("DeltaWeight", *factors[offset], s, shape=size))
+        size = [segment.out_features, segment.in_features]
+        pieces.append(product(tape, adapter, segment, factors[offset], size))
         end = start + segment.out_features
     pieces += _gap(tape, end, rows, [first.in_features])
     delta = pieces[0]

@@ -84,7 +84,7 @@ def export_onnx_file(
         )
         checks = cases(mode, adapters, feeds, answers)
     report = finish(graph, adapters, weights, saved, mode, path, checks, progress)
-    warnings = advice(mode, adapters[0].projection.D)
+    warnings = advice(mode, adapters[0].layer_map)
     if same is False:
         warnings.append(OTHER_CONTENTS)
     if any(node.op_type == "QuantizeLinear" for node in graph.graph.all_nodes()):

@@ -86,7 +86,7 @@ def export_onnx(
             checks = cases(mode, adapters, feeds, answers) if compare else None
             report = finish(graph, adapters, weights, heads, mode, path, checks, progress)
     moved = max(float(np.max(np.abs(answers[0][0][n].astype("f4") - plain[n]), initial=0)) for n in wanted)
-    warnings += advice(mode, adapters[0].projection.D)
+    warnings += advice(mode, adapters[0].layer_map)
     return {**report, "adapter_moves_outputs_by": moved, "warnings": warnings}
 
 

@@ -43,7 +43,7 @@ class Chain(InParts, kind="chain"):
         return slice(k * length, (k + 1) * length)
 
     def parts(self):
-        self.check_factors()
+        self.check_factors(self.layer_map)
         links = self.links
         for what, number in (("d", self.d), *((f"rank of {s.name:.80}", s.rank) for s in self.layer_map.segments)):
             if links > MAX_LINKS or number % links:

@@ -22,7 +22,7 @@ class Nonuniform(InParts, kind="nonuniform"):
     }
 
     def parts(self):
-        self.check_factors()
+        self.check_factors(self.layer_map)
         rows = sum(s.rank * s.in_features for s in self.layer_map.segments)
         sizes = rows, self.D - rows
         to_A = self.d * self.options["of_A"] // sum(self.options.values())

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..program import Factored, Range, Start, Value, frozen
+from ..program import Factored, Range, Start, Value, frozen, largest
 
 
 class Vera(Factored, kind="vera"):
@@ -28,13 +28,13 @@ class Vera(Factored, kind="vera"):
 
     @cached_property
     def _A(self) -> Value:
-        segments = self.layer_map.segments
-        return self._kaiming(1, max(s.rank for s in segments), max(s.in_features for s in segments))
+        rank, in_features, _ = largest(self.layer_map)
+        return self._kaiming(1, rank, in_features)
 
     @cached_property
     def _B(self) -> Value:
-        segments = self.layer_map.segments
-        return self._kaiming(2, max(s.out_features for s in segments), max(s.rank for s in segments))
+        rank, _, out_features = largest(self.layer_map)
+        return self._kaiming(2, out_features, rank)
 
     def _kaiming(self, stream, rows, columns):
         bound = math.sqrt(6 / columns)

@@ -7,6 +7,8 @@
 ``dim(p, segments)``              d, where it follows; ``dims``, a sequence of all that there can be, where it is free
 ``wrong(p, segments)``            where the rule refuses more than 11.1 does: projections that it refuses
 
+``WHOLE``                         where true: segments may be of rank 0
+
 and either ``index(p, segments)``, the columns of all rows, for a kind with one column a row, and ``start(p, segments, bound)``
 where that is not 6.4, or
 

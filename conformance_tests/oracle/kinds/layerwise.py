@@ -7,6 +7,7 @@ from .. import files, parts
 
 RULE = "11.13"
 OPTIONS = {}
+WHOLE = True
 
 
 def layer(segment):

@@ -1,0 +1,192 @@
+"""What is compared: for each method, its arguments at a budget of trained parameters, and a learning rate to start from.
+
+Adapted are the 12 query and value weights of MiniLM, 384 × 384 each. A budget is a count of trained parameters beside the
+head's, or ``OWN``: what the method's paper, or PEFT, takes where nothing is said.
+
+Learning rates are AdamW's, for all of θ. No paper's rate is for 80 steps, so these only start ``--search``, which knows better;
+rates.json holds what it found. Where P is isometric, a step of Adam moves each entry of θ_D by the rate times √(d / D),
+so that a rate for the entries holds at every d (``for_entries``).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from backends.torch import attach
+from unilora_spec import LayerMap, Segment
+from unilora_spec.projection import KINDS
+
+from .. import peers
+
+TARGETS = ("query", "value")
+WEIGHTS, SIDE = 12, 384
+RANK = 4  # of every method whose size the rank does not give, as in the papers of Uni-LoRA and VB-LoRA
+D, ENTRIES = WEIGHTS * RANK * 2 * SIDE, WEIGHTS * SIDE * SIDE  # of θ_D at this rank; of whole weights
+NEAR = 0.25  # of a budget: what lies farther from it is another budget
+OWN = "own"
+REFERENCE, HEAD = "balanced", "head alone"  # what all others stand beside
+RATES = Path(__file__).with_name("rates.json")  # method → budget → {"rate", "tried"}, as --search wrote it
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train MiniLM.
+
+    name      as in the table and for --method
+    about     what it is, in a few words
+    choices   of a budget: the arguments that the method can have, of which the nearest are taken
+    size      the parameters trained with such arguments
+    own       its arguments where nothing is said
+    rate      the learning rate to start from, by arguments
+    adapt     (model, arguments, seed, names of the head's parameters) → the model to train
+    kind      of unilora_spec, or None for what is not ours
+    rates_of  the method whose rates it takes: its like with another draw of P, or another's code
+    """
+
+    name: str
+    about: str
+    choices: Callable[[int], Iterator[dict]]
+    size: Callable[[dict], int]
+    own: dict
+    rate: Callable[[dict], float]
+    adapt: Callable[[nn.Module, dict, int, Sequence[str]], nn.Module]
+    kind: str | None = None
+    rates_of: str | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this version has its kind."""
+        return self.kind is None or self.kind in KINDS
+
+    def arguments(self, budget: int | str) -> dict | None:
+        """The arguments nearest to a budget, or None where they are farther from it than ``NEAR``."""
+        if budget == OWN:
+            return self.own
+        nearest = self.nearest(budget)
+        return nearest if abs(self.size(nearest) - budget) <= NEAR * budget else None
+
+    def nearest(self, budget: int) -> dict:
+        """The arguments nearest to a budget, however far that is."""
+        return min(self.choices(budget), key=lambda arguments: abs(self.size(arguments) - budget))
+
+
+def by_rank(budget: int) -> Iterator[dict]:
+    """What the rank alone makes larger. One above the weights' own would add nothing."""
+    return ({"rank": rank} for rank in range(1, SIDE + 1))
+
+
+def by_d(rank: int, most: int):
+    """What has every d up to one."""
+    return lambda budget: iter([{"rank": rank, "d": min(budget, most)}])
+
+
+def d_of(kind: str):
+    """The length of θ that the specification gives a kind for these weights."""
+
+    def size(arguments):
+        segments = [Segment(str(number), SIDE, SIDE, arguments["rank"]) for number in range(WEIGHTS)]
+        defaults = {name: option.default for name, option in KINDS[kind].known_options.items()}
+        return KINDS[kind].dim(LayerMap(segments), **defaults | arguments.get("options", {}))
+
+    return size
+
+
+def constant(rate: float):
+    return lambda arguments: rate
+
+
+def for_entries(rate: float, entries: int = D):
+    """The rate of θ that moves each of its ``entries`` in θ_D by ``rate`` in a step."""
+    return lambda arguments: rate * (entries / arguments["d"]) ** 0.5
+
+
+def ours(kind: str):
+    def adapt(model, arguments, seed, head):
+        return attach(model, seed=seed, targets=TARGETS, kind=kind, train_in_full=head, **arguments)
+
+    return adapt
+
+
+def head_alone(model, arguments, seed, head):
+    model.requires_grad_(False)
+    for name in head:
+        model.get_parameter(name).requires_grad_(True)
+    return model
+
+
+def peft_unilora(model, arguments, seed, head):
+    return peers.unilora(model, arguments["rank"], TARGETS, arguments["d"], seed, task_type="SEQ_CLS")
+
+
+def peft_lora(model, arguments, seed, head):
+    return peers.lora(model, arguments["rank"], TARGETS, task_type="SEQ_CLS")
+
+
+def _free(name, about, kind, rate, rank=RANK, most=D, adapt=None, rates_of=None):
+    """A method that has every d. Its own is Uni-LoRA's for RoBERTa-base, by the authors' scripts; none could be looked up for
+    GPart."""
+    own, size = {"rank": rank, "d": 23040}, lambda arguments: arguments["d"]
+    return Method(name, about, by_d(rank, most), size, own, rate, adapt or ours(kind), kind, rates_of)
+
+
+def _ranked(name, about, kind, rate, own):
+    return Method(name, about, by_rank, d_of(kind), {"rank": own}, rate, ours(kind), kind)
+
+
+def _bank(vectors):
+    return {"rank": RANK, "options": {"vectors": vectors, "length": SIDE // 3}}
+
+
+# 4e-3 for an entry: LoRA trains best here at 5e-3, and Uni-LoRA with d = 5,760 at 1e-2, which is 4e-3 for an entry.
+_GATHER = for_entries(4e-3)
+# Whole weights move where an entry of A or B would: about as far as full fine-tuning lets them, 1e-4 a step.
+_WHOLE = for_entries(1e-4, ENTRIES)
+_LORA = constant(5e-3)
+METHODS = {
+    method.name: method
+    for method in (
+        Method(HEAD, "no adapter", lambda budget: iter([{}]), lambda _: 0, {}, constant(1e-2), head_alone),
+        _free(REFERENCE, "Uni-LoRA", "balanced", _GATHER),
+        _free("uniform", "Uni-LoRA, columns drawn independently", "uniform", _GATHER, rates_of=REFERENCE),
+        _free("layerwise", "Uni-LoRA within each layer", "layerwise", _GATHER, rates_of=REFERENCE),
+        # Two thirds of θ are all B's, half of θ_D.
+        _free("nonuniform", "Uni-LoRA, more of θ for B", "nonuniform", _GATHER, most=D * 3 // 4, rates_of=REFERENCE),
+        _free("fastfood", "a dense P by fast transforms", "fastfood", _GATHER),
+        _free("partition", "GPart: θ spread over whole weights", "balanced", _WHOLE, rank=0, most=ENTRIES),
+        _ranked("identity", "LoRA", "identity", _LORA, 8),
+        # Ten times LoRA's: VeRA's RoBERTa is trained at 4e-3 to 1e-2, LoRA's at 5e-4.
+        _ranked("vera", "VeRA", "vera", constant(5e-2), 256),
+        # One of the ranks that the authors try, as far as could be looked up; their rates could not.
+        _ranked("tied", "Tied-LoRA", "tied", _LORA, 8),
+        # Sub-vectors of a third of a row, as 256 of 768 in the paper; PEFT's bank has 256 rows. Its authors train bank and mixtures
+        # at two rates, 1e-3 and 1e-2. θ is one vector, with one rate.
+        Method(
+            "vb",
+            "VB-LoRA",
+            lambda budget: map(_bank, range(2, 513)),
+            d_of("vb"),
+            _bank(256),
+            constant(1e-2),
+            ours("vb"),
+            "vb",
+        ),
+        # The authors' scripts try 1e-4 to 1e-3 on RoBERTa-large, and ranks up to 25.
+        _ranked("xs", "LoRA-XS", "xs", _LORA, 25),
+        # No rank of these two could be looked up: LoRA's.
+        _ranked("qr", "QR-LoRA", "qr", _LORA, 8),
+        _ranked("dense", "DenseLoRA", "dense", _LORA, 8),
+        _free("PEFT UniLora", "Hugging Face PEFT's", None, _GATHER, adapt=peft_unilora, rates_of=REFERENCE),
+        Method(
+            "PEFT LoRA",
+            "Hugging Face PEFT's",
+            by_rank,
+            d_of("identity"),
+            {"rank": 8},
+            _LORA,
+            peft_lora,
+            rates_of="identity",
+        ),
+    )
+}

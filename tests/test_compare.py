@@ -1,0 +1,299 @@
+"""`python -m benchmarks compare`: it goes on where it stopped, its page is its numbers, and it tells what the spread allows."""
+
+import copy
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+pytest.importorskip("matplotlib")
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from typer.main import get_command
+
+from benchmarks.__main__ import app
+from benchmarks.compare import command, page, runs, told
+from benchmarks.compare.methods import HEAD, METHODS, NEAR, OWN, RATES, REFERENCE
+from benchmarks.compare.runs import HELD_OUT, VALIDATION, Kept, Run, Scale
+from benchmarks.measure import compared
+from unilora_spec import UniLoraError
+
+DOCS = ROOT / "docs"
+SMALL = Scale(steps=1, judged=16)
+KNOWN = [method for method in METHODS.values() if method.is_known]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def compare(*options):
+    return get_command(app).main(
+        ["compare", *map(str, options)], prog_name="python -m benchmarks", standalone_mode=False
+    )
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Runs of one step of eight sentences, on one thread."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(command, "QUICK", SMALL)
+    monkeypatch.setattr(command.os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setitem(runs.PROTOCOL, "batch", 8)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_an_interrupted_call_goes_on_and_a_finished_one_does_nothing_again(small, tmp_path, monkeypatch, capsys):
+    before, made = contents(DOCS), []
+    options = ("--quick", "--seeds", 2, "--budget", 192, "--method", "PEFT UniLora", "--method", "identity")
+    options += ("--workers", 1, "--kept", tmp_path / "kept", "--output", tmp_path / "docs")
+
+    def counted(run, make=runs.made):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(str(run))
+        return make(run)
+
+    monkeypatch.setattr(command, "made", counted)
+    assert compare(*options) == 130  # typer's, for Ctrl-C
+    kept = contents(tmp_path / "kept")
+    assert len(kept) == 3 and not (tmp_path / "docs").exists()  # two runs, and what a step takes
+    monkeypatch.setattr(command, "made", lambda run: made.append(str(run)) or runs.made(run))
+    assert compare(*options, "--json", tmp_path / "numbers.json") == 0
+    assert "6 runs, 2 of them kept from before" in capsys.readouterr().err
+    assert len(made) == len(set(made)) == 6  # three methods, two seeds, none twice
+    assert contents(tmp_path / "kept").items() > kept.items()
+    measured = json.loads((tmp_path / "numbers.json").read_text())
+    written = contents(tmp_path / "docs")
+    assert written == {path: text.encode() for path, text in page.render(measured).items()}
+    cells = {cell["method"]: cell for cell in measured["cells"]}
+    assert {name: cell["parameters"] for name, cell in cells.items()} == {HEAD: 0, REFERENCE: 192, "PEFT UniLora": 192}
+    assert cells[HEAD]["memory"] == 0 < cells[REFERENCE]["memory"] and cells[HEAD]["bytes"] > 4 * 770
+    assert cells[REFERENCE]["bytes"] > 4 * (192 + 770)
+    assert "- `identity` at 192: the nearest it can have is 9,216" in written["comparison.md"].decode()
+
+    def fail(*arguments):
+        raise AssertionError("this was measured already")
+
+    monkeypatch.setattr(command, "made", fail)
+    monkeypatch.setattr(command, "costs", fail)
+    assert compare(*options) == 0
+    assert contents(tmp_path / "docs") == written and contents(DOCS) == before
+
+
+def test_a_result_is_kept_by_all_that_determines_it(tmp_path, monkeypatch):
+    run, kept = Run("balanced", 192, {"rank": 4, "d": 192}, 0.05, 0, SMALL), Kept(tmp_path)
+    kept.write(run.what, {"accuracy": 0.5})
+    others = {
+        "arguments": {"rank": 4, "d": 193},
+        "rate": 0.06,
+        "seed": 1,
+        "scale": Scale(2, 16),
+        "judged_on": VALIDATION,
+    }
+    for name, value in others.items():
+        assert kept.read(dataclasses.replace(run, **{name: value}).what) is None
+    assert kept.read(run.what) == {"accuracy": 0.5}
+    monkeypatch.setitem(runs.PROTOCOL, "batch", 16)
+    assert kept.read(run.what) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(runs, "versions", lambda: {"unilora": "another"})
+    assert kept.read(run.what) is None
+
+
+def test_sentences_to_train_on_to_search_by_and_to_judge_by_are_three_sets():
+    texts = {}
+    for judged_on in (HELD_OUT, VALIDATION):
+        data = runs.prepared(0, runs.FULL, judged_on)[3]
+        texts["train"] = set(data.train["text"])
+        texts[judged_on] = set(data.held_out["text"])
+        assert len(data.train) == 80 * 32 and len(data.held_out) == 1058
+    assert not texts["train"] & texts[HELD_OUT] and not texts["train"] & texts[VALIDATION]
+    assert not texts[HELD_OUT] & texts[VALIDATION]
+
+
+@pytest.mark.parametrize("method", KNOWN, ids=lambda method: method.name)
+@pytest.mark.filterwarnings("ignore")
+def test_a_method_trains_as_many_parameters_as_its_arguments_say(method):
+    base, head = runs.prepared(0, runs.FULL, HELD_OUT)[1:3]
+    for budget in (0,) if method.name == HEAD else (*command.BUDGETS, OWN):
+        arguments = method.arguments(budget)
+        if arguments is None:
+            continue
+        model = method.adapt(copy.deepcopy(base), arguments, 0, head)
+        adapter, in_head = runs.trained(model)
+        count = sum(parameter.numel() for parameter in adapter.values())
+        assert count == method.size(arguments) and sum(p.numel() for p in in_head.values()) == 770
+        assert budget == OWN or abs(count - budget) <= NEAR * budget
+        assert method.rate(arguments) > 0
+
+
+def test_every_kind_is_compared_but_table_which_is_not_trained():
+    from unilora_spec.projection import KINDS
+
+    assert {method.kind for method in METHODS.values()} >= set(KINDS) - {"table"}
+
+
+def peaked(best, calls):
+    """A run whose accuracy falls with its learning rate's distance from ``best``; far above, the loss is no number."""
+
+    def made(run):
+        calls.append(run)
+        apart = abs(np.log(run.rate / best))
+        return {"accuracy": None if run.rate > 30 * best else 0.8 - 0.01 * apart}
+
+    return made
+
+
+@pytest.mark.parametrize(("best", "tried"), [(5e-3, 3), (5e-1, 6), (5e-5, 6), (1e-9, 6)])
+def test_a_search_climbs_to_the_best_rate_and_goes_no_farther_than_it_may(tmp_path, monkeypatch, best, tried):
+    """From 0.005, by factors of 3, four of them at most to either side."""
+    calls = []
+    monkeypatch.setattr(command, "made", peaked(best, calls))
+    threads = torch.get_num_threads()
+    with command.Work(Kept(tmp_path), SMALL, workers=1) as work:
+        cells = [{"method": name, "budget": 36864, "arguments": {"rank": 4}} for name in ("identity", "PEFT LoRA")]
+        found = command.searched(work, cells)
+    torch.set_num_threads(threads)
+    assert list(found) == ["identity"]  # PEFT LoRA takes these
+    entry = found["identity"]["36864"]
+    rates = [5e-3 * 3.0**place for place in range(-4, 5)]
+    assert entry["rate"] == pytest.approx(min(rates, key=lambda rate: abs(np.log(rate / best))), rel=0.05)  # two digits
+    assert len(calls) == len(entry["tried"]) == tried
+    assert {run.judged_on for run in calls} == {VALIDATION} and {run.seed for run in calls} == {command.SEARCH_SEED}
+
+
+def test_rates_that_a_search_found_are_those_that_runs_take(tmp_path, monkeypatch):
+    path = tmp_path / "rates.json"
+    monkeypatch.setattr(command, "RATES", path)
+    cells = [{"method": name, "budget": 192, "arguments": {"rank": 4, "d": 192}} for name in ("uniform", "partition")]
+    assert [command._rate(cell, command._recorded())["rate"] for cell in cells] == [
+        0.055,
+        0.0096,
+    ]  # 4e-3 √(D / d); 1e-4
+    path.write_text(json.dumps({"balanced": {"192": {"rate": 0.17, "tried": {"0.17": 0.7}}, "960": {}}}))
+    found = [command._rate(cell, command._recorded()) for cell in cells]
+    assert found == [{"rate": 0.17, "tried": {"0.17": 0.7}}, {"rate": 0.0096, "tried": {}}]
+
+
+def test_recorded_rates_are_the_best_of_those_tried():
+    for name, budgets in (json.loads(RATES.read_text()) if RATES.exists() else {}).items():
+        for entry in budgets.values():
+            assert METHODS[name].rates_of is None
+            assert entry["tried"][str(entry["rate"])] == max(accuracy or 0 for accuracy in entry["tried"].values())
+
+
+def test_students_t_covers_95_in_a_hundred():
+    """Of 200,000 draws, the share that is covered is known to 0.0005; four times that is allowed."""
+    random = np.random.default_rng(0)
+    for count, t in told.T.items():
+        drawn = random.standard_normal((200_000, count))
+        covered = abs(drawn.mean(1)) <= t * drawn.std(1, ddof=1) / count**0.5
+        assert covered.mean() == pytest.approx(0.95, abs=0.002)
+
+
+def judged(seeds, accuracy, by_seed=0.0, start=0):
+    """bool[600] for each seed: sentences of equal difficulty for all who ask, and an accuracy that differs by seed."""
+    difficulty = np.random.default_rng(99).random(600)
+    random = np.random.default_rng(start)
+    noise = 0.03 * random.standard_normal((seeds, 600))
+    return list(difficulty + noise < accuracy + by_seed * random.standard_normal((seeds, 1)))
+
+
+def test_without_a_difference_hardly_any_is_told_and_a_large_one_always_is():
+    """Two intervals of 95 % leave at most 5 % of 400 to chance: 20, with a deviation of 4.4; 38 would be four of those."""
+    same = [told.difference(judged(3, 0.7, 0.01, 2 * n), judged(3, 0.7, 0.01, 2 * n + 1)) for n in range(400)]
+    assert sum(one.is_told for one in same) <= 38
+    apart = [told.difference(judged(3, 0.8, 0.001, 2 * n), judged(3, 0.7, 0.001, 2 * n + 1)) for n in range(50)]
+    assert all(one.is_told and one.mean > 0 for one in apart)
+    assert told.difference(judged(1, 0.8), judged(1, 0.7)) is None
+
+
+def test_both_intervals_have_to_leave_out_zero():
+    """One seed in three that stands alone, or few sentences that all seeds have right, tell nothing."""
+    others = [np.zeros(600, bool)] * 3
+    one_seed = [np.ones(600, bool), *others[1:]]
+    few = np.zeros(600, bool)
+    few[:3] = True
+    by_seed, by_sentence = told.difference(one_seed, others), told.difference([few] * 3, others)
+    assert by_seed.mean == pytest.approx(1 / 3) and by_seed.of_sentences == 0 and not by_seed.is_told
+    assert by_sentence.mean == 3 / 600 and by_sentence.of_seeds == 0 and not by_sentence.is_told
+
+
+def numbers(seeds=3, quick=False, lost=False):
+    """A small comparison as it would be: what is told of each is known."""
+    accuracies = {HEAD: (0.5, 0), REFERENCE: (0.7, 0), "uniform": (0.8, 0), "identity": (0.6, 0), "vera": (0.72, 0.1)}
+    cells = []
+    for number, (name, (accuracy, by_seed)) in enumerate(accuracies.items()):
+        right = judged(seeds, accuracy, by_seed, number)
+        cells.append({
+            "method": name, "budget": 0 if name == HEAD else 192, "arguments": {} if name == HEAD else {"rank": 4},
+            "rate": 0.01, "tried": {"0.003": None, "0.01": 0.7}, "parameters": 0 if name == HEAD else 200 + number, "bytes": 5000,
+            "accuracy": [float(one.mean()) for one in right], "right": [np.packbits(one).tobytes().hex() for one in right],
+            "seconds": [60.0] * seeds, "time": compared(name, [0.1, 0.12, 0.11], [0.1, 0.1, 0.1]), "memory": 10**6 * number,
+        })  # fmt: skip
+    if lost:
+        cells[-1] |= {"accuracy": [0.7, None, 0.7], "right": [cells[-1]["right"][0], "", ""]}
+    return {
+        "command": "python -m benchmarks compare", "quick": quick, "versions": {"x": "1"}, "budgets": [192], "cells": cells,
+        "judged": 600, "protocol": {"steps": 80, "batch": 32, "seeds": seeds},
+        "left_out": [{"method": "xs", "budget": None, "why": "this version has no kind xs"}],
+        "machine": {"processor": "P", "cores": 2, "threads": 2, "memory": 2**34, "gpu": None},
+    }  # fmt: skip
+
+
+def test_one_json_gives_the_same_bytes_twice():
+    measured = numbers()
+    once = page.render(measured)
+    assert once == page.render(json.loads(once[page.NUMBERS]))
+    assert sorted(once) == ["comparison.md", "comparison/accuracy.svg", "comparison/numbers.json"]
+    assert once[page.PICTURE].startswith("<?xml") and "dc:date" not in once[page.PICTURE]
+
+
+def test_a_page_tells_what_the_spread_allows_and_no_more():
+    text = page.page(numbers())
+    told_of = text.split("**At 192 parameters, beside balanced**")[1].split("**")[0].split("\n- ")
+    verdicts = dict(line.strip().split(": ", 1) for line in told_of[1:])
+    assert {verdict: names.split(" (")[0] for verdict, names in verdicts.items()} == {
+        "higher": "uniform", "lower": "identity", "no difference can be told": "vera",
+    }  # fmt: skip
+    assert "- `xs`: this version has no kind xs" in text and "quick" not in text
+    assert "its numbers mean nothing" in page.page(numbers(quick=True))
+    alone = page.page(numbers(seeds=1))
+    assert "Nothing: one seed has no spread." in alone and "±" not in alone.split("## At")[1]
+
+
+def test_a_loss_that_was_no_number_is_told_and_compared_with_nothing():
+    text = page.page(numbers(lost=True))
+    (row,) = [line for line in text.splitlines() if line.startswith("| `vera` | VeRA, rank 4 |")]
+    assert "| the loss is no number | 0.700, –, 0.700 |" in row
+    assert "vera (" not in text and text.count("`vera`, VeRA | the loss is no number |") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--method", "xz"), "--method: there is no 'xz'; methods are head alone, balanced, uniform"),
+        (("--quick", "--search"), "--quick: its numbers mean nothing; leave out --search"),
+        (("--quick", "--output", DOCS), "--quick: its numbers mean nothing; leave out --search"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_runs(options, sentence, monkeypatch):
+    monkeypatch.setattr(command, "Work", None)
+    with pytest.raises(UniLoraError, match="^" + sentence):
+        compare(*options)
+
+
+@pytest.mark.skipif(not (DOCS / page.PAGE).exists(), reason="not recorded yet: make compare")
+def test_the_page_in_docs_is_the_one_that_its_numbers_give():
+    measured = json.loads((DOCS / page.NUMBERS).read_text(encoding="utf-8"))
+    for path, text in page.render(measured).items():
+        assert path == page.PICTURE or (DOCS / path).read_text(encoding="utf-8") == text

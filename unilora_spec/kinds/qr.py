@@ -1,0 +1,34 @@
+"""`qr`, QR-LoRA: what is trained stands on an orthonormal basis of the weight's own columns (SPEC 11.10).
+
+Yang et al., "QR-LoRA: Efficient and Disentangled Fine-tuning via QR Decomposition for Customized Generation", arXiv 2507.04599.
+"""
+
+import numpy as np
+
+from ..from_base import FromBase
+from ..program import Range, Start
+
+
+class Qr(FromBase, kind="qr"):
+    """A = ΔR and B = Q, where QR is the QR decomposition of the weight, cut to the rank by its singular values."""
+
+    rule = "11.10"
+
+    @classmethod
+    def layout(cls, layer_map):
+        for number, segment in enumerate(layer_map.segments):
+            yield Range(number, (segment.rank, segment.in_features), Start("constant", 0.0))
+
+    @staticmethod
+    def shapes(segment):
+        return [(segment.out_features, segment.rank)]
+
+    @staticmethod
+    def matrices(U, S, Vt):
+        # Of U·(S·Vᵀ): with orthonormal columns in front, only the small matrix is left to decompose.
+        Q, R = np.linalg.qr(S[:, None] * Vt)
+        return [U @ (Q * np.where(np.diag(R) < 0, -1, 1))]
+
+    def factors(self, number, segment):
+        (Q,) = self.frozen_matrices(number, segment)
+        return self.range(number), Q

@@ -1,0 +1,30 @@
+"""`tied`: A and B that all segments share and train, with two small vectors a segment (SPEC 11.7).
+
+Renduchintala et al., "Tied-LoRA: Enhancing parameter efficiency of LoRA with Weight Tying", arXiv 2311.09578.
+"""
+
+import math
+
+from ..program import Factored, Range, Start, largest
+
+
+class Tied(Factored, kind="tied"):
+    """A = u ∘ A₀ and B = v ∘ B₀, row by row: what `vera` is with A₀ and B₀ trained, as large and cut as there.
+
+    The paper's values of u and v at the start could not be looked up; at 1 they leave it LoRA's.
+    """
+
+    @classmethod
+    def layout(cls, layer_map):
+        rank, in_features, out_features = largest(layer_map)
+        yield Range("A", (rank, in_features), Start("uniform", 1 / math.sqrt(in_features)))
+        yield Range("B", (out_features, rank), Start("constant", 0.0))
+        for number, segment in enumerate(layer_map.segments):
+            yield Range((number, "u"), (segment.rank,), Start("constant", 1.0))
+            yield Range((number, "v"), (segment.out_features,), Start("constant", 1.0))
+
+    def factors(self, number, segment):
+        rank, out = segment.rank, segment.out_features
+        A = self.range("A")[:rank, : segment.in_features] * self.range((number, "u")).reshape(rank, 1)
+        B = self.range("B")[:out, :rank] * self.range((number, "v")).reshape(out, 1)
+        return A, B

@@ -1,0 +1,31 @@
+"""`xs`, LoRA-XS: a small matrix between singular vectors of the weight (SPEC 11.9).
+
+Bałazy et al., "LoRA-XS: Low-Rank Adaptation with Extremely Small Number of Parameters", arXiv 2405.17604.
+"""
+
+from ..from_base import FromBase
+from ..program import Range, Start
+
+
+class Xs(FromBase, kind="xs"):
+    """A = Σ_r V_rᵀ and B = U_r R, where U_r Σ_r V_rᵀ is the weight's singular value decomposition, cut to the rank."""
+
+    rule = "11.9"
+    exact = False
+
+    @classmethod
+    def layout(cls, layer_map):
+        for number, segment in enumerate(layer_map.segments):
+            yield Range(number, (segment.rank, segment.rank), Start("normal", 1e-5))
+
+    @staticmethod
+    def shapes(segment):
+        return (segment.rank, segment.in_features), (segment.out_features, segment.rank)
+
+    @staticmethod
+    def matrices(U, S, Vt):
+        return S[:, None] * Vt, U
+
+    def factors(self, number, segment):
+        A, U = self.frozen_matrices(number, segment)
+        return A, U @ self.range(number)
