@@ -338,11 +338,11 @@ def whole_numbers(length):
 
 
 def layered(kind):
-    """The projection of a kind that knows the layer map, with the least of its own numbers, and its segments."""
+    """The projection of a kind that knows the layer map, with the most that tests draw of its own numbers, and the segments."""
     of_kind = LAYERED[kind]
-    options = {name: least for name, (least, _) in of_kind.OPTIONS.items()}
-    segments = of_kind.fitting(options, FAMILY) if hasattr(of_kind, "fitting") else FAMILY
-    p = projection(kind, 0, sum(map(files.size, segments))) | options
+    numbers = {name: most for name, (_, most) in of_kind.OPTIONS.items()}
+    segments = of_kind.fitting(numbers, FAMILY) if hasattr(of_kind, "fitting") else FAMILY
+    p = projection(kind, 0, sum(map(files.size, segments))) | numbers
     if hasattr(of_kind, "dim"):
         p["d"] = of_kind.dim(p, segments)
     else:
@@ -358,15 +358,15 @@ def family_kinds():
     for kind, of_kind in sorted(LAYERED.items(), key=lambda item: int(item[1].RULE.removeprefix("11."))):
         (p, segments), rule = layered(kind), of_kind.RULE
         fields, rows = {"projection": p, "flags": ("optional",)}, {"start": 0, "stop": p["D"]}
-        if hasattr(of_kind, "start"):
-            start = of_kind.start(p, segments, *([] if kind in PROGRAMS else [0.02]))
-            yield vector(rule, f"{kind}: the start", "initial", {"theta": start}, bound=0.02, **fields)
         if kind not in PROGRAMS:
             index = of_kind.index(p, segments)
             yield vector(rule, f"{kind}: all rows", "index", {"index": index}, **rows, **fields)
             columns = [[i for i in range(p["D"]) if index[i] == j] for j in range(p["d"])]
             expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
             yield vector(rule, f"{kind}: all columns", "members", expected, start=0, stop=p["d"], **fields)
+            if hasattr(of_kind, "start"):
+                answer = {"theta": of_kind.start(p, segments, 0.02)}
+                yield vector(rule, f"{kind}: the start", "initial", answer, bound=0.02, **fields)
             for wrong in of_kind.wrong(p, segments)[:2]:
                 fields |= {"projection": wrong, "start": 0, "stop": 1}
                 yield vector(rule, f"{kind}: to be refused", "index", refused=[rule], **fields)
@@ -382,6 +382,11 @@ def family_kinds():
             yield vector(
                 rule, f"{kind}: sums that are exact", "adjoint", {"theta": gradient}, theta=theta, g=g, **rows, **fields
             )
+        start = of_kind.start(p, segments)
+        yield vector(rule, f"{kind}: the start", "initial", {"theta": start}, bound=0.02, **fields)
+        for wrong in of_kind.wrong(p, segments) if hasattr(of_kind, "wrong") else ():
+            fields |= {"projection": wrong}
+            yield vector(rule, f"{kind}: to be refused", "expand", refused=[rule], theta=theta, **rows, **fields)
 
 
 FILES = {

@@ -175,7 +175,7 @@ def test_the_command_line_goes_before_the_yaml_file(tmp_path):
         ({"holdout": 0, "patience": 1}, "--patience needs held-out data"),
         ({"resume": True, "overwrite": True}, "give one of them"),
         ({"links": 1}, "--links is 1; give a whole number from 2"),
-        ({"links": 2, "kind": "identity"}, "--links is of a chain, and --kind identity is none"),
+        ({"links": 2, "kind": "identity"}, "--links makes a chain, whose links are balanced, and --kind is identity"),
         ({"links": 2, "patience": 1}, "--patience and a chain do not go together"),
         ({"kind": "chain", "weight_decay": 0.1}, "--weight-decay and a chain do not go together"),
         ({"links": 2, "optimizer": "lora-pro"}, "--optimizer lora-pro steps all links"),

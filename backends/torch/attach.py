@@ -84,7 +84,7 @@ def attach(
         check_fit(layer_map, {candidate.weight: candidate.shape for candidate in candidates(model)})
     else:
         layer_map = plan(model, targets, rank, ranks, alpha, scaling)
-    of_kind = kind_named(kind)
+    of_kind = kind_named(kind).trained_as()
     options = of_kind.with_defaults(options or {})
     layer_map = of_kind.fitted(layer_map, **options)
     total = len(layer_map.by_weight())
@@ -326,9 +326,8 @@ class UniLora:
         parameters = {name: model.get_parameter(name) for name in self._originals}
         saved = {name: _numpy(parameter) for name, parameter in parameters.items()}
         dtypes = {f"saved.{name}": _DTYPES.get(parameter.dtype, "F32") for name, parameter in parameters.items()}
-        return Adapter(
-            self.projection, self.layer_map, _numpy(self.theta), self._base(), saved, dtypes | {"theta": dtype}
-        )
+        projection, theta = self.projection.stored_as(_numpy(self.theta))
+        return Adapter(projection, self.layer_map, theta, self._base(), saved, dtypes | {"theta": dtype})
 
     def load_adapter(self, path) -> nn.Module:
         """Switches the model to the adapter in the file at ``path``: see ``backends.torch.load_adapter``."""

@@ -170,7 +170,7 @@ class AdapterSettings:
             raise UniLoraError("--base is missing; give the base model's folder")
         if self.links:
             if self.kind not in ("balanced", "chain"):
-                raise UniLoraError(f"--links is of a chain, and --kind {self.kind} is none; give one of them")
+                raise UniLoraError(f"--links makes a chain, whose links are balanced, and --kind is {self.kind}; leave one of them out")
             self.kind, self.options = "chain", {"links": self.links}
         if self.ranks in (*BEFORE, *DURING) and self.rank == 0:
             raise UniLoraError(f"--ranks {self.ranks} gives ranks from 1, and --rank is 0; leave one of them out")

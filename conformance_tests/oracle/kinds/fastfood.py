@@ -13,7 +13,7 @@ WHOLE = True
 
 
 def dims(p, segments):
-    return 1, min(p["D"], 12)
+    return range(1, min(p["D"], 12) + 1)
 
 
 def start(p, segments):
