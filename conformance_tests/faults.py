@@ -257,6 +257,18 @@ FAULTS = [
         ("B's entries as if A stood before them", "11.14", "entry_B + segment.size - size_A", "entry_B + segment.size"),
     ),
     *_in(
+        "kinds/chain.py",
+        ("a link's columns of B as if they were rows", "11.15", "entry + size_A, rank, links)", "entry + size_A, rank * segment.out_features, links)"),
+        ("all links begin at once", "11.15", "theta = np.zeros(self.d, dtype=np.float32)", "theta = super().initial(layer_map, bound)"),
+        ("ranks that links do not divide", "11.15", "if links > MAX_LINKS or number % links:", 'if links > MAX_LINKS or (what == "d" and number % links):'),
+        ("more links than there may be", "11.15", "MAX_LINKS = 65_536", "MAX_LINKS = 65_537"),
+        ("fewer links than there may be", "11.15", "MAX_LINKS = 65_536", "MAX_LINKS = 65_535"),
+    ),
+    *_in(
+        "parts.py",
+        ("members of the first link for all", "11.15", "(turn * b.count[k] + part - b.part[k])", "(turn * b.count[k])"),
+    ),
+    *_in(
         "layer_map.py",
         ("a layer by its last number", "11.13", "next(numbers, len(parts))", "max(numbers, default=len(parts))"),
         ("A and B exchanged", "7.2", "A = theta_D[:split].reshape(self.rank, self.in_features)\n        return A, theta_D[split:].reshape(self.out_features, self.rank)",

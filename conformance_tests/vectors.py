@@ -364,6 +364,9 @@ def family_kinds():
             columns = [[i for i in range(p["D"]) if index[i] == j] for j in range(p["d"])]
             expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
             yield vector(rule, f"{kind}: all columns", "members", expected, start=0, stop=p["d"], **fields)
+            if hasattr(of_kind, "start"):
+                answer = {"theta": of_kind.start(p, segments, 0.02)}
+                yield vector(rule, f"{kind}: the start", "initial", answer, bound=0.02, **fields)
             for wrong in of_kind.wrong(p, segments)[:2]:
                 fields |= {"projection": wrong, "start": 0, "stop": 1}
                 yield vector(rule, f"{kind}: to be refused", "index", refused=[rule], **fields)

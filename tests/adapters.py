@@ -34,7 +34,7 @@ OPTIONS = {"vb": {"length": 2, "bank": 5, "topk": 3}}
 
 def projection_for(kind):
     """A projection of any kind, of two layers of two weights each, which differ in shape and rank; `table` has a random table."""
-    shapes = {"q": (12, 8, 2), "v": (6, 10, 3)}
+    shapes = {"q": (12, 8, 2), "v": (6, 10, 4)}
     segments = [Segment(f"layer.{n}.{name}.weight", *shapes[name]) for n in range(2) for name in shapes]
     layer_map, random = LayerMap(segments, alpha=2), np.random.default_rng(1)
     if kind == "table":

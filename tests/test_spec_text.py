@@ -168,6 +168,13 @@ def nonuniform():
     yield from parts(p, segments, ("all A", "all B"), (1, 4))
 
 
+def chain():
+    segments = [{"name": "a", "out": 2, "in": 2, "rank": 2}]
+    p = {"kind": "chain", "seed": "42", "d": 4, "D": 8, "links": 2}
+    yield "segment a with out 2, in 2 and rank 2; links = 2, d = 4, seed 42"
+    yield from parts(p, segments, ("link 0", "link 1"), (2, 2))
+
+
 def table():
     D, d, theta, index = 5, 3, [1.0, -0.5, 7.0], [0, 1, 1, 0, 1]
     yield "index in the file: " + files.stored(index, "I32").hex(" ", 4)
@@ -195,7 +202,7 @@ def fingerprints():
 
 EXAMPLES = [
     keys, mix, rounds, permutation, large, uniform, values, start, delta, fold, file, table, fingerprints, streams,
-    layerwise, fastfood, nonuniform,
+    layerwise, fastfood, nonuniform, chain,
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 import unilora_spec
 from backends.torch import attach
@@ -173,6 +174,11 @@ def test_the_command_line_goes_before_the_yaml_file(tmp_path):
         ({"targets": ""}, "--targets is ''"),
         ({"holdout": 0, "patience": 1}, "--patience needs held-out data"),
         ({"resume": True, "overwrite": True}, "give one of them"),
+        ({"links": 1}, "--links is 1; give a whole number from 2"),
+        ({"links": 2, "kind": "identity"}, "--links makes a chain, whose links are balanced, and --kind is identity"),
+        ({"links": 2, "patience": 1}, "--patience and a chain do not go together"),
+        ({"kind": "chain", "weight_decay": 0.1}, "--weight-decay and a chain do not go together"),
+        ({"links": 2, "optimizer": "lora-pro"}, "--optimizer lora-pro steps all links"),
     ],
 )
 def test_settings_refuse(options, expected):
@@ -407,6 +413,31 @@ def test_stopped_and_resumed_run_gives_the_same_bytes(small, halt_at, extra):
     (folder / "checkpoint-7").mkdir()  # one that a crash left half written
     train(TrainSettings(**small, resume=True))
     assert small["output"].read_bytes() == whole and not folder.exists()
+
+
+def test_a_chain_is_trained_link_by_link_also_when_it_goes_on(small, halt_at):
+    """Nine steps a link. It is stopped with link 0, in the middle of link 1, and where nothing but link 2 is left."""
+    small |= {"links": 3, "dim": 99, "lr": 0.05, "head_lr": 0.02}
+    report = train(TrainSettings(**small))
+    assert report["steps"] == 27 and report["after"]["loss"] < report["before"]["loss"]
+    adapter = unilora_spec.load_adapter(small["output"])
+    assert adapter.projection.kind == "chain" and adapter.projection.links == 3
+    assert {segment.rank for segment in adapter.layer_map.segments} == {6} and adapter.layer_map.alpha == 6
+    whole, theta = small["output"].read_bytes(), adapter.theta.reshape(3, 33)
+    small["output"].unlink()
+    folder = small["output"].with_suffix(".checkpoints")
+    for step, done in ((9, 1), (14, 1), (18, 2)):
+        halt_at(step - 1)
+        with pytest.raises(Stopped, match=f"stopped at step {step} of 27"):
+            train(TrainSettings(**small, resume=step > 9))
+        saved = load_file(folder / f"checkpoint-{step}/model.safetensors")["unilora_theta"].numpy().reshape(3, 33)
+        assert np.array_equal(saved[:done], theta[:done]) and not saved[2].any()
+        assert saved[1].any() == (step > 9)
+    halt_at(None)
+    assert "--links is 2, but the interrupted run had 3" in refusal(**small | {"links": 2, "resume": True})
+    train(TrainSettings(**small, resume=True))
+    assert small["output"].read_bytes() == whole and not folder.exists()
+    assert "2 steps for 3 links" in refusal(**small | {"limit": 10, "epochs": 0.5})
 
 
 def test_optimizer_and_noise_are_those_of_the_call(small):

@@ -59,6 +59,7 @@ class Projection(ABC):
     kind: ClassVar[str]
     layered: ClassVar[bool] = False
     d_is_free: ClassVar[bool] = True  # else ``dim`` is the only one that there is for a layer map
+    links: int = 1  # ranges of theta that are trained one after the other (SPEC 11.15)
     stored: ClassVar[Mapping[str, str]] = {}  # the tensors of a file that are the kind's own: name → dtype (SPEC 8.3)
     known_options: ClassVar[Mapping[str, Option]] = {}
 
@@ -106,6 +107,12 @@ class Projection(ABC):
         d = of_kind.dim(layer_map, **options) if d is None else d
         tensors = of_kind.of_base(layer_map, read, **options)
         return of_kind(kind, D=layer_map.D, d=d, seed=seed, layer_map=layer_map, tensors=tensors, **options)
+
+    @classmethod
+    def fitted(cls, layer_map, **options: int):
+        """The layer map of an adapter for which this one was asked: another one only where the kind puts several adapters of its
+        ranks and scaling beside each other."""
+        return layer_map
 
     @classmethod
     def dim(cls, layer_map, **options: int) -> int:

@@ -15,11 +15,13 @@ from unilora_spec import (
     Adapter,
     Base,
     FileError,
+    KindError,
     LayerMap,
     LayerMapError,
     Projection,
 )
 from unilora_spec.adapter import check_fit
+from unilora_spec.projection import kind_named
 
 from .expansion import storage_of
 from .noise import Draw, Noise
@@ -82,9 +84,12 @@ def attach(
         check_fit(layer_map, {candidate.weight: candidate.shape for candidate in candidates(model)})
     else:
         layer_map = plan(model, targets, rank, ranks, alpha, scaling)
+    of_kind = kind_named(kind).trained_as()
+    options = of_kind.with_defaults(options or {})
+    layer_map = of_kind.fitted(layer_map, **options)
     total = len(layer_map.by_weight())
     read = _told(_values_of(model), total, progress)
-    projection = Projection.of(layer_map, kind, d, seed, read, **(options or {}))
+    projection = Projection.of(layer_map, kind, d, seed, read, **options)
     progress(total, total)
     theta = projection.initial(layer_map, layer_map.bound if bound is None else bound)
     UniLora(model, projection, layer_map, theta, _trained_names(model, train_in_full, layer_map), storage)
@@ -121,6 +126,7 @@ def put(model: nn.Module, adapter: Adapter) -> nn.Module:
         attached.theta.copy_(torch.from_numpy(adapter.theta))
         for name, value in adapter.saved.items():
             model.get_parameter(name).copy_(torch.from_numpy(value))
+    attached.link = attached.last_link()
     return model
 
 
@@ -128,8 +134,9 @@ class UniLora:
     """The adapter on a model, as its attribute ``unilora``: P, the layer map and the hooks through which θ acts.
 
     ``theta`` is the one new parameter, float32[d], the model's own ``unilora_theta``; ``projection`` and ``layer_map`` are
-    the specification's, and ``storage`` holds P where θ is. No module of its own: containers such as nn.Sequential would run
-    it, and no buffers: nothing to save, and nothing for DDP to send around at every step.
+    the specification's, and ``storage`` holds P where θ is. Of a chain, ``link`` is the number of the link that is trained. No
+    module of its own: containers such as nn.Sequential would run it, and no buffers: nothing to save, and nothing for DDP to send
+    around at every step.
     """
 
     def __init__(self, model, projection: Projection, layer_map: LayerMap, theta, trained_in_full, storage=None):
@@ -150,6 +157,7 @@ class UniLora:
         for method in _METHODS:
             setattr(model, method, getattr(self, method))
         self.keep(trained_in_full)
+        self.link = self.last_link()
 
     @property
     def theta(self) -> nn.Parameter:
@@ -229,7 +237,7 @@ class UniLora:
         if self.storage.device != self.theta.device:  # the model has moved
             self.storage = storage_of(self.projection, self.theta.device, self.asked)
         segments = self.layer_map.segments
-        ranges = self.storage.expand(self.theta, dtype).split([segment.size for segment in segments])
+        ranges = self.storage.expand(self._of_link(), dtype).split([segment.size for segment in segments])
         return [segment.factors(part) for segment, part in zip(segments, ranges)]
 
     def _install_sites(self, model):
@@ -265,6 +273,39 @@ class UniLora:
         """
         bound = self.layer_map.bound if bound is None else bound
         self.theta.copy_(torch.from_numpy(self.projection.initial(self.layer_map, bound)))
+        self.link = 0
+
+    def next_link(self, bound: float | None = None) -> int:
+        """Of a chain, ends the training of its link and gives the next one its start (SPEC 11.15); returns that one's number.
+
+        From here on no gradient reaches the links before. The next one wants an optimizer of its own, as the momentum of the old
+        one would go on to move them, and one without weight decay. Not for a θ that FSDP has sharded. Raises ``KindError`` where
+        there is no next link.
+        """
+        links = self.projection.links
+        if self.link + 1 >= links:
+            raise KindError(f"kind {self.projection.kind} has {links} links, and link {self.link} is the last of them")
+        self.link += 1
+        bound = self.layer_map.bound if bound is None else bound
+        start = torch.from_numpy(self.projection.start_of(self.link, bound))
+        with torch.no_grad():
+            self.theta[self.projection.link(self.link)] = start.to(self.theta.device)
+        return self.link
+
+    def last_link(self) -> int:
+        """The last link that has been given its start: those after it are zero."""
+        if self.projection.links == 1 or self.theta.is_meta:
+            return 0
+        begun = self.theta.detach().unflatten(0, (self.projection.links, -1)).any(dim=1).nonzero()
+        return int(begun[-1]) if len(begun) else 0
+
+    def _of_link(self):
+        """θ, whose gradient is that of the link alone. (Those after it are zero, and have none anyway.)"""
+        theta = self.theta
+        if self.link == 0:
+            return theta
+        first = self.projection.link(self.link).start
+        return torch.cat([theta[:first].detach(), theta[first:]])
 
     def trained_in_full(self) -> list[str]:
         """The names of the parameters trained beside θ."""
@@ -378,6 +419,7 @@ class UniLora:
     def _expect_only_trained(self, model, incompatible):
         trained = self._trained()
         incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if name in trained]
+        self.link = self.last_link()
 
     def __getstate__(self):
         # The factors are part of one forward's graph; a copy of the model rebuilds its own.

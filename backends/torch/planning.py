@@ -48,8 +48,10 @@ def planned(settings: AdapterSettings, progress: bool = False) -> dict:
     else:
         model = skeleton(settings.base)
         layer_map, ranks = ranked(model, settings)
-    of_kind, D, d = kind_named(settings.kind).trained_as(), layer_map.D, settings.dim
+    of_kind, d = kind_named(settings.kind).trained_as(), settings.dim
     options = of_kind.with_defaults(settings.options or {})
+    layer_map = of_kind.fitted(layer_map, **options)
+    D = layer_map.D
     if d is None and not of_kind.d_is_free:
         d = of_kind.dim(layer_map, **options)
     tensors = {name: _zeros(of_kind.stored[name], n) for name, n in of_kind.lengths(layer_map, **options).items()}

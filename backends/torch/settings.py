@@ -149,6 +149,11 @@ class AdapterSettings:
         "Adapter", _number(0), "LoRA's alpha; by default it is the rank, or 1 for rank 0, so that nothing is scaled."
     )
     scaling: str = _option("Adapter", _one_of("lora", "rslora"), "alpha / rank, or alpha / √rank with rslora.", "lora")
+    links: int | None = _option(
+        "Adapter",
+        _whole(2),
+        "Train a chain: so many adapters, each on the base with those before it, for --epochs. --dim is that of all.",
+    )
     kind: str = _option("Adapter", _one_of(*KINDS), "Projection kind.", "balanced")
     options: dict[str, int] | None = _option(  # noqa: RUF009
         "Adapter", OPTIONS, "The kind's own numbers: length=128,bank=90."
@@ -163,6 +168,10 @@ class AdapterSettings:
                 setattr(self, field.name, self._converted(field, value))
         if self.base is None:
             raise UniLoraError("--base is missing; give the base model's folder")
+        if self.links:
+            if self.kind not in ("balanced", "chain"):
+                raise UniLoraError(f"--links makes a chain, whose links are balanced, and --kind is {self.kind}; leave one of them out")
+            self.kind, self.options = "chain", {"links": self.links}
         if self.ranks in (*BEFORE, *DURING) and self.rank == 0:
             raise UniLoraError(f"--ranks {self.ranks} gives ranks from 1, and --rank is 0; leave one of them out")
         if self.ranks in DURING and self.kind != "identity":
@@ -316,6 +325,18 @@ class TrainSettings(PlanSettings):
             raise UniLoraError("--epochs is 0; give a number above it")
         if self.patience and not (self.holdout or self.eval):
             raise UniLoraError("--patience needs held-out data; give --eval or --holdout")
+        if self.kind == "chain":
+            for name, why in (
+                ("head_only", "trains no adapter"),
+                ("patience", "would end the whole of it"),
+                ("weight_decay", "would shrink the links that are done"),
+            ):
+                if getattr(self, name):
+                    raise UniLoraError(
+                        f"{flag(name)} and a chain do not go together, as it {why}; leave one of them out"
+                    )
+            if self.optimizer != "adamw":
+                raise UniLoraError(f"--optimizer {self.optimizer} steps all links of a chain at once; leave one of them out")
         if self.resume and self.overwrite:
             raise UniLoraError("--resume goes on and --overwrite starts anew; give one of them")
 

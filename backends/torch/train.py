@@ -15,6 +15,7 @@ from unilora_spec import UniLoraError, WorkFailed
 
 from .attach import attach, put
 from .base import prepare, quiet
+from .chain import Links
 from .checkpoints import STATE, Checkpoints, Interruption, Stopped
 from .components import Beam, Dora, cut
 from .data import sample
@@ -56,6 +57,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
             stack.callback(checkpoints.clear_unless_any)
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         trainer = make_trainer(model, _groups(model, settings), settings, rows, tokenizer, folder)
+        if model.unilora.projection.links > 1:
+            trainer.add_callback(Links(model.unilora, shown.say if shown else lambda line: None))
         if settings.ranks in DURING:
             mover = Dora(model.unilora, ranks["budget"]) if settings.ranks == "dora" else Beam(model.unilora)
             trainer.add_callback(mover)

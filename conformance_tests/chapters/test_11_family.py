@@ -63,6 +63,17 @@ def test_initial(judge, kind, data):
     judge.gives({"theta": expected}, "initial", projection=p, bound=0.02)
 
 
+@of_each(
+    [kind for kind, module in LAYERED.items() if kind not in PROGRAMS and hasattr(module, "start")], needs="initial"
+)
+@given(data=st.data())
+def test_initial_of_a_gather(judge, kind, data):
+    """What training begins with, where that is not 6.4."""
+    p, bound = data.draw(projections(kind)), data.draw(st.sampled_from([0.02, 0.5]))
+    expected = LAYERED[kind].start(p, family.segments_of(p), bound)
+    judge.gives({"theta": expected}, "initial", projection=p, bound=bound)
+
+
 @of_each([kind for kind in PROGRAMS if hasattr(LAYERED[kind], "dim")], "11.1", needs="expand")
 @given(data=st.data())
 def test_another_d(judge, kind, data):
@@ -127,6 +138,20 @@ def test_exact_share_of_a_layer(judge, seed, D, d):
     p = {"kind": "layerwise", "seed": str(seed), "d": d, "D": D, "layers": layers}
     expected = [parts.column(p, 1, 0, rows, dims)]
     judge.gives({"index": expected}, "index", projection=p, start=rows[0], stop=rows[0] + 1)
+
+
+@check("11.15", needs="index")
+def test_as_many_links_as_there_may_be(judge):
+    """65,536 links of two entries and two columns each: the last row of A, and the first of B. One more is refused."""
+
+    def chain(links):
+        layers = [{"name": "w", "out": 1, "in": 1, "rank": links}]
+        return {"kind": "chain", "seed": "42", "d": 2 * links, "D": 2 * links, "links": links, "layers": layers}
+
+    rows = dims = [2] * 65_536
+    expected = [parts.column(chain(65_536), part, entry, rows, dims) for part, entry in ((65_535, 0), (0, 1))]
+    judge.gives({"index": expected}, "index", projection=chain(65_536), start=65_535, stop=65_537)
+    judge.refuses("11.15", "index", projection=chain(65_537), start=65_535, stop=65_537)
 
 
 @of_each([kind for kind, module in LAYERED.items() if module.OPTIONS], "8.6", "11.1", needs="write read")

@@ -58,6 +58,8 @@ class PairsOptimizer(torch.optim.AdamW):
 
     def __init__(self, unilora, others, own, **defaults):
         self.unilora, self.theta = unilora, unilora.theta
+        if unilora.projection.links > 1:
+            raise KindError(f"{type(self).__name__} steps all of theta, and of a chain one link is trained; take AdamW")
         if hasattr(self.theta, "full_tensor"):
             raise KindError(f"{type(self).__name__} steps whole matrices, and theta is in parts; take AdamW")
         self.pairs = Pairs(unilora.layer_map)

@@ -1,0 +1,44 @@
+"""A chain's links, trained in turn (SPEC 11.15)."""
+
+import bisect
+
+from transformers import TrainerCallback
+
+from unilora_spec import UniLoraError
+
+
+class Links(TrainerCallback):
+    """Gives each link as many steps as any other, or one more, with a fresh optimizer and a learning rate that rises and falls anew.
+
+    Which link is trained follows from the step alone, and how far the chain has come from θ, so that a run that goes on from a
+    checkpoint does in the right link. ``say`` is told of each.
+    """
+
+    def __init__(self, unilora, say):
+        self.unilora, self.say = unilora, say
+
+    def on_train_begin(self, args, state, control, lr_scheduler=None, **kwargs):
+        links = self.unilora.projection.links
+        if state.max_steps < links:
+            raise UniLoraError(
+                f"--epochs makes {state.max_steps} steps for {links} links; give more of them, or fewer --links"
+            )
+        self.first = [-(-state.max_steps * link // links) for link in range(links + 1)]  # step of each, and the end
+
+        def rate(step):
+            link = min(self._link(step), links - 1)
+            step, steps = step - self.first[link], self.first[link + 1] - self.first[link]
+            rising = args.get_warmup_steps(steps)
+            return step / rising if step < rising else (steps - step) / max(1, steps - rising)
+
+        lr_scheduler.lr_lambdas = [rate] * len(lr_scheduler.lr_lambdas)
+
+    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+        # Not at the end of a step, where the link that is done is evaluated and saved.
+        while self.unilora.link < self._link(state.global_step):
+            link = self.unilora.next_link()
+            optimizer.state.clear()
+            self.say(f"link {link + 1} of {self.unilora.projection.links}")
+
+    def _link(self, step):
+        return bisect.bisect(self.first, step) - 1
