@@ -338,33 +338,33 @@ def whole_numbers(length):
 
 
 def layered(kind):
-    """The projection of a kind that knows the layer map, with the least of its own numbers."""
+    """The projection of a kind that knows the layer map, with the most that tests draw of its own numbers, and the segments."""
     of_kind = LAYERED[kind]
-    p = projection(kind, 0, sum(map(files.size, FAMILY))) | {
-        name: least for name, (least, _) in of_kind.OPTIONS.items()
-    }
+    numbers = {name: most for name, (_, most) in of_kind.OPTIONS.items()}
+    segments = of_kind.fitting(numbers, FAMILY) if hasattr(of_kind, "fitting") else FAMILY
+    p = projection(kind, 0, sum(map(files.size, segments))) | numbers
     if hasattr(of_kind, "dim"):
-        p["d"] = of_kind.dim(p, FAMILY)
+        p["d"] = of_kind.dim(p, segments)
     else:
-        possible = of_kind.dims(p, FAMILY)
+        possible = of_kind.dims(p, segments)
         p["d"] = possible[len(possible) // 2]
-    for name, (dtype, length, end) in of_kind.own(p, FAMILY).items() if hasattr(of_kind, "own") else ():
+    for name, (dtype, length, end) in of_kind.own(p, segments).items() if hasattr(of_kind, "own") else ():
         p[name] = [5 * i % end for i in range(length)] if dtype == "I32" else whole_numbers(length)
-    return p | {"layers": files.fold(FAMILY)}
+    return p | {"layers": files.fold(segments)}, segments
 
 
 def family_kinds():
     """Of products of matrices, and of gradients, what is exact in any order: whole numbers that come of whole numbers."""
     for kind, of_kind in sorted(LAYERED.items(), key=lambda item: int(item[1].RULE.removeprefix("11."))):
-        p, rule = layered(kind), of_kind.RULE
+        (p, segments), rule = layered(kind), of_kind.RULE
         fields, rows = {"projection": p, "flags": ("optional",)}, {"start": 0, "stop": p["D"]}
         if kind not in PROGRAMS:
-            index = of_kind.index(p, FAMILY)
+            index = of_kind.index(p, segments)
             yield vector(rule, f"{kind}: all rows", "index", {"index": index}, **rows, **fields)
             columns = [[i for i in range(p["D"]) if index[i] == j] for j in range(p["d"])]
             expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
             yield vector(rule, f"{kind}: all columns", "members", expected, start=0, stop=p["d"], **fields)
-            for wrong in of_kind.wrong(p, FAMILY)[:2]:
+            for wrong in of_kind.wrong(p, segments)[:2]:
                 fields |= {"projection": wrong, "start": 0, "stop": 1}
                 yield vector(rule, f"{kind}: to be refused", "index", refused=[rule], **fields)
             continue
@@ -379,8 +379,11 @@ def family_kinds():
             yield vector(
                 rule, f"{kind}: sums that are exact", "adjoint", {"theta": gradient}, theta=theta, g=g, **rows, **fields
             )
-        start = of_kind.start(p, FAMILY)
+        start = of_kind.start(p, segments)
         yield vector(rule, f"{kind}: the start", "initial", {"theta": start}, bound=0.02, **fields)
+        for wrong in of_kind.wrong(p, segments) if hasattr(of_kind, "wrong") else ():
+            fields |= {"projection": wrong}
+            yield vector(rule, f"{kind}: to be refused", "expand", refused=[rule], theta=theta, **rows, **fields)
 
 
 FILES = {

@@ -28,6 +28,10 @@ def adapter_of(model, segments, folder, labels=None, saved=(), d=64, scaling="lo
     return Adapter(Projection(D=layer_map.D, d=d, seed=42), layer_map, theta, base, saved)
 
 
+OPTIONS = {"vb": {"length": 2, "bank": 5, "topk": 3}}
+"""Of kinds whose defaults are for larger models."""
+
+
 def projection_for(kind):
     """A projection of any kind, of two layers of two weights each, which differ in shape and rank; `table` has a random table."""
     shapes = {"q": (12, 8, 2), "v": (6, 10, 3)}
@@ -37,7 +41,8 @@ def projection_for(kind):
         index = random.integers(0, 20, layer_map.D)
         return Projection(kind, D=layer_map.D, d=20, seed=7, tensors={"index": index})
     weights = {s.name: random.standard_normal((s.out_features, s.in_features)).astype(np.float32) for s in segments}
-    return Projection.of(layer_map, kind, 20 if KINDS[kind].d_is_free else None, 7, weights.get)
+    p = Projection.of(layer_map, kind, 20 if KINDS[kind].d_is_free else None, 7, weights.get, **OPTIONS.get(kind, {}))
+    return p.stored_as(p.initial(layer_map))[0]
 
 
 def merged(model, adapter):

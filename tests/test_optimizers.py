@@ -65,7 +65,9 @@ def trained(unilora, make, steps=8, through=None):
             X, Z = (torch.randn(delta.shape, generator=random, dtype=torch.float64) for _ in "XZ")
             loss += 0.5 * (X @ (delta - Z).T).square().sum()
         loss.backward()
+        gradient = unilora.theta.grad.clone()
         optimizer.step()
+        assert torch.equal(unilora.theta.grad, gradient), "what was put in its place is gone again"
         seen.append([delta.detach() for delta in deltas(unilora, through)])
     return seen
 
@@ -181,27 +183,29 @@ def test_pro_is_the_nearest_move_and_the_nearest_pair_that_makes_it(rank_of_B):
         assert residual.abs().max() < 1e-10 and X.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("kind", "d", "left"), [("balanced", 20, 1e-3), ("vera", None, 1e-3), ("tied", None, 0.3)])
+@pytest.mark.parametrize(("kind", "d", "left"), [("balanced", 20, 1e-3), ("vera", None, 1e-3), ("tied", None, 0.2)])
 def test_pro_through_P_is_the_nearest_move_that_theta_can_make(kind, d, left):
     unilora = adapted(kind=kind, d=d)
-    optimizer = LoraPro(unilora, rounds=40)
+    optimizer = LoraPro(unilora, rounds=100)  # more than there are unknowns: it has to know when to stop
     P = dense(unilora)
     theta_D = unilora.storage.expand(unilora.theta.detach(), torch.float64)
     JP = torch.block_diag(*[jacobian(2.0, A, B) for A, B in factors(unilora, theta_D)]) @ P
     G = torch.randn(len(JP), generator=generator(6), dtype=torch.float64)
     with torch.no_grad():
-        t = optimizer._by_conjugate_gradients(JP.T @ G, list(zip(optimizer.pairs.scales, optimizer.pairs.split(theta_D))))
+        t = optimizer._by_conjugate_gradients(JP.T @ G, optimizer._factors())
         torch.testing.assert_close(optimizer._moved(t), P @ t, atol=1e-6 * t.norm().item(), rtol=0)  # P is in float32
     move, nearest = JP @ t, JP @ torch.linalg.pinv(JP, rtol=1e-6) @ G
     # to the residual of 1e-5 times condition numbers of some ten; those of tied, which shares A and B, are near a thousand, and
-    # forty rounds come part of the way
+    # a hundred rounds come part of the way
     assert (move - nearest).norm() < left * nearest.norm() and nearest.norm() < 0.9 * G.norm()
 
 
 def dense(unilora):
     """P, the Jacobian of θ_D at θ, row by row of the reference's adjoint."""
     projection, theta = unilora.projection, unilora.theta.detach().float().numpy()
-    return torch.stack([torch.from_numpy(projection.adjoint(np.ones(1), i, theta)) for i in range(projection.D)]).double()
+    return torch.stack(
+        [torch.from_numpy(projection.adjoint(np.ones(1), i, theta)) for i in range(projection.D)]
+    ).double()
 
 
 def paper_pro(unilora, lr, P, beta1=0.9, beta2=0.99, eps=1e-8, decay=0.1):
@@ -298,10 +302,10 @@ def test_the_loss_falls_and_a_run_in_two_parts_is_the_same(maker, kind, d, lr):
 
     model, loss, optimizer = begun()
     before = loss().item()
-    assert run(model, loss, optimizer, 40) < 0.4 * before
-    assert model.get_parameter("2.bias").detach().abs().max() > 0.3, "AdamW stepped it"
+    assert run(model, loss, optimizer, 24) < 0.6 * before
+    assert model.get_parameter("2.bias").detach().abs().max() > 0.2, "AdamW stepped it"
     again, loss, optimizer = begun()
-    run(again, loss, optimizer, 15)
+    run(again, loss, optimizer, 9)
     file = io.BytesIO()
     torch.save((again.state_dict(), optimizer.state_dict()), file)
     file.seek(0)
@@ -309,13 +313,13 @@ def test_the_loss_falls_and_a_run_in_two_parts_is_the_same(maker, kind, d, lr):
     weights, state = torch.load(file, weights_only=True)
     third.load_state_dict(weights, strict=False)
     optimizer.load_state_dict(state)
-    run(third, loss, optimizer, 25)
+    run(third, loss, optimizer, 15)
     assert torch.equal(third.unilora.theta, model.unilora.theta)
 
 
 def test_split_and_join():
     unilora = adapted()
-    pairs = Pairs(unilora.layer_map, "cpu")
+    pairs = Pairs(unilora.layer_map)
     assert [len(numbers) for numbers in pairs.batches] == [2, 1]
     vector = torch.arange(unilora.projection.D, dtype=torch.float64)
     assert torch.equal(pairs.join(pairs.split(vector)), vector)

@@ -1,6 +1,7 @@
 """The kinds that PEFT has too, trained beside PEFT's own from the same numbers: the same logits at each step."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -13,6 +14,16 @@ peft = pytest.importorskip("peft")
 
 RANK = 6
 TARGETS = ["query", "intermediate.dense", "output.dense"]  # of three sizes: none needs all of what they share
+VB = {"length": 4, "bank": 10, "topk": 2}
+
+
+def small_bert():
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=3,
+        max_position_embeddings=32, initializer_range=0.2,
+    )  # fmt: skip
+    return transformers.BertForSequenceClassification(config).eval()  # without dropout
 
 
 def lora(ours, model):
@@ -37,6 +48,26 @@ def vera(ours, model):
     return model
 
 
+def vb(ours, model):
+    """PEFT's VB-LoRA with our bank and logits."""
+    sizes = {"num_vectors": VB["bank"], "vector_length": VB["length"], "topk": VB["topk"]}
+    config = peft.VBLoRAConfig(r=RANK, target_modules=TARGETS, save_only_topk_weights=True, **sizes)
+    model = peft.get_peft_model(model, config)
+    set_to(model.base_model.vblora_vector_bank.default, part(ours, "bank"))
+    for number, segment in enumerate(ours.layer_map.segments):
+        module = model.get_submodule(f"base_model.model.{segment.name.removesuffix('.weight')}")
+        for name in "AB":
+            logits = getattr(module, f"vblora_logits_{name}").default
+            set_to(logits, part(ours, (number, name)).view(logits.shape))
+    return model
+
+
+def part(ours, name):
+    """A range of θ."""
+    value = ours.projection.range(name)
+    return ours.theta.detach()[value.how :][: math.prod(value.shape)].view(value.shape)
+
+
 def factors(ours, theta):
     """A and B by the names of the modules."""
     theta_D = torch.from_numpy(ours.projection.expand(theta.detach().numpy()))
@@ -50,15 +81,10 @@ def set_to(parameter, value):
         parameter.copy_(value)
 
 
-@pytest.mark.parametrize(("kind", "peers"), [("identity", lora), ("vera", vera)])
-def test_trains_as_peft_does(kind, peers):
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=3,
-        max_position_embeddings=32, initializer_range=0.2,
-    )  # fmt: skip
-    base = transformers.BertForSequenceClassification(config).eval()  # without dropout
-    our_model = attach(copy.deepcopy(base), rank=RANK, targets=TARGETS, kind=kind, seed=5)
+@pytest.mark.parametrize(("kind", "peers", "options"), [("identity", lora, {}), ("vera", vera, {}), ("vb", vb, VB)])
+def test_trains_as_peft_does(kind, peers, options):
+    base = small_bert()
+    our_model = attach(copy.deepcopy(base), rank=RANK, targets=TARGETS, kind=kind, seed=5, options=options)
     their_model = peers(our_model.unilora, copy.deepcopy(base))
     ids, labels = torch.randint(1, 50, (8, 7)), torch.randint(0, 3, (8,))
     logits = []
@@ -74,3 +100,21 @@ def test_trains_as_peft_does(kind, peers):
     # One sums W + s·B·A, the other W and B·A apart: some dozen roundings of 2^-24 of a logit near 1 in a forward, and Adam's steps keep
     # those of a gradient in proportion. The most seen is 1.6e-6; a start that is off by a thousandth shows with 1e-4.
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+
+
+def test_a_file_of_vb_holds_what_peft_saves():
+    """The rows of each sub-vector, and their weights, in the same order: so A and B are cut the same way."""
+    our_model = attach(small_bert(), rank=RANK, targets=TARGETS, kind="vb", seed=5, options=VB)
+    saved = peft.get_peft_model_state_dict(vb(our_model.unilora, small_bert()))
+    adapter = our_model.unilora.adapter()
+    at, size = 0, VB["bank"] * VB["length"]
+    for segment in adapter.layer_map.segments:
+        for name in "AB":
+            key = f"base_model.model.{segment.name.removesuffix('.weight')}.vblora_logits_{name}"
+            index, weights = saved[key + "_topk_indices"], saved[key + "_topk_weights"]
+            stop = at + weights.numel()
+            assert adapter.projection.tensors["index"][2 * at : 2 * stop].tolist() == index.flatten().tolist()
+            ours = torch.from_numpy(adapter.theta[size + at : size + stop])
+            torch.testing.assert_close(ours, weights.flatten(), rtol=0, atol=2e-7)  # a softmax below 1, in float32
+            at = stop
+    assert size + at == adapter.projection.d

@@ -316,6 +316,10 @@ def test_a_drawn_index_needs_its_base(bases, tmp_path):
 
 
 TO_PEFT = {
+    "a program": (
+        {"kind": "tied", "d": None},
+        "the kind is tied; PEFT's UniLora has one number of theta in each entry of A and B, so use",
+    ),
     "two ranks": (
         {"ranks": {"query": 3}},
         "the ranks 2 and 3 are in the adapter; PEFT's UniLora has one for all, so use",

@@ -197,6 +197,7 @@ def test_a_plan_is_what_a_run_trains(small, capsys, more):
         ({"ranks": "beam"}, "--ranks beam moves rows of A with columns of B, which --kind balanced does not train"),
         ({"ranks": "dora", "kind": "uniform"}, "--kind uniform does not train as they are; give --kind identity"),
         ({"ranks": "beam", "kind": "identity", "rank": 1}, "give --rank 2 or more"),
+        ({"ranks": "uniform", "rank": 0}, "--ranks uniform shares out the ranks of pairs; give --rank 1 or more"),
         ({"ranks": "dora", "kind": "identity", "patience": 1}, "before dora has pruned to its budget"),
         ({"ranks": "beam", "kind": "identity", "head_only": True, "output": None}, "leave --ranks beam out"),
         ({"ranks": "hetero", "rank": 0}, "--ranks hetero gives ranks from 1, and --rank is 0"),

@@ -9,7 +9,7 @@ import numpy as np
 from . import canonical_json
 from .errors import BaseMismatch, FileError
 from .layer_map import LayerMap, Segment
-from .projection import Projection
+from .projection import Projection, kind_named
 
 DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
 BAND = 2**20  # entries of ΔW that are in memory at once while it is added: 4 MiB, and a few copies of it
@@ -33,7 +33,9 @@ class Base:
     labels: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, name, layer_map: LayerMap, shapes: Mapping[str, tuple[int, ...]], read, architecture=None, id2label=None):
+    def of(
+        cls, name, layer_map: LayerMap, shapes: Mapping[str, tuple[int, ...]], read, architecture=None, id2label=None
+    ):
         """The record of a base whose weights have these ``shapes`` and the values that ``read(name)`` gives, by name.
 
         ``id2label`` are the labels as the configurations of transformers hold them: {0: "negative", …}. The two that every
@@ -72,6 +74,8 @@ class Adapter:
     dtypes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
+        if type(self.projection) is not kind_named(self.projection.kind):
+            raise FileError("the projection is one that is trained; give what its stored_as makes of theta", "9.1")
         if self.projection.D != self.layer_map.D:
             raise FileError(f"D is {self.projection.D}, but the layer map holds {self.layer_map.D} entries", "8.8")
         if np.shape(self.theta) != (self.projection.d,):

@@ -25,8 +25,16 @@ OPERATIONS = {
     "part": lambda how, x: x[how],
     "reshape": lambda how, x: x.reshape(how),
     "take": lambda how, x, index: x[index],
+    # These two are for training alone, and no kind of a file has them.
+    "largest": lambda how, x: x.topk(how).indices if hasattr(x, "topk") else np.argsort(-x, stable=True)[:, :how],
+    "softmax": lambda how, x: _softmax(x),
 }
 """What each operation does to arrays of NumPy or of torch; ``how`` is its ``Value``'s (SPEC 11.3)."""
+
+
+def _softmax(x):
+    e = math.e ** (x - x[:, :1])  # the first number of a row is its largest
+    return e / e.sum(1)[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +82,16 @@ class Value:
         return Value("reshape", shape, (self,), shape)
 
     def take(self, index: "Value") -> "Value":
-        """The rows of this value that a frozen ``index`` names: its shape, then that of a row."""
+        """The rows of this value that an ``index`` names: its shape, then that of a row."""
         return Value("take", (*index.shape, *self.shape[1:]), (self, index))
+
+    def largest(self, k: int) -> "Value":
+        """Where the k largest numbers of each row are, the largest first: int64 (rows, k), an index. Its gradient is 0."""
+        return Value("largest", (self.shape[0], k), (self,), k)
+
+    def softmax(self) -> "Value":
+        """Of each row, whose first number is its largest."""
+        return Value("softmax", self.shape, (self,))
 
 
 def frozen(shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> Value:
@@ -257,6 +273,11 @@ def _of_part(how, g, x):
     return [whole]
 
 
+def _of_softmax(how, g, x):
+    y = _softmax(x)
+    return [y * (g - (y * g).sum(axis=1, keepdims=True))]
+
+
 def _of_take(how, g, x, index):
     whole = np.zeros(x.shape)
     np.add.at(whole, index, g)
@@ -271,6 +292,7 @@ _ADJOINTS = {
     "part": _of_part,
     "reshape": lambda how, g, x: [g.reshape(x.shape)],
     "take": _of_take,
+    "softmax": _of_softmax,
 }
 
 
@@ -281,7 +303,7 @@ def _add_gradient(g, arrays: dict[Value, np.ndarray], total: np.ndarray) -> None
         g = gradients.pop(value)
         if value.op == "theta":
             total[value.how : value.how + array.size] += g.ravel()
-        elif value.inputs:
+        elif value.inputs and np.ndim(g):  # none comes to what an index is made of
             of_inputs = _ADJOINTS[value.op](value.how, g, *(arrays[each] for each in value.inputs))
             for each, of_input in zip(value.inputs, of_inputs):
                 gradients[each] = gradients[each] + of_input

@@ -12,6 +12,8 @@ The requirements on a kind, each with its reason; docs/methods.md writes every m
 5. ``initial`` is the start of training, from the seed and the layer map: plain LoRA starts A and B differently.
 6. ``index``, ``members`` and ``scale`` exist only where an entry depends on one trained number: class ``Gather``. Other
    kinds are made of a few operations that every package knows: class ``Program`` of program.py.
+7. What is trained may be more than a file is to hold (VB-LoRA's logits): ``trained_as`` is then another projection, whose
+   ``stored_as`` gives one of the kind.
 
 A kind is one file under kinds/, with a class that names itself: ``class Mine(Projection, kind="mine")``.
 """
@@ -65,7 +67,7 @@ class Projection(ABC):
             cls.kind, KINDS[kind] = kind, cls
 
     def __new__(cls, kind: str = "balanced", **_):
-        return super().__new__(kind_named(kind))
+        return super().__new__(kind_named(kind) if cls is Projection else cls)
 
     def __init__(
         self,
@@ -94,21 +96,30 @@ class Projection(ABC):
 
     @classmethod
     def of(cls, layer_map, kind: str = "balanced", d: int | None = None, seed: int = 0, read=None, **options: int):
-        """The projection of a kind for a layer map, before training. ``d`` may be None where the kind has only one.
+        """What is trained to have a kind, for a layer map: ``trained_as``. ``d`` may be None where there is only one.
 
         ``read(name)`` gives a weight of the base as float32, of its stored shape, to kinds that begin with it. Options that
         are not given have their defaults. Raises as the constructor does, and ``LimitError`` where d is missing.
         """
-        of_kind = kind_named(kind)
+        of_kind = kind_named(kind).trained_as()
         options = of_kind.with_defaults(options)
         d = of_kind.dim(layer_map, **options) if d is None else d
         tensors = of_kind.of_base(layer_map, read, **options)
-        return cls(kind, D=layer_map.D, d=d, seed=seed, layer_map=layer_map, tensors=tensors, **options)
+        return of_kind(kind, D=layer_map.D, d=d, seed=seed, layer_map=layer_map, tensors=tensors, **options)
 
     @classmethod
     def dim(cls, layer_map, **options: int) -> int:
         """The only d that the kind has for a layer map. Raises ``LimitError`` where it is the user's choice."""
         raise LimitError(f"d is missing; give the length of theta, from 1 to D = {layer_map.D}", "1.1")
+
+    @classmethod
+    def trained_as(cls) -> type["Projection"]:
+        """The projection that is trained, whose ``stored_as`` gives one of this kind: this one, where nothing else is said."""
+        return cls
+
+    def stored_as(self, theta: np.ndarray) -> tuple["Projection", np.ndarray]:
+        """What a file holds of a trained θ, float32[d]: the projection of the kind, and its θ."""
+        return self, theta
 
     @classmethod
     def largest_dim(cls, D: int) -> int:
@@ -149,7 +160,7 @@ class Projection(ABC):
     def __reduce__(self):
         # What follows from these is made again by copies, in processes too.
         given = {"layer_map": self.layer_map, "tensors": self.tensors, **self.options}
-        return partial(Projection, self.kind, D=self.D, d=self.d, seed=self.seed, **given), ()
+        return partial(type(self), self.kind, D=self.D, d=self.d, seed=self.seed, **given), ()
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value}" for name, value in self.options.items())

@@ -285,9 +285,8 @@ class UniLora:
         parameters = {name: model.get_parameter(name) for name in self._originals}
         saved = {name: _numpy(parameter) for name, parameter in parameters.items()}
         dtypes = {f"saved.{name}": _DTYPES.get(parameter.dtype, "F32") for name, parameter in parameters.items()}
-        return Adapter(
-            self.projection, self.layer_map, _numpy(self.theta), self._base(), saved, dtypes | {"theta": dtype}
-        )
+        projection, theta = self.projection.stored_as(_numpy(self.theta))
+        return Adapter(projection, self.layer_map, theta, self._base(), saved, dtypes | {"theta": dtype})
 
     def load_adapter(self, path) -> nn.Module:
         """Switches the model to the adapter in the file at ``path``: see ``backends.torch.load_adapter``."""

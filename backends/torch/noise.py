@@ -35,16 +35,15 @@ class Noise:
         for step in range(steps):
             model.unilora.noise.at(step, steps)  # before the forward
 
-    Without ``at`` there is none. What is drawn follows from seed, step and segment, so that a run that goes on and every process
-    of a distributed one see the same ε. (The authors' code seeds by the clock, in each process for itself.) A CPU and a GPU
-    draw different numbers.
+    Without ``at`` there is none, nor where the model is not ``training``. What is drawn follows from seed, step and segment, so that
+    a run that goes on and every process of a distributed one see the same ε. A CPU and a GPU draw different numbers.
     """
 
     def __init__(self, sigma: float, seed: int):
         self.sigma, self.seed, self.step, self.strength = sigma, seed, 0, 0.0
 
     def at(self, step: int, steps: int) -> None:
-        """Before step t = ``step`` of T = ``steps``: ``strength`` becomes σ_t. At t = 0 it is 0, as in the authors' schedule."""
+        """Before step t = ``step`` of T = ``steps``: ``strength`` becomes σ_t, which is 0 at first."""
         self.step, self.strength = step, self.sigma * (1 - math.cos(math.pi * step / steps)) / 2
 
     def draw(self, number: int) -> Draw:

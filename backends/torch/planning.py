@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from unilora_spec import Adapter, Base, Projection, UniLoraError
+from unilora_spec import Adapter, Base, UniLoraError
 from unilora_spec.command import printable
 from unilora_spec.projection import MAX_DIM, Gather, kind_named
 from unilora_spec.serialization import encoded_size
@@ -48,7 +48,7 @@ def planned(settings: AdapterSettings, progress: bool = False) -> dict:
     else:
         model = skeleton(settings.base)
         layer_map, ranks = ranked(model, settings)
-    of_kind, D, d = kind_named(settings.kind), layer_map.D, settings.dim
+    of_kind, D, d = kind_named(settings.kind).trained_as(), layer_map.D, settings.dim
     options = of_kind.with_defaults(settings.options or {})
     if d is None and not of_kind.d_is_free:
         d = of_kind.dim(layer_map, **options)
@@ -57,10 +57,10 @@ def planned(settings: AdapterSettings, progress: bool = False) -> dict:
     base = Base(settings.base, "0" * 32, "0" * 32, type(model).__name__)  # fingerprints of the length they all have
 
     def trained(d):
-        projection = Projection(
+        projection = of_kind(
             settings.kind, D=D, d=d, seed=settings.seed, layer_map=layer_map, tensors=tensors, **options
         )
-        theta = _zeros("F32", d)
+        projection, theta = projection.stored_as(_zeros("F32", d))
         return {"d": d, "file": encoded_size(Adapter(projection, layer_map, theta, base)), "optimizer": 8 * d}
 
     report = {

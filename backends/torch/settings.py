@@ -170,6 +170,8 @@ class AdapterSettings:
                 f"--ranks {self.ranks} moves rows of A with columns of B, which --kind {self.kind} does not train as they "
                 "are; give --kind identity"
             )
+        if isinstance(self.ranks, str) and self.rank == 0:
+            raise UniLoraError(f"--ranks {self.ranks} shares out the ranks of pairs; give --rank 1 or more")
         if self.ranks == "beam" and self.rank < 2:
             raise UniLoraError("--ranks beam puts one component in another's place; give --rank 2 or more")
 

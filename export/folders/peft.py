@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from unilora_spec import Adapter, Segment, UniLoraError, load_adapter
+from unilora_spec.projection import Gather
 
 from .base_files import BaseFiles, base_folder
 from .folder import Tensor, tensor
@@ -27,6 +28,10 @@ def export_peft(adapter: Path, output: Path, base: Path | None = None, progress=
     refuses; then nothing is at ``output``.
     """
     loaded = load_adapter(adapter)
+    if not isinstance(loaded.projection, Gather):
+        raise UniLoraError(
+            f"the kind is {loaded.projection.kind}; {_cannot('one number of theta in each entry of A and B')}"
+        )
     ranks = sorted({segment.rank for segment in loaded.layer_map.segments})
     if ranks[0] == 0:
         name = next(segment.name for segment in loaded.layer_map.segments if segment.rank == 0)

@@ -6,7 +6,7 @@ from unilora_spec.projection import Gather
 
 from .pairs import PairsOptimizer, eigen
 
-ROUNDS = 10  # of conjugate gradients; where D is 6·d and A and B are of size one, they leave 1e-4 of the solution
+ROUNDS = 10  # of conjugate gradients; where D is 6·d and A and B are of one size, they leave 1e-4 of the solution
 SOLVED = 1e-5  # of a residual: P works in float32, and further rounds would follow its rounding
 
 
@@ -14,11 +14,11 @@ class LoraPro(PairsOptimizer):
     """Steps θ by Adam on the gradient that ΔW sees.
 
     To move A by a and B by b moves ΔW by J(a, b) = s·(B·a + b·A), to first order; LoRA's gradients are Jᵀ∇W. The nearest that
-    J(a, b) comes to ∇W, in the Frobenius norm, is found from LoRA's gradients g alone (theorem 2.1 of the paper):
+    J(a, b) comes to ∇W, in the Frobenius norm, is found from LoRA's gradients g alone:
 
         a = (BᵀB)⁻¹g_A / s² + XA            b = (I − B(BᵀB)⁻¹Bᵀ)·g_B·(AAᵀ)⁻¹ / s² − BX
 
-    X, which does not change J(a, b), makes (a, b) the nearest to (g_A, g_B): BᵀBX + XAAᵀ = −(BᵀB)⁻¹g_A·Aᵀ / s² (theorem 2.3).
+    X, which does not change J(a, b), makes (a, b) the nearest to (g_A, g_B): BᵀBX + XAAᵀ = −(BᵀB)⁻¹g_A·Aᵀ / s².
     Adam's two moments are those of J(a, b), matrices of the size of W, and what Adam makes of it is brought to A and B in the
     same way. ``efficient`` keeps them of a and b instead, as plain AdamW does, in 2·D numbers: the authors' code knows both.
     Only the first is a step of ΔW that does not depend on which A and B it is made of.
@@ -52,7 +52,7 @@ class LoraPro(PairsOptimizer):
 
     def step_theta(self, gradient, group, state):
         nearest = self._closed_form if group["rounds"] == 0 else self._by_conjugate_gradients
-        factors = list(zip(self.pairs.scales, self.pairs.split(self._expand(self.theta))))
+        factors = self._factors()
         gradient = nearest(gradient, factors)
         if group["efficient"]:
             return gradient.to(self.theta.dtype)
@@ -75,6 +75,10 @@ class LoraPro(PairsOptimizer):
         change = nearest(self._transposed()(self.pairs.join(pulls)), factors)
         self.theta.mul_((1 - group["lr"] * group["weight_decay"]) ** 0.5)  # of θ, so that ΔW loses the whole
         self.theta.sub_((group["lr"] * change).to(self.theta.dtype))
+
+    def _factors(self):
+        """s and A, B of each batch."""
+        return list(zip(self.pairs.scales(self.theta.device), self.pairs.split(self._expand(self.theta))))
 
     # Two ways from PᵀJᵀE to the change t of θ for which J(Pt) is nearest to E
 

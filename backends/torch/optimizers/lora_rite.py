@@ -33,7 +33,8 @@ class LoraRite(PairsOptimizer):
         kind = unilora.projection.kind
         if kind != "identity":
             raise KindError(
-                f"LoRA-RITE steps A and B themselves, which kind {kind} rebuilds from theta; take kind identity or another optimizer"
+                f"LoRA-RITE steps A and B themselves, which kind {kind} rebuilds from theta; "
+                "take kind identity or another optimizer"
             )
         own = {"eps": eps, "clip": clip}
         super().__init__(unilora, others, own, lr=lr, betas=betas, weight_decay=weight_decay)

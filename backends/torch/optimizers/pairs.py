@@ -16,20 +16,22 @@ NEGLIGIBLE = 1e-7
 class Pairs:
     """The A (rank, in) and B (out, rank) in vectors that are laid out as θ_D is, in batches of segments of one shape.
 
-    ``scales`` holds s of ΔW = s·B·A for each batch: float64[n, 1, 1]. Raises ``KindError`` for a segment of rank 0.
+    Raises ``KindError`` for a segment of rank 0.
     """
 
-    def __init__(self, layer_map: LayerMap, device):
+    def __init__(self, layer_map: LayerMap):
         self.segments, batches = layer_map.segments, defaultdict(list)
         for number, segment in enumerate(self.segments):
             if segment.rank == 0:
                 raise KindError(f"{segment.name} has rank 0, and so no A and B to step; take AdamW")
             batches[segment.out_features, segment.in_features, segment.rank].append(number)
         self.batches = list(batches.values())
-        s = [float(layer_map.factor_scale(segment)) for segment in self.segments]
-        self.scales = [
-            torch.tensor([s[i] for i in numbers], device=device).double()[:, None, None] for numbers in self.batches
-        ]
+        self._scales = [float(layer_map.factor_scale(segment)) for segment in self.segments]
+
+    def scales(self, device) -> list[Tensor]:
+        """s of ΔW = s·B·A for each batch: float64[n, 1, 1]."""
+        s = torch.tensor(self._scales, dtype=torch.float64, device=device)
+        return [s[numbers][:, None, None] for numbers in self.batches]
 
     def split(self, vector: Tensor) -> list[tuple[Tensor, Tensor]]:
         """A (n, rank, in) and B (n, out, rank) of each batch, copies in float64: Gram matrices square a condition number."""
@@ -58,7 +60,7 @@ class PairsOptimizer(torch.optim.AdamW):
         self.unilora, self.theta = unilora, unilora.theta
         if hasattr(self.theta, "full_tensor"):
             raise KindError(f"{type(self).__name__} steps whole matrices, and theta is in parts; take AdamW")
-        self.pairs = Pairs(unilora.layer_map, self.theta.device)
+        self.pairs = Pairs(unilora.layer_map)
         super().__init__([{"params": [self.theta], **own}, *others], **defaults)
 
     @torch.no_grad()

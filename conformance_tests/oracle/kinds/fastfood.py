@@ -9,10 +9,11 @@ from ..arithmetic import f32
 RULE = "11.12"
 OPTIONS = {}
 EXACT = True
+WHOLE = True
 
 
 def dims(p, segments):
-    return 1, min(p["D"], 12)
+    return range(1, min(p["D"], 12) + 1)
 
 
 def start(p, segments):

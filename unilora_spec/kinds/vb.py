@@ -1,0 +1,143 @@
+"""`vb`: A and B cut into sub-vectors, each a mix of a few rows of one bank (SPEC 11.11).
+
+Li, Han and Ji, "VB-LoRA: Extreme Parameter Efficient Fine-Tuning with Vector Banks", arXiv 2405.15179. PEFT cuts A and B in the same way.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+
+from ..errors import LayerMapError, LimitError
+from ..program import OPERATIONS, Factored, Range, Start, Value, frozen
+from ..projection import Option
+
+
+class VB(Factored, kind="vb"):
+    """A sub-vector is Σ w_m · bank[i_m] over its k rows: the file has their numbers, as ``index``, and k − 1 of the weights.
+
+    Raises ``LayerMapError`` where the length of sub-vectors does not divide an in or out, ``LimitError`` for an ``index`` of
+    another shape or with a row that the bank does not have. It is not trained so: ``Logits`` is, in its place.
+    """
+
+    known_options: ClassVar[dict[str, Option]] = {
+        "length": Option(1, 256, "the length of a sub-vector"),
+        "bank": Option(1, 90, "how many rows the bank has"),
+        "topk": Option(1, 2, "how many rows a sub-vector is a mix of"),
+    }
+    stored: ClassVar[dict[str, str]] = {"index": "I32"}
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._first, self._turned, count = {}, {}, 0
+        for name, many in self.sub_vectors(self.layer_map, self.options["length"]):
+            self._first[name] = count
+            count += many
+        if self.stored:
+            self.tensors["index"] = self._checked_index(count * self.options["topk"])
+
+    def _checked_index(self, length):
+        index, bank = np.asarray(self.tensors["index"]), self.options["bank"]
+        if index.shape != (length,) or not np.issubdtype(index.dtype, np.integer):
+            raise LimitError(
+                f"index is {index.dtype} {list(index.shape)}; it must be whole numbers [{length}]", "11.11"
+            )
+        if not 0 <= index.min() <= index.max() < bank:
+            at = int(np.argmax((index < 0) | (index >= bank)))
+            raise LimitError(f"index[{at}] is {index[at]}; give a row of the bank, from 0 to {bank - 1}", "11.11")
+        index = index.astype(np.int32)  # a copy, that nobody else changes
+        index.flags.writeable = False
+        return index
+
+    @classmethod
+    def trained_as(cls):
+        return Logits
+
+    @classmethod
+    def sub_vectors(cls, layer_map, length):
+        """The name of each A and B, and how many sub-vectors it has."""
+        for number, segment in enumerate(layer_map.segments):
+            for name, size in (("A", segment.in_features), ("B", segment.out_features)):
+                if size % length:
+                    side = {"A": "in", "B": "out"}[name]
+                    raise LayerMapError(f"{segment.name} has {side} = {size}; give a length that divides it", "11.11")
+                yield (number, name), segment.rank * (size // length)
+
+    @classmethod
+    def layout(cls, layer_map, length, bank, topk):
+        yield Range("bank", (bank, length), Start("uniform", 0.02))
+        for name, many in cls.sub_vectors(layer_map, length):
+            yield Range(name, (many, topk - 1), Start("constant", 1 / topk))
+
+    def factors(self, number, segment):
+        rank, out = segment.rank, segment.out_features
+        A = self._mixes((number, "A")).reshape(rank, segment.in_features)
+        return A, self._mixes((number, "B")).reshape(rank * out).take(self._order(rank, out))
+
+    def _mixes(self, name) -> Value:
+        """The sub-vectors of an A or a B: (many, length)."""
+        bank, chosen = self.range("bank"), self.chosen(name)
+        mix, *others = (bank.take(rows) * weights for rows, weights in chosen)
+        for each in others:
+            mix = mix + each
+        return mix
+
+    def chosen(self, name) -> list[tuple[Value, Value]]:
+        """The k rows of each sub-vector of an A or a B, (many,), and their weights, (many, 1)."""
+        given, first, k = self.range(name), self._first[name], self.options["topk"]
+        many = given.shape[0]
+        index = self.tensors["index"].reshape(-1, k)[first : first + many].astype(np.int64)
+        weights = [given[:, m : m + 1] for m in range(k - 1)]
+        last = _ONE
+        for weight in weights:
+            last = last - weight
+        return [(frozen((many,), index[:, m].copy), weight) for m, weight in enumerate([*weights, last])]
+
+    def _order(self, rank, out) -> Value:
+        """Where each entry of a B lies among those of its sub-vectors, which are pieces of its columns, the pieces at one height
+        one after the other. One array for all B of a size."""
+        if (rank, out) not in self._turned:
+            pieces = np.arange(rank * out).reshape(-1, rank, self.options["length"])
+            self._turned[rank, out] = frozen((out * rank,), lambda: pieces.transpose(0, 2, 1).ravel())
+        return self._turned[rank, out]
+
+
+_ONE = frozen((1, 1), lambda: np.ones((1, 1), np.float32))
+
+
+class Logits(VB):
+    """What is trained in place of ``VB``: the bank, and for each sub-vector a number for each of its rows. The k largest say which
+    rows it is a mix of, and their softmax the weights. No file has them; there, what they have come to is a ``VB``."""
+
+    stored: ClassVar[dict[str, str]] = {}
+    exact = False
+
+    @classmethod
+    def lengths(cls, layer_map, **options):
+        if options["topk"] > options["bank"]:
+            raise LimitError(
+                f"topk is {options['topk']}; give no more than the bank has rows, {options['bank']}", "11.11"
+            )
+        return {}
+
+    @classmethod
+    def layout(cls, layer_map, length, bank, topk):
+        yield Range("bank", (bank, length), Start("uniform", 0.02))
+        for name, many in cls.sub_vectors(layer_map, length):
+            yield Range(name, (many, bank), Start("normal", 0.1))
+
+    def chosen(self, name):
+        logits, k = self.range(name), self.options["topk"]
+        many, bank = logits.shape
+        rows = logits.largest(k)
+        begins = frozen((many, 1), lambda: np.arange(0, many * bank, bank)[:, None])
+        weights = logits.reshape(many * bank).take(rows + begins).softmax()
+        return [(rows[:, m : m + 1].reshape(many), weights[:, m : m + 1]) for m in range(k)]
+
+    def stored_as(self, theta):
+        length, bank, k = self.options.values()
+        logits = theta[bank * length :].reshape(-1, bank)
+        rows = OPERATIONS["largest"](k, logits)
+        weights = OPERATIONS["softmax"](None, np.take_along_axis(logits, rows, axis=1).astype(np.float64))
+        of_file = np.concatenate([theta[: bank * length], weights[:, : k - 1].ravel()]).astype(np.float32)
+        given = {"layer_map": self.layer_map, "tensors": {"index": rows.ravel()}, **self.options}
+        return VB("vb", D=self.D, d=len(of_file), seed=self.seed, **given), of_file
