@@ -29,9 +29,11 @@ SEED ?= 0
 fuzz: $(INSTALLED)
 	$(BIN)/python tests/fuzz_reader.py --inputs $(INPUTS) --seed $(SEED)
 
-# Accuracy beside PEFT's UniLora and LoRA and the head alone, from three seeds: 18 trainings, an hour or more on two cores.
+# docs/comparison.md: every kind, PEFT's UniLora and LoRA and the head alone at four budgets, from three seeds, under two hours on two
+# cores that have nothing else to do. Finished runs are kept in build/compare, and a call goes on where the last one stopped.
+# Less, into build/compare: .venv/bin/python -m benchmarks compare --budget 960 --method vera
 compare: .venv/installed-compare
-	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python -m benchmarks compare
 
 # docs/performance.md from one run of every row, some ten minutes on two cores that have nothing else to do.
 # Less, into build/bench: .venv/bin/python -m benchmarks --only 4

@@ -87,6 +87,7 @@ FAULTS = [
     ),
     *_in(
         "projection.py",
+        ("rank 0 with a kind of A and B", "11.1", "            if segment.rank == 0:", "            if False:"),
         ("d up to 2^32", "1.1", "MAX_DIM = 2**31 - 1", "MAX_DIM = 2**32 - 1"),
         ("slices that are clipped", "1.3", "if not 0 <= start <= stop <= end:", "start, stop = max(start, 0), min(stop, end)\n        if False:"),
         ("vectors that are padded", "1.3", "if value.shape != (length,):", "value = np.resize(value, length)\n        if False:"),
@@ -182,6 +183,25 @@ FAULTS = [
         ("the last columns of the decoder", "11.8", "segment.out_features, :rank]", "segment.out_features, -rank:]"),
     ),
     *_in(
+        "from_base.py",
+        ("frozen numbers of any length", "11.9", "if numbers.shape != (length,):", "if numbers.size < length:"),
+        ("the first segment's matrices for all", "11.9", "start = self._starts[number]", "start = 0"),
+        ("matrices column by column", "11.9", ".reshape(shape)", '.reshape(shape, order="F")'),
+    ),
+    *_in(
+        "kinds/xs.py",
+        ("R on the side of A", "11.9", "return A, U @ self.range(number)", "return self.range(number) @ A, U"),
+        ("an R that begins larger", "11.9", "1e-5", "1e-4"),
+        ("an R that begins uniform", "11.9", '"normal"', '"uniform"'),
+        ("the segments of xs backwards", "11.9", "in enumerate(layer_map.segments):", "in reversed([*enumerate(layer_map.segments)]):"),
+    ),
+    *_in(
+        "kinds/qr.py",
+        ("a ΔR that begins as A does", "11.10", 'Start("constant", 0.0)', 'Start("uniform", 0.02)'),
+        ("the segments of qr backwards", "11.10", "in enumerate(layer_map.segments):", "in reversed([*enumerate(layer_map.segments)]):"),
+        ("a Q that is added to itself", "11.10", "return self.range(number), Q", "return self.range(number), Q + Q"),
+    ),
+    *_in(
         "program.py",
         ("a d that does not follow from the layer map", "11.1", "if self.d != (needed :=", "if self.d < (needed :="),
         ("a start counted from each range on", "11.5", "unit(start, stop) * size", "unit(0, stop - start) * size"),
@@ -227,6 +247,14 @@ FAULTS = [
         ("differences the other way", "11.12", "np.array([1, -1], np.float32)", "np.array([-1, 1], np.float32)"),
         ("sums beside differences", "11.12", "pairs[:, :, :, 1:2] * _SIGNS).reshape(n, L)",
          "pairs[:, :, :, 1:2] * _SIGNS.reshape(1, 1, 1, 2)).reshape(n, L)"),
+    ),
+    *_in(
+        "kinds/nonuniform.py",
+        ("A's share rounded up", "11.14", 'self.d * self.options["of_A"] // sum(self.options.values())',
+         '-(-self.d * self.options["of_A"] // sum(self.options.values()))'),
+        ("the shares exchanged", "11.14", '* self.options["of_A"] //', '* self.options["of_B"] //'),
+        ("more numbers than entries", "11.14", "if not 1 <= dim <= size:", "if not 1 <= dim:"),
+        ("B's entries as if A stood before them", "11.14", "entry_B + segment.size - size_A", "entry_B + segment.size"),
     ),
     *_in(
         "layer_map.py",

@@ -47,9 +47,7 @@ def small(monkeypatch):
     monkeypatch.setattr(command, "QUICK", SMALL)
     monkeypatch.setattr(command.os, "sched_getaffinity", lambda _: {0})
     monkeypatch.setitem(runs.PROTOCOL, "batch", 8)
-    runs.prepared.cache_clear()
     yield
-    runs.prepared.cache_clear()
     torch.set_num_threads(threads)
 
 
@@ -67,7 +65,7 @@ def test_an_interrupted_call_goes_on_and_a_finished_one_does_nothing_again(small
     monkeypatch.setattr(command, "made", counted)
     assert compare(*options) == 130  # typer's, for Ctrl-C
     kept = contents(tmp_path / "kept")
-    assert len(kept) == 2 and not (tmp_path / "docs").exists()
+    assert len(kept) == 3 and not (tmp_path / "docs").exists()  # two runs, and what a step takes
     monkeypatch.setattr(command, "made", lambda run: made.append(str(run)) or runs.made(run))
     assert compare(*options, "--json", tmp_path / "numbers.json") == 0
     assert "6 runs, 2 of them kept from before" in capsys.readouterr().err
@@ -246,7 +244,7 @@ def numbers(seeds=3, quick=False, lost=False):
         cells[-1] |= {"accuracy": [0.7, None, 0.7], "right": [cells[-1]["right"][0], "", ""]}
     return {
         "command": "python -m benchmarks compare", "quick": quick, "versions": {"x": "1"}, "budgets": [192], "cells": cells,
-        "protocol": {"steps": 80, "batch": 32, "judged": 600, "seeds": seeds},
+        "judged": 600, "protocol": {"steps": 80, "batch": 32, "seeds": seeds},
         "left_out": [{"method": "xs", "budget": None, "why": "this version has no kind xs"}],
         "machine": {"processor": "P", "cores": 2, "threads": 2, "memory": 2**34, "gpu": None},
     }  # fmt: skip

@@ -40,9 +40,7 @@ def test_two_nn_finds_the_dimension_of_a_plane(dimension):
     found = two_nn(points)
     assert abs(found - dimension) < 0.15 * dimension
     assert two_nn(torch.cat([points, points[:300]])) == pytest.approx(found, rel=1e-9)  # texts that come twice
-    twins = torch.cat(
-        [points, points[:10] + 1e-9]
-    )  # of 2 % of the points r₁ says nothing, and the rest count as before
+    twins = torch.cat([points, points[:10] + 1e-9])  # r₁ of 2 % of the points says nothing; the rest count as before
     assert two_nn(twins) == pytest.approx(found, rel=0.05)
     assert two_nn(1000 * points) == pytest.approx(found, rel=1e-6)  # float64, of squares that cancel
 
@@ -199,8 +197,10 @@ def test_a_plan_is_what_a_run_trains(small, capsys, more):
         ({"ranks": "beam"}, "--ranks beam moves rows of A with columns of B, which --kind balanced does not train"),
         ({"ranks": "dora", "kind": "uniform"}, "--kind uniform does not train as they are; give --kind identity"),
         ({"ranks": "beam", "kind": "identity", "rank": 1}, "give --rank 2 or more"),
+        ({"ranks": "uniform", "rank": 0}, "--ranks uniform shares out the ranks of pairs; give --rank 1 or more"),
         ({"ranks": "dora", "kind": "identity", "patience": 1}, "before dora has pruned to its budget"),
         ({"ranks": "beam", "kind": "identity", "head_only": True, "output": None}, "leave --ranks beam out"),
+        ({"ranks": "hetero", "rank": 0}, "--ranks hetero gives ranks from 1, and --rank is 0"),
         ({"ranks": "adalora"}, "give uniform, gelora, hetero, beam or dora, or pairs such as query=8,value=2"),
         ({"ranks": "hetero", "proxy": "fisher"}, "give grad-norm, snip or synflow"),
     ],

@@ -161,6 +161,13 @@ def fastfood():
         yield f"  θ_D[{4 * k} …] = " + ", ".join(f"{x:.9g} = {bits(x)}" for x in entries)
 
 
+def nonuniform():
+    segments = [{"name": name, "out": 2, "in": 3, "rank": 1} for name in "ab"]
+    p = {"kind": "nonuniform", "seed": "42", "d": 5, "D": 10, "of_A": 1, "of_B": 2}
+    yield "segments a and b, each with out 2, in 3 and rank 1; of_A = 1, of_B = 2, d = 5, seed 42"
+    yield from parts(p, segments, ("all A", "all B"), (1, 4))
+
+
 def table():
     D, d, theta, index = 5, 3, [1.0, -0.5, 7.0], [0, 1, 1, 0, 1]
     yield "index in the file: " + files.stored(index, "I32").hex(" ", 4)
@@ -188,7 +195,7 @@ def fingerprints():
 
 EXAMPLES = [
     keys, mix, rounds, permutation, large, uniform, values, start, delta, fold, file, table, fingerprints, streams,
-    layerwise, fastfood,
+    layerwise, fastfood, nonuniform,
 ]  # fmt: skip
 
 

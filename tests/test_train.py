@@ -165,6 +165,8 @@ def test_the_command_line_goes_before_the_yaml_file(tmp_path):
         ({"holdout": 1}, "--holdout is 1; give a number from 0 to below 1"),
         ({"task": "translation"}, "give classification, regression or causal-lm"),
         ({"where": "source"}, "--where is 'source'; give COLUMN=VALUE"),
+        ({"optimizer": "sgd"}, "give adamw, lora-rite, lora-pro or lora-pro-efficient"),
+        ({"head_only": True, "output": None, "noise": 0.1}, "--head-only trains no vector"),
         ({"text": "a,b,c"}, "--text names 3 columns"),
         ({"epochs": 0}, "--epochs is 0"),
         ({"bf16": "yes"}, "--bf16 is 'yes'; give true or false"),
@@ -379,7 +381,15 @@ def halt_at(monkeypatch):
     return set_step
 
 
-@pytest.mark.parametrize("extra", [{}, {"patience": 2, "eval_steps": 4, "lr": 0.5, "epochs": 3}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"patience": 2, "eval_steps": 4, "lr": 0.5, "epochs": 3},
+        {"optimizer": "lora-pro", "noise": 0.1},
+        {"optimizer": "lora-rite", "noise": 0.1, "kind": "identity", "dim": None},
+    ],
+)
 def test_stopped_and_resumed_run_gives_the_same_bytes(small, halt_at, extra):
     small |= extra
     train(TrainSettings(**small))
@@ -390,13 +400,22 @@ def test_stopped_and_resumed_run_gives_the_same_bytes(small, halt_at, extra):
         train(TrainSettings(**small))
     folder = small["output"].with_suffix(".checkpoints")
     assert not small["output"].exists() and (folder / "checkpoint-6").is_dir()
-    assert (folder / "checkpoint-6/model.safetensors").stat().st_size < 2000  # θ and the head alone
+    assert (folder / "checkpoint-6/model.safetensors").stat().st_size < 3000  # θ and the head alone
     halt_at(None)
     assert "give --resume to go on or --overwrite" in refusal(**small)
     assert "--lr is 0.1, but the interrupted run had" in refusal(**small | {"lr": 0.1, "resume": True})
     (folder / "checkpoint-7").mkdir()  # one that a crash left half written
     train(TrainSettings(**small, resume=True))
     assert small["output"].read_bytes() == whole and not folder.exists()
+
+
+def test_optimizer_and_noise_are_those_of_the_call(small):
+    def trained(**options):
+        train(TrainSettings(**small, **options))
+        return small["output"].read_bytes()
+
+    options = {}, {"noise": 0.1}, {"optimizer": "lora-pro"}, {"optimizer": "lora-pro-efficient"}
+    assert len({trained(**each) for each in options}) == len(options)
 
 
 def test_overwrite_starts_anew(small, halt_at):
@@ -502,6 +521,7 @@ def test_runs_refused_before_they_start(base, gpt2, small, tmp_path):
     assert "no such folder, nor a base model of that id" in refusal(**small | {"base": "no-such/model"})
     assert "there is no such folder" in refusal(**small | {"base": "./no-such"})
     assert "close names are" in refusal(**small | {"targets": "qurey"})
+    assert "LoRA-RITE steps A and B themselves, which kind balanced" in refusal(**small | {"optimizer": "lora-rite"})
     assert "d is 99999" in refusal(**small | {"dim": 99999})
     assert "there is no folder" in refusal(**small | {"output": tmp_path / "none/vec"})
     assert "is a folder; give a file" in refusal(**small | {"output": tmp_path})

@@ -13,8 +13,8 @@ from .serialization import SAVED, describe, is_canonical, load_adapter
 
 
 def inspect(path: Path) -> dict:
-    """What a file holds: its description, its tensors and their sizes, and, of a kind that
-    has an index, the bytes of P in memory in each way to hold it."""
+    """What a file holds: its description, its tensors and their sizes, and the bytes of P in memory in each way to hold it, where it
+    is an index."""
     adapter = load_adapter(path)
     theta, p = adapter.theta.astype(np.float64), adapter.projection
     own = {
@@ -53,10 +53,8 @@ def show_inspect(report: dict) -> list[str]:
     t = report["theta"]
     lines.append(f"  theta       {t['dtype']}, rms {t['rms']:.4g}, mean {t['mean']:.4g}, largest {t['largest']:.4g}")
     for name, tensor in report.get("tensors", {}).items():
-        size = f"{tensor['bytes']:,} bytes"
-        lines.append(
-            f"  {name:11} {tensor['dtype']} {tensor['shape']}, {size}, stored in the file, not computed from the seed"
-        )
+        size = f"{tensor['dtype']} {tensor['shape']}, {tensor['bytes']:,} bytes"
+        lines.append(f"  {name:11} {size}, stored in the file, not computed from the seed")
     lines.append(
         f"  layers      {report['segments']} segments, alpha {report['alpha']:g} ({report.get('scaling', 'lora')})"
     )

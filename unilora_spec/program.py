@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from .errors import LayerMapError, LimitError
+from .errors import LimitError
 from .layer_map import LayerMap, Segment
 from .projection import MAX_DIM, Projection
 
@@ -214,9 +214,7 @@ class Factored(Program):
 
     @classmethod
     def dim(cls, layer_map, **options):
-        for segment in layer_map.segments:
-            if segment.rank == 0:
-                raise LayerMapError(f"{segment.name} has rank 0, and kind {cls.kind} has A and B; give a rank", "11.1")
+        cls.check_factors(layer_map)
         return super().dim(layer_map, **options)
 
     @abstractmethod

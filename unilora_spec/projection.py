@@ -27,7 +27,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from .errors import KindError, LimitError
+from .errors import KindError, LayerMapError, LimitError
 from .permutation import check_D, in_blocks, keys, mix
 
 MAX_DIM = 2**31 - 1
@@ -219,6 +219,13 @@ class Projection(ABC):
         if value.shape != (length,):
             raise LimitError(f"{name} has shape {list(value.shape)}; it must be [{length}]", "1.3")
         return value
+
+    @classmethod
+    def check_factors(cls, layer_map) -> None:
+        """Raises ``LayerMapError`` for a segment that is a weight as it is, without A and B (SPEC 11.1)."""
+        for segment in layer_map.segments:
+            if segment.rank == 0:
+                raise LayerMapError(f"{segment.name} has rank 0, and kind {cls.kind} has A and B; give a rank", "11.1")
 
     def range_of(self, start: int, stop: int | None, end: int) -> tuple[int, int]:
         """``start`` and ``stop`` (None: the end) checked to be a range of 0 … end; ``LimitError`` otherwise."""

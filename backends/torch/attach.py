@@ -22,6 +22,7 @@ from unilora_spec import (
 from unilora_spec.adapter import check_fit
 
 from .expansion import storage_of
+from .noise import Draw, Noise
 from .sites import delta_weight
 from .targets import candidates, matches, plan
 
@@ -135,7 +136,7 @@ class UniLora:
         self.model, self.projection, self.layer_map, self.asked = model, projection, layer_map, storage
         device = model.get_parameter(layer_map.segments[0].name).device
         self.storage = storage_of(projection, device, storage)
-        self._factors, self._seen, self.is_merged = None, None, False
+        self._factors, self._seen, self.is_merged, self._noise = None, None, False, None
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
         self._handles = [
             model.register_forward_pre_hook(self._before_forward),
@@ -158,6 +159,23 @@ class UniLora:
     def __repr__(self) -> str:
         held = f"P {self.storage.name}: {self.storage.nbytes:,} bytes"
         return f"UniLora({self.projection}, {len(self.layer_map)} segments, {held})"
+
+    @property
+    def noise(self) -> Noise | None:
+        """What each forward of training adds to W + ΔW: None at first. Raises ``LayerMapError`` for quantized weights, whose
+        rows have no norms to scale it by."""
+        return self._noise
+
+    @noise.setter
+    def noise(self, noise: Noise | None):
+        if noise:
+            self._refuse_quantized("noise is scaled by the weights' values; take the unquantized base")
+        self._noise = noise
+
+    def draws(self, pairs) -> list[Draw]:
+        """The noise that the segments of ``pairs`` see in this forward; none in an evaluation."""
+        noisy = self._noise and self._noise.strength and self.model.training
+        return [self._noise.draw(number) for number, *_ in pairs] if noisy else []
 
     def factors(self) -> list[tuple[torch.Tensor, ...]]:
         """A (rank, in) and B (out, rank) of every segment, or of rank 0 its one factor (out, in), views of one θ_D,
@@ -306,11 +324,14 @@ class UniLora:
                 weight.data = originals[name]
 
     def _weights_to_merge(self):
-        weights = {name: self.model.get_parameter(name) for name in self.layer_map.by_weight()}
+        self._refuse_quantized("merge into the unquantized base")
+        return {name: self.model.get_parameter(name) for name in self.layer_map.by_weight()}
+
+    def _refuse_quantized(self, instead):
+        adapted = self.layer_map.by_weight()
         for candidate in candidates(self.model):
-            if candidate.weight in weights and candidate.is_quantized:
-                raise LayerMapError(f"{candidate.weight} is quantized; merge into the unquantized base")
-        return weights
+            if candidate.weight in adapted and candidate.is_quantized:
+                raise LayerMapError(f"{candidate.weight} is quantized; {instead}")
 
     @torch.no_grad()
     def _add_deltas(self, weights):

@@ -1,5 +1,6 @@
 """θ_D of the kinds that are programs (SPEC 11), by torch: its autograd gives their Jacobian."""
 
+import itertools
 import math
 
 import numpy as np
@@ -16,16 +17,19 @@ class Frozen:
 
     def __init__(self, projection: Program, device):
         self.projection, self.device = projection, torch.device(device)
-        self.arrays, self.pieces = {}, []
+        self.arrays, self.pieces, cuts = {}, [], {0, projection.d}
         for _, value in projection.pieces(0, projection.D):
             steps = ordered([value])
             number = {step: i for i, step in enumerate(steps)}
             for step in steps:
+                if step.op == "theta":
+                    cuts |= {step.how, step.how + math.prod(step.shape)}
                 if step.op == "frozen" and step not in self.arrays:
                     self.arrays[step] = _tensor(step.array).to(device)
             # By numbers alone, which is what a compiler can follow.
             held = [self.arrays.get(step) for step in steps]
             self.pieces.append([(s.op, s.how, s.shape, [number[x] for x in s.inputs], a) for s, a in zip(steps, held)])
+        self.cuts = sorted(cuts)
 
     def __reduce__(self):
         return Frozen, (self.projection, self.device)
@@ -36,16 +40,18 @@ class Frozen:
 
     def expand(self, theta: Tensor, dtype=torch.float32) -> Tensor:
         """θ_D as ``dtype``[D] of θ, float[d]: in float32, and rounded once where ``dtype`` is of less precision."""
-        theta = theta.float()
+        # Cut once: the gradients of the ranges are then put together once, not added to a whole θ each.
+        lengths = [stop - start for start, stop in itertools.pairwise(self.cuts)]
+        ranges = dict(zip(self.cuts, theta.float().split(lengths)))
         # Each piece is a program of its own, so that what is made on its way goes when it ends.
-        return torch.cat([_result(piece, theta) for piece in self.pieces]).to(dtype)
+        return torch.cat([_result(piece, ranges) for piece in self.pieces]).to(dtype)
 
 
-def _result(piece, theta):
+def _result(piece, ranges):
     made = []
     for op, how, shape, inputs, array in piece:
         if op == "theta":
-            made.append(theta[how : how + math.prod(shape)].view(shape))
+            made.append(ranges[how].view(shape))
         else:
             made.append(array if op == "frozen" else OPERATIONS[op](how, *[made[i] for i in inputs]))
     return made[-1]

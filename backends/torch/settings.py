@@ -163,11 +163,15 @@ class AdapterSettings:
                 setattr(self, field.name, self._converted(field, value))
         if self.base is None:
             raise UniLoraError("--base is missing; give the base model's folder")
+        if self.ranks in (*BEFORE, *DURING) and self.rank == 0:
+            raise UniLoraError(f"--ranks {self.ranks} gives ranks from 1, and --rank is 0; leave one of them out")
         if self.ranks in DURING and self.kind != "identity":
             raise UniLoraError(
                 f"--ranks {self.ranks} moves rows of A with columns of B, which --kind {self.kind} does not train as they "
                 "are; give --kind identity"
             )
+        if isinstance(self.ranks, str) and self.rank == 0:
+            raise UniLoraError(f"--ranks {self.ranks} shares out the ranks of pairs; give --rank 1 or more")
         if self.ranks == "beam" and self.rank < 2:
             raise UniLoraError("--ranks beam puts one component in another's place; give --rank 2 or more")
 
@@ -251,7 +255,16 @@ class TrainSettings(PlanSettings):
     epochs: float = _option("Training", _number(0.0), "Times through the data.", 1.0)
     lr: float = _option("Training", _number(0), "Learning rate of the vector.", 1e-2)
     head_lr: float = _option("Training", _number(0), "Learning rate of what is trained in full.", 2e-3)
-    weight_decay: float = _option("Training", _number(0), "AdamW's weight decay.", 0.0)
+    weight_decay: float = _option("Training", _number(0), "Weight decay, as AdamW's.", 0.0)
+    optimizer: str = _option(
+        "Training",
+        _one_of("adamw", "lora-rite", "lora-pro", "lora-pro-efficient"),
+        "What steps the vector: AdamW, or by what a step does to the weights, LoRA-RITE (kind identity) or LoRA-Pro.",
+        "adamw",
+    )
+    noise: float = _option(
+        "Training", _number(0), "Flat-LoRA's noise on the adapted weights: 0.05 is the paper's for text.", 0.0
+    )
     warmup: float = _option("Training", _number(0, 1), "Share of the steps in which the learning rates rise.", 0.06)
     eval_steps: int | None = _option(
         "Training", _whole(1), "Evaluate and write a checkpoint every so many steps; by default after each epoch."
@@ -291,6 +304,10 @@ class TrainSettings(PlanSettings):
             )
         if self.head_only and self.ranks in DURING:
             raise UniLoraError(f"--head-only trains no adapter; leave --ranks {self.ranks} out")
+        if self.head_only and (self.optimizer != "adamw" or self.noise):
+            raise UniLoraError("--head-only trains no vector; leave --optimizer and --noise out")
+        if self.optimizer != "adamw" and self.ranks in DURING:
+            raise UniLoraError(f"--ranks {self.ranks} moves what AdamW keeps for each entry; leave --optimizer out")
         if self.patience and self.ranks == "dora":
             raise UniLoraError(
                 "--patience keeps the best step, which may be one before dora has pruned to its budget; leave one of them out"

@@ -4,21 +4,28 @@
 and takes x(W + ΔW)ᵀ where that costs less. ``DeltaWeight`` shows a module W + ΔW in place of W while it runs: for stacked
 experts and grouped convolutions, which use their weights in ways of their own.
 
-Of rank 0 there is one factor in place of the pair (SPEC 7.2): what is added is s·(x Mᵀ).
+Of rank 0 there is one factor in place of the pair (SPEC 7.2): what is added is s·(x Mᵀ). Each adds the noise of training, where
+there is one, in its own way.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from unilora_spec import Segment
 
-from .linear import merged_linear
+from .linear import merged_linear, merged_weight
 
 
 def delta_weight(segment: Segment, factors, s, shape):
     """ΔW (SPEC 7.7) of a segment's float32 ``factors`` as the stored weight's part of this ``shape``."""
     return segment.stored(s * segment.product(*factors), shape)
+
+
+def _matrix(segment, part):
+    """The stored weight's part as the matrix (out, in) that is adapted: a view."""
+    return (part.T if segment.transposed else part).reshape(segment.out_features, segment.in_features)
 
 
 class LowRank:
@@ -44,11 +51,37 @@ class LowRank:
                 for B in rest:
                     delta = F.linear(delta, B)
                 output = _add(output, delta.to(output.dtype), segment, -1)
+        for (number, segment, s), draw in zip(self.pairs, self.unilora.draws(self.pairs)):
+            # xεᵀ without ε in memory: the checkpoint makes it again for the backward pass
+            norms = self._norms(module, segment, factors[number], s)
+            noise = checkpoint(
+                self._of_noise, module, segment, x, draw, norms, use_reentrant=False, preserve_rng_state=False
+            )
+            output = _add(output, noise.to(output.dtype), segment, self._channels(module))
         return output
 
     @staticmethod
-    def _add_convolution(module, segment, x, first, rest, s, output):
-        channels = 1 - module.weight.dim()
+    @torch.no_grad()
+    def _norms(module, segment, factors, s):
+        """Those of the rows of W + ΔW, float32."""
+        rows = _matrix(segment, segment.part(module.weight)).float()
+        return merged_weight(rows, ((None, s, len(factors)),), [factor.float() for factor in factors]).norm(dim=1)
+
+    @staticmethod
+    def _of_noise(module, segment, x, draw, norms):
+        noise = draw(norms, segment.in_features).to(x.dtype)
+        if isinstance(module, nn.modules.conv._ConvNd):
+            return module._conv_forward(x, noise.reshape(-1, *module.weight.shape[1:]), None)
+        return F.linear(x, noise)
+
+    @staticmethod
+    def _channels(module):
+        """Where the features of an output are."""
+        return 1 - module.weight.dim() if isinstance(module, nn.modules.conv._ConvNd) else -1
+
+    @classmethod
+    def _add_convolution(cls, module, segment, x, first, rest, s, output):
+        channels = cls._channels(module)
         delta = module._conv_forward(x, first.reshape(-1, *module.weight.shape[1:]), None) * s
         for B in rest:
             delta = F.linear(delta.movedim(channels, -1), B).movedim(-1, channels)
@@ -81,7 +114,8 @@ class MergedLinear(LowRank):
         factors = self.unilora.factors()
         places = tuple((segment.row, s, len(factors[number])) for number, segment, s in self.pairs)
         flat = [factor.to(x.dtype) for number, *_ in self.pairs for factor in factors[number]]
-        return merged_linear(x, module.weight, module.bias, places, *flat)
+        draws = self.unilora.draws(self.pairs)
+        return merged_linear(x, module.weight, module.bias, places, *flat, draws=draws)
 
     def _costs_less(self, x, weight):
         """Making W + ΔW takes in · out · rank products, the low-rank path (in + out) · rank for each token; of rank 0, in · out
@@ -148,6 +182,11 @@ class DeltaWeight:
             adapted = weight.clone()
             for (_, segment, _), delta in zip(self.pairs, deltas):
                 segment.part(adapted).add_(delta)
+        with torch.no_grad():  # a constant, within what the module keeps of the adapted weight anyway
+            for (_, segment, _), draw in zip(self.pairs, self.unilora.draws(self.pairs)):
+                part = segment.part(adapted)
+                norms = _matrix(segment, part).float().norm(dim=1)
+                part.add_(segment.stored(draw(norms, segment.in_features), part.shape))
         # An instance's own attribute comes before its parameters, which stay untouched.
         module.__dict__[self.parameter] = adapted
 

@@ -19,6 +19,7 @@ from .checkpoints import STATE, Checkpoints, Interruption, Stopped
 from .components import Beam, Dora, cut
 from .data import sample
 from .metrics import METRICS
+from .noise import Noise
 from .processes import is_first
 from .progress import Progress
 from .ranks import ranked
@@ -121,6 +122,8 @@ def _attached(model, settings, layer_map, new, **options):
         theta = model.unilora.theta
         theta.requires_grad_(False)
         theta.detach().zero_()  # the delta weights are exactly zero
+    elif settings.noise:
+        model.unilora.noise = Noise(settings.noise, settings.seed)
 
 
 def _left(targets, before, after) -> list[dict]:

@@ -17,6 +17,7 @@ from unilora_spec import WorkFailed
 
 from .data import LikeLengths, collator, text_lengths
 from .metrics import METRICS
+from .optimizers import LoraPro, LoraRite
 
 WEIGHTS = "model.safetensors"  # the name that a Trainer looks for
 
@@ -90,8 +91,18 @@ class _Finite(TrainerCallback):
             )
 
 
+class _Steps(TrainerCallback):
+    """Tells the noise of training which step it is, also in a run that goes on."""
+
+    def __init__(self, noise):
+        self.noise = noise
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.noise.at(state.global_step, state.max_steps)
+
+
 def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
-    """A Trainer for ``model`` whose optimizer, AdamW, has these parameter ``groups``; checkpoints go to ``folder``."""
+    """A Trainer for ``model`` that steps these parameter ``groups``; checkpoints go to ``folder``."""
     metrics = METRICS[settings.task]
     every = settings.eval_steps or math.ceil(len(rows.train) / settings.batch_size)
     names = {field.name for field in dataclasses.fields(TrainingArguments)}
@@ -135,14 +146,23 @@ def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
         eval_dataset=rows.held_out,
         compute_metrics=metrics.compute,
         preprocess_logits_for_metrics=metrics.reduce,
-        optimizer_cls_and_kwargs=(torch.optim.AdamW, {"params": groups, "weight_decay": settings.weight_decay}),
-        callbacks=[_Finite()],
+        optimizers=(_optimizer(model, groups, settings), None),
+        callbacks=[_Finite(), *([_Steps(model.unilora.noise)] if settings.noise else [])],
         sampler=LikeLengths(text_lengths(rows.train, settings.text), settings.batch_size, arguments.seed),
     )
     trainer.remove_callback(PrinterCallback)
     # Here, as an evaluation before the training would prepare the model without DDP, and the training leave it so.
     trainer.model_wrapped = trainer.accelerator.prepare_model(model)
     return trainer
+
+
+def _optimizer(model, groups, settings):
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    options = {"lr": settings.lr, "weight_decay": settings.weight_decay, "others": groups[1:]}
+    if settings.optimizer == "lora-rite":
+        return LoraRite(model.unilora, **options)
+    return LoraPro(model.unilora, **options, efficient=settings.optimizer == "lora-pro-efficient")
 
 
 def _items(labels) -> int:

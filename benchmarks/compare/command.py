@@ -22,7 +22,7 @@ from ..measure import machine
 from . import page
 from .costs import ROUNDS, costs
 from .methods import HEAD, METHODS, OWN, RATES, REFERENCE, TARGETS
-from .runs import FULL, HELD_OUT, PROTOCOL, QUICK, VALIDATION, Kept, Run, Scale, made, prepared, versions
+from .runs import FULL, PROTOCOL, QUICK, VALIDATION, Kept, Run, Scale, made, versions
 from .told import MOST_SEEDS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -107,7 +107,7 @@ def compare(
         measured = {
             "command": _called(seeds, budget, method, quick),
             "quick": quick,
-            "protocol": PROTOCOL | work.sizes() | {"seeds": seeds, "targets": TARGETS},
+            "protocol": PROTOCOL | {"steps": work.scale.steps, "seeds": seeds, "targets": TARGETS},
             "versions": versions(),
             "budgets": budgets,
             "left_out": left_out,
@@ -206,11 +206,6 @@ class Work:
             found = self.kept.write(what, {"machine": here, "costs": found})
         return found
 
-    def sizes(self) -> dict[str, int]:
-        """What a run does: ``steps`` and the sentences it is ``judged`` by."""
-        data = prepared(0, self.scale, HELD_OUT)[3]
-        return {"steps": self.scale.steps, "judged": len(data.held_out)}
-
 
 def made_and_kept(kept: Kept, run: Run) -> dict:
     """In a process of its own: trains, and keeps the result."""
@@ -218,7 +213,13 @@ def made_and_kept(kept: Kept, run: Run) -> dict:
 
 
 def compared(work: Work, cells: list[dict], seeds: int) -> dict:
-    """The ``machine`` and the ``cells`` with all that is measured of them."""
+    """The ``machine`` and the ``cells`` with all that is measured of them; the sentences they are ``judged`` by."""
+    costs = {}
+    for budget in dict.fromkeys(cell["budget"] for cell in cells[1:]):
+        there = {cell["method"]: cell["arguments"] for cell in cells if cell["budget"] in (0, budget)}
+        found = work.costs(there)
+        costs[budget] = found["costs"]
+        costs.setdefault(0, found["costs"])  # the head alone, in turns with the first of them
     rates = _recorded()
     cells = [cell | _rate(cell, rates) for cell in cells]
     runs = [
@@ -227,18 +228,12 @@ def compared(work: Work, cells: list[dict], seeds: int) -> dict:
         for cell in cells
     ]
     results = work.results(runs)
-    measured = []
-    for budget in dict.fromkeys(cell["budget"] for cell in cells[1:]):
-        there = {cell["method"]: cell["arguments"] for cell in cells if cell["budget"] in (0, budget)}
-        measured.append((budget, work.costs(there)))
-    by_budget = {budget: found["costs"] for budget, found in measured}
-    by_budget[0] = measured[0][1]["costs"]  # the head alone, in turns with the first of them
     for number, cell in enumerate(cells):
         own = results[number :: len(cells)]
         cell |= {"parameters": own[0]["parameters"], "bytes": own[0]["bytes"]}
         cell |= {name: [result[name] for result in own] for name in ("accuracy", "right", "seconds")}
-        cell |= by_budget[cell["budget"]][cell["method"]]
-    return {"machine": measured[0][1]["machine"], "cells": cells}
+        cell |= costs[cell["budget"]][cell["method"]]
+    return {"machine": found["machine"], "judged": results[0]["judged"], "cells": cells}
 
 
 def searched(work: Work, cells: list[dict]) -> dict[str, dict]:

@@ -23,7 +23,7 @@ from .. import peers
 TARGETS = ("query", "value")
 WEIGHTS, SIDE = 12, 384
 RANK = 4  # of every method whose size the rank does not give, as in the papers of Uni-LoRA and VB-LoRA
-D = WEIGHTS * RANK * 2 * SIDE  # of θ_D at this rank
+D, ENTRIES = WEIGHTS * RANK * 2 * SIDE, WEIGHTS * SIDE * SIDE  # of θ_D at this rank; of whole weights
 NEAR = 0.25  # of a budget: what lies farther from it is another budget
 OWN = "own"
 REFERENCE, HEAD = "balanced", "head alone"  # what all others stand beside
@@ -77,9 +77,9 @@ def by_rank(budget: int) -> Iterator[dict]:
     return ({"rank": rank} for rank in range(1, SIDE + 1))
 
 
-def by_d(rank: int):
-    """What has every d."""
-    return lambda budget: iter([{"rank": rank, "d": budget}])
+def by_d(rank: int, most: int):
+    """What has every d up to one."""
+    return lambda budget: iter([{"rank": rank, "d": min(budget, most)}])
 
 
 def d_of(kind: str):
@@ -124,11 +124,11 @@ def peft_lora(model, arguments, seed, head):
     return peers.lora(model, arguments["rank"], TARGETS, task_type="SEQ_CLS")
 
 
-def _free(name, about, kind, rate, rank=RANK, adapt=None, rates_of=None):
+def _free(name, about, kind, rate, rank=RANK, most=D, adapt=None, rates_of=None):
     """A method that has every d. Its own is Uni-LoRA's for RoBERTa-base, by the authors' scripts; none could be looked up for
     GPart."""
     own, size = {"rank": rank, "d": 23040}, lambda arguments: arguments["d"]
-    return Method(name, about, by_d(rank), size, own, rate, adapt or ours(kind), kind, rates_of)
+    return Method(name, about, by_d(rank, most), size, own, rate, adapt or ours(kind), kind, rates_of)
 
 
 def _ranked(name, about, kind, rate, own):
@@ -142,7 +142,7 @@ def _bank(vectors):
 # 4e-3 for an entry: LoRA trains best here at 5e-3, and Uni-LoRA with d = 5,760 at 1e-2, which is 4e-3 for an entry.
 _GATHER = for_entries(4e-3)
 # Whole weights move where an entry of A or B would: about as far as full fine-tuning lets them, 1e-4 a step.
-_WHOLE = for_entries(1e-4, WEIGHTS * SIDE * SIDE)
+_WHOLE = for_entries(1e-4, ENTRIES)
 _LORA = constant(5e-3)
 METHODS = {
     method.name: method
@@ -151,9 +151,10 @@ METHODS = {
         _free(REFERENCE, "Uni-LoRA", "balanced", _GATHER),
         _free("uniform", "Uni-LoRA, columns drawn independently", "uniform", _GATHER, rates_of=REFERENCE),
         _free("layerwise", "Uni-LoRA within each layer", "layerwise", _GATHER, rates_of=REFERENCE),
-        _free("nonuniform", "Uni-LoRA, θ split unevenly between A and B", "nonuniform", _GATHER, rates_of=REFERENCE),
+        # Two thirds of θ are all B's, half of θ_D.
+        _free("nonuniform", "Uni-LoRA, more of θ for B", "nonuniform", _GATHER, most=D * 3 // 4, rates_of=REFERENCE),
         _free("fastfood", "a dense P by fast transforms", "fastfood", _GATHER),
-        _free("partition", "GPart: θ spread over whole weights", "balanced", _WHOLE, rank=0),
+        _free("partition", "GPart: θ spread over whole weights", "balanced", _WHOLE, rank=0, most=ENTRIES),
         _ranked("identity", "LoRA", "identity", _LORA, 8),
         # Ten times LoRA's: VeRA's RoBERTa is trained at 4e-3 to 1e-2, LoRA's at 5e-4.
         _ranked("vera", "VeRA", "vera", constant(5e-2), 256),

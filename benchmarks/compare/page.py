@@ -40,7 +40,7 @@ of one thread in all; nothing here is written by hand.
 One base, all-MiniLM-L6-v2, and one data set, Rotten Tomatoes. Adapted are the {WEIGHTS} query and value weights, {SIDE} × {SIDE}, and
 beside each adapter the same new head is trained, 770 numbers, which are not in the counts below. A run sees
 {protocol["steps"] * protocol["batch"]:,} sentences once, in {protocol["steps"]} batches of {protocol["batch"]}, with AdamW, a learning rate that rises for 6 % of the steps and then falls
-to 0, and no dropout; it is judged by {protocol["judged"]:,} held-out sentences. A seed gives P, the start, the head's start and the order of
+to 0, and no dropout; it is judged by {measured["judged"]:,} held-out sentences. A seed gives P, the start, the head's start and the order of
 the sentences, the same for all methods. {protocol["seeds"]} seeds; “±” is the standard deviation over them. So short a training is what time
 allows, and favours what learns fast: its end is not the best that a method can do.
 
@@ -107,7 +107,7 @@ def _sorted(lines):
 def _comparisons(measured):
     """What is compared: a title, and by its name the difference of each that stands beside what the title says."""
     cells = {(cell["method"], cell["budget"]): cell for cell in measured["cells"] if None not in cell["accuracy"]}
-    rights = {key: _bits(cell["right"], measured["protocol"]["judged"]) for key, cell in cells.items()}
+    rights = {key: _bits(cell["right"], measured["judged"]) for key, cell in cells.items()}
 
     def beside(pairs):
         """Of (name, what, beside what): those that are there."""

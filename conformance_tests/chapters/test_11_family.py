@@ -12,7 +12,7 @@ from conformance_tests.oracle import family, files, parts
 from conformance_tests.oracle.kinds import LAYERED, PROGRAMS
 from conformance_tests.rules import check
 from conformance_tests.spelling import canonical
-from conformance_tests.strategies import adapters, moderate, projections, seeds, slices, vectors
+from conformance_tests.strategies import adapters, layered, moderate, projections, seeds, slices, vectors
 from unilora_spec.protocol import field_of
 
 from .test_07_layer_map import within
@@ -70,6 +70,16 @@ def test_another_d(judge, kind, data):
     p = data.draw(projections(kind))
     d = data.draw(st.sampled_from([p["d"] - 1, p["d"] + 1, 2 * p["d"]]).filter(bool))
     judge.refuses("11.1", "expand", projection=p | {"d": d}, theta=np.zeros(d), start=0, stop=p["D"])
+
+
+@of_each([kind for kind, module in LAYERED.items() if not getattr(module, "WHOLE", False)], "11.1", needs="expand")
+@given(data=st.data())
+def test_no_rank_0(judge, kind, data):
+    """A kind of A and B has no segment of rank 0."""
+    segments = [{"name": name, "out": 2, "in": 2, "rank": rank} for name, rank in (("v", 2), ("w", 0))]
+    p, segments, own = data.draw(layered(kind, segments))
+    p |= {"layers": segments} | {name: tensor[field_of(tensor["dtype"])] for name, tensor in own.items()}
+    judge.refuses("11.1", "expand", projection=p, theta=np.zeros(p["d"]), start=0, stop=p["D"])
 
 
 @of_each(PROGRAMS, "9.3", needs="index members scale")

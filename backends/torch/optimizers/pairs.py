@@ -1,0 +1,89 @@
+"""θ as the pairs A and B of a layer map, and what the optimizers that step them have in common."""
+
+import itertools
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from unilora_spec import KindError, LayerMap, WorkFailed
+
+# Singular values of A or B below √1e-7 of the largest count as zero: along them a step would be thousands of times longer
+# than along the others, and what float32 holds of them is partly rounding.
+NEGLIGIBLE = 1e-7
+
+
+class Pairs:
+    """The A (rank, in) and B (out, rank) in vectors that are laid out as θ_D is, in batches of segments of one shape.
+
+    ``scales`` holds s of ΔW = s·B·A for each batch: float64[n, 1, 1]. Raises ``KindError`` for a segment of rank 0.
+    """
+
+    def __init__(self, layer_map: LayerMap, device):
+        self.segments, batches = layer_map.segments, defaultdict(list)
+        for number, segment in enumerate(self.segments):
+            if segment.rank == 0:
+                raise KindError(f"{segment.name} has rank 0, and so no A and B to step; take AdamW")
+            batches[segment.out_features, segment.in_features, segment.rank].append(number)
+        self.batches = list(batches.values())
+        s = [float(layer_map.factor_scale(segment)) for segment in self.segments]
+        self.scales = [
+            torch.tensor([s[i] for i in numbers], device=device).double()[:, None, None] for numbers in self.batches
+        ]
+
+    def split(self, vector: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """A (n, rank, in) and B (n, out, rank) of each batch, copies in float64: Gram matrices square a condition number."""
+        parts = vector.double().split([segment.size for segment in self.segments])
+        pairs = [[self.segments[i].factors(parts[i]) for i in numbers] for numbers in self.batches]
+        return [(torch.stack([A for A, _ in batch]), torch.stack([B for _, B in batch])) for batch in pairs]
+
+    def join(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """The vector, float64[D], that ``split`` makes ``pairs`` of."""
+        parts = [None] * len(self.segments)
+        for numbers, (A, B) in zip(self.batches, pairs):
+            for i, *pair in zip(numbers, A.flatten(1), B.flatten(1)):
+                parts[i] = pair
+        return torch.cat(list(itertools.chain(*parts)))
+
+
+class PairsOptimizer(torch.optim.AdamW):
+    """AdamW, but for θ, which a subclass steps; ``others`` are groups of parameters as AdamW takes them, a new head's, ``own``
+    are the options of θ's group and ``defaults`` those of all groups.
+
+    All state is in ``state_dict``, and the same gradients give the same bits. Raises ``KindError`` for a θ in parts (FSDP), and in
+    ``step`` ``WorkFailed`` where training has diverged.
+    """
+
+    def __init__(self, unilora, others, own, **defaults):
+        self.unilora, self.theta = unilora, unilora.theta
+        if hasattr(self.theta, "full_tensor"):
+            raise KindError(f"{type(self).__name__} steps whole matrices, and theta is in parts; take AdamW")
+        self.pairs = Pairs(unilora.layer_map, self.theta.device)
+        super().__init__([{"params": [self.theta], **own}, *others], **defaults)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        gradient = self.theta.grad
+        try:
+            if gradient is not None:
+                self.theta.grad = self.step_theta(gradient, self.param_groups[0], self.state[self.theta])
+            super().step()  # passes over a parameter without a gradient
+        except torch.linalg.LinAlgError as error:
+            raise WorkFailed("theta or its gradient is not finite any more; give a lower learning rate") from error
+        finally:
+            self.theta.grad = gradient
+        return loss
+
+    def step_theta(self, gradient: Tensor, group: dict, state: dict) -> Tensor | None:
+        """Steps θ, or returns the gradient that AdamW is to step it by."""
+        raise NotImplementedError
+
+
+def eigen(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues (n, r) and vectors (n, r, r) of symmetric matrices, and which of the values are not negligible."""
+    values, vectors = torch.linalg.eigh(gram)
+    return values, vectors, values > NEGLIGIBLE * values[:, -1:]
