@@ -127,13 +127,15 @@ def test_a_tied_weight_is_refused_as_attach_does(tmp_path):
             refusing()
 
 
-@pytest.mark.parametrize(("kind", "rank"), [("balanced", 4), ("balanced", 0), ("identity", 4)])
+@pytest.mark.parametrize(("kind", "rank"), [("balanced", 4), ("balanced", 0), ("identity", 4), ("vb", 4)])
 def test_the_file_is_as_long_as_said(tmp_path, kind, rank):
     llama().save_pretrained(tmp_path)
     model = T.LlamaForCausalLM.from_pretrained(tmp_path)
-    d = None if kind == "identity" else 77
-    attach(model, rank=rank, d=d, seed=3, targets=["q_proj"], kind=kind, alpha=8)
-    said = planned(settings(tmp_path, "q_proj", rank=rank, dim=d, seed=3, kind=kind, alpha=8))
+    d, options = 77 if kind == "balanced" else None, {"length": 8} if kind == "vb" else None
+    attach(model, rank=rank, d=d, seed=3, targets=["q_proj"], kind=kind, options=options, alpha=8)
+    said = planned(
+        settings(tmp_path, "q_proj", rank=rank, dim=d, seed=3, kind=kind, options=options and "length=8", alpha=8)
+    )
     assert said["d"] == model.unilora.theta.numel()
     assert said["bytes"]["file"] == model.save_adapter(tmp_path / "vec.safetensors")
 

@@ -63,7 +63,8 @@ def planned(settings: AdapterSettings, progress: bool = False) -> dict:
             settings.kind, D=D, d=d, seed=settings.seed, layer_map=layer_map, tensors=tensors, **options
         )
         projection, theta = projection.stored_as(_zeros("F32", d))
-        return {"d": d, "file": encoded_size(Adapter(projection, layer_map, theta, base)), "optimizer": 8 * d}
+        own = {name: values.size * values.itemsize for name, values in projection.tensors.items()}
+        return {"d": d, "file": encoded_size(Adapter(projection, layer_map, theta, base)), "optimizer": 8 * d, **own}
 
     report = {
         "base": {
@@ -81,7 +82,6 @@ def planned(settings: AdapterSettings, progress: bool = False) -> dict:
         "D": D,
         "bytes": {
             **({"P": {"computed": 0, "cached": 4 * D, "PEFT": 12 * D}} if issubclass(of_kind, Gather) else {}),
-            **{name: values.size * values.itemsize for name, values in tensors.items()},
             "theta_D": 4 * D,
             "gradient of theta_D": 4 * D,
         },
