@@ -1,13 +1,15 @@
 """``python -m benchmarks compare``: what is to run, the processes that run it, and the search for learning rates."""
 
+import itertools
 import json
 import multiprocessing
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from unilora_spec import UniLoraError, replacing
+from unilora_spec import UniLoraError, WorkFailed, replacing
 
 from ..measure import machine
 from . import page
@@ -157,8 +159,11 @@ class Work:
         self.bars.start()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, kind, *exception):
         self.bars.stop()
+        if kind is KeyboardInterrupt:
+            folder = self.kept.folder
+            raise WorkFailed(f"stopped; what is finished is kept in {folder}, and the same call goes on") from None
 
     def say(self, line: str) -> None:
         self.bars.console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -184,14 +189,17 @@ class Work:
             torch.set_num_threads(1)
             yield from ((number, made_and_kept(self.kept, run)) for number, run in enumerate(runs))
             return
+        waiting, numbers = iter(enumerate(runs)), {}
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(self.workers, len(runs) or 1), context, torch.set_num_threads, (1,)) as pool:
-            numbers = {pool.submit(made_and_kept, self.kept, run): number for number, run in enumerate(runs)}
-            try:
-                yield from ((numbers[future], future.result()) for future in as_completed(numbers))
-            except BaseException:  # also Ctrl-C, which those that run hear too
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        with ProcessPoolExecutor(self.workers, context, _alone) as pool:
+            while True:
+                # No more than run at once: an interruption, which they hear too, finds none in a queue.
+                for number, run in itertools.islice(waiting, self.workers - len(numbers)):
+                    numbers[pool.submit(made_and_kept, self.kept, run)] = number
+                if not numbers:
+                    return
+                for future in wait(numbers, return_when=FIRST_COMPLETED).done:
+                    yield numbers.pop(future), future.result()
 
     def costs(self, arguments: dict[str, dict]) -> dict:
         """Time and memory of a step of these methods, and the ``machine`` that took them: kept, or measured now."""
@@ -207,8 +215,14 @@ class Work:
         return found
 
 
+def _alone() -> None:
+    """In a process of its own, before its first run: one thread, and Ctrl-C ends it without a word."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
+
+
 def made_and_kept(kept: Kept, run: Run) -> dict:
-    """In a process of its own: trains, and keeps the result."""
+    """Trains, and keeps the result."""
     return kept.write(run.what, made(run))
 
 
