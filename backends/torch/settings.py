@@ -170,7 +170,9 @@ class AdapterSettings:
             raise UniLoraError("--base is missing; give the base model's folder")
         if self.links:
             if self.kind not in ("balanced", "chain"):
-                raise UniLoraError(f"--links makes a chain, whose links are balanced, and --kind is {self.kind}; leave one of them out")
+                raise UniLoraError(
+                    f"--links makes a chain, whose links are balanced, and --kind is {self.kind}; leave one of them out"
+                )
             self.kind, self.options = "chain", {"links": self.links}
         if self.ranks in (*BEFORE, *DURING) and self.rank == 0:
             raise UniLoraError(f"--ranks {self.ranks} gives ranks from 1, and --rank is 0; leave one of them out")
@@ -336,7 +338,9 @@ class TrainSettings(PlanSettings):
                         f"{flag(name)} and a chain do not go together, as it {why}; leave one of them out"
                     )
             if self.optimizer != "adamw":
-                raise UniLoraError(f"--optimizer {self.optimizer} steps all links of a chain at once; leave one of them out")
+                raise UniLoraError(
+                    f"--optimizer {self.optimizer} steps all links of a chain at once; leave one of them out"
+                )
         if self.resume and self.overwrite:
             raise UniLoraError("--resume goes on and --overwrite starts anew; give one of them")
 
