@@ -83,12 +83,13 @@ def by_d(rank: int, most: int):
 
 
 def d_of(kind: str):
-    """The length of θ that the specification gives a kind for these weights."""
+    """The length of θ that the specification gives a kind for these weights, while it is trained."""
 
     def size(arguments):
         segments = [Segment(str(number), SIDE, SIDE, arguments["rank"]) for number in range(WEIGHTS)]
-        defaults = {name: option.default for name, option in KINDS[kind].known_options.items()}
-        return KINDS[kind].dim(LayerMap(segments), **defaults | arguments.get("options", {}))
+        trained = KINDS[kind].trained_as()
+        defaults = {name: option.default for name, option in trained.known_options.items()}
+        return trained.dim(LayerMap(segments), **defaults | arguments.get("options", {}))
 
     return size
 
@@ -135,8 +136,8 @@ def _ranked(name, about, kind, rate, own):
     return Method(name, about, by_rank, d_of(kind), {"rank": own}, rate, ours(kind), kind)
 
 
-def _bank(vectors):
-    return {"rank": RANK, "options": {"vectors": vectors, "length": SIDE // 3}}
+def _bank(rows):
+    return {"rank": RANK, "options": {"length": SIDE // 3, "bank": rows}}
 
 
 # 4e-3 for an entry: LoRA trains best here at 5e-3, and Uni-LoRA with d = 5,760 at 1e-2, which is 4e-3 for an entry.
@@ -160,14 +161,14 @@ METHODS = {
         _ranked("vera", "VeRA", "vera", constant(5e-2), 256),
         # One of the ranks that the authors try, as far as could be looked up; their rates could not.
         _ranked("tied", "Tied-LoRA", "tied", _LORA, 8),
-        # Sub-vectors of a third of a row, as 256 of 768 in the paper; PEFT's bank has 256 rows. Its authors train bank and mixtures
-        # at two rates, 1e-3 and 1e-2. θ is one vector, with one rate.
+        # Sub-vectors of a third of a row, as 256 of 768 in the paper, whose bank has 90 rows. Its rates are two, 1e-3 for the bank and
+        # 1e-2 for the logits; θ is one vector, with one rate.
         Method(
             "vb",
             "VB-LoRA",
             lambda budget: map(_bank, range(2, 513)),
             d_of("vb"),
-            _bank(256),
+            _bank(90),
             constant(1e-2),
             ours("vb"),
             "vb",
