@@ -158,6 +158,7 @@ def test_as_many_links_as_there_may_be(judge):
 @given(data=st.data())
 def test_options(judge, kind, data):
     """A kind's own numbers are in the file, all of them and no others, and not below their least."""
+    judge.needs_kind(kind)
     description, tensors = data.draw(adapters([kind]))
     judge.gives({"file": canonical(description, tensors)}, "write", description=description, tensors=tensors)
     name = data.draw(st.sampled_from(list(LAYERED[kind].OPTIONS)))
@@ -176,6 +177,7 @@ def test_options(judge, kind, data):
 @given(data=st.data())
 def test_own_tensors(judge, kind, data):
     """A kind's tensors are in the file, all of them, of their dtype and length."""
+    judge.needs_kind(kind)
     description, tensors = data.draw(adapters([kind]))
     for name in LAYERED[kind].own(description["projection"], description["layers"]):
         without = {key: tensor for key, tensor in tensors.items() if key != name}
