@@ -1,10 +1,12 @@
 """SPEC chapter 1: what is refused, and the arithmetic at its largest."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance_tests.oracle import arithmetic
+from conformance_tests.oracle.kinds import PROGRAMS
 from conformance_tests.rules import KINDS, check
 from conformance_tests.strategies import LARGEST, projections, seeds, slices, small_sizes
 
@@ -71,14 +73,17 @@ def test_the_largest_seed_is_taken(judge):
         judge.gives({"keys": arithmetic.keys(seed)}, "keys", seed=str(seed))
 
 
-@check("1.3", needs="index")
+@check("1.3", needs="index expand")
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 def test_rows_outside(judge, kind, data):
     """A slice of rows that is not one of [0, D) is refused."""
     p = data.draw(projections(kind))
     for start, stop in ((0, p["D"] + 1), (p["D"] + 1, p["D"] + 1), (p["D"], p["D"] - 1), (-1, 0), (-2, -1)):
-        judge.refuses("1.3", "index", projection=p, start=start, stop=stop)
+        if kind in PROGRAMS:  # has no index
+            judge.refuses("1.3", "expand", projection=p, theta=np.zeros(p["d"]), start=start, stop=stop)
+        else:
+            judge.refuses("1.3", "index", projection=p, start=start, stop=stop)
 
 
 @check("1.3", needs="members scale")

@@ -83,7 +83,7 @@ def test_another_d(judge, kind, data):
     judge.refuses("11.1", "expand", projection=p | {"d": d}, theta=np.zeros(d), start=0, stop=p["D"])
 
 
-@of_each([kind for kind in PROGRAMS if not getattr(LAYERED[kind], "WHOLE", False)], "11.1", needs="expand")
+@of_each([kind for kind, module in LAYERED.items() if not getattr(module, "WHOLE", False)], "11.1", needs="expand")
 @given(data=st.data())
 def test_no_rank_0(judge, kind, data):
     """A kind of A and B has no segment of rank 0."""
