@@ -39,6 +39,33 @@ class Size(float):
         return Size(float(self) * float(other))
 
 
+class Differential:
+    """A number and its derivatives with respect to the θ_j on which it depends, by j."""
+
+    def __init__(self, value, by=()):
+        self.value, self.by = value, dict(by)
+
+    def __add__(self, other):
+        return Differential(self.value + other.value, _added(self.by.items(), other.by.items()))
+
+    def __sub__(self, other):
+        zero = type(self.value)(0)
+        return Differential(
+            self.value - other.value, _added(self.by.items(), ((j, zero - d) for j, d in other.by.items()))
+        )
+
+    def __mul__(self, other):
+        ours = ((j, d * other.value) for j, d in self.by.items())
+        return Differential(self.value * other.value, _added(ours, ((j, self.value * d) for j, d in other.by.items())))
+
+
+def _added(first, second):
+    total = dict(first)
+    for j, d in second:
+        total[j] = total[j] + d if j in total else d
+    return total
+
+
 def segments_of(p):
     """The segments of a layered projection of the protocol, one by one."""
     return files.unfold(p["layers"])
@@ -75,22 +102,16 @@ def expand(p, theta, start=0, stop=None):
 
 
 def adjoint(p, theta, g, start=0):
-    """(Pᵀg)_j at θ, where g is the gradient of the rows from ``start`` on, and the bound that SPEC 11.4 allows.
-
-    θ_D is linear in each number of θ by itself, so that a difference is a derivative, exactly.
-    """
+    """(Pᵀg)_j at θ, where g is the gradient of the rows from ``start`` on, and the bound that SPEC 11.4 allows."""
     of_kind, segments = LAYERED[p["kind"]], segments_of(p)
 
-    def differences(values, number):
-        """By j: the rows where one more at j makes a difference, and the difference."""
-        values, stop = [number(float(x)) for x in values], start + len(g)
-        before = of_kind.theta_D(p, segments, values, number)[start:stop]
-        for j in range(len(values)):
-            further = [*values[:j], values[j] + number(1.0), *values[j + 1 :]]
-            after = of_kind.theta_D(p, segments, further, number)[start:stop]
-            yield [float(b) - float(a) if number is Size else b - a for a, b in zip(before, after)]
+    def gathered(number, g):
+        at = [Differential(number(x), {j: number(1)}) for j, x in enumerate(map(float, theta))]
+        rows = of_kind.theta_D(p, segments, at, lambda x: Differential(number(x)))[start : start + len(g)]
+        total = dict.fromkeys(range(p["d"]), number(0))
+        for row, x in zip(rows, map(number, map(float, g))):
+            total = _added(total.items(), ((j, x * d) for j, d in row.by.items()))
+        return [float(x) for x in total.values()]
 
-    exact = [float(sum(Fraction(float(x)) * d for x, d in zip(g, each))) for each in differences(theta, Fraction)]
-    sizes = [sum(abs(x) * d for x, d in zip(g, each)) for each in differences(theta, Size)]
     many = len(g) + roundings(segments)
-    return exact, [many * 2**-23 * size + 2**-126 for size in sizes]
+    return gathered(Fraction, g), [many * 2**-23 * size + 2**-126 for size in gathered(Size, g)]
