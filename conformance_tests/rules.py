@@ -8,6 +8,8 @@ import pytest
 from .oracle.kinds import LAYERED, PROGRAMS
 
 KINDS = ("balanced", "uniform", "identity", "table", *LAYERED)  # SPEC 9.1
+OF_NUMBERS = tuple(kind for kind in KINDS if kind not in LAYERED)
+"""Those that need no layer map."""
 GATHERS = tuple(kind for kind in KINDS if kind not in PROGRAMS)
 """Those whose rows hold one entry each."""
 

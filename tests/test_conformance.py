@@ -60,7 +60,7 @@ def reference(tmp_path_factory):
 def test_the_reference_reaches_the_highest_level(reference):
     report, _, seconds = reference
     assert report["level"] == "full" and not failed(report)
-    assert seconds < 60  # on two cores; 20 to 30 are usual
+    assert seconds < 150  # on two cores; 40 to 60 are usual
 
 
 def test_every_rule_has_a_check(reference):

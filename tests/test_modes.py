@@ -26,7 +26,8 @@ from unilora_spec import Segment, UniLoraError
 ROOT = Path(__file__).parents[1]
 BASES = (small_models.bert, small_models.gpt2)
 HEAD = ("classifier.weight", "classifier.bias")
-CLOSE = {"rtol": 0, "atol": 1e-5}  # float32 sums of one layer, in other orders; what an adapter does is above 1e-2
+# Float32 sums in other orders, of logits up to 21, where the last bit is 1.9e-6; what an adapter does is above 1e-2.
+CLOSE = {"rtol": 0, "atol": 2e-5}
 Level = onnxruntime.GraphOptimizationLevel
 LEVELS = (Level.ORT_DISABLE_ALL, Level.ORT_ENABLE_BASIC, Level.ORT_ENABLE_EXTENDED, Level.ORT_ENABLE_ALL)
 

@@ -269,7 +269,7 @@ def test_identity_needs_d_of_D():
 
 
 def test_unknown_kind_is_named():
-    with pytest.raises(KindError, match=r"'lora-fa'.*balanced, identity, table, uniform.*SPEC 9\.1"):
+    with pytest.raises(KindError, match=r"'lora-fa'.*balanced, chain, .*SPEC 9\.1"):
         Projection(kind="lora-fa", D=5, d=2, seed=0)
 
 

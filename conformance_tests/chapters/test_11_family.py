@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from conformance_tests.judge import differs
@@ -17,17 +17,19 @@ from unilora_spec.protocol import field_of
 
 from .test_07_layer_map import within
 
+few = settings(max_examples=-(-settings.default.max_examples // 3))
+"""For checks that are made of many kinds, whose code is in most the same."""
+
 
 def of_each(kinds, *rules, needs):
     """A mark for each kind: its own rule beside these."""
-    if not kinds:
-        return lambda function: None
     return pytest.mark.parametrize(
         "kind", [pytest.param(kind, marks=check(LAYERED[kind].RULE, *rules, needs=needs)) for kind in kinds]
     )
 
 
 @of_each(PROGRAMS, "6.2", "9.3", "11.2", "11.3", needs="expand")
+@few
 @given(data=st.data())
 def test_expand(judge, kind, data):
     """All of θ_D, and any slice of it: by its bits, or, where matrices are multiplied, within the roundings of that."""
@@ -43,6 +45,7 @@ def test_expand(judge, kind, data):
 
 
 @of_each(PROGRAMS, "11.4", needs="adjoint")
+@few
 @given(data=st.data())
 def test_adjoint(judge, kind, data):
     """The transposed Jacobian at θ, times the gradient of any slice of θ_D."""
@@ -55,6 +58,7 @@ def test_adjoint(judge, kind, data):
 
 
 @of_each(PROGRAMS, "11.5", needs="initial")
+@few
 @given(data=st.data())
 def test_initial(judge, kind, data):
     """What training begins with, range by range; the bound has no use here."""
@@ -66,6 +70,7 @@ def test_initial(judge, kind, data):
 @of_each(
     [kind for kind, module in LAYERED.items() if kind not in PROGRAMS and hasattr(module, "start")], needs="initial"
 )
+@few
 @given(data=st.data())
 def test_initial_of_a_gather(judge, kind, data):
     """What training begins with, where that is not 6.4."""
@@ -75,6 +80,7 @@ def test_initial_of_a_gather(judge, kind, data):
 
 
 @of_each([kind for kind in PROGRAMS if hasattr(LAYERED[kind], "dim")], "11.1", needs="expand")
+@few
 @given(data=st.data())
 def test_another_d(judge, kind, data):
     """d follows from the layer map: another one is refused."""
@@ -84,6 +90,7 @@ def test_another_d(judge, kind, data):
 
 
 @of_each([kind for kind, module in LAYERED.items() if not getattr(module, "WHOLE", False)], "11.1", needs="expand")
+@few
 @given(data=st.data())
 def test_no_rank_0(judge, kind, data):
     """A kind of A and B has no segment of rank 0."""
@@ -93,7 +100,24 @@ def test_no_rank_0(judge, kind, data):
     judge.refuses("11.1", "expand", projection=p, theta=np.zeros(p["d"]), start=0, stop=p["D"])
 
 
+@of_each(LAYERED, "1.3", needs="expand adjoint")
+@few
+@given(data=st.data())
+def test_what_is_outside(judge, kind, data):
+    """Rows outside, and vectors of another length, are refused."""
+    p = data.draw(projections(kind))
+    D, d = p["D"], p["d"]
+    theta, g = np.ones(d), np.ones(D)
+    for start, stop in ((0, D + 1), (D + 1, D + 1), (D, D - 1), (-1, 0)):
+        judge.refuses("1.3", "expand", projection=p, theta=theta, start=start, stop=stop)
+    for length in (d - 1, d + 1, 0):
+        judge.refuses("1.3", "expand", projection=p, theta=np.ones(length), start=0, stop=D)
+    judge.refuses("1.3", "adjoint", projection=p, theta=theta, g=g[1:], start=0, stop=D)
+    judge.refuses("1.3", "adjoint", projection=p, theta=theta, g=g, start=1, stop=D + 1)
+
+
 @of_each(PROGRAMS, "9.3", needs="index members scale")
+@few
 @given(data=st.data())
 def test_no_index(judge, kind, data):
     """Rows and columns are refused: an entry depends on more than one trained number."""
@@ -103,6 +127,7 @@ def test_no_index(judge, kind, data):
 
 
 @of_each([kind for kind in LAYERED if kind not in PROGRAMS], needs="index members")
+@few
 @given(data=st.data())
 def test_index(judge, kind, data):
     """The column of each row, and the rows of each column."""
@@ -117,6 +142,7 @@ def test_index(judge, kind, data):
 
 
 @of_each([kind for kind, module in LAYERED.items() if hasattr(module, "wrong")], needs="index")
+@few
 @given(data=st.data())
 def test_refused(judge, kind, data):
     """What a kind's own rule refuses."""
@@ -155,6 +181,7 @@ def test_as_many_links_as_there_may_be(judge):
 
 
 @of_each([kind for kind, module in LAYERED.items() if module.OPTIONS], "8.6", "11.1", needs="write read")
+@few
 @given(data=st.data())
 def test_options(judge, kind, data):
     """A kind's own numbers are in the file, all of them and no others, and not below their least."""
@@ -174,6 +201,7 @@ def test_options(judge, kind, data):
 
 
 @of_each([kind for kind, module in LAYERED.items() if hasattr(module, "own")], "8.3", needs="read")
+@few
 @given(data=st.data())
 def test_own_tensors(judge, kind, data):
     """A kind's tensors are in the file, all of them, of their dtype and length."""
