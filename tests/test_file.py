@@ -156,7 +156,8 @@ def test_the_safetensors_library_reads_it(adapter):
     tensors = torch.load(encode(adapter))
     again = decode(encode(adapter))
     for name, value in again.projection.tensors.items():
-        assert np.array_equal(tensors.pop(name).numpy(), value) and value.dtype == np.int32
+        assert np.array_equal(tensors.pop(name).numpy(), value)
+        assert value.dtype == {"I32": np.int32, "F32": np.float32}[again.projection.stored[name]]
     values = {"theta": again.theta} | {f"saved.{name}": value for name, value in again.saved.items()}
     assert tensors.keys() == values.keys()
     for name, value in values.items():
@@ -529,4 +530,4 @@ def test_what_a_reading_takes_is_bounded_by_the_file(case):
 def test_a_refusal_is_no_longer_than_a_sentence(change):
     with pytest.raises(UniLoraError) as refusal:
         decode(described(change))
-    assert len(str(refusal.value)) < 200
+    assert len(str(refusal.value)) < 250
