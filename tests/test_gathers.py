@@ -86,30 +86,31 @@ def test_modes(tmp_path, base, kind):
         )
 
 
+def of_bert(kind, base):
+    """A model, saved in the folder ``base``, and an adapter of the kind for it."""
+    model, segments = bert()
+    model.save_pretrained(base)
+    adapter = adapter_of(model, segments, base)
+    layer_map, p = projected(kind, adapter.layer_map)
+    return model, replace(adapter, layer_map=layer_map, projection=p)
+
+
 @KIND
 def test_a_plain_lora(tmp_path, kind):
-    model, segments = bert()
-    model.save_pretrained(tmp_path / "base")
-    adapter = adapter_of(model, segments, tmp_path / "base")
-    layer_map, p = projected(kind, adapter.layer_map)
-    adapter = replace(adapter, layer_map=layer_map, projection=p)
+    model, adapter = of_bert(kind, tmp_path / "base")
     report = export_lora_to(tmp_path, adapter)
-    assert report["rank"] == 4 * p.links and report["alpha"] == layer_map.alpha
+    assert report["rank"] == 4 * adapter.projection.links and report["alpha"] == adapter.layer_map.alpha
     agree(tmp_path, bert()[0], merged(model, adapter))
 
 
 @KIND
 def test_a_unilora_of_peft_and_back(tmp_path, kind):
     """What comes back is of kind `table`, with this index, and with the same A and B."""
-    model, segments = bert()
-    model.save_pretrained(tmp_path / "base")
-    adapter = adapter_of(model, segments, tmp_path / "base")
-    layer_map, p = projected(kind, adapter.layer_map)
-    adapter = replace(adapter, layer_map=layer_map, projection=p)
+    _, adapter = of_bert(kind, tmp_path / "base")
     save_adapter(adapter, tmp_path / "vec.safetensors")
     export_peft(tmp_path / "vec.safetensors", tmp_path / "peft")
     import_peft(tmp_path / "peft", tmp_path / "back.safetensors")
     back = load_adapter(tmp_path / "back.safetensors")
-    assert back.projection.kind == "table" and np.array_equal(back.projection.index(), p.index())
+    assert back.projection.kind == "table" and np.array_equal(back.projection.index(), adapter.projection.index())
     for (_, A, B), (_, again_A, again_B) in zip(adapter.factors(), back.factors()):
         assert np.array_equal(A, again_A) and np.array_equal(B, again_B)

@@ -227,6 +227,22 @@ class Projection(ABC):
             raise LimitError(f"{name} has shape {list(value.shape)}; it must be [{length}]", "1.3")
         return value
 
+    def checked_index(self, length: int, end: int, possible: str, rule: str) -> np.ndarray:
+        """The tensor ``index`` as int32[length], a copy that nobody else changes.
+
+        Raises ``LimitError`` with ``rule`` for another shape, other numbers than whole ones, or one outside of 0 … end − 1, with
+        ``possible`` for what to give.
+        """
+        index = np.asarray(self.tensors["index"])
+        if index.shape != (length,) or not np.issubdtype(index.dtype, np.integer):
+            raise LimitError(f"index is {index.dtype} {list(index.shape)}; it must be whole numbers [{length}]", rule)
+        if not 0 <= index.min() <= index.max() < end:
+            at = int(np.argmax((index < 0) | (index >= end)))
+            raise LimitError(f"index[{at}] is {index[at]}; give {possible}", rule)
+        index = index.astype(np.int32)
+        index.flags.writeable = False
+        return index
+
     @classmethod
     def check_factors(cls, layer_map) -> None:
         """Raises ``LayerMapError`` for a segment that is a weight as it is, without A and B (SPEC 11.1)."""

@@ -33,20 +33,9 @@ class VB(Factored, kind="vb"):
             self._first[name] = count
             count += many
         if self.stored:
-            self.tensors["index"] = self._checked_index(count * self.options["topk"])
-
-    def _checked_index(self, length):
-        index, bank = np.asarray(self.tensors["index"]), self.options["bank"]
-        if index.shape != (length,) or not np.issubdtype(index.dtype, np.integer):
-            raise LimitError(
-                f"index is {index.dtype} {list(index.shape)}; it must be whole numbers [{length}]", "11.11"
-            )
-        if not 0 <= index.min() <= index.max() < bank:
-            at = int(np.argmax((index < 0) | (index >= bank)))
-            raise LimitError(f"index[{at}] is {index[at]}; give a row of the bank, from 0 to {bank - 1}", "11.11")
-        index = index.astype(np.int32)  # a copy, that nobody else changes
-        index.flags.writeable = False
-        return index
+            bank = self.options["bank"]
+            possible = f"a row of the bank, from 0 to {bank - 1}"
+            self.tensors["index"] = self.checked_index(count * self.options["topk"], bank, possible, "11.11")
 
     @classmethod
     def trained_as(cls):
