@@ -43,8 +43,11 @@ bench: .venv/installed-compare
 build/demo/result.json: $(INSTALLED) $(filter-out tests/% conformance_tests/% docs/%,$(SOURCES))
 	$(BIN)/python examples/demo.py
 
+# Several processes, a thread in each, share the tests. On a machine with more cores: make test WORKERS=8.
+WORKERS ?= 2
+build/tests-passed: export OMP_NUM_THREADS = 1
 build/tests-passed: $(INSTALLED) build/torchao $(SOURCES) README.md pyproject.toml
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 	PYTHONPATH=build/torchao $(BIN)/python -m pytest tests/test_quantized_training.py
 	@mkdir -p build && touch $@
 

@@ -185,6 +185,19 @@ def test_rates_that_a_search_found_are_those_that_runs_take(tmp_path, monkeypatc
     assert found == [{"rate": 0.17, "tried": {"0.17": 0.7}}, {"rate": 0.0096, "tried": {}}]
 
 
+def test_a_rate_that_was_not_searched_for_is_as_wrong_as_the_nearest_that_was(tmp_path, monkeypatch):
+    path = tmp_path / "rates.json"
+    monkeypatch.setattr(command, "RATES", path)
+    threefold = {str(d): {"rate": 3 * 4e-3 * (36864 / d) ** 0.5, "tried": {}} for d in (960, 5760)}
+    tenfold = {"36864": {"rate": 4e-2, "tried": {}}, "own": {"rate": 9.0, "tried": {}}}
+    path.write_text(json.dumps({"balanced": threefold | tenfold, "identity": {"36864": {"rate": 5e-4, "tried": {}}}}))
+    cells, _ = command.planned(["uniform", "PEFT LoRA"], [192, 30000, "own"])
+    found = {(cell["method"], cell["budget"]): command._rate(cell, command._recorded())["rate"] for cell in cells}
+    for name in ("balanced", "uniform"):
+        assert [found[name, budget] for budget in (192, 30000)] == [0.17, 0.044]
+    assert found["uniform", "own"] == 9 and found["PEFT LoRA", "own"] == 5e-3
+
+
 def test_recorded_rates_are_the_best_of_those_tried():
     for name, budgets in (json.loads(RATES.read_text()) if RATES.exists() else {}).items():
         for entry in budgets.values():

@@ -22,13 +22,13 @@ ROOT = Path(__file__).parents[1]
 ALL_LINEAR = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 SIZES = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 # A child's peak is its own only where it is read inside of it: getrusage counts the parent's pages before exec too.
-COMMAND = (
+MEASURED = (
     "import atexit, resource, sys; from runpy import run_module;"
     "usage = lambda: resource.getrusage(resource.RUSAGE_SELF);"
     "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) * 1024;"
     "atexit.register(lambda: print(usage().ru_utime + usage().ru_stime, peak(), file=sys.stderr));"
-    "run_module('backends.torch', run_name='__main__')"
 )
+COMMAND = MEASURED + "run_module('backends.torch', run_name='__main__')"
 
 
 def llama():
@@ -48,14 +48,19 @@ def mixtral():
     return T.MixtralForCausalLM(T.MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=3))
 
 
-def call(*arguments):
-    """The command's report as JSON, its seconds of CPU, user and system, and its peak of resident memory in bytes."""
-    command = [sys.executable, "-c", COMMAND, "plan", *map(str, arguments), "--json"]
+def measured(*command):
+    """What a call of Python prints, its seconds of CPU, user and system, and its peak of resident memory in bytes."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     seconds, peak = done.stderr.splitlines()[-1].split()
-    return json.loads(done.stdout), float(seconds), int(peak)
+    return done.stdout, float(seconds), int(peak)
+
+
+def call(*arguments):
+    """The command's report as JSON, its seconds and its peak."""
+    text, seconds, peak = measured("-c", COMMAND, "plan", *map(str, arguments), "--json")
+    return json.loads(text), seconds, peak
 
 
 def config(folder, **values):
@@ -74,16 +79,14 @@ def config(folder, **values):
 )
 def test_the_largest_llamas_in_seconds_and_300_MiB(tmp_path, hidden, layers, heads, inner, D, parameters):
     """D by hand: a layer has q and o (h × h), k and v (8 heads of 128 × h), gate, up and down (inner × h), and a matrix
-    of out × in takes rank · (out + in). The seconds are the
-    processor's, user and system: 2.0 to 2.4 on a quiet machine and more beside others, so that five tell a step that
-    costs seconds (transformers with its compiler and torchao takes 5) from a busy machine. The peak is 278 to 289 MiB."""
+    of out × in takes rank · (out + in). The seconds, 2.0 to 2.4 on a quiet machine and up to 6 on a busy one, are beside those
+    that the import of the model's class takes: 0.65 of them, whatever the size. The peak is 278 to 289 MiB."""
     file = config(
         tmp_path, model_type="llama", architectures=["LlamaForCausalLM"], hidden_size=hidden, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=8, intermediate_size=inner, vocab_size=128256,
         torch_dtype="bfloat16", tie_word_embeddings=False,
     )  # fmt: skip
     report, seconds, peak = call("--base", file, "--targets", ALL_LINEAR, "--rank", 16, "--dim", 10**6)
-    print(seconds, peak)
     assert layers * 16 * (2 * 2 * hidden + 2 * (1024 + hidden) + 3 * (inner + hidden)) == D == report["D"]
     assert (
         report["segments"] == 7 * layers and len(report["layers"]) == 1 and report["layers"][0]["layers"] == [0, layers]
@@ -93,7 +96,8 @@ def test_the_largest_llamas_in_seconds_and_300_MiB(tmp_path, hidden, layers, hea
     bytes_ = report["bytes"]
     assert bytes_["P"] == {"computed": 0, "cached": 4 * D, "PEFT": 12 * D}
     assert bytes_["theta_D"] == bytes_["gradient of theta_D"] == 4 * D and bytes_["optimizer"] == 8 * 10**6
-    assert seconds <= 5 and peak <= 300 * 2**20
+    _, of_import, _ = measured("-c", MEASURED + "from transformers import LlamaForCausalLM")
+    assert seconds <= of_import and peak <= 300 * 2**20
 
 
 @pytest.mark.parametrize(

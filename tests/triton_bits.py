@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.strategies import arrays, examples, projections, seeds
+from tests.strategies import arrays, projections, seeds
+from tests.strategies import examples as of_all
 from unilora_spec import LimitError, Projection
 
 torch = pytest.importorskip("torch")
@@ -22,6 +23,11 @@ DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 small = projections(["balanced"], 40)  # where many passes follow each other: a² may be twice D
 middle = projections(["balanced"], 3000)  # more than one program, with a tail
 dtypes = st.sampled_from(list(DTYPES))
+
+
+def examples(count):
+    """Of what a GPU is asked, a third where the interpreter takes a second or so for each."""
+    return of_all(count // 3 if INTERPRETED else count)
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import shlex
@@ -31,10 +32,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 OTHERS = KEPT = Path("build/compare")
 SEEDS, BUDGETS = 3, (192, 960, 5760, 36864)
 SEARCH_SEED = 1000  # none of those that are compared
-FACTOR, FARTHEST = (
-    3.0,
-    4,
-)  # from one learning rate to the next that a search tries, and how many to either side of the first
+# From one learning rate that a search tries to the next; how many to either side of the first.
+FACTOR, FARTHEST = 3.0, 4
 
 
 def _budget(text: str) -> int | str:
@@ -307,11 +306,21 @@ def _best(tried):
 
 
 def _rate(cell, rates) -> dict:
-    """The learning rate of a cell, and whether it was searched for."""
-    method = METHODS[cell["method"]]
-    entry = rates.get(method.rates_of or method.name, {}).get(str(cell["budget"]))
-    rate = entry["rate"] if entry else float(f"{method.rate(cell['arguments']):.2g}")
-    return {"rate": rate, "tried": entry["tried"] if entry else {}}
+    """The learning rate of a cell, and what was tried to find it.
+
+    Where a search has been at other budgets alone, the nearest says by what factor the rate to start from is wrong.
+    """
+    method, budget = METHODS[cell["method"]], cell["budget"]
+    source = METHODS[method.rates_of or method.name]
+    searched = rates.get(source.name, {})
+    if str(budget) in searched:
+        return {key: searched[str(budget)][key] for key in ("rate", "tried")}
+    rate = method.rate(cell["arguments"])
+    others = [int(other) for other in searched if other != OWN]
+    if others and budget != OWN:
+        nearest = min(others, key=lambda other: abs(math.log(other / budget)))
+        rate *= searched[str(nearest)]["rate"] / source.rate(source.arguments(nearest))
+    return {"rate": float(f"{rate:.2g}"), "tried": {}}
 
 
 def _recorded() -> dict:
