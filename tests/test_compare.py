@@ -162,7 +162,7 @@ def test_a_search_climbs_to_the_best_rate_and_goes_no_farther_than_it_may(tmp_pa
     threads = torch.get_num_threads()
     with command.Work(Kept(tmp_path), SMALL, workers=1) as work:
         cells = [{"method": name, "budget": 36864, "arguments": {"rank": 4}} for name in ("identity", "PEFT LoRA")]
-        found = command.searched(work, cells)
+        found = command.searched(work, cells, {})
     torch.set_num_threads(threads)
     assert list(found) == ["identity"]  # PEFT LoRA takes these
     entry = found["identity"]["36864"]
@@ -176,13 +176,11 @@ def test_rates_that_a_search_found_are_those_that_runs_take(tmp_path, monkeypatc
     path = tmp_path / "rates.json"
     monkeypatch.setattr(command, "RATES", path)
     cells = [{"method": name, "budget": 192, "arguments": {"rank": 4, "d": 192}} for name in ("uniform", "partition")]
-    assert [command._rate(cell, command._recorded())["rate"] for cell in cells] == [
-        0.055,
-        0.0096,
-    ]  # 4e-3 √(D / d); 1e-4
+    rates = [command._rate(cell, command._recorded())["rate"] for cell in cells]
+    assert rates == [0.055, 0.77]  # 4e-3 √(36864 / 192), 8e-3 √(12 · 384² / 192)
     path.write_text(json.dumps({"balanced": {"192": {"rate": 0.17, "tried": {"0.17": 0.7}}, "960": {}}}))
     found = [command._rate(cell, command._recorded()) for cell in cells]
-    assert found == [{"rate": 0.17, "tried": {"0.17": 0.7}}, {"rate": 0.0096, "tried": {}}]
+    assert found == [{"rate": 0.17, "tried": {"0.17": 0.7}}, {"rate": 0.77, "tried": {}}]
 
 
 def test_a_rate_that_was_not_searched_for_is_as_wrong_as_the_nearest_that_was(tmp_path, monkeypatch):

@@ -100,7 +100,7 @@ def compare(
     with Work(Kept(kept), QUICK if quick else FULL, workers or len(os.sched_getaffinity(0))) as work:
         if search:
             rates = _recorded()
-            for name, found in searched(work, cells).items():
+            for name, found in searched(work, cells, rates).items():
                 rates[name] = rates.get(name, {}) | found
             _write(RATES, rates)
             print(RATES)
@@ -249,13 +249,14 @@ def compared(work: Work, cells: list[dict], seeds: int) -> dict:
     return {"machine": found["machine"], "judged": results[0]["judged"], "cells": cells}
 
 
-def searched(work: Work, cells: list[dict]) -> dict[str, dict]:
+def searched(work: Work, cells: list[dict], rates: dict) -> dict[str, dict]:
     """For each method and budget the learning rate that is best on the sentences for validation, and all that were tried.
 
-    The first, and one to either side, a factor of ``FACTOR`` apart; while the best is at an end, one more there.
+    The one that the ``rates`` recorded so far give, and one to either side, a factor of ``FACTOR`` apart; while the best is at an
+    end, one more there.
     """
     own = [cell for cell in cells if METHODS[cell["method"]].rates_of is None]
-    starts = [METHODS[cell["method"]].rate(cell["arguments"]) for cell in own]
+    starts = [_rate(cell, rates)["rate"] for cell in own]
     tried: list[dict[int, float | None]] = [{} for _ in own]
 
     def rate(number, place):
