@@ -238,9 +238,9 @@ def main(arguments=None) -> int:
     if options.file:
         checker = Checker()
         try:
-            console.print(f"{options.file}: {checker.check(options.file.read_bytes())}", markup=False)
+            console.print(f"{options.file}: {checker.check(options.file.read_bytes())}", markup=False, soft_wrap=True)
         except Finding as finding:
-            console.print(f"{options.file}: {finding}", markup=False)
+            console.print(f"{options.file}: {finding}", markup=False, soft_wrap=True)
             return 1
         finally:
             print(f"{checker.seconds:.3f} s, {checker.grown / 2**20:.1f} MiB")

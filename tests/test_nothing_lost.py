@@ -16,7 +16,7 @@ from test_train import as_options, base, reviews  # noqa: F401  two are fixtures
 
 ROOT = Path(__file__).parents[1]
 
-# Kills 200 processes that save without end, each a copy of this one, so that no time goes into starting them.
+# Kills 200 processes and more that save without end, each a copy of this one, so that no time goes into starting them.
 SAVING = """
 import json, os, random, signal, sys, time
 from pathlib import Path
@@ -33,7 +33,11 @@ path, adapters = folder / "vec.safetensors", [adapter(60_000), adapter(200_000)]
 contents = [encode(adapter) for adapter in adapters]
 save_adapter(adapters[0], path)
 moments, found, litter = random.Random(0), [], []
-for kill in range(200):
+
+def often_enough():  # on a busy machine few children come as far as the second save
+    return len(found) >= 200 and min(found.count(0), found.count(1), sum(map(bool, litter))) >= 20
+
+while not often_enough() and len(found) < 2000:
     child = os.fork()
     if not child:
         while True:
@@ -45,8 +49,9 @@ for kill in range(200):
     found.append(contents.index(path.read_bytes()) if path.read_bytes() in contents else -1)
     litter.append(len(list(folder.iterdir())) - 1)
     if moments.random() < 0.5:  # at times several kills come before a save that succeeds
-        save_adapter(adapters[kill % 2], path)
-        assert path.read_bytes() == contents[kill % 2]
+        number = len(found) % 2
+        save_adapter(adapters[number], path)
+        assert path.read_bytes() == contents[number]
         assert list(folder.iterdir()) == [path], "what a kill left is still there"
 print(json.dumps([found, litter]))
 """
@@ -59,7 +64,7 @@ def test_a_killed_save_leaves_the_old_file_or_the_new_one(tmp_path):
     done = subprocess.run(call, check=False, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     found, litter = json.loads(done.stdout)
-    assert len(found) == 200 and found.count(-1) == 0  # neither the one nor the other
+    assert len(found) >= 200 and found.count(-1) == 0  # neither the one nor the other
     # The kills did fall into writes, and between them: both files were found, and half-written ones beside them.
     assert min(found.count(0), found.count(1)) >= 20
     assert 20 <= sum(count > 0 for count in litter)
