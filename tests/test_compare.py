@@ -168,8 +168,22 @@ def test_a_search_climbs_to_the_best_rate_and_goes_no_farther_than_it_may(tmp_pa
     entry = found["identity"]["36864"]
     rates = [5e-3 * 3.0**place for place in range(-4, 5)]
     assert entry["rate"] == pytest.approx(min(rates, key=lambda rate: abs(np.log(rate / best))), rel=0.05)  # two digits
-    assert len(calls) == len(entry["tried"]) == tried
-    assert {run.judged_on for run in calls} == {VALIDATION} and {run.seed for run in calls} == {command.SEARCH_SEED}
+    assert len(calls) == 2 * len(entry["tried"]) == 2 * tried
+    assert {run.judged_on for run in calls} == {VALIDATION} and {run.seed for run in calls} == set(command.SEARCH_SEEDS)
+
+
+def test_a_rate_at_which_one_seed_falls_apart_is_not_the_best(tmp_path, monkeypatch):
+    def made(run):
+        best = {0.0017: 0.70, 0.005: 0.75, 0.015: 0.78}.get(run.rate, 0.5)
+        return {"accuracy": best if run.seed == command.SEARCH_SEEDS[0] or run.rate < 0.01 else 0.5}
+
+    monkeypatch.setattr(command, "made", made)
+    threads = torch.get_num_threads()
+    with command.Work(Kept(tmp_path), SMALL, workers=1) as work:
+        cell = {"method": "identity", "budget": 36864, "arguments": {"rank": 4}}
+        entry = command.searched(work, [cell], {})["identity"]["36864"]
+    torch.set_num_threads(threads)
+    assert entry == {"rate": 0.005, "tried": {"0.0017": 0.70, "0.005": 0.75, "0.015": 0.64}}
 
 
 def test_rates_that_a_search_found_are_those_that_runs_take(tmp_path, monkeypatch):
