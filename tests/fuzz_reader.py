@@ -286,6 +286,7 @@ def _report(total, seed, seconds, console):
             f"input {i}: {finding}. It is {path}; mend the reader, add the case to tests/test_file.py and run"
             f" python tests/fuzz_reader.py --file {path}",
             markup=False,
+            soft_wrap=True,
         )
     accepted = sum(count for outcome, count in total.outcomes.items() if outcome.startswith("accepted"))
     print(

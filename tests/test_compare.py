@@ -154,16 +154,22 @@ def peaked(best, calls):
     return made
 
 
+def searched(folder, *methods):
+    """What a search finds for these methods where no rate is recorded."""
+    threads = torch.get_num_threads()
+    with command.Work(Kept(folder), SMALL, workers=1) as work:
+        cells = [{"method": name, "budget": 36864, "arguments": {"rank": 4}} for name in methods]
+        found = command.searched(work, cells, {})
+    torch.set_num_threads(threads)
+    return found
+
+
 @pytest.mark.parametrize(("best", "tried"), [(5e-3, 3), (5e-1, 6), (5e-5, 6), (1e-9, 6)])
 def test_a_search_climbs_to_the_best_rate_and_goes_no_farther_than_it_may(tmp_path, monkeypatch, best, tried):
     """From 0.005, by factors of 3, four of them at most to either side."""
     calls = []
     monkeypatch.setattr(command, "made", peaked(best, calls))
-    threads = torch.get_num_threads()
-    with command.Work(Kept(tmp_path), SMALL, workers=1) as work:
-        cells = [{"method": name, "budget": 36864, "arguments": {"rank": 4}} for name in ("identity", "PEFT LoRA")]
-        found = command.searched(work, cells, {})
-    torch.set_num_threads(threads)
+    found = searched(tmp_path, "identity", "PEFT LoRA")
     assert list(found) == ["identity"]  # PEFT LoRA takes these
     entry = found["identity"]["36864"]
     rates = [5e-3 * 3.0**place for place in range(-4, 5)]
@@ -178,11 +184,7 @@ def test_a_rate_at_which_one_seed_falls_apart_is_not_the_best(tmp_path, monkeypa
         return {"accuracy": best if run.seed == command.SEARCH_SEEDS[0] or run.rate < 0.01 else 0.5}
 
     monkeypatch.setattr(command, "made", made)
-    threads = torch.get_num_threads()
-    with command.Work(Kept(tmp_path), SMALL, workers=1) as work:
-        cell = {"method": "identity", "budget": 36864, "arguments": {"rank": 4}}
-        entry = command.searched(work, [cell], {})["identity"]["36864"]
-    torch.set_num_threads(threads)
+    entry = searched(tmp_path, "identity")["identity"]["36864"]
     assert entry == {"rate": 0.005, "tried": {"0.0017": 0.70, "0.005": 0.75, "0.015": 0.64}}
 
 

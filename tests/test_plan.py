@@ -23,12 +23,12 @@ ALL_LINEAR = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 SIZES = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 # A child's peak is its own only where it is read inside of it: getrusage counts the parent's pages before exec too.
 MEASURED = (
-    "import atexit, resource, sys; from runpy import run_module;"
+    "import atexit, resource, sys;"
     "usage = lambda: resource.getrusage(resource.RUSAGE_SELF);"
     "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) * 1024;"
     "atexit.register(lambda: print(usage().ru_utime + usage().ru_stime, peak(), file=sys.stderr));"
 )
-COMMAND = MEASURED + "run_module('backends.torch', run_name='__main__')"
+COMMAND = "from runpy import run_module; run_module('backends.torch', run_name='__main__')"
 
 
 def llama():
@@ -48,10 +48,11 @@ def mixtral():
     return T.MixtralForCausalLM(T.MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=3))
 
 
-def measured(*command):
-    """What a call of Python prints, its seconds of CPU, user and system, and its peak of resident memory in bytes."""
+def measured(code, *arguments):
+    """What Python code prints, its seconds of CPU, user and system, and its peak of resident memory in bytes."""
+    command = [sys.executable, "-c", MEASURED + code, *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     seconds, peak = done.stderr.splitlines()[-1].split()
     return done.stdout, float(seconds), int(peak)
@@ -59,7 +60,7 @@ def measured(*command):
 
 def call(*arguments):
     """The command's report as JSON, its seconds and its peak."""
-    text, seconds, peak = measured("-c", COMMAND, "plan", *map(str, arguments), "--json")
+    text, seconds, peak = measured(COMMAND, "plan", *arguments, "--json")
     return json.loads(text), seconds, peak
 
 
@@ -96,7 +97,7 @@ def test_the_largest_llamas_in_seconds_and_300_MiB(tmp_path, hidden, layers, hea
     bytes_ = report["bytes"]
     assert bytes_["P"] == {"computed": 0, "cached": 4 * D, "PEFT": 12 * D}
     assert bytes_["theta_D"] == bytes_["gradient of theta_D"] == 4 * D and bytes_["optimizer"] == 8 * 10**6
-    _, of_import, _ = measured("-c", MEASURED + "from transformers import LlamaForCausalLM")
+    _, of_import, _ = measured("from transformers import LlamaForCausalLM")
     assert seconds <= of_import and peak <= 300 * 2**20
 
 

@@ -265,10 +265,9 @@ def searched(work: Work, cells: list[dict], rates: dict) -> dict[str, dict]:
 
     while places := [(number, place) for number in range(len(own)) for place in _next(tried[number])]:
         runs = [
-            Run(*what, rate(number, place), seed, work.scale, VALIDATION)
+            Run(**own[number], rate=rate(number, place), seed=seed, scale=work.scale, judged_on=VALIDATION)
             for seed in SEARCH_SEEDS
             for number, place in places
-            for what in [[own[number][name] for name in ("method", "budget", "arguments")]]
         ]
         results = work.results(runs)
         for count, (number, place) in enumerate(places):
