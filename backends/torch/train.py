@@ -58,6 +58,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         trainer = make_trainer(model, _groups(model, settings), settings, rows, tokenizer, folder)
         if model.unilora.projection.links > 1:
+            trainer.args.num_train_epochs *= model.unilora.projection.links  # --epochs is each link's
             trainer.add_callback(Links(model.unilora, shown.say if shown else lambda line: None))
         if settings.ranks in DURING:
             mover = Dora(model.unilora, ranks["budget"]) if settings.ranks == "dora" else Beam(model.unilora)

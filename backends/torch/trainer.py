@@ -109,7 +109,7 @@ def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
     arguments = TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=settings.epochs * (model.unilora.projection.links if hasattr(model, "unilora") else 1),
+        num_train_epochs=settings.epochs,
         warmup_steps=settings.warmup,
         seed=settings.seed % 2**32,
         bf16=settings.bf16,
