@@ -157,6 +157,11 @@ def test_refused(problem):
         chain_on(base, d=91)
     with pytest.raises(KindError, match="LoraPro steps all of theta"):
         LoraPro(chain_on(base).unilora, lr=1)
+    sharded = chain_on(base).unilora
+    sharded.theta.full_tensor = None
+    with pytest.raises(KindError, match="theta is in parts"):
+        sharded.next_link()
+    assert sharded.link == 0
     model = attach(copy.deepcopy(base), 2, 30, SEED, ["0"])
     with pytest.raises(KindError, match="kind balanced has 1 links"):
         model.unilora.next_link()

@@ -279,12 +279,16 @@ class UniLora:
         """Of a chain, ends the training of its link and gives the next one its start (SPEC 11.15); returns that one's number.
 
         From here on no gradient reaches the links before. The next one wants an optimizer of its own, as the momentum of the old
-        one would go on to move them, and one without weight decay. Not for a θ that FSDP has sharded. Raises ``KindError`` where
-        there is no next link.
+        one would go on to move them, and one without weight decay. Raises ``KindError`` where there is no next link, and for a θ
+        in parts (FSDP).
         """
         links = self.projection.links
         if self.link + 1 >= links:
             raise KindError(f"kind {self.projection.kind} has {links} links, and link {self.link} is the last of them")
+        if hasattr(self.theta, "full_tensor"):
+            raise KindError(
+                "next_link gives a range of theta its start, and theta is in parts; train a chain under DDP"
+            )
         self.link += 1
         bound = self.layer_map.bound if bound is None else bound
         start = torch.from_numpy(self.projection.start_of(self.link, bound))
