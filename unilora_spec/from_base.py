@@ -58,7 +58,7 @@ class FromBase(Factored):
     @classmethod
     def of_base(cls, layer_map, read):
         made = {}
-        for name, segments in layer_map.by_weight().items():
+        for name, segments in cls.fitted(layer_map).by_weight().items():
             weight = read(name)
             for segment in segments:
                 numbers = cls.matrices(*cls._decomposed(segment, weight))
@@ -66,22 +66,30 @@ class FromBase(Factored):
         return {"frozen": np.concatenate([made[segment] for segment in layer_map.segments])}
 
     @classmethod
+    def fitted(cls, layer_map):
+        """The layer map itself. Raises ``LayerMapError`` for a rank above what a weight of the segment's shape can have."""
+        for segment in layer_map.segments:
+            cls._check_rank(segment, min(segment.out_features, segment.in_features))
+        return layer_map
+
+    @classmethod
+    def _check_rank(cls, segment, most):
+        if segment.rank > most:
+            raise LayerMapError(
+                f"{segment.name} has {segment.describe()}, whose own rank is at most {most}, and kind {cls.kind} needs {segment.rank} "
+                "of its singular vectors; give a smaller rank, or leave the weight out",
+                cls.rule,
+            )
+
+    @classmethod
     def _decomposed(cls, segment, weight):
-        rows, columns, rank = segment.out_features, segment.in_features, segment.rank
-        matrix, most = segment.matrix(weight).astype(np.float64), min(rows, columns)
+        matrix = segment.matrix(weight).astype(np.float64)
         if not np.isfinite(matrix).all():
             raise LayerMapError(
                 f"{segment.name} holds NaN or infinity; kind {cls.kind} begins with its values", cls.rule
             )
-        if rank <= most:
-            U, S, Vt = singular_vectors(matrix, rank)
-            most = np.count_nonzero(S > S.max(initial=0) * max(rows, columns) * 2.0**-23)
-        if rank > most:
-            raise LayerMapError(
-                f"{segment.name} has {segment.describe()}, whose own rank is at most {most}, and kind {cls.kind} needs {rank} of its "
-                "singular vectors; give a smaller rank, or leave the weight out",
-                cls.rule,
-            )
+        U, S, Vt = singular_vectors(matrix, segment.rank)
+        cls._check_rank(segment, np.count_nonzero(S > S.max(initial=0) * max(matrix.shape) * 2.0**-23))
         return U, S, Vt
 
     def frozen_matrices(self, number: int, segment: Segment) -> Iterator[Value]:
