@@ -205,9 +205,14 @@ def _rates(measured):
     about = (
         "AdamW's, for all of θ; the head's is 0.002 but where it is alone. Where rates were tried, it was with two other seeds, and"
         " they were judged, by the mean, on sentences that are neither trained on nor held out (`python -m benchmarks compare"
-        " --search`); a method of which none were tried at a budget takes the rule in benchmarks/compare/methods.py, times the factor"
-        " by which the nearest search found it wrong."
+        " --search`)"
     )
+    if any(not cell["tried"] and not METHODS[cell["method"]].rates_of for cell in measured["cells"]):
+        about += (
+            "; a method of which none were tried at a budget takes the rule in benchmarks/compare/methods.py, times the factor by"
+            " which the nearest search found it wrong"
+        )
+    about += "."
     about += "".join(f" {', '.join(f'`{name}`' for name in names)}: as `{same}`." for same, names in others.items())
     return "\n\n".join(["## Learning rates", about, "\n".join(table)])
 
