@@ -285,7 +285,7 @@ class UniLora:
         links = self.projection.links
         if self.link + 1 >= links:
             raise KindError(f"kind {self.projection.kind} has {links} links, and link {self.link} is the last of them")
-        if hasattr(self.theta, "full_tensor"):
+        if self.in_parts:
             raise KindError(
                 "next_link gives a range of theta its start, and theta is in parts; train a chain under DDP"
             )
@@ -295,6 +295,11 @@ class UniLora:
         with torch.no_grad():
             self.theta[self.projection.link(self.link)] = start.to(self.theta.device)
         return self.link
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether each process holds a part of θ alone, as FSDP shards it."""
+        return hasattr(self.theta, "full_tensor")
 
     def last_link(self) -> int:
         """The last link that has been given its start: those after it are zero."""

@@ -60,7 +60,7 @@ class PairsOptimizer(torch.optim.AdamW):
         self.unilora, self.theta = unilora, unilora.theta
         if unilora.projection.links > 1:
             raise KindError(f"{type(self).__name__} steps all of theta, and of a chain one link is trained; take AdamW")
-        if hasattr(self.theta, "full_tensor"):
+        if unilora.in_parts:
             raise KindError(f"{type(self).__name__} steps whole matrices, and theta is in parts; take AdamW")
         self.pairs = Pairs(unilora.layer_map)
         super().__init__([{"params": [self.theta], **own}, *others], **defaults)
