@@ -69,10 +69,13 @@ def plan(as_json: bool, **options):
     which rank each target gets.
     """
     settings = PlanSettings.from_options(options)
-    from .planning import build_only, planned, show
 
     if settings.ranks not in BEFORE:
+        from .building import build_only
+
         build_only()
+    from .planning import planned, show
+
     report = planned(settings, progress=True)
     print(json.dumps(report, indent=2)) if as_json else show(report)
 

@@ -1,15 +1,11 @@
 """``python -m backends.torch plan``: what an adapter would be and take, from the base's config.json alone.
 
-A base of 405 billion parameters is described within 300 MiB, of which PyTorch alone is 220: no weight is allocated, and of transformers only what builds
-a model is imported.
+A base of 405 billion parameters is described within 300 MiB, of which PyTorch alone is 220: no weight is allocated, and the command
+imports what builds a model and nothing else (building.py).
 """
 
 import difflib
-import gc
-import importlib.machinery
 import json
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +23,6 @@ from .settings import BEFORE, AdapterSettings
 CHOICES = [10**n for n in range(3, 10)]  # the d that are shown where none was given
 
 SHOWN, BAR = 256, 16  # targets of a plan of ranks, and the characters of the longest bar
-
-NOT_FOR_BUILDING = (
-    "torch._dynamo",
-    "torchao",
-    "scipy",
-)  # what transformers' models import, and their constructors leave
 
 
 def planned(settings: AdapterSettings, progress: bool = False) -> dict:
@@ -219,43 +209,3 @@ class _EmptyOnMeta(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return func(*args, **(kwargs or {}) | ({"device": "meta"} if func is torch.empty else {}))
-
-
-def build_only() -> None:
-    """Makes this process one that builds models and never runs them: for the command, before transformers' models load.
-
-    They import the compiler, the distributed tensors and torchao, 190 MB and two seconds together, of which building
-    one needs nothing. Garbage collection, 0.5 s of the imports, finds nothing in them.
-    """
-    gc.disable()
-    torch.distributed.is_available = lambda: False  # as in a build of torch without it
-    sys.meta_path.insert(0, _StandIns)
-
-
-class _StandIns:
-    """Finds ``NOT_FOR_BUILDING`` as modules of names alone, so that what transformers decorates with them stays as it is."""
-
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        if any(f"{name}.".startswith(f"{package}.") for package in NOT_FOR_BUILDING):
-            return importlib.machinery.ModuleSpec(name, cls, is_package=True)
-
-    @staticmethod
-    def create_module(spec):
-        return _Names(spec.name)
-
-    @staticmethod
-    def exec_module(module):
-        pass
-
-
-class _Names(types.ModuleType):
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Decorator(name, (), {})
-
-
-class _Decorator(type):
-    def __call__(cls, *args, **options):
-        return args[0] if args and callable(args[0]) else cls
