@@ -118,10 +118,10 @@ def metadata(**changes) -> bytes:
     return header(change)
 
 
-def _size(entry) -> int:
+def size(entry) -> int:
     """The entries of θ_D that an entry of the compact form takes."""
     if "layers" in entry:
-        return (entry["layers"][1] - entry["layers"][0]) * sum(map(_size, entry["segments"]))
+        return (entry["layers"][1] - entry["layers"][0]) * sum(map(size, entry["segments"]))
     first, end = entry["index"] if isinstance(entry.get("index"), list) else (0, 1)
     return (end - first) * files.size(entry)
 
@@ -426,7 +426,7 @@ def _cases():
     def layers(name, rules, entries):
         """D agrees with the entries where it can, so that nothing but the fault is refused."""
         try:
-            D = sum(map(_size, entries))
+            D = sum(map(size, entries))
             D = D if 2 <= D <= 2**40 else 5
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             D = 5
