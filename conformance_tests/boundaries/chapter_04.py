@@ -70,7 +70,7 @@ def walks():
     """A walk that ends after a fixed number of passes, or takes a modulus in place of the last."""
     for D, seed, x in _long():
         passes = arithmetic.walk(D, seed, x)
-        yield gives(f"D = {D}, seed {seed}: {len(passes)} passes", {"y": passes[-1:]}, seed=str(seed), D=D, x=[x])
+        yield gives(f"D = {D}, seed {seed}, x = {x}: {len(passes)} passes", {"y": passes[-1:]}, seed=str(seed), D=D, x=[x])
 
 
 @exact("4.4", "until the result is below D", "inverse")
@@ -78,7 +78,7 @@ def walks_back():
     """As of π."""
     for D, seed, x in _long():
         passes = arithmetic.walk(D, seed, x)
-        yield gives(f"D = {D}, seed {seed}: {len(passes)} passes", {"x": [x]}, seed=str(seed), D=D, y=passes[-1:])
+        yield gives(f"D = {D}, seed {seed}, x = {x}: {len(passes)} passes", {"x": [x]}, seed=str(seed), D=D, y=passes[-1:])
 
 
 @exact("4.6", "⌊D/d⌋ + 1 for j < D mod d, j + k · d", "members", of="j + k · d")
@@ -118,7 +118,7 @@ def shares():
             d = -below * pow(h, -1, 2**32) % 2**32
             if 2**30 <= d < 2**31:
                 found += 1
-                yield rows("uniform", f"h · d = {below} below a multiple of 2^32", d, MOST, i, i + 1)
+                yield rows("uniform", f"row {i}, d = {d}: h · d is {below} below a multiple of 2^32", d, MOST, i, i + 1)
         if found >= 20:
             break
     for d in (1, 2, 2**16, 2**31 - 1):

@@ -163,7 +163,7 @@ def ranks():
             segment = {"name": "w", "out": out, "in": columns, **more}
             yield taken(f"{least} of {out} × {columns}{form}", [segment | {"rank": least}])
             yield not_taken(f"{least + 1} of {out} × {columns}{form}", "7.11", [segment | {"rank": least + 1}])
-    yield taken("rank 0", [W | {"out": 1, "in": 1, "rank": 0}])
+    yield taken("rank 0", [W | {"out": 1, "in": 2, "rank": 0}])
     yield not_taken("2^32 of 1 × 1, with a D of 0 modulo 2^32", "7.11 8.8", [W | {"out": 1, "in": 1, "rank": 2**32}], 2)
     yield not_taken("2^39 of 1 × 1, with a D of 2^40", "7.11", [W | {"out": 1, "in": 1, "rank": 2**39}])
     yield not_taken("the second of two", "7.11", [W, W | {"name": "v", "rank": 3}])
