@@ -1,0 +1,60 @@
+"""``python -m conformance_tests.faults``: sets each fault into a copy, and says which check finds it."""
+
+import argparse
+import json
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from unilora_spec.command import run as run_command
+
+from . import FAULTS, caught_by
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m conformance_tests.faults",
+        description=f"{len(FAULTS)} faults, each set into a copy of unilora_spec or of an example, and the check that finds it.",
+        epilog="Example: python -m conformance_tests.faults --seeds 10. Exit status 1 where a fault stays unseen.",
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each fault, with the seeds 0, 1, …; by default 1")
+    parser.add_argument("--only", default="", help="the faults whose names or files have this text")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="a sample: every Nth of these faults")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    call = parser.parse_args()
+    asked = [fault for fault in FAULTS if call.only in fault.name or call.only in fault.file][:: max(call.every, 1)]
+    faults = [fault for fault in asked if shutil.which(fault.tool)]
+    if missing := sorted({fault.tool for fault in asked} - {fault.tool for fault in faults}):
+        left_out = len(asked) - len(faults)
+        Console(stderr=True).print(f"{left_out} faults are left out, for want of {', '.join(missing)}.")
+    jobs = [(fault, seed) for fault in faults for seed in range(call.seeds)]
+    with ProcessPoolExecutor() as pool:
+        found = pool.map(caught_by, *zip(*jobs, strict=True)) if jobs else []
+        found = list(track(found, "faults", len(jobs), console=Console(stderr=True), transient=True))
+    rows = [
+        {
+            "fault": fault.name,
+            "file": fault.file,
+            "rule": fault.rule,
+            "by": found[n * call.seeds : (n + 1) * call.seeds],
+        }
+        for n, fault in enumerate(faults)
+    ]
+    if call.json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+    else:
+        table = Table("rule", "fault", "found", "by the check, for example", title="Faults set into an implementation")
+        for row in rows:
+            times = sum(check is not None for check in row["by"])
+            first = next((check for check in row["by"] if check), "")
+            table.add_row(row["rule"], row["fault"], f"{times} of {call.seeds}", first.partition(":")[0])
+        Console().print(table)
+        Console().print(f"{sum(None not in row['by'] for row in rows)} of {len(rows)} faults found in every run.")
+    return 1 if any(None in row["by"] for row in rows) else 0
+
+
+if __name__ == "__main__":
+    run_command(main)
