@@ -145,6 +145,8 @@ def fields():
     }.items():  # fmt: skip
         for value in values:
             yield taken(f"{key} = {value}", [W | {"out": 2, "in": 2} | {key: value}])
+    for key in ("out", "in"):
+        yield not_taken(f"{key} = 0 of rank 0", "7.2 7.8", [W, W | {"name": "v", "rank": 0, key: 0}], 5)
     for key, values in {
         "out": (0, -1, MOST, MOST + 2, 2**53 - 1), "in": (0, -1, MOST, MOST + 3, 2**53 - 1), "row": (-1, -(2**32), MOST, 2**53 - 1),
         "index": (-1, -(2**32), MOST, 2**53 - 1), "rank": (-1, -(2**32) + 1, MOST, 2**53 - 1),
@@ -184,6 +186,9 @@ def overlaps():
     yield taken("rows from 2^40 − 1 on, and from 0", rows(MOST - 1, 0))
     yield taken("indices 0 and 2^32", [part | {"index": 0}, part | {"index": 2**32}])
     yield taken("indices 2^31 and 0", [part | {"index": 2**31}, part | {"index": 0}])
+    yield not_taken("the index 0 twice, 2^32 between", "7.6", [part | {"index": index} for index in (0, 2**32, 0)])
+    yield not_taken("the index 2^32 twice, 0 between", "7.6", [part | {"index": index} for index in (2**32, 0, 2**32)])
+    yield not_taken("the row 0 twice, 2^32 between", "7.6", rows(0, 2**32, 0))
     yield not_taken("the index 2^32 twice", "7.6", [part | {"index": 2**32}, part | {"index": 2**32}])
     wide = part | {"row": 0, "out": 2**32}
     yield taken("2^32 rows and the next", [wide, part | {"row": 2**32}])

@@ -284,6 +284,8 @@ def version_first():
         yield refused(f"format {form!r}", "8.4", file=metadata(format=form))
     for version in (1, 2, True, ["1"], {"1": 1}):
         yield refused(f"version {version!r}", "8.2 8.4", file=metadata(version=version))
+    for more in ({"more": ""}, {"Format": "unilora"}, {"": ""}, {"unilora ": DESCRIPTION}, {"unilora": None}):
+        yield refused(f"{', '.join(more)} in the metadata, or not", "8.4", file=metadata(**more))
     yield refused("no metadata", "8.4", file=header(lambda h: h.pop("__metadata__")))
     for value in ("unilora", [], 1, True, ["format", "unilora"]):
         yield refused(f"metadata {value!r}", "8.2 8.4", file=header(_text_of({"__metadata__": value})))

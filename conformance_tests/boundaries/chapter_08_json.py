@@ -284,7 +284,7 @@ def spelled_numbers():
         yield refused(f"{spelling!r} in a shape", "8.5 8.2", file=with_text(text) if spelling else with_text(HEADER.replace(b"[1]", b"[,]")))
 
 
-@limit("8.5", "whole numbers below 2^53, of at most 17 characters; -0 is 0", "read")
+@limit("8.5 8.6", "whole numbers below 2^53, of at most 17 characters; -0 is 0", "read")
 def whole_numbers():
     """Numbers that wrap at 32 or 64 bits, or are read as a float64; a sign that is counted, or a zero that keeps it."""
     zeros = json.dumps(described([W | {"row": 0, "index": 0}, W | {"row": 2, "index": 0}])).replace('"row": 0', '"row": -0').replace('"index": 0', '"index": -0')

@@ -364,6 +364,10 @@ def shares_of_A_and_B():
                 yield gives(f"{of_A} : {of_B}, d = {d}", {"index": LAYERED["nonuniform"].index(p, segments)}, projection=p, start=0, stop=p["D"])
             else:
                 yield refused(f"{of_A} : {of_B}, d = {d}", "11.14", projection=p, start=0, stop=p["D"])
+    square = [segment(20, 20, 8)]
+    for of_A, of_B, d in ((3, 8, 55), (1, 48, 49), (1, 48, 98), (11, 11, 30), (7, 7, 122)):  # d times a rounded quotient is off by one
+        p = of_kind("nonuniform", square, d, of_A=of_A, of_B=of_B)
+        yield gives(f"{of_A} : {of_B}, d = {d}", {"index": LAYERED["nonuniform"].index(p, square)}, projection=p, start=0, stop=p["D"])
     half = 2**31  # rows of A and of B
     for of_A, of_B, d in ((LARGEST_OPTION, LARGEST_OPTION, 2**31 - 1), (2**30 + 1, 2**30 - 1, 2**31 - 1), (2**31 - 3, 2**31 - 1, 2**31 - 5), (3, 1, 2**31 - 1)):
         p = of_kind("nonuniform", [segment(half, half)], d, of_A=of_A, of_B=of_B)

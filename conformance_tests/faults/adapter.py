@@ -14,5 +14,9 @@ FAULTS = [
         ("saved parameters added", "7.10", "weights[name][...] = value", "weights[name][...] += value"),
         ("another structure accepted", "10.3", "if self.base and structure_fingerprint(adapted) != self.base.structure:", "if False:"),
         ("saved parameters of another shape", "10.3", "if shapes.get(name) != value.shape:", "if name not in shapes or np.prod(shapes[name]) != value.size:"),
+        ("a zero's sign lost in the contents", "10.2", 'np.ascontiguousarray(read(name), dtype="<f4")', 'np.ascontiguousarray(read(name) + 0.0, dtype="<f4")'),
+        ("structure by UTF-16 code units", "10.1", "for name, shape in sorted(shapes.items())", 'for name, shape in sorted(shapes.items(), key=lambda item: item[0].encode("utf-16-be"))'),
+        ("a record of 16 digits", "10.3", "structure_fingerprint(adapted) != self.base.structure:", "structure_fingerprint(adapted)[:16] != self.base.structure[:16]:"),
+        ("contents of 16 digits", "10.3", "read) == self.base.contents if", "read)[:16] == self.base.contents[:16] if"),
     ),
 ]  # fmt: skip
