@@ -6,6 +6,7 @@ Projections, descriptions and tensors are the plain values that the protocol sen
 import math
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from unilora_spec.protocol import field_of
@@ -14,6 +15,13 @@ from .oracle import files
 from .oracle.kinds import LAYERED
 
 LARGEST = 2**40
+
+
+def few():
+    """A third of the examples, for checks that are made of many kinds, whose code is in most the same. What lies at an edge is not
+    left to chance: boundaries/ asks it at each run."""
+    return settings(max_examples=-(-settings.default.max_examples // 3))
+
 
 # Projections (SPEC 1 to 6)
 

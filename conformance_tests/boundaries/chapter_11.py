@@ -224,7 +224,7 @@ def banks():
     side = 2**16
     n = 2
     for name, length, bank, topk, index in (
-        ("h · b = 2^32", side, side, 2, [0] * 2 * n), ("h · b = 2^32 by a bank of 2^31 and 2", 2, 2**31 - 1, 2, [0] * 2 * side),
+        ("h · b = 2^32", side, side, 2, [0] * 2 * n), ("h · b = 2^32 − 2", 2, 2**31 - 1, 1, [0] * side),
         ("h · b = 2^31", side, 2**15, 1, [0] * n), ("h · b above 2^46", side, 2**31 - 1, 1, [0] * n), ("n · k = 2^32", side, 1, 2**31, []),
         ("n · k = 2^32 − 2", side, 1, 2**31 - 1, [0]),
     ):  # fmt: skip

@@ -9,7 +9,7 @@ from conformance_tests.oracle import arithmetic
 from conformance_tests.oracle.family import of
 from conformance_tests.oracle.kinds import LAYERED
 from conformance_tests.rules import GATHERS, check
-from conformance_tests.strategies import floats, projections, slices, small_sizes, vectors
+from conformance_tests.strategies import few, floats, projections, slices, small_sizes, vectors
 
 OTHER_STARTS = ("identity", *(kind for kind, module in LAYERED.items() if hasattr(module, "start")))
 
@@ -33,6 +33,7 @@ def test_scale_of_one_column(judge, D):
 
 @check("6.2", needs="expand")
 @pytest.mark.parametrize("kind", GATHERS)
+@few()
 @given(data=st.data())
 def test_expand(judge, kind, data):
     """θ_D = Pθ by its bits, denormals, signed zeros and the largest numbers among them."""
@@ -45,6 +46,7 @@ def test_expand(judge, kind, data):
 
 @check("6.2", "9.3", needs="expand")
 @pytest.mark.parametrize("kind", GATHERS)
+@few()
 @given(data=st.data())
 def test_slice_of_expand(judge, kind, data):
     """Any slice of θ_D without the rest; of `balanced` also where D is too large to be expanded."""
@@ -56,6 +58,7 @@ def test_slice_of_expand(judge, kind, data):
 
 @check("6.3", needs="adjoint")
 @pytest.mark.parametrize("kind", GATHERS)
+@few()
 @given(data=st.data())
 def test_adjoint(judge, kind, data):
     """Pᵀg within n_j · 2^-23 · scale_j · Σ|g_i| + 2^-149: twice what n_j roundings to float32 can lose."""
@@ -75,6 +78,7 @@ def test_adjoint(judge, kind, data):
 
 @check("6.4", needs="initial")
 @pytest.mark.parametrize("kind", [kind for kind in GATHERS if kind not in OTHER_STARTS])
+@few()
 @given(data=st.data())
 def test_initial(judge, kind, data):
     """θ_j = float32((2u − 1) · bound), the product in float64."""

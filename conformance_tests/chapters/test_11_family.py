@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from conformance_tests.judge import differs
@@ -12,14 +12,10 @@ from conformance_tests.oracle import family, files, parts
 from conformance_tests.oracle.kinds import LAYERED, PROGRAMS
 from conformance_tests.rules import check
 from conformance_tests.spelling import canonical
-from conformance_tests.strategies import adapters, layered, moderate, projections, seeds, slices, vectors
+from conformance_tests.strategies import adapters, few, layered, moderate, projections, seeds, slices, vectors
 from unilora_spec.protocol import field_of
 
 from .test_07_layer_map import within
-
-few = settings(max_examples=-(-settings.default.max_examples // 3))
-"""For checks that are made of many kinds, whose code is in most the same."""
-
 
 def of_each(kinds, *rules, needs):
     """A mark for each kind: its own rule beside these."""
@@ -29,7 +25,7 @@ def of_each(kinds, *rules, needs):
 
 
 @of_each(PROGRAMS, "6.2", "9.3", "11.2", "11.3", needs="expand")
-@few
+@few()
 @given(data=st.data())
 def test_expand(judge, kind, data):
     """All of θ_D, and any slice of it: by its bits, or, where matrices are multiplied, within the roundings of that."""
@@ -45,7 +41,7 @@ def test_expand(judge, kind, data):
 
 
 @of_each(PROGRAMS, "11.4", needs="adjoint")
-@few
+@few()
 @given(data=st.data())
 def test_adjoint(judge, kind, data):
     """The transposed Jacobian at θ, times the gradient of any slice of θ_D."""
@@ -58,7 +54,7 @@ def test_adjoint(judge, kind, data):
 
 
 @of_each(PROGRAMS, "11.5", needs="initial")
-@few
+@few()
 @given(data=st.data())
 def test_initial(judge, kind, data):
     """What training begins with, range by range; the bound has no use here."""
@@ -70,7 +66,7 @@ def test_initial(judge, kind, data):
 @of_each(
     [kind for kind, module in LAYERED.items() if kind not in PROGRAMS and hasattr(module, "start")], needs="initial"
 )
-@few
+@few()
 @given(data=st.data())
 def test_initial_of_a_gather(judge, kind, data):
     """What training begins with, where that is not 6.4."""
@@ -80,7 +76,7 @@ def test_initial_of_a_gather(judge, kind, data):
 
 
 @of_each([kind for kind in PROGRAMS if hasattr(LAYERED[kind], "dim")], "11.1", needs="expand")
-@few
+@few()
 @given(data=st.data())
 def test_another_d(judge, kind, data):
     """d follows from the layer map: another one is refused."""
@@ -90,7 +86,7 @@ def test_another_d(judge, kind, data):
 
 
 @of_each([kind for kind, module in LAYERED.items() if not getattr(module, "WHOLE", False)], "11.1", needs="expand")
-@few
+@few()
 @given(data=st.data())
 def test_no_rank_0(judge, kind, data):
     """A kind of A and B has no segment of rank 0."""
@@ -101,7 +97,7 @@ def test_no_rank_0(judge, kind, data):
 
 
 @of_each(LAYERED, "1.3", needs="expand adjoint")
-@few
+@few()
 @given(data=st.data())
 def test_what_is_outside(judge, kind, data):
     """Rows outside, and vectors of another length, are refused."""
@@ -117,7 +113,7 @@ def test_what_is_outside(judge, kind, data):
 
 
 @of_each(PROGRAMS, "9.3", needs="index members scale")
-@few
+@few()
 @given(data=st.data())
 def test_no_index(judge, kind, data):
     """Rows and columns are refused: an entry depends on more than one trained number."""
@@ -127,7 +123,7 @@ def test_no_index(judge, kind, data):
 
 
 @of_each([kind for kind in LAYERED if kind not in PROGRAMS], needs="index members")
-@few
+@few()
 @given(data=st.data())
 def test_index(judge, kind, data):
     """The column of each row, and the rows of each column."""
@@ -142,7 +138,7 @@ def test_index(judge, kind, data):
 
 
 @of_each([kind for kind, module in LAYERED.items() if hasattr(module, "wrong")], needs="index")
-@few
+@few()
 @given(data=st.data())
 def test_refused(judge, kind, data):
     """All that a kind's own rule refuses of these fields."""
@@ -182,7 +178,7 @@ def test_as_many_links_as_there_may_be(judge):
 
 
 @of_each([kind for kind, module in LAYERED.items() if module.OPTIONS], "8.6", "11.1", needs="write read")
-@few
+@few()
 @given(data=st.data())
 def test_options(judge, kind, data):
     """A kind's own numbers are in the file, all of them and no others, and not below their least."""
@@ -202,7 +198,7 @@ def test_options(judge, kind, data):
 
 
 @of_each([kind for kind, module in LAYERED.items() if hasattr(module, "own")], "8.3", needs="read")
-@few
+@few()
 @given(data=st.data())
 def test_own_tensors(judge, kind, data):
     """A kind's tensors are in the file, all of them, of their dtype and length."""

@@ -36,6 +36,8 @@ FAULTS = of(
     ("numbers of 31 characters", "8.5", "const MAX_NUMBER_CHARACTERS = 32;", "const MAX_NUMBER_CHARACTERS = 31;"),
     ("minus zero kept", "8.5", "    return value + 0; // -0 is 0", "    this.ensure(!Object.is(value, -0), 'minus zero');\n    return value;"),
     ("a key twice by the last one", "8.5", "      this.ensure(!fields.has(key), 'a key is there twice');\n", ""),
+    ("keys compared as they are spelled", "8.5", "      const key = this.string();\n      this.ensure(!fields.has(key), 'a key is there twice');\n",
+     "      const from = this.at;\n      const key = this.string();\n      fields.spelled = (fields.spelled ?? new Set());\n      this.ensure(!fields.spelled.has(this.text.slice(from, this.at)), 'a key is there twice');\n      fields.spelled.add(this.text.slice(from, this.at));\n"),
     ("half a pair replaced", "8.5", "    this.ensure(text.isWellFormed(), 'a text has half a surrogate pair');\n    return text;", "    return text.toWellFormed();"),
     ("UTF-8 that is mended", "8.5", "fatal: true, ignoreBOM: true", "fatal: false, ignoreBOM: true"),
     ("a byte order mark left out", "8.5", "fatal: true, ignoreBOM: true", "fatal: true, ignoreBOM: false"),

@@ -1,12 +1,19 @@
 """SPEC 11.13, what some kinds share: parts of θ_D that are `balanced` by themselves."""
 
+import functools
+
 from . import arithmetic
+
+
+@functools.lru_cache(2000)
+def _key(seed, part):
+    high, low = arithmetic.keys(seed, 12 + 2 * part)[-2:]
+    return 2**32 * high + low
 
 
 def column(p, part, entry, rows, dims):
     """That of one entry of a part, where ``rows`` and ``dims`` are the rows and columns of all parts."""
-    high, low = arithmetic.keys(int(p["seed"]), 12 + 2 * part)[-2:]
-    within = arithmetic.index("balanced", rows[part], dims[part], 2**32 * high + low, entry)
+    within = arithmetic.index("balanced", rows[part], dims[part], _key(int(p["seed"]), part), entry)
     return sum(dims[:part]) + within
 
 
