@@ -39,13 +39,37 @@ def size_of_a_permutation():
 @limit("1.2", "0 ≤ seed < 2^64", "keys")
 def seeds():
     """A seed in 32 bits, in a signed number or in a float64 is another one; 2^64 and more wraps."""
-    for seed in (0, 1, 2**31, 2**32 - 1, 2**32, 2**32 + 42, 2**53 - 1, 2**53 + 1, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1):
+    for seed in (
+        0,
+        1,
+        2**31,
+        2**32 - 1,
+        2**32,
+        2**32 + 42,
+        2**53 - 1,
+        2**53 + 1,
+        2**63 - 1,
+        2**63,
+        2**63 + 1,
+        2**64 - 1,
+    ):
         yield gives(f"seed {seed}", {"keys": arithmetic.keys(seed)}, seed=str(seed))
     for seed in (2**64, 2**64 + 1, 2**64 + 42, 2**65, 10**20, 10**30, 2**128 + 42):
         yield refused(f"seed {seed}", "1.2", seed=str(seed))
 
 
-OUTSIDE = ((0, 6), (5, 6), (6, 6), (5, 4), (-1, 0), (-1, 5), (2**31, 2**31 + 1), (2**32, 2**32 + 5), (0, 2**32 + 5), (2**53 - 2, 2**53 - 1))
+OUTSIDE = (
+    (0, 6),
+    (5, 6),
+    (6, 6),
+    (5, 4),
+    (-1, 0),
+    (-1, 5),
+    (2**31, 2**31 + 1),
+    (2**32, 2**32 + 5),
+    (0, 2**32 + 5),
+    (2**53 - 2, 2**53 - 1),
+)
 """That are no ranges of [0, 5), some of them if cut to 32 bits."""
 
 
@@ -103,7 +127,9 @@ def gradients(kind):
     theta = [0.0] * d
     yield gives("no rows", {"theta": theta}, projection=of_numbers(kind, d, 5), g=[], start=5, stop=5)
     for length in (0, 4, 6):
-        yield refused(f"a gradient of {length}", "1.3", projection=of_numbers(kind, d, 5), g=[1.0] * length, start=0, stop=5)
+        yield refused(
+            f"a gradient of {length}", "1.3", projection=of_numbers(kind, d, 5), g=[1.0] * length, start=0, stop=5
+        )
     for start, stop in OUTSIDE[:6]:
         g = [1.0] * max(stop - start, 0)
         yield refused(f"[{start}, {stop})", "1.3", projection=of_numbers(kind, d, 5), g=g, start=start, stop=stop)

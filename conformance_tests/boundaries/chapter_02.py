@@ -3,7 +3,23 @@
 from ..oracle import arithmetic
 from . import exact, gives, limit, refused
 
-WORDS = [0, 1, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 2, 2**32 - 1]
+WORDS = [
+    0,
+    1,
+    0x7F,
+    0x80,
+    0xFF,
+    0x100,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x10000,
+    2**31 - 1,
+    2**31,
+    2**31 + 1,
+    2**32 - 2,
+    2**32 - 1,
+]
 """Where 8, 16 and 32 bits end, signed or not."""
 KEYS = (0, 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 3184996902)
 
@@ -11,7 +27,20 @@ KEYS = (0, 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 3184996902)
 @exact("2.1", "state + constant, z · constant, modulo 2^64", "keys", of="state + constant, z · constant")
 def splitmix():
     """A float64 rounds the products; a signed shift brings ones in; 32 bits lose the high half."""
-    for seed in (0, 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 2, 2**64 - 1, 0x61C8864680B583EB):
+    for seed in (
+        0,
+        1,
+        2**31,
+        2**32 - 1,
+        2**32,
+        2**53,
+        2**53 + 1,
+        2**63 - 1,
+        2**63,
+        2**64 - 2,
+        2**64 - 1,
+        0x61C8864680B583EB,
+    ):
         yield gives(f"seed {seed}", {"keys": arithmetic.keys(seed)}, seed=str(seed))
 
 

@@ -39,10 +39,14 @@ def rounds():
     ends of large ones."""
     for a in (1, 2, 3, 4, 15, 16, 17):
         x = list(range(a * a))
-        yield gives(f"all of a = {a}", {"y": [arithmetic.walk(a * a, 7, each)[-1] for each in x]}, seed="7", D=a * a, x=x)
+        yield gives(
+            f"all of a = {a}", {"y": [arithmetic.walk(a * a, 7, each)[-1] for each in x]}, seed="7", D=a * a, x=x
+        )
     for a in (255, 256, 257, 32767, 32768, 46341, 65535, 65536, 65537, 2**17, 2**19 + 1, 2**20 - 1, 2**20):
         D = a * a
-        x = sorted({n % D for n in (0, 1, a - 1, a, a + 1, D // 2, D - a, D - 2, D - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32)})
+        x = sorted(
+            {n % D for n in (0, 1, a - 1, a, a + 1, D // 2, D - a, D - 2, D - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32)}
+        )
         yield gives(f"a = {a}", {"y": [arithmetic.walk(D, 7, each)[-1] for each in x]}, seed="7", D=D, x=x)
 
 
@@ -70,7 +74,9 @@ def walks():
     """A walk that ends after a fixed number of passes, or takes a modulus in place of the last."""
     for D, seed, x in _long():
         passes = arithmetic.walk(D, seed, x)
-        yield gives(f"D = {D}, seed {seed}, x = {x}: {len(passes)} passes", {"y": passes[-1:]}, seed=str(seed), D=D, x=[x])
+        yield gives(
+            f"D = {D}, seed {seed}, x = {x}: {len(passes)} passes", {"y": passes[-1:]}, seed=str(seed), D=D, x=[x]
+        )
 
 
 @exact("4.4", "until the result is below D", "inverse")
@@ -78,7 +84,9 @@ def walks_back():
     """As of π."""
     for D, seed, x in _long():
         passes = arithmetic.walk(D, seed, x)
-        yield gives(f"D = {D}, seed {seed}, x = {x}: {len(passes)} passes", {"x": [x]}, seed=str(seed), D=D, y=passes[-1:])
+        yield gives(
+            f"D = {D}, seed {seed}, x = {x}: {len(passes)} passes", {"x": [x]}, seed=str(seed), D=D, y=passes[-1:]
+        )
 
 
 @exact("4.6", "⌊D/d⌋ + 1 for j < D mod d, j + k · d", "members", of="j + k · d")
@@ -97,13 +105,28 @@ def columns():
 def _column(d, D, j):
     members = arithmetic.members("balanced", D, d, 42, j)
     p = of_numbers("balanced", d, D)
-    return gives(f"column {j}, d = {d}, D = {D}", {"counts": [len(members)], "members": members}, projection=p, start=j, stop=j + 1)
+    return gives(
+        f"column {j}, d = {d}, D = {D}",
+        {"counts": [len(members)], "members": members},
+        projection=p,
+        start=j,
+        stop=j + 1,
+    )
 
 
 @exact("4.5", "π(i) mod d, at the ends of d and D", "index")
 def ends():
     """A modulus in 32 bits, of a π of 40."""
-    for d, D in ((1, 7), (7, 7), (6, 7), (2**16, 2**32), (2**31 - 1, 2**32), (2**31 - 1, MOST), (3, MOST), (2**30, MOST - 1)):
+    for d, D in (
+        (1, 7),
+        (7, 7),
+        (6, 7),
+        (2**16, 2**32),
+        (2**31 - 1, 2**32),
+        (2**31 - 1, MOST),
+        (3, MOST),
+        (2**30, MOST - 1),
+    ):
         yield rows("balanced", f"d = {d}, D = {D}, the first rows", d, D, 0, min(D, 4))
         yield rows("balanced", f"d = {d}, D = {D}, the last rows", d, D, max(D - 4, 0), D)
 

@@ -22,7 +22,9 @@ COUNTS = sorted({
 def scales():
     """n in 32 bits or in a float32; a root in float32; a quotient of two roundings to float32. With d = 1, n_0 is D."""
     for n in COUNTS:
-        yield gives(f"n = {n}", {"scale": [arithmetic.scale(n)]}, projection=of_numbers("balanced", 1, n), start=0, stop=1)
+        yield gives(
+            f"n = {n}", {"scale": [arithmetic.scale(n)]}, projection=of_numbers("balanced", 1, n), start=0, stop=1
+        )
 
 
 NUMBERS = bits(
@@ -32,7 +34,9 @@ NUMBERS = bits(
 """Zeros, numbers below the normal range and at its border, the largest, and odd ones, whose products are rounded."""
 
 
-@exact("6.2", "float32(θ[j]) · scale_j, one float32 multiplication", "expand", kinds=("balanced", "uniform", "identity"))
+@exact(
+    "6.2", "float32(θ[j]) · scale_j, one float32 multiplication", "expand", kinds=("balanced", "uniform", "identity")
+)
 def products(kind):
     """A product in float64 by a scale that was not rounded; numbers below the normal range that are flushed; the sign of a zero."""
     d = len(NUMBERS)
@@ -58,7 +62,14 @@ def sums():
         theta = [0.0] * d
         for i, value in enumerate(g, start):
             theta[arithmetic.index("balanced", MOST, d, 42, i)] += value * 2.0**-18
-        yield gives(f"from {start} on", {"theta": theta}, projection=of_numbers("balanced", d, MOST), g=g, start=start, stop=start + 4)
+        yield gives(
+            f"from {start} on",
+            {"theta": theta},
+            projection=of_numbers("balanced", d, MOST),
+            g=g,
+            start=start,
+            stop=start + 4,
+        )
 
 
 @exact("6.4", "(2u − 1) · bound in float64, then float32", "initial")

@@ -89,8 +89,12 @@ def sums():
     yield not_taken("2^39 + 2^39 + 1, with a D of 2^40", wrong, [half, quarter | {"in": 2**39}], MOST)
     yield not_taken("2^32 + 5, with a D of 5", wrong, [W, W | {"name": "v", "out": 1, "in": 2**32 - 1}], 5)
     yield not_taken("2^48, with a D of 2^40", wrong, [run(0, 256, W | {"name": "", "out": 1, "in": MOST - 1})], MOST)
-    yield not_taken("65,535 · 2^40 + 5, with a D of 5", wrong, [run(0, 65_535, W | {"name": "", "out": 1, "in": MOST - 1}), W], 5)
-    yield not_taken("256 · 2^24 and 5, with a D of 5", wrong, [run(0, 256, W | {"name": "", "out": 1, "in": 2**24 - 1}), W], 5)
+    yield not_taken(
+        "65,535 · 2^40 + 5, with a D of 5", wrong, [run(0, 65_535, W | {"name": "", "out": 1, "in": MOST - 1}), W], 5
+    )
+    yield not_taken(
+        "256 · 2^24 and 5, with a D of 5", wrong, [run(0, 256, W | {"name": "", "out": 1, "in": 2**24 - 1}), W], 5
+    )
 
 
 @limit("7.2", "r · (in + out), out · in", "read", of="r · (in + out), out · in")
@@ -130,7 +134,11 @@ def names():
     yield taken("one byte", [W | {"name": "a"}])
     yield not_taken("no byte", "7.2 7.8", [W | {"name": ""}])
     segment = W | {"name": "." + "y" * 199}
-    yield taken("512 bytes of a run", [run(8, 10, segment, prefix="x" * 310)], segments=files.unfold([run(8, 10, segment, prefix="x" * 310)]))
+    yield taken(
+        "512 bytes of a run",
+        [run(8, 10, segment, prefix="x" * 310)],
+        segments=files.unfold([run(8, 10, segment, prefix="x" * 310)]),
+    )
     yield not_taken("513 bytes of a run, by its last number", "7.2 7.8", [run(8, 11, segment, prefix="x" * 311)])
     yield not_taken("513 bytes of a run", "7.2 7.8", [run(8, 10, segment, prefix="x" * 312)])
 
@@ -151,13 +159,24 @@ def fields():
         "index": (-1, -(2**32), MOST, 2**53 - 1), "rank": (-1, -(2**32) + 1, MOST, 2**53 - 1),
     }.items():  # fmt: skip
         for value in values:
-            yield not_taken(f"{key} = {value}", "7.2 7.8 1.1 8.8" + (" 7.11" if key in ("rank", "out", "in") else ""), [W | {key: value}], 5)
+            yield not_taken(
+                f"{key} = {value}",
+                "7.2 7.8 1.1 8.8" + (" 7.11" if key in ("rank", "out", "in") else ""),
+                [W | {key: value}],
+                5,
+            )
 
 
 @limit("7.11", "a rank of at most min(out, in)", "read")
 def ranks():
     """The other side, the sum of both, or the larger one in the place of the smaller."""
-    forms = {"": {}, ", transposed": {"transposed": True}, ", a row": {"row": 7}, ", an index": {"index": 7}, ", a stack": {"index": [0, 3]}}
+    forms = {
+        "": {},
+        ", transposed": {"transposed": True},
+        ", a row": {"row": 7},
+        ", an index": {"index": 7},
+        ", a stack": {"index": [0, 3]},
+    }
     for form, more in forms.items():
         for out, columns in ((1, 1), (1, 9), (9, 1), (2, 3), (3, 2), (300, 256), (256, 300)):
             least = min(out, columns)
@@ -175,7 +194,7 @@ def ranks():
 def overlaps():
     """row + out in 32 bits, or a row or index that is cut to 32 bits."""
     part = {"name": "w", "out": 2, "in": 2, "rank": 1}
-    rows = lambda *numbers: [part | {"row": row} for row in numbers]  # noqa: E731
+    rows = lambda *numbers: [part | {"row": row} for row in numbers]
     for first in (0, 254, 2**16 - 2, 2**31 - 2, 2**31 - 1, 2**32 - 2, 2**32 - 1, 2**32, MOST - 3):
         yield taken(f"rows from {first} and {first + 2} on", rows(first, first + 2))
         yield not_taken(f"rows from {first} and {first + 1} on", "7.6", rows(first, first + 1))
@@ -329,9 +348,30 @@ def weights():
 
     for shape in ([2, 12], [2, 3, 4], [2, 1, 12], [2, 12, 1, 1], [2, 2, 3, 2]):
         yield merged(f"{shape}", {}, shape)
-    for shape in ([12, 2], [2, 11], [2, 13], [1, 12], [3, 12], [24], [2, 3, 3], [3, 2, 4], [1, 2, 12], [2, 12, 0], [0, 2**16, 2**16 + 12]):
+    for shape in (
+        [12, 2],
+        [2, 11],
+        [2, 13],
+        [1, 12],
+        [3, 12],
+        [24],
+        [2, 3, 3],
+        [3, 2, 4],
+        [1, 2, 12],
+        [2, 12, 0],
+        [0, 2**16, 2**16 + 12],
+    ):
         yield merged(f"{shape}", {}, shape, "10.3 7.4")
-    for row, rows, fits in ((0, 2, True), (0, 1, False), (1, 3, True), (1, 2, False), (5, 7, True), (5, 6, False), (2**32, 7, False), (2**31, 7, False)):
+    for row, rows, fits in (
+        (0, 2, True),
+        (0, 1, False),
+        (1, 3, True),
+        (1, 2, False),
+        (5, 7, True),
+        (5, 6, False),
+        (2**32, 7, False),
+        (2**31, 7, False),
+    ):
         yield merged(f"rows from {row} on of {rows}", {"row": row}, [rows, 12], "" if fits else "10.3")
     yield merged("rows of a transposed weight", {"row": 1, "transposed": True}, [12, 3])
     yield merged("one too few of a transposed weight", {"row": 2, "transposed": True}, [12, 3], "10.3")

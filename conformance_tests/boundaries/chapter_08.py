@@ -77,16 +77,51 @@ def sizes():
     yield sound("2 numbers of 4 bytes", TINY)
     yield sound("1 number of 2 bytes", tensor(B, shape=[1, 1]))
     rules = "8.2 8.3 8.8"
-    for shape in ([2**30 + 2], [2**32 + 2], [2**15, 2**15 + 1], list(two), [2**32, 2**32, 2], [2**31 + 1, 2], [1], [3], [0], [2, 0]):
+    for shape in (
+        [2**30 + 2],
+        [2**32 + 2],
+        [2**15, 2**15 + 1],
+        list(two),
+        [2**32, 2**32, 2],
+        [2**31 + 1, 2],
+        [1],
+        [3],
+        [0],
+        [2, 0],
+    ):
         yield refused(f"theta of {shape}", rules, file=tensor(shape=shape))
     for shape in ([2**31 + 1], [2**32 + 1], [2**16 + 1, 2**16], [2**16, 2**16, 2**16, 2**16], [2], [0]):
         yield refused(f"a saved BF16 of {shape}", "8.2", file=tensor(B, shape=shape))
-    for offsets in ([8, 9], [8, 12], [8, 8], [9, 10], [7, 9], [8, 2**32 + 10], [2**32 + 8, 2**32 + 10], [0, 2], [10, 12]):
+    for offsets in (
+        [8, 9],
+        [8, 12],
+        [8, 8],
+        [9, 10],
+        [7, 9],
+        [8, 2**32 + 10],
+        [2**32 + 8, 2**32 + 10],
+        [0, 2],
+        [10, 12],
+    ):
         yield refused(f"a saved BF16 at {offsets}", "8.2", file=tensor(B, data_offsets=offsets))
-    for offsets in ([0, 2], [0, 4], [0, 16], [0, 9], [0, 7], [4, 8], [-8, 0], [8, 0], [2**32, 2**32 + 8], [0, 8 - 2**32]):
+    for offsets in (
+        [0, 2],
+        [0, 4],
+        [0, 16],
+        [0, 9],
+        [0, 7],
+        [4, 8],
+        [-8, 0],
+        [8, 0],
+        [2**32, 2**32 + 8],
+        [0, 8 - 2**32],
+    ):
         yield refused(f"theta at {offsets}", "8.2", file=tensor(data_offsets=offsets))
     for size in (1, 2, 8):
-        head = {"__metadata__": files.metadata(DESCRIPTION), "theta": {"dtype": "F16", "shape": [2], "data_offsets": [0, size]}}
+        head = {
+            "__metadata__": files.metadata(DESCRIPTION),
+            "theta": {"dtype": "F16", "shape": [2], "data_offsets": [0, size]},
+        }
         yield refused(f"two F16 in {size} bytes", "8.2", file=with_text(json.dumps(head), bytes(size)))
 
 
@@ -101,14 +136,20 @@ def order():
             expected = TENSORS | dict.fromkeys(more, ("F32", [0], []))
             for name, items in (("first", {**more, **value}), ("last", {**value, **more})):
                 yield sound(f"{count} empty at {at}, {name}", with_text(json.dumps(items)), expected, canonical=False)
-    names = ["__metadata__", "theta", B]
-    for names in ((names[2], names[1], names[0]), (names[1], names[0], names[2]), (names[1], names[2], names[0])):
-        yield sound(f"{', '.join(names)}", with_text(json.dumps({name: value[name] for name in names})), TENSORS, canonical=False)
+    for names in ((B, "theta", "__metadata__"), ("theta", "__metadata__", B), ("theta", B, "__metadata__")):
+        yield sound(
+            f"{', '.join(names)}",
+            with_text(json.dumps({name: value[name] for name in names})),
+            TENSORS,
+            canonical=False,
+        )
     turned = {name: dict(reversed(entry.items())) for name, entry in reversed(value.items())}
     yield sound("all fields backwards", with_text(json.dumps(turned)), TENSORS, canonical=False)
     swapped = json.loads(json.dumps(value))
     swapped[B]["data_offsets"], swapped["theta"]["data_offsets"] = [0, 2], [2, 10]
-    yield sound("the smaller tensor first", with_text(json.dumps(swapped), BODY[8:] + BODY[:8]), TENSORS, canonical=False)
+    yield sound(
+        "the smaller tensor first", with_text(json.dumps(swapped), BODY[8:] + BODY[:8]), TENSORS, canonical=False
+    )
 
 
 @exact("8.3", "float16 and bfloat16, all of their finite numbers", "read")
@@ -124,7 +165,10 @@ def _whole(name, dtype, data):
     count = len(data) // files.SIZES[dtype]
     text = described([W | {"out": 256, "in": 256, "rank": 0}])
     text["projection"]["d"] = count
-    head = {"__metadata__": files.metadata(files.describe(text)), "theta": {"dtype": dtype, "shape": [count], "data_offsets": [0, len(data)]}}
+    head = {
+        "__metadata__": files.metadata(files.describe(text)),
+        "theta": {"dtype": dtype, "shape": [count], "data_offsets": [0, len(data)]},
+    }
     theta = {"dtype": dtype, "shape": [count], "values": files.widened(data, dtype)}
     return gives(name, {"tensors": {"theta": theta}}, file=with_text(json.dumps(head), data))
 
@@ -138,22 +182,38 @@ def largest():
         "F32": bits(0x7F7FFFFF, 0x7F7FFFFE, 0x7F7F8000),
     }
     outside = {
-        "F16": [65520.0, *bits(0x477FF001), 65535.0, 65536.0, 1e6, *bits(0x7F7FFFFF, 0x7F800000, 0x7FC00000, 0x7F800001, 0x7FFFFFFF)],
+        "F16": [
+            65520.0,
+            *bits(0x477FF001),
+            65535.0,
+            65536.0,
+            1e6,
+            *bits(0x7F7FFFFF, 0x7F800000, 0x7FC00000, 0x7F800001, 0x7FFFFFFF),
+        ],
         "BF16": bits(0x7F7F8000, 0x7F7F8001, 0x7F7FFFFF, 0x7F800000, 0x7FC00000, 0x7F800001, 0x7FFF8000, 0x7FFFFFFF),
         "F32": bits(0x7F800000, 0x7FC00000, 0x7F800001, 0x7FFFFFFF),
     }
-    for dtype in inside:
+    for dtype, values in inside.items():
         for sign in (1, -1):
-            for value in inside[dtype]:
+            for value in values:
                 yield _stored(f"{sign * value!r} in {dtype}", {B: (dtype, [1], [sign * value])})
             for value in outside[dtype]:
                 given = files.as_protocol(TENSORS | {B: (dtype, [1], [_signed(sign, value)])})
-                yield refused(f"{struct.pack('>f', _signed(sign, value)).hex()} in {dtype}", "8.3", description=TEXT, tensors=given)
+                yield refused(
+                    f"{struct.pack('>f', _signed(sign, value)).hex()} in {dtype}",
+                    "8.3",
+                    description=TEXT,
+                    tensors=given,
+                )
 
 
 def _signed(sign, value):
     """With its bits, of NaN too."""
-    return value if sign > 0 else struct.unpack("<f", struct.pack("<I", struct.unpack("<I", struct.pack("<f", value))[0] | 2**31))[0]
+    return (
+        value
+        if sign > 0
+        else struct.unpack("<f", struct.pack("<I", struct.unpack("<I", struct.pack("<f", value))[0] | 2**31))[0]
+    )
 
 
 def _stored(name, tensors, text=TEXT):
@@ -164,7 +224,10 @@ def _stored(name, tensors, text=TEXT):
 @exact("8.3", "rounded to nearest, ties to even, below the normal range too", "write", of="bits + 0x7FFF + 1")
 def roundings():
     """Ties upwards, away from 0 or cut off; numbers below the normal range that are flushed, or rounded with the bits of those in it."""
-    halves = [n * 2.0**-25 for n in (0, 1, 2, 3, 4, 5, 6, 7, 2045, 2046, 2047, 2048, 2049, 2050, 4093, 4095, 4096, 4097, 4098, 4099, 4100)]
+    halves = [
+        n * 2.0**-25
+        for n in (0, 1, 2, 3, 4, 5, 6, 7, 2045, 2046, 2047, 2048, 2049, 2050, 4093, 4095, 4096, 4097, 4098, 4099, 4100)
+    ]
     halves += [2.0**-25 + 2.0**-40, 2.0**-25 - 2.0**-40, 2.0**-26, 2.0**-14 - 2.0**-26, 2.0**-14, 2.0**-149, 2.0**-126]
     halves += [1 + n * 2.0**-11 for n in range(8)] + [2049.0, 2050.0, 2051.0, 2053.0, 65488.0, 65456.0]
     words = (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0x10000, 0x17FFF, 0x18000, 0x18001, 0x1FFFF, 0x7F8000, 0x7FFFFF, 0x800000, 0x808000, 0x818000,
@@ -183,7 +246,10 @@ def theta():
         yield refused(f"{shape}", "8.2 8.3 8.8", file=tensor(shape=shape))
     for d in (1, 3, 4, 5):
         yield refused(f"d = {d}", "8.3 8.8", file=file_of(TEXT | {"projection": TEXT["projection"] | {"d": d}}))
-    large = {"projection": {"kind": "balanced", "seed": "42", "d": 2, "D": 2**32 + 5}, "layers": [W | {"out": 5, "in": 2**32}]}
+    large = {
+        "projection": {"kind": "balanced", "seed": "42", "d": 2, "D": 2**32 + 5},
+        "layers": [W | {"out": 5, "in": 2**32}],
+    }
     yield gives("a large D", {"description": files.describe(TEXT | large)}, file=file_of(TEXT | large))
     large["projection"]["d"] = 2**31 - 1
     yield refused("d = 2^31 − 1", "8.3 8.8", file=file_of(TEXT | large))
@@ -268,7 +334,13 @@ def version_first():
     """A reader that looks at the version after the tensors, the metadata or the description refuses newer files for the wrong reason."""
     yield sound("as it is", TINY)
     for what, change in wrong_beside_the_version().items():
-        for other in ({"version": "2"}, {"format": "next"}, {"format": "pt", "version": "7"}, {"version": None}, {"format": None}):
+        for other in (
+            {"version": "2"},
+            {"format": "next"},
+            {"format": "pt", "version": "7"},
+            {"version": None},
+            {"format": None},
+        ):
 
             def both(value, change=change, other=other):
                 change(value)
@@ -276,8 +348,14 @@ def version_first():
 
             yield refused(f"{other}, {what}", "8.4", file=header(both))
     nan = struct.pack("<I", 0x7FC00000) + BODY[4:]
-    yield refused("version 2, and NaN in theta", "8.4", file=header(lambda h: h["__metadata__"].update(version="2"), nan))
-    yield refused("version 2, and bytes behind", "8.4 8.2", file=header(lambda h: h["__metadata__"].update(version="2"), BODY + b"\0"))
+    yield refused(
+        "version 2, and NaN in theta", "8.4", file=header(lambda h: h["__metadata__"].update(version="2"), nan)
+    )
+    yield refused(
+        "version 2, and bytes behind",
+        "8.4 8.2",
+        file=header(lambda h: h["__metadata__"].update(version="2"), BODY + b"\0"),
+    )
     for version in ("2", "0", "1.0", "01", "1 ", " 1", "+1", "１", "", "4294967297", "1\u0000"):
         yield refused(f"version {version!r}", "8.4", file=metadata(version=version))
     for form in ("Unilora", "UNILORA", "unilora ", "", "uni-lora", "pt"):
@@ -323,15 +401,47 @@ def fields():
         "an empty name": {"base": base | {"name": ""}}, "rslora": {"scaling": "rslora"}, "lora": {"scaling": "lora"},
     }.items():  # fmt: skip
         yield gives(name, {"description": files.describe(TEXT | more)}, file=file_of(TEXT | more))
-    for key in ("more", "", "Alpha", "alpha ", "d", "kind", "name", "labels", "__proto__", "constructor", "toString", "hasOwnProperty", "version", "\u0000"):
+    for key in (
+        "more",
+        "",
+        "Alpha",
+        "alpha ",
+        "d",
+        "kind",
+        "name",
+        "labels",
+        "__proto__",
+        "constructor",
+        "toString",
+        "hasOwnProperty",
+        "version",
+        "\u0000",
+    ):
         yield refused(f"{key!r} in the description", "8.6", file=file_of(TEXT | {key: 1}))
-        yield refused(f"{key!r} in the base", "8.6", file=file_of(TEXT | {"base": {key: 1} | base | ({key: 1} if key in base else {})}))
+        yield refused(
+            f"{key!r} in the base",
+            "8.6",
+            file=file_of(TEXT | {"base": {key: 1} | base | ({key: 1} if key in base else {})}),
+        )
         if key not in ("d", "kind"):
-            yield refused(f"{key!r} in the projection", "8.6", file=file_of(TEXT | {"projection": TEXT["projection"] | {key: 1}}))
+            yield refused(
+                f"{key!r} in the projection", "8.6", file=file_of(TEXT | {"projection": TEXT["projection"] | {key: 1}})
+            )
         if key != "name":
             yield refused(f"{key!r} in a segment", "7.8 7.2", file=file_of(described([W | {key: 1}], 5)))
             yield refused(f"{key!r} in a run", "7.8", file=file_of(described([run(0, 2) | {key: 1}], 10)))
-    for digits in ("0" * 31, "0" * 33, "A" * 32, "g" * 32, "0" * 31 + " ", "٠" * 32, "0" * 64, "", "0" * 31 + "\n", "0" * 32 + "\n"):
+    for digits in (
+        "0" * 31,
+        "0" * 33,
+        "A" * 32,
+        "g" * 32,
+        "0" * 31 + " ",
+        "٠" * 32,
+        "0" * 64,
+        "",
+        "0" * 31 + "\n",
+        "0" * 32 + "\n",
+    ):
         for key in ("structure", "contents"):
             yield refused(f"{key} {digits!r}", "8.6", file=file_of(TEXT | {"base": base | {key: digits}}))
 
@@ -347,13 +457,36 @@ def padding():
 @exact("8.7", "larger elements first, then whole names by their bytes", "write")
 def order_of_data():
     """Names without `saved.`, in UTF-16 code units, or without regard to capitals; bytes that are compared as if they were signed."""
-    names = ("saved.b", "saved.a", "saved.B", "saved.", "saved.\x7f", "saved.é", "saved.\uffff", "saved.𝔸", "saved.t", "saved.u", "saved.ab", "saved.theta")
+    names = (
+        "saved.b",
+        "saved.a",
+        "saved.B",
+        "saved.",
+        "saved.\x7f",
+        "saved.é",
+        "saved.\uffff",
+        "saved.𝔸",
+        "saved.t",
+        "saved.u",
+        "saved.ab",
+        "saved.theta",
+    )
     given = {name + "!" * (name == "saved."): ("F32", [1], [float(at)]) for at, name in enumerate(names)}
     yield _stored("of one size", given)
-    yield _stored("of two sizes", {name: (("F16", "F32")[at % 2], *rest) for at, (name, (_, *rest)) in enumerate(given.items())})
-    yield _stored("of one size, F16 and BF16", {name: (("F16", "BF16")[at % 2], *rest) for at, (name, (_, *rest)) in enumerate(given.items())})
-    yield _stored("theta in F16", {"theta": ("F16", [2], [1.0, -0.5]), "saved.z": ("F32", [1], [1.0]), "saved.a": ("F32", [2], [1.0, 2.0])})
-    yield _stored("empty ones between", {"saved.a": ("F32", [0], []), "saved.z": ("F32", [3, 0], []), "saved.m": ("F16", [0], [])})
+    yield _stored(
+        "of two sizes", {name: (("F16", "F32")[at % 2], *rest) for at, (name, (_, *rest)) in enumerate(given.items())}
+    )
+    yield _stored(
+        "of one size, F16 and BF16",
+        {name: (("F16", "BF16")[at % 2], *rest) for at, (name, (_, *rest)) in enumerate(given.items())},
+    )
+    yield _stored(
+        "theta in F16",
+        {"theta": ("F16", [2], [1.0, -0.5]), "saved.z": ("F32", [1], [1.0]), "saved.a": ("F32", [2], [1.0, 2.0])},
+    )
+    yield _stored(
+        "empty ones between", {"saved.a": ("F32", [0], []), "saved.z": ("F32", [3, 0], []), "saved.m": ("F16", [0], [])}
+    )
 
 
 @limit("8.10", "what is sound and not canonical", "read")
@@ -401,7 +534,18 @@ def values():
     """Values that are cut, padded or written past the shape."""
     yield _stored("one of [1]", {})
     yield _stored("none of [0]", {B: ("BF16", [0], [])})
-    for shape, count in (([1], 0), ([1], 2), ([2], 1), ([0], 1), ([2, 2], 2), ([], 0), ([], 2), ([2**16, 2**16], 0), ([2**32], 0), ([3, 0], 3)):
+    for shape, count in (
+        ([1], 0),
+        ([1], 2),
+        ([2], 1),
+        ([0], 1),
+        ([2, 2], 2),
+        ([], 0),
+        ([], 2),
+        ([2**16, 2**16], 0),
+        ([2**32], 0),
+        ([3, 0], 3),
+    ):
         given = files.as_protocol(TENSORS) | {B: {"dtype": "F32", "shape": shape, "values": [0.5] * count}}
         yield refused(f"{count} of {shape}", "8.2", description=TEXT, tensors=given)
     given = files.as_protocol(TENSORS)

@@ -4,13 +4,15 @@ import json
 import math
 
 from .. import hostile
-from ..hostile import BODY, TENSORS, TEXT, TINY, metadata, with_text
+from ..hostile import TENSORS, TEXT, TINY, metadata, with_text
 from ..oracle import files
 from . import exact, gives, limit, refused
 from .chapter_07 import W, described, run
 
 HEADER = TINY[8:-10].rstrip()
-RICH = described([W | {"row": 7, "index": [0, 2]}, run(0, 2, W | {"name": ".w"}, prefix="l.")]) | {"base": hostile.BASE | {"labels": ["a"]}}
+RICH = described([W | {"row": 7, "index": [0, 2]}, run(0, 2, W | {"name": ".w"}, prefix="l.")]) | {
+    "base": hostile.BASE | {"labels": ["a"]}
+}
 """A description with an object of each sort."""
 RICH_TEXT = files.describe(RICH | {"layers": files.unfold(RICH["layers"])})
 NAMED = TEXT | {"base": hostile.BASE | {"name": "NAME"}}
@@ -92,10 +94,20 @@ def escaped_keys():
         yield gives(f"{name} of the description", {"description": RICH_TEXT}, file=file)
         file = with_text(written(hostile.tiny_header(), spell))
         yield gives(f"{name} of the header", {"tensors": files.as_protocol(TENSORS)}, file=file)
-    for key, other in (("é", "e\u0301"), ("Å", "Å"), ("ß", "SS"), ("ı", "i"), ("a", "A"), ("a", "a\u0000"), ("", "\u0000")):
+    for key, other in (
+        ("é", "e\u0301"),
+        ("Å", "Å"),
+        ("ß", "SS"),
+        ("ı", "i"),
+        ("a", "A"),
+        ("a", "a\u0000"),
+        ("", "\u0000"),
+    ):
         given = TENSORS | {f"saved.n{key}": ("F32", [1], [1.0]), f"saved.n{other}": ("F32", [1], [2.0])}
         file = files.write(TEXT, given)
-        yield gives(f"{key!r} and {other!r} are two", {"tensors": files.as_protocol(given), "canonical": True}, file=file)
+        yield gives(
+            f"{key!r} and {other!r} are two", {"tensors": files.as_protocol(given), "canonical": True}, file=file
+        )
 
 
 @exact("8.5", "fields in any order", "read")
@@ -110,7 +122,11 @@ def any_order():
     yield gives("backwards", {"description": RICH_TEXT}, file=metadata(unilora=json.dumps(turned(RICH))))
     yield gives("forwards", {"description": RICH_TEXT}, file=metadata(unilora=json.dumps(RICH)))
     yield gives("sorted", {"description": RICH_TEXT}, file=metadata(unilora=json.dumps(RICH, sort_keys=True)))
-    yield gives("the header backwards", {"tensors": files.as_protocol(TENSORS)}, file=with_text(json.dumps(turned(hostile.tiny_header()))))
+    yield gives(
+        "the header backwards",
+        {"tensors": files.as_protocol(TENSORS)},
+        file=with_text(json.dumps(turned(hostile.tiny_header()))),
+    )
 
 
 @limit("8.5", "white space: space, tabulator, line feed, carriage return", "read")
@@ -119,17 +135,43 @@ def blanks():
     tokens = [piece for piece in _tokens(json.dumps(TEXT))]
     for blank in (" ", "\t", "\n", "\r", "\r\n \t"):
         text = blank + blank.join(tokens) + blank
-        yield gives(f"{blank!r} everywhere in the description", {"description": files.describe(TEXT)}, file=metadata(unilora=text))
+        yield gives(
+            f"{blank!r} everywhere in the description",
+            {"description": files.describe(TEXT)},
+            file=metadata(unilora=text),
+        )
         text = blank.join(_tokens(HEADER.decode())) + blank
-        yield gives(f"{blank!r} everywhere in the header", {"tensors": files.as_protocol(TENSORS)}, file=with_text(text))
-    for blank in ("\x0b", "\x0c", "\x00", "\x1f", "\x85", "\xa0", "\u2003", "\u2028", "\u3000", "\ufeff", "\x08", "\x7f", "/**/", "#", ";"):
+        yield gives(
+            f"{blank!r} everywhere in the header", {"tensors": files.as_protocol(TENSORS)}, file=with_text(text)
+        )
+    for blank in (
+        "\x0b",
+        "\x0c",
+        "\x00",
+        "\x1f",
+        "\x85",
+        "\xa0",
+        "\u2003",
+        "\u2028",
+        "\u3000",
+        "\ufeff",
+        "\x08",
+        "\x7f",
+        "/**/",
+        "#",
+        ";",
+    ):
         for at, where in ((1, "after the brace"), (len(tokens), "at the end"), (0, "before the brace")):
             text = "".join(tokens[:at]) + blank + "".join(tokens[at:])
             yield refused(f"{blank!r} in the description, {where}", "8.5", file=metadata(unilora=text))
         yield refused(f"{blank!r} in the header", "8.5", file=with_text("{" + blank + HEADER.decode()[1:]))
         yield refused(f"{blank!r} after the header", "8.5", file=with_text(HEADER.decode() + blank))
     for inner in ('"al pha":1', '"alpha":1 0', '"alpha":- 1', '"alpha":1. 5', '"alpha":1e 2', '"alpha":t rue'):
-        yield refused(f"a blank within {inner}", "8.5 8.6 7.7", file=metadata(unilora=json.dumps(TEXT).replace('"alpha": 1', inner)))
+        yield refused(
+            f"a blank within {inner}",
+            "8.5 8.6 7.7",
+            file=metadata(unilora=json.dumps(TEXT).replace('"alpha": 1', inner)),
+        )
 
 
 def _tokens(text):
@@ -178,7 +220,9 @@ def escapes():
     """Two high halves are taken for a pair; a half becomes U+FFFD; digits are read by a function that takes more than digits."""
     for spelling, text in PAIRS.items():
         given = {name + text * (name == "saved.b"): tensor for name, tensor in TENSORS.items()}
-        yield gives(f"{spelling!r} in the header", {"tensors": files.as_protocol(given)}, file=in_header(spelling.encode()))
+        yield gives(
+            f"{spelling!r} in the header", {"tensors": files.as_protocol(given)}, file=in_header(spelling.encode())
+        )
         expected = files.describe(NAMED | {"base": NAMED["base"] | {"name": text}})
         yield gives(f"{spelling!r} in the description", {"description": expected}, file=in_description(spelling))
     for spelling in (*HALVES, *NO_ESCAPES):
@@ -195,7 +239,11 @@ def controls():
     for code in range(0x20):
         yield refused(f"U+{code:04X} in the header", "8.5", file=in_header(bytes([code])))
         yield refused(f"U+{code:04X} in the description", "8.5", file=in_description(chr(code)))
-        yield refused(f"U+{code:04X} in a key", "8.5", file=with_text(HEADER.replace(b'"shape":[1]', b'"sha' + bytes([code]) + b'pe":[1]')))
+        yield refused(
+            f"U+{code:04X} in a key",
+            "8.5",
+            file=with_text(HEADER.replace(b'"shape":[1]', b'"sha' + bytes([code]) + b'pe":[1]')),
+        )
     for text in (" ", "\x7f", "\x80", "\u2028", "\ufffd", "\uffff", "\U0010ffff"):
         expected = files.describe(NAMED | {"base": NAMED["base"] | {"name": text}})
         yield gives(f"{text!r}", {"description": expected}, file=in_description(text))
@@ -233,11 +281,19 @@ def depths():
         nested = "[" * (depth - 1) + "]" * (depth - 1)
         yield refused(f"{depth} in the header", "8.2", file=with_text(HEADER.replace(b'"shape":[1]', b'"shape":' + nested[1:-1].encode())) if depth > 3
                       else with_text(HEADER.replace(b"[1]", b"[[1]]")))  # fmt: skip
-        yield refused(f"{depth} in the description", "8.6 7.7", file=metadata(unilora=json.dumps(TEXT).replace('"alpha": 1', f'"alpha": {nested}')))
+        yield refused(
+            f"{depth} in the description",
+            "8.6 7.7",
+            file=metadata(unilora=json.dumps(TEXT).replace('"alpha": 1', f'"alpha": {nested}')),
+        )
     for depth in (17, 18, 32, 64, 128, 1000, 20_000):
         for opened, closed in (("[", "]"), ('{"a":', "}")):
             inner = opened * (depth - 1) + ("1" if closed == "}" else "") + closed * (depth - 1)
-            yield refused(f"{depth} of {opened} in the header", "8.2 8.5", file=with_text(HEADER[:-1] + f',"saved.n":{inner}}}'.encode()))
+            yield refused(
+                f"{depth} of {opened} in the header",
+                "8.2 8.5",
+                file=with_text(HEADER[:-1] + f',"saved.n":{inner}}}'.encode()),
+            )
             text = json.dumps(TEXT).replace('"alpha": 1', f'"alpha": {inner}')
             yield refused(f"{depth} of {opened} in the description", "8.5 8.6 7.7", file=metadata(unilora=text))
     for text in ("[" * 100, '[{\\"' * 50, "}" * 40, '\\\\\\"[' * 30):
@@ -274,28 +330,57 @@ def spelled_numbers():
             yield refused(f"{len(spelling)} characters, {spelling[:40]}", "8.5", file=metadata(unilora=text))
         else:
             yield gives(spelling, {"description": files.describe(TEXT | {"alpha": alpha})}, file=metadata(unilora=text))
-    for spelling in ("1e400", "-1e400", "1e99999999999999", "9007199254740992.0", "9007199254740993.5", "1e16", "-1e16", "1e308", "9e15", "1e-400"):
+    for spelling in (
+        "1e400",
+        "-1e400",
+        "1e99999999999999",
+        "9007199254740992.0",
+        "9007199254740993.5",
+        "1e16",
+        "-1e16",
+        "1e308",
+        "9e15",
+        "1e-400",
+    ):
         text = json.dumps(TEXT).replace('"alpha": 1', f'"alpha": {spelling}')
         yield refused(spelling, "8.5 7.7", file=metadata(unilora=text))
     for spelling in NO_NUMBERS:
         text = json.dumps(TEXT).replace('"alpha": 1', f'"alpha": {spelling}')
         yield refused(repr(spelling), "8.5 8.6 7.7", file=metadata(unilora=text))
         text = HEADER.replace(b'"shape":[1]', f'"shape":[{spelling}]'.encode())
-        yield refused(f"{spelling!r} in a shape", "8.5 8.2", file=with_text(text) if spelling else with_text(HEADER.replace(b"[1]", b"[,]")))
+        yield refused(
+            f"{spelling!r} in a shape",
+            "8.5 8.2",
+            file=with_text(text) if spelling else with_text(HEADER.replace(b"[1]", b"[,]")),
+        )
 
 
 @limit("8.5 8.6", "whole numbers below 2^53, of at most 17 characters; -0 is 0", "read")
 def whole_numbers():
     """Numbers that wrap at 32 or 64 bits, or are read as a float64; a sign that is counted, or a zero that keeps it."""
-    zeros = json.dumps(described([W | {"row": 0, "index": 0}, W | {"row": 2, "index": 0}])).replace('"row": 0', '"row": -0').replace('"index": 0', '"index": -0')
+    zeros = (
+        json.dumps(described([W | {"row": 0, "index": 0}, W | {"row": 2, "index": 0}]))
+        .replace('"row": 0', '"row": -0')
+        .replace('"index": 0', '"index": -0')
+    )
     expected = files.describe(described([W | {"row": 0, "index": 0}, W | {"row": 2, "index": 0}]))
     yield gives("-0 for a row and an index", {"description": expected}, file=metadata(unilora=zeros))
     runs = described([run(0, 2, W | {"name": ".w"}, prefix="l.")])
     text = json.dumps(runs).replace("[0, 2]", "[-0, 2]")
-    yield gives("-0 for a first layer", {"description": files.describe(runs | {"layers": files.unfold(runs["layers"])})}, file=metadata(unilora=text))
-    yield gives("-0 for an offset", {"tensors": files.as_protocol(TENSORS)}, file=with_text(HEADER.replace(b"[0,8]", b"[-0,8]")))
+    yield gives(
+        "-0 for a first layer",
+        {"description": files.describe(runs | {"layers": files.unfold(runs["layers"])})},
+        file=metadata(unilora=text),
+    )
+    yield gives(
+        "-0 for an offset", {"tensors": files.as_protocol(TENSORS)}, file=with_text(HEADER.replace(b"[0,8]", b"[-0,8]"))
+    )
     rank = described([W | {"rank": 0}])
-    yield gives("-0 for a rank", {"description": files.describe(rank)}, file=metadata(unilora=json.dumps(rank).replace('"rank": 0', '"rank": -0')))
+    yield gives(
+        "-0 for a rank",
+        {"description": files.describe(rank)},
+        file=metadata(unilora=json.dumps(rank).replace('"rank": 0', '"rank": -0')),
+    )
     empty = TENSORS | {"saved.e": ("F32", [0], [])}
     text = files.write(TEXT, empty)[8:-10].rstrip().replace(b'"shape":[0]', b'"shape":[-0]')
     yield gives("-0 for a shape", {"tensors": files.as_protocol(empty)}, file=with_text(text))
@@ -309,7 +394,12 @@ def whole_numbers():
         text = HEADER.replace(b'"shape":[2]', f'"shape":[{spelling}]'.encode())
         yield refused(f"theta of [{spelling}]", "8.5 8.2 8.3 8.8", file=with_text(text))
     for spelling in ("null", "true", "false", '"5"', "[5]", "{}", "[]"):
-        for key, rules in (('"D": 5', "8.5 8.6 1.1 8.8"), ('"d": 2', "8.5 8.6 1.1"), ('"rank": 1', "8.5 7.2 7.8"), ('"alpha": 1', "8.5 8.6 7.7")):
+        for key, rules in (
+            ('"D": 5', "8.5 8.6 1.1 8.8"),
+            ('"d": 2', "8.5 8.6 1.1"),
+            ('"rank": 1', "8.5 7.2 7.8"),
+            ('"alpha": 1', "8.5 8.6 7.7"),
+        ):
             text = json.dumps(TEXT).replace(key, key.split(":")[0] + f": {spelling}")
             yield refused(f"{spelling} for {key.split(':')[0]}", rules, file=metadata(unilora=text))
 
@@ -317,9 +407,30 @@ def whole_numbers():
 @exact("8.5", "the shortest decimal that gives the same float64 back, the closest of them", "write")
 def shortest():
     """16 or 17 digits always; a point, an exponent or a zero too many; a float32."""
-    values = [1, 1.0, 2**20, 1e-4, 0.5, 0.1, 0.2, 0.3, 0.1 + 0.2, 1 / 3, 2 / 3, 1e5, 1e5 + 0.1, 123456.78901234567, 1048575.9999999999, 0.00010000000000000002]
+    values = [
+        1,
+        1.0,
+        2**20,
+        1e-4,
+        0.5,
+        0.1,
+        0.2,
+        0.3,
+        0.1 + 0.2,
+        1 / 3,
+        2 / 3,
+        1e5,
+        1e5 + 0.1,
+        123456.78901234567,
+        1048575.9999999999,
+        0.00010000000000000002,
+    ]
     values += [math.nextafter(x, up) for x in (1, 2, 4, 1024, 0.5, 0.001, 0.0625, 65536, 2**19) for up in (0, 2**21)]
-    values += [2.0**-n for n in range(1, 14)] + [2.0**n + 2.0**-n for n in range(1, 16)] + [9.5367431640625e-1, 5e-4, 1.7976931348623157, 299792.458, 0.0009765625]
+    values += (
+        [2.0**-n for n in range(1, 14)]
+        + [2.0**n + 2.0**-n for n in range(1, 16)]
+        + [9.5367431640625e-1, 5e-4, 1.7976931348623157, 299792.458, 0.0009765625]
+    )
     for name, alpha in {repr(alpha): alpha for alpha in values}.items():
         text = TEXT | {"alpha": alpha}
         yield gives(name, {"file": files.write(text, TENSORS)}, description=text, tensors=files.as_protocol(TENSORS))
@@ -328,9 +439,29 @@ def shortest():
 @exact("8.5", "texts that are escaped in one way, keys by their UTF-16 code units", "write")
 def canonical_texts():
     """Escapes in capitals, of more than need be, or none; keys by code points or bytes."""
-    for code in (*range(0x20), 0x22, 0x2F, 0x5C, 0x7F, 0x80, 0xA0, 0x2028, 0xD7FF, 0xE000, 0xFEFF, 0xFFFF, 0x10000, 0x10FFFF):
-        text, given = TEXT | {"base": hostile.BASE | {"name": chr(code), "labels": ["a" + chr(code)]}}, TENSORS | {"saved." + chr(code): ("F32", [1], [1.0])}
-        yield gives(f"U+{code:04X}", {"file": files.write(text, given)}, description=text, tensors=files.as_protocol(given))
+    for code in (
+        *range(0x20),
+        0x22,
+        0x2F,
+        0x5C,
+        0x7F,
+        0x80,
+        0xA0,
+        0x2028,
+        0xD7FF,
+        0xE000,
+        0xFEFF,
+        0xFFFF,
+        0x10000,
+        0x10FFFF,
+    ):
+        text, given = (
+            TEXT | {"base": hostile.BASE | {"name": chr(code), "labels": ["a" + chr(code)]}},
+            TENSORS | {"saved." + chr(code): ("F32", [1], [1.0])},
+        )
+        yield gives(
+            f"U+{code:04X}", {"file": files.write(text, given)}, description=text, tensors=files.as_protocol(given)
+        )
     names = ["\U00010000", "\U0010ffff", "\ue000", "\uffff", "\ud7ff", "a", "A", "é", "~", "\x7f", "\x80", "aa", "a\0"]
     given = TENSORS | {"saved." + name: ("F32", [1], [float(at)]) for at, name in enumerate(names)}
     yield gives("keys", {"file": files.write(TEXT, given)}, description=TEXT, tensors=files.as_protocol(given))

@@ -6,7 +6,7 @@ from ..hostile import TABLE, TABLE_TENSORS, TEXT
 from ..oracle import arithmetic, files
 from ..oracle.kinds import LAYERED
 from . import exact, gives, limit, refused
-from .chapter_01 import MOST, of_numbers
+from .chapter_01 import MOST, OUTSIDE, of_numbers
 from .chapter_06 import bits
 from .chapter_07 import W, described, file_of
 
@@ -15,7 +15,21 @@ from .chapter_07 import W, described, file_of
 def kinds():
     """A name without regard to capitals, or by its beginning; a kind by its number."""
     yield gives("balanced", {"index": []}, projection=of_numbers("balanced", 2, 5), start=0, stop=0)
-    for kind in ("Balanced", "BALANCED", "balanced ", " balanced", "balance", "balanced2", "", "0", "lora", "balanced\u0000", "ｂalanced", "constructor", "__proto__"):
+    for kind in (
+        "Balanced",
+        "BALANCED",
+        "balanced ",
+        " balanced",
+        "balance",
+        "balanced2",
+        "",
+        "0",
+        "lora",
+        "balanced\u0000",
+        "ｂalanced",
+        "constructor",
+        "__proto__",
+    ):
         yield refused(repr(kind), "9.1", projection=of_numbers(kind, 2, 5), start=0, stop=0)
 
 
@@ -56,24 +70,46 @@ def start_of_identity():
         return gives(name, {"theta": theta}, projection=p, bound=0.5, layers=files.fold(segments))
 
     for columns in (1, 2, 3, 5, 6, 7, 10, 1000):
-        yield started(f"in = {columns}", [W | {"in": columns}, W | {"name": "v", "in": columns, "rank": 0}, W | {"name": "u", "rank": 2}])
+        yield started(
+            f"in = {columns}",
+            [W | {"in": columns}, W | {"name": "v", "in": columns, "rank": 0}, W | {"name": "u", "rank": 2}],
+        )
     for D in (4, 6, 2):
-        yield refused(f"D = {D}, and a layer map of 5", "9.2 8.8", projection=of_numbers("identity", D, D), bound=0.02, layers=[W])
+        yield refused(
+            f"D = {D}, and a layer map of 5", "9.2 8.8", projection=of_numbers("identity", D, D), bound=0.02, layers=[W]
+        )
 
 
 @limit("9.4", "each from 0 to d − 1, as many as D", "index", kind="table")
 def tables():
     """Numbers from the end of θ backwards, d itself, an index in 8, 16 or 32 bits."""
     for d, index in ((1, [0] * 5), (2, [0, 1, 1, 0, 1]), (5, [4, 3, 2, 1, 0]), (2, [1] * 5)):
-        yield gives(f"{index}", {"index": index}, projection=of_numbers("table", d, 5) | {"index": index}, start=0, stop=5)
+        yield gives(
+            f"{index}", {"index": index}, projection=of_numbers("table", d, 5) | {"index": index}, start=0, stop=5
+        )
     for value in (2, 3, -1, -2, 255, 256, 257, 2**16, 2**31 - 1, 2**31, -(2**31), 2**32, 2**32 + 1, -(2**32), 2**62):
         for at in (0, 4):
             index = [0, 1, 1, 0, 1]
             index[at] = value
-            yield refused(f"{value} in row {at}", "9.4", projection=of_numbers("table", 2, 5) | {"index": index}, start=0, stop=5)
+            yield refused(
+                f"{value} in row {at}", "9.4", projection=of_numbers("table", 2, 5) | {"index": index}, start=0, stop=5
+            )
     for length in (0, 1, 4, 6, 10):
         p = of_numbers("table", 2, 5) | {"index": [0] * length}
         yield refused(f"{length} of 5", "9.4 1.3", projection=p, start=0, stop=0)
+
+
+@limit("1.3", "a range of [0, D)", "index", kind="table")
+def rows_outside():
+    """As of the other kinds: rows from the end, or beyond it."""
+    index = [0, 1, 1, 0, 1]
+    for start, stop in ((0, 5), (2, 4), (5, 5)):
+        p = of_numbers("table", 2, 5) | {"index": index}
+        yield gives(f"[{start}, {stop})", {"index": index[start:stop]}, projection=p, start=start, stop=stop)
+    for start, stop in OUTSIDE:
+        yield refused(
+            f"[{start}, {stop})", "1.3", projection=of_numbers("table", 2, 5) | {"index": index}, start=start, stop=stop
+        )
 
 
 @limit("9.4", "a tensor `index` of shape [D]", "read", kind="table")
@@ -81,7 +117,9 @@ def tables_of_a_file():
     """As of the numbers."""
     yield gives("as it is", {"tensors": files.as_protocol(TABLE_TENSORS)}, file=files.write(TABLE, TABLE_TENSORS))
     for value in (2, -1, 256, 2**16, 2**31 - 1, -(2**31)):
-        yield refused(f"{value}", "9.4", file=files.write(TABLE, TABLE_TENSORS | {"index": ("I32", [5], [0, 1, value, 0, 1])}))
+        yield refused(
+            f"{value}", "9.4", file=files.write(TABLE, TABLE_TENSORS | {"index": ("I32", [5], [0, 1, value, 0, 1])})
+        )
     for shape in ([4], [6], [5, 1], [1, 5], [0]):
         index = ("I32", shape, [0] * math.prod(shape))
         yield refused(f"{shape}", "8.3 8.8 9.4", file=files.write(TABLE, TABLE_TENSORS | {"index": index}))
@@ -89,7 +127,11 @@ def tables_of_a_file():
 
 def _layered(kind):
     segments = [{"name": "w", "out": 2, "in": 2, "rank": 1}]
-    p = of_numbers(kind, 0, 4) | {"layers": segments} | {name: least for name, (least, _) in LAYERED[kind].OPTIONS.items()}
+    p = (
+        of_numbers(kind, 0, 4)
+        | {"layers": segments}
+        | {name: least for name, (least, _) in LAYERED[kind].OPTIONS.items()}
+    )
     own = LAYERED[kind].own(p, segments) if hasattr(LAYERED[kind], "own") else {}
     for name, (_, length, _) in own.items():
         p[name] = [0] * length
@@ -97,7 +139,12 @@ def _layered(kind):
     return p
 
 
-@exact("9.3", "no index where an entry is not one trained number times its scale", "index", kinds=[k for k in LAYERED if hasattr(LAYERED[k], "theta_D")])
+@exact(
+    "9.3",
+    "no index where an entry is not one trained number times its scale",
+    "index",
+    kinds=[k for k in LAYERED if hasattr(LAYERED[k], "theta_D")],
+)
 def without_index(kind):
     """qr, each of whose entries is one number or none, has none either; not even of no row."""
     for start, stop in ((0, 0), (0, 4)):
@@ -119,7 +166,10 @@ def fingerprints():
     for name, order in (("as given", layers), ("backwards", layers[::-1]), ("three of them", layers[4:7])):
         yield gives(name, _printed(order, weights), layers=order, weights=weights)
     rows = [{"name": "w", "out": 1, "in": 2, "rank": 1, "row": row} for row in (3, 0, 1)]
-    weights = {"w": {"shape": [4, 2], "values": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]}, "v": {"shape": [1], "values": [0.0]}}
+    weights = {
+        "w": {"shape": [4, 2], "values": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]},
+        "v": {"shape": [1], "values": [0.0]},
+    }
     yield gives("a weight three times", _printed(rows, weights), layers=rows, weights=weights)
     values = bits(0, 0x80000000, 1, 0x80000001, 0x7FFFFF, 0x7F7FFFFF, 0x3F800001, 0xFF7FFFFF)
     weights = {"w": {"shape": [2, 2, 1, 2], "values": values}}
@@ -138,11 +188,23 @@ def records():
         return files.write(described([W], base=base), {"theta": ("F32", [2], [0.0, 0.0])})
 
     yield gives("both", {"same_contents": True}, file=file(), weights=weights)
-    yield gives("no record", {"same_contents": None}, file=files.write(described([W]), {"theta": ("F32", [2], [0.0, 0.0])}), weights=weights)
+    yield gives(
+        "no record",
+        {"same_contents": None},
+        file=files.write(described([W]), {"theta": ("F32", [2], [0.0, 0.0])}),
+        weights=weights,
+    )
     for at in (0, 15, 16, 31):
         other = {key: text[:at] + ("1" if text[at] == "0" else "0") + text[at + 1 :] for key, text in printed.items()}
-        yield gives(f"other contents at digit {at}", {"same_contents": False}, file=file(contents=other["contents"]), weights=weights)
-        yield refused(f"another structure at digit {at}", "10.3", file=file(structure=other["structure"]), weights=weights)
+        yield gives(
+            f"other contents at digit {at}",
+            {"same_contents": False},
+            file=file(contents=other["contents"]),
+            weights=weights,
+        )
+        yield refused(
+            f"another structure at digit {at}", "10.3", file=file(structure=other["structure"]), weights=weights
+        )
     minus = {"w": {"shape": [2, 3], "values": [-0.0, 1.0, 2.0, 3.0, 4.0, 5.0]}}
     yield gives("a zero of the other sign", {"same_contents": False}, file=file(), weights=minus)
     yield refused("another weight", "10.3", file=file(), weights={"v": weights["w"]})

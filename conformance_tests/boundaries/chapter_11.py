@@ -1,6 +1,5 @@
 """SPEC 11: the family."""
 
-
 import math
 
 from ..oracle import arithmetic, family, files, parts
@@ -15,7 +14,14 @@ LARGEST_OPTION = 2**31 - 1
 
 def of_kind(kind, segments, d=None, seed=42, **own):
     """The projection of these segments; ``d``, if not given, is what follows from them."""
-    p = {"kind": kind, "seed": str(seed), "d": d, "D": sum(map(files.size, files.unfold(segments))), "layers": segments, **own}
+    p = {
+        "kind": kind,
+        "seed": str(seed),
+        "d": d,
+        "D": sum(map(files.size, files.unfold(segments))),
+        "layers": segments,
+        **own,
+    }
     return p | {"d": d if d is not None else LAYERED[kind].dim(p, files.unfold(segments))}
 
 
@@ -78,7 +84,12 @@ def options(kind):
             yield not_expanded(f"{option} = {value}", f"11.1 {LAYERED[kind].RULE}", p | {option: value})
 
 
-@limit("11.1", "no segment of rank 0 in a kind of A and B", "expand", kinds=[k for k in LAYERED if not getattr(LAYERED[k], "WHOLE", False)])
+@limit(
+    "11.1",
+    "no segment of rank 0 in a kind of A and B",
+    "expand",
+    kinds=[k for k in LAYERED if not getattr(LAYERED[k], "WHOLE", False)],
+)
 def rank_0(kind):
     """A segment without A and B that takes no entries, or those of one."""
     p = plain(kind)
@@ -194,7 +205,10 @@ def last_weights():
         ("seven of 0.1", [0.1] * 7),
     ):  # fmt: skip
         k = len(weights) + 1
-        for how, bank in (("last", [0.0] * (k - 1) + [1.0]), ("rounded", [1.1, 1e8, -1e8, 3.3, 0.7, 1e-8, 5.5, 9.1][:k])):
+        for how, bank in (
+            ("last", [0.0] * (k - 1) + [1.0]),
+            ("rounded", [1.1, 1e8, -1e8, 3.3, 0.7, 1e-8, 5.5, 9.1][:k]),
+        ):
             p = _vb(small, 1, k, k)
             theta = [arithmetic.f32(x) for x in [*bank, *weights, *weights]]
             yield expanded(f"{name}, {how}", p, theta=theta)
@@ -208,7 +222,13 @@ def sub_vectors():
         yield expanded(f"length {b}", _vb(segments, b, 5, 2))
 
 
-@limit("11.11", "b divides in and out; each index from 0 to h − 1; n · k of them", "expand", kind="vb", of=("h · b", "n · k"))
+@limit(
+    "11.11",
+    "b divides in and out; each index from 0 to h − 1; n · k of them",
+    "expand",
+    kind="vb",
+    of=("h · b", "n · k"),
+)
 def banks():
     """h · b or n · k in 32 or 64 bits: a bank of 2^32 numbers takes none of θ."""
     p = _vb([segment(4, 6, 1)], 2, 3, 2)
@@ -249,7 +269,9 @@ def _block(name, p, at, theta=None, count=2):
     theta = theta_of(p["d"]) if theta is None else theta
     L = fastfood.size(p["d"])
     stop = min(at + count, p["D"])
-    blocks = {k: fastfood.block(p, k, [Rounded(x) for x in theta], Rounded) for k in range(at // L, (stop - 1) // L + 1)}
+    blocks = {
+        k: fastfood.block(p, k, [Rounded(x) for x in theta], Rounded) for k in range(at // L, (stop - 1) // L + 1)
+    }
     theta_D = [float(blocks[i // L][i % L]) for i in range(at, stop)]
     return gives(name, {"theta_D": theta_D}, projection=p, theta=theta, start=at, stop=stop)
 
@@ -260,7 +282,20 @@ def far_blocks():
     """i, 12i + 11 or kL + i in 32 bits; a sum of twelve numbers in 32; D · L in 32."""
     for d in (1, 3, 5):
         p = _fastfood(d, MOST)
-        for at in (0, 2**28, 357_913_941, 357_913_942, 2**29, 2**31 - 4, 2**31, 2**32 - 4, 2**32, 2**35, 2**36 + 2**33, MOST - 2):
+        for at in (
+            0,
+            2**28,
+            357_913_941,
+            357_913_942,
+            2**29,
+            2**31 - 4,
+            2**31,
+            2**32 - 4,
+            2**32,
+            2**35,
+            2**36 + 2**33,
+            MOST - 2,
+        ):
             yield _block(f"d = {d}, from {at} on", p, at)
     for D in (MOST - 1, 2**32, 2**32 + 1, 2**31, 999_999_999_999, 16_777_217):
         yield _block(f"D = {D}", _fastfood(3, D), D - 3)
@@ -321,7 +356,12 @@ def heads():
 @exact("1.4 11.13", "c_p = ⌊d · E_p / D⌋", "index", kind="layerwise", of="d · E_p")
 def shares():
     """d · E_p has 71 bits: a float64 is off where it is just below, at or just above a whole number times D."""
-    for D, d in ((MOST - 1, 2**31 - 2), (MOST - 3, 2**31 - 1), (2**39 + 1, 2**30 + 1), (999_999_999_989, 2_000_000_011)):
+    for D, d in (
+        (MOST - 1, 2**31 - 2),
+        (MOST - 3, 2**31 - 1),
+        (2**39 + 1, 2**30 + 1),
+        (999_999_999_989, 2_000_000_011),
+    ):
         d = next(each for each in range(d, 0, -1) if math.gcd(each, D) == 1)
         inverse = pow(d, -1, D)
         for below in (1, 2, 0):
@@ -346,34 +386,81 @@ def layers_without_columns():
         for d in range(1, D + 1):
             p = of_kind("layerwise", segments, d)
             if all(LAYERED["layerwise"].columns(d, rows)):
-                yield gives(f"{rows}, d = {d}", {"index": LAYERED["layerwise"].index(p, segments)}, projection=p, start=0, stop=D)
+                yield gives(
+                    f"{rows}, d = {d}",
+                    {"index": LAYERED["layerwise"].index(p, segments)},
+                    projection=p,
+                    start=0,
+                    stop=D,
+                )
             else:
                 yield refused(f"{rows}, d = {d}", "11.13", projection=p, start=0, stop=D)
 
 
-@limit("11.14", "1 ≤ d_p ≤ D_p, d_0 = ⌊d · of_A / (of_A + of_B)⌋", "index", kind="nonuniform", of="d · of_A, of_A + of_B")
+@limit(
+    "11.14", "1 ≤ d_p ≤ D_p, d_0 = ⌊d · of_A / (of_A + of_B)⌋", "index", kind="nonuniform", of="d · of_A, of_A + of_B"
+)
 def shares_of_A_and_B():
     """of_A + of_B in 32 bits is negative, d · of_A in a float64 is rounded."""
     segments = [segment(2, 3, 2, "a"), segment(3, 2, 1, "b")]
-    for of_A, of_B in ((1, 1), (1, 2), (2, 1), (1, 3), (LARGEST_OPTION, LARGEST_OPTION), (1, LARGEST_OPTION), (LARGEST_OPTION, 1), (2**30, 2**30 + 1)):
+    for of_A, of_B in (
+        (1, 1),
+        (1, 2),
+        (2, 1),
+        (1, 3),
+        (LARGEST_OPTION, LARGEST_OPTION),
+        (1, LARGEST_OPTION),
+        (LARGEST_OPTION, 1),
+        (2**30, 2**30 + 1),
+    ):
         for d in range(1, 16):
             p = of_kind("nonuniform", segments, d, of_A=of_A, of_B=of_B)
             sizes = [LAYERED["nonuniform"].part_of(segments).count(part) for part in (0, 1)]
             dims = LAYERED["nonuniform"].columns(p, d)
             if all(1 <= dim <= size for dim, size in zip(dims, sizes)):
-                yield gives(f"{of_A} : {of_B}, d = {d}", {"index": LAYERED["nonuniform"].index(p, segments)}, projection=p, start=0, stop=p["D"])
+                yield gives(
+                    f"{of_A} : {of_B}, d = {d}",
+                    {"index": LAYERED["nonuniform"].index(p, segments)},
+                    projection=p,
+                    start=0,
+                    stop=p["D"],
+                )
             else:
                 yield refused(f"{of_A} : {of_B}, d = {d}", "11.14", projection=p, start=0, stop=p["D"])
     square = [segment(20, 20, 8)]
-    for of_A, of_B, d in ((3, 8, 55), (1, 48, 49), (1, 48, 98), (11, 11, 30), (7, 7, 122)):  # d times a rounded quotient is off by one
+    for of_A, of_B, d in (
+        (3, 8, 55),
+        (1, 48, 49),
+        (1, 48, 98),
+        (11, 11, 30),
+        (7, 7, 122),
+    ):  # d times a rounded quotient is off by one
         p = of_kind("nonuniform", square, d, of_A=of_A, of_B=of_B)
-        yield gives(f"{of_A} : {of_B}, d = {d}", {"index": LAYERED["nonuniform"].index(p, square)}, projection=p, start=0, stop=p["D"])
+        yield gives(
+            f"{of_A} : {of_B}, d = {d}",
+            {"index": LAYERED["nonuniform"].index(p, square)},
+            projection=p,
+            start=0,
+            stop=p["D"],
+        )
     half = 2**31  # rows of A and of B
-    for of_A, of_B, d in ((LARGEST_OPTION, LARGEST_OPTION, 2**31 - 1), (2**30 + 1, 2**30 - 1, 2**31 - 1), (2**31 - 3, 2**31 - 1, 2**31 - 5), (3, 1, 2**31 - 1)):
+    for of_A, of_B, d in (
+        (LARGEST_OPTION, LARGEST_OPTION, 2**31 - 1),
+        (2**30 + 1, 2**30 - 1, 2**31 - 1),
+        (2**31 - 3, 2**31 - 1, 2**31 - 5),
+        (3, 1, 2**31 - 1),
+    ):
         p = of_kind("nonuniform", [segment(half, half)], d, of_A=of_A, of_B=of_B)
         dims = LAYERED["nonuniform"].columns(p, d)
         for part, entry in ((0, 0), (0, half - 1), (1, 0), (1, half - 1)):
-            yield _found(f"{of_A} : {of_B}, d = {d}, part {part}, entry {entry}", p, [half, half], dims, [(part, entry)], part * half + entry)
+            yield _found(
+                f"{of_A} : {of_B}, d = {d}, part {part}, entry {entry}",
+                p,
+                [half, half],
+                dims,
+                [(part, entry)],
+                part * half + entry,
+            )
 
 
 @limit("11.15", "links from 2, at most 65,536, that divide d and the rank of every segment", "index", kind="chain")
@@ -388,7 +475,9 @@ def links():
         rows, dims = [2 * count] * count, [2] * count
         for part in sorted({0, 1, 127, 128, 255, 256, count - 1} & {*range(count)}) if count < 1000 else [65_535]:
             yield _found(f"link {part} of {count}, of A", p, rows, dims, [(part, count - 1)], (part + 1) * count - 1)
-            yield _found(f"link {part} of {count}, of B", p, rows, dims, [(part, 2 * count - 1)], 2 * count**2 - count + part)
+            yield _found(
+                f"link {part} of {count}, of B", p, rows, dims, [(part, 2 * count - 1)], 2 * count**2 - count + part
+            )
     small = chain(2, 4, 4, 2)
     index = LAYERED["chain"].index(small, small["layers"])
     yield gives("all of two links", {"index": index}, projection=small, start=0, stop=small["D"])
@@ -407,7 +496,9 @@ def start_of_a_chain():
     """All links begin, or j is counted in each."""
     for count, d in ((2, 6), (3, 6), (2, 2)):
         p = of_kind("chain", [segment(6, 6, 6)], d, links=count)
-        yield gives(f"{count} links, d = {d}", {"theta": LAYERED["chain"].start(p, p["layers"], 0.5)}, projection=p, bound=0.5)
+        yield gives(
+            f"{count} links, d = {d}", {"theta": LAYERED["chain"].start(p, p["layers"], 0.5)}, projection=p, bound=0.5
+        )
 
 
 @exact("11.5", "what a range begins with", "initial", kinds=[k for k in LAYERED if hasattr(LAYERED[k], "theta_D")])
@@ -435,16 +526,29 @@ def starts_of_parts(kind):
         yield gives(f"a bound of {bound}", {"theta": theta}, projection=p, bound=bound)
 
 
-@exact("11.3", "each sum and each product rounded once, in the order of the rule", "expand", kinds=("vera", "tied", "vb", "fastfood", "qr"))
+@exact(
+    "11.3",
+    "each sum and each product rounded once, in the order of the rule",
+    "expand",
+    kinds=("vera", "tied", "vb", "fastfood", "qr"),
+)
 def roundings(kind):
     """Products or sums in float64, or fused: numbers below the normal range, odd ones, the largest that does not overflow."""
-    numbers = [1.1, -0.3, 2.0**-140, 1e-38, -2.0**-149, 16777217.0, 3.3, -0.0, 0.1, 1e10, -7.7, 1 / 3]
+    numbers = [1.1, -0.3, 2.0**-140, 1e-38, -(2.0**-149), 16777217.0, 3.3, -0.0, 0.1, 1e10, -7.7, 1 / 3]
     segments = [segment(3, 6, 2, "a"), segment(6, 3, 3, "b")]
-    p = of_kind(kind, segments, 12) if kind == "fastfood" else _vb(segments, 3, 4, 3) if kind == "vb" else of_kind(kind, segments, 0, frozen=[])
+    p = (
+        of_kind(kind, segments, 12)
+        if kind == "fastfood"
+        else _vb(segments, 3, 4, 3)
+        if kind == "vb"
+        else of_kind(kind, segments, 0, frozen=[])
+    )
     if kind == "qr":
         p["frozen"] = [arithmetic.f32(numbers[j % 12]) for j in range(LAYERED["qr"].own(p, segments)["frozen"][1])]
     if kind not in ("fastfood", "vb"):
-        p = {key: value for key, value in p.items() if key != "frozen" or kind == "qr"} | {"d": LAYERED[kind].dim(p, segments)}
+        p = {key: value for key, value in p.items() if key != "frozen" or kind == "qr"} | {
+            "d": LAYERED[kind].dim(p, segments)
+        }
     theta = [arithmetic.f32(numbers[j % 12]) for j in range(p["d"])]
     yield expanded("all", p, theta=theta)
     yield expanded("a slice", p, 3, 11, theta)
@@ -454,7 +558,12 @@ def roundings(kind):
 def options_of_a_file(kind):
     """An option that is missing, given to another kind, or spelled with a point."""
     p = plain(kind)
-    own = {name: (dtype, [length], [0] * length) for name, (dtype, length, _) in (LAYERED[kind].own(p, p["layers"]) if hasattr(LAYERED[kind], "own") else {}).items()}
+    own = {
+        name: (dtype, [length], [0] * length)
+        for name, (dtype, length, _) in (
+            LAYERED[kind].own(p, p["layers"]) if hasattr(LAYERED[kind], "own") else {}
+        ).items()
+    }
     tensors = {"theta": ("F32", [p["d"]], [0.0] * p["d"])} | own
     bare = {key: value for key, value in p.items() if key not in ("layers", *own)}
     text = described(p["layers"]) | {"projection": bare}
@@ -469,4 +578,8 @@ def options_of_a_file(kind):
             changed = dict(bare)
             change(changed)
             yield refused(f"{option}: {name}", rules, file=files.write(text | {"projection": changed}, tensors))
-        yield refused(f"{option} of balanced", "8.6", file=file_of(described(p["layers"]) | {"projection": bare | {"kind": "balanced"}}))
+        yield refused(
+            f"{option} of balanced",
+            "8.6",
+            file=file_of(described(p["layers"]) | {"projection": bare | {"kind": "balanced"}}),
+        )

@@ -13,7 +13,7 @@ from conformance_tests.hostile import FOLDINGS
 from conformance_tests.judge import differs
 from conformance_tests.oracle import family, files
 from conformance_tests.rules import check
-from conformance_tests.spelling import canonical, descriptions, rounded, spelled
+from conformance_tests.spelling import canonical, descriptions, rounded
 from conformance_tests.strategies import adapters, alphas, layer_maps, moderate, seeds, segments_of
 
 LAYER_MAPS = [case for case in hostile.CASES if case.flag == "layer map"]
@@ -64,15 +64,6 @@ def test_overlaps(judge, data):
         again |= {"row": again["row"] + again["out"] - 1, "out": 7}
     mixed = data.draw(st.permutations([*segments, *others, again]))
     judge.refuses("7.6", "read", file=files.write(hostile.text_of(mixed), hostile.TENSORS))
-
-
-@check("7.8", "7.9", needs="read")
-@given(st.data())
-def test_any_compact_form_is_read(judge, data):
-    """Stacks and runs, folded in the canonical way or not, stand for the same segments."""
-    description, tensors = data.draw(adapters(judge.kinds))
-    file = data.draw(spelled(description, tensors))
-    judge.gives({"description": files.describe(description)}, "read", file=file)
 
 
 @check("7.9", needs="write")

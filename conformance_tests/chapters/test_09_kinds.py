@@ -11,25 +11,6 @@ from conformance_tests.rules import check
 from conformance_tests.strategies import layer_maps, projections, seeds, slices, small_sizes
 
 
-@check("9.1", needs="index")
-def test_unknown_kind(judge):
-    """An unknown kind is refused, by its name."""
-    for kind in ("lora-fa", "Balanced", "balanced ", ""):
-        p = {"kind": kind, "seed": "42", "d": 2, "D": 5}
-        message = judge.refuses("9.1", "index", projection=p, start=0, stop=5)
-        if kind not in message:
-            judge.fail(
-                f"the refusal does not name {kind}: {message}", "index", {"projection": p, "start": 0, "stop": 5}
-            )
-
-
-@check("9.2", needs="index")
-def test_identity_needs_d_equal_to_D(judge):
-    """`identity` with d < D is refused."""
-    p = {"kind": "identity", "seed": "42", "d": 4, "D": 5}
-    judge.refuses("9.2", "index", projection=p, start=0, stop=5)
-
-
 @check("9.2", needs="index members scale")
 @given(projections("identity"), st.data())
 def test_identity(judge, p, data):
@@ -67,14 +48,6 @@ def test_table(judge, p, data):
     judge.gives(expected, "members", projection=p, start=start, stop=stop)
     scale = [arithmetic.scale(len(column)) for column in columns]
     judge.gives({"scale": scale}, "scale", projection=p, start=start, stop=stop)
-
-
-@check("9.4", needs="index")
-def test_tables_that_are_none(judge):
-    """A table of another length than D, or with a number outside of [0, d), is refused."""
-    for index in ([], [0, 1, 0, 1], [0, 1, 0, 1, 0, 1], [0, 1, 0, 1, 2], [-1, 0, 0, 0, 0], [0, 0, 2**32, 0, 0]):
-        p = {"kind": "table", "seed": "42", "d": 2, "D": 5, "index": index}
-        judge.refuses("9.4", "index", projection=p, start=0, stop=5)
 
 
 @check("9.1", needs="read")

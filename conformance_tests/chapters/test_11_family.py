@@ -1,21 +1,20 @@
 """SPEC chapter 11: the kinds that know the layer map, each by the same checks."""
 
-import math
-
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance_tests.judge import differs
-from conformance_tests.oracle import family, files, parts
+from conformance_tests.oracle import family, files
 from conformance_tests.oracle.kinds import LAYERED, PROGRAMS
 from conformance_tests.rules import check
 from conformance_tests.spelling import canonical
-from conformance_tests.strategies import adapters, few, layered, moderate, projections, seeds, slices, vectors
+from conformance_tests.strategies import adapters, few, moderate, projections, slices, vectors
 from unilora_spec.protocol import field_of
 
 from .test_07_layer_map import within
+
 
 def of_each(kinds, *rules, needs):
     """A mark for each kind: its own rule beside these."""
@@ -75,27 +74,6 @@ def test_initial_of_a_gather(judge, kind, data):
     judge.gives({"theta": expected}, "initial", projection=p, bound=bound)
 
 
-@of_each([kind for kind in PROGRAMS if hasattr(LAYERED[kind], "dim")], "11.1", needs="expand")
-@few()
-@given(data=st.data())
-def test_another_d(judge, kind, data):
-    """d follows from the layer map: another one is refused."""
-    p = data.draw(projections(kind))
-    d = data.draw(st.sampled_from([p["d"] - 1, p["d"] + 1, 2 * p["d"]]).filter(bool))
-    judge.refuses("11.1", "expand", projection=p | {"d": d}, theta=np.zeros(d), start=0, stop=p["D"])
-
-
-@of_each([kind for kind, module in LAYERED.items() if not getattr(module, "WHOLE", False)], "11.1", needs="expand")
-@few()
-@given(data=st.data())
-def test_no_rank_0(judge, kind, data):
-    """A kind of A and B has no segment of rank 0."""
-    segments = [{"name": name, "out": 2, "in": 2, "rank": rank} for name, rank in (("v", 2), ("w", 0))]
-    p, segments, own = data.draw(layered(kind, segments))
-    p |= {"layers": segments} | {name: tensor[field_of(tensor["dtype"])] for name, tensor in own.items()}
-    judge.refuses("11.1", "expand", projection=p, theta=np.zeros(p["d"]), start=0, stop=p["D"])
-
-
 @of_each(LAYERED, "1.3", needs="expand adjoint")
 @few()
 @given(data=st.data())
@@ -135,46 +113,6 @@ def test_index(judge, kind, data):
     columns = [[i for i, column in enumerate(index) if column == j] for j in range(start, stop)]
     expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
     judge.gives(expected, "members", projection=p, start=start, stop=stop)
-
-
-@of_each([kind for kind, module in LAYERED.items() if hasattr(module, "wrong")], needs="index")
-@few()
-@given(data=st.data())
-def test_refused(judge, kind, data):
-    """All that a kind's own rule refuses of these fields."""
-    p = data.draw(projections(kind))
-    for wrong in LAYERED[kind].wrong(p, family.segments_of(p)):
-        judge.refuses(LAYERED[kind].RULE, "index", projection=wrong, start=0, stop=p["D"])
-
-
-@check("1.4", "11.13", needs="index")
-@given(seeds, st.integers(2**39, 2**40), st.integers(2**29, 2**31 - 1))
-def test_exact_share_of_a_layer(judge, seed, D, d):
-    """d · E_1 / D is as little below a whole number as can be, in numbers of 70 bits."""
-    assume(math.gcd(d, D) == 1)
-    rows = [-pow(d, -1, D) % D, pow(d, -1, D)]
-    dims = LAYERED["layerwise"].columns(d, rows)
-    assume(min(rows) > 1 and all(dims))
-    layers = [{"name": f"{k}", "out": 1, "in": size - 1, "rank": 1} for k, size in enumerate(rows)]
-    p = {"kind": "layerwise", "seed": str(seed), "d": d, "D": D, "layers": layers}
-    expected = [parts.column(p, 1, 0, rows, dims)]
-    judge.gives({"index": expected}, "index", projection=p, start=rows[0], stop=rows[0] + 1)
-
-
-@check("11.15", needs="index")
-def test_as_many_links_as_there_may_be(judge):
-    """65,536 links of one row of A, one column of B and two numbers each: the last entry of A, and the first of B. One more is
-    refused."""
-
-    def chain(links):
-        layers = [{"name": "w", "out": links, "in": links, "rank": links}]
-        return {"kind": "chain", "seed": "42", "d": 2 * links, "D": 2 * links**2, "links": links, "layers": layers}
-
-    n = 65_536
-    rows, dims = [2 * n] * n, [2] * n
-    expected = [parts.column(chain(n), part, entry, rows, dims) for part, entry in ((n - 1, n - 1), (0, n))]
-    judge.gives({"index": expected}, "index", projection=chain(n), start=n**2 - 1, stop=n**2 + 1)
-    judge.refuses("11.15", "index", projection=chain(n + 1), start=n**2 - 1, stop=n**2 + 1)
 
 
 @of_each([kind for kind, module in LAYERED.items() if module.OPTIONS], "8.6", "11.1", needs="write read")

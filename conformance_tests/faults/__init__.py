@@ -92,6 +92,4 @@ def caught_by(fault: Fault, seed: int) -> str | None:
 
 
 _modules = [module.name for module in pkgutil.iter_modules(__path__) if module.name != "__main__"]
-FAULTS: list[Fault] = [
-    fault for name in _modules for fault in importlib.import_module(f"{__name__}.{name}").FAULTS
-]
+FAULTS: list[Fault] = [fault for name in _modules for fault in importlib.import_module(f"{__name__}.{name}").FAULTS]
