@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from ..oracle.kinds import LAYERED
+
 LINES: list["Line"] = []
 
 WITHOUT = {
-    "2.2": "asked with 2.1",
     "3.2": "says why the constants of 3.1 are what they are",
-    "5.3": "asked with 5.1",
     "7.3": "a form, without a number; merging asks it",
     "8.1": "nothing is compared",
     "8.9": "an attack, not a number: memory and time are asked by chapter 8 itself",
@@ -74,7 +74,9 @@ def _line(is_limit, rules, what, asks, kind=None, kinds=(), of=()):
         why, of_table = " ".join(function.__doc__.split()), (of,) if isinstance(of, str) else of
         for each in kinds or [kind]:
             inputs = partial(function, each) if kinds else function
-            LINES.append(Line(tuple(rules.split()), what, why, asks, inputs, is_limit, each, of_table))
+            own = [LAYERED[each].RULE] if each in LAYERED else []  # a kind's own rule goes with all that is asked of it
+            numbers = tuple(dict.fromkeys([*rules.split(), *own]))
+            LINES.append(Line(numbers, what, why, asks, inputs, is_limit, each, of_table))
         return function
 
     return add

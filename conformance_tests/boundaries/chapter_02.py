@@ -24,7 +24,7 @@ WORDS = [
 KEYS = (0, 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 3184996902)
 
 
-@exact("2.1", "state + constant, z · constant, modulo 2^64", "keys", of="state + constant, z · constant")
+@exact("2.1 2.2", "state + constant, z · constant, modulo 2^64", "keys", of="state + constant, z · constant")
 def splitmix():
     """A float64 rounds the products; a signed shift brings ones in; 32 bits lose the high half."""
     for seed in (

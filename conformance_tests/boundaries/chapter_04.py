@@ -131,7 +131,7 @@ def ends():
         yield rows("balanced", f"d = {d}, D = {D}, the last rows", d, D, max(D - 4, 0), D)
 
 
-@exact("5.1", "(h · d) >> 32", "index", of="h · d")
+@exact("5.1 5.3", "(h · d) >> 32", "index", of="h · d")
 def shares():
     """h · d has 63 bits: a float64 reaches the next multiple of 2^32 that lies just above it, a signed 32-bit h is negative."""
     found = 0

@@ -127,10 +127,10 @@ def test_options(judge, kind, data):
     p = description["projection"]
     least = LAYERED[kind].OPTIONS[name][0]
     for rules, wrong in (
-        ({"8.6"}, {key: value for key, value in p.items() if key != name}),
+        ({"8.6", "11.1"}, {key: value for key, value in p.items() if key != name}),
         ({"8.6"}, p | {"more": 1}),
-        ({"8.6"}, p | {name: str(p[name])}),
-        ({"11.1"}, p | {name: least - 1}),
+        ({"8.6", "11.1"}, p | {name: str(p[name])}),
+        ({"11.1", LAYERED[kind].RULE}, p | {name: least - 1}),
     ):
         judge.refuses(rules, "read", file=canonical(description | {"projection": wrong}, tensors))
 
@@ -144,8 +144,9 @@ def test_own_tensors(judge, kind, data):
     description, tensors = data.draw(adapters([kind]))
     for name in LAYERED[kind].own(description["projection"], description["layers"]):
         without = {key: tensor for key, tensor in tensors.items() if key != name}
-        judge.refuses({"8.3"}, "read", file=canonical(description, without))
+        rule = LAYERED[kind].RULE
+        judge.refuses({"8.3", rule}, "read", file=canonical(description, without))
         numbers = files.numbers(tensors[name])
         dtype = tensors[name]["dtype"]
         longer = {"dtype": dtype, "shape": [len(numbers) + 1], field_of(dtype): [*numbers, 0]}
-        judge.refuses(LAYERED[kind].RULE, "read", file=canonical(description, tensors | {name: longer}))
+        judge.refuses({"8.3", "8.8", rule}, "read", file=canonical(description, tensors | {name: longer}))
