@@ -12,12 +12,14 @@ from unilora_spec.command import run as run_command
 from unilora_spec.serialization import replacing
 
 from . import hostile
+from .boundaries import LINES
 from .judge import packed
 from .oracle import arithmetic, family, files
 from .oracle.kinds import LAYERED, PROGRAMS
 
 FOLDER = Path(unilora_spec.__file__).parent / "vectors"
 LARGEST_FILE = 4000  # bytes of a hostile file; longer ones are the suite's alone
+LARGEST_BOUNDARY, OF_A_LINE = 1200, 2500  # characters of a case of boundaries/, and of those of one line
 
 NOTES = {
     "edge": "At a limit, or where one more or less changes the way.",
@@ -218,7 +220,7 @@ def small(rank, scaling="lora", **segment):
 
 
 def delta_weights():
-    for rank in (0, 1, 2, 4):
+    for rank in (0, 1, 2):
         text, theta, file = small(rank)
         s = files.factor_scale(text, text["layers"][0])
         A, B = (theta[: 3 * rank], theta[3 * rank :]) if rank else ([], [])
@@ -396,6 +398,31 @@ FILES = {
 }  # fmt: skip
 
 
+def boundaries(chapter):
+    """Of each line of boundaries/ as many inputs as fit, evenly spread: all of them are the suite's alone."""
+    for line in LINES:
+        if line.rules[0].split(".")[0] != chapter:
+            continue
+        flags = ("edge",) if line.limit else ("large",) if line.of else ("edge",)
+        flags += ("optional",) if line.kind not in (None, "balanced", "uniform", "identity") else ()
+        cases = [
+            vector(
+                line.rules[0],
+                f"{line.what}: {each.name}",
+                line.asks,
+                each.answer,
+                sorted(each.refused),
+                flags,
+                **each.fields,
+            )
+            for each in line.inputs()
+        ]
+        sizes = [(len(json.dumps(case, ensure_ascii=False)), case) for case in cases]
+        short = [(size, case) for size, case in sizes if size <= LARGEST_BOUNDARY]
+        step = -(-sum(size for size, _ in short) // OF_A_LINE) or 1
+        yield from (case for _, case in short[::step])
+
+
 def _slug(case):
     return case["request"]["request"].replace("_", "-")
 
@@ -404,12 +431,12 @@ def texts() -> dict[str, str]:
     """The files by name, each a line for each case."""
     result = {}
     for name, cases in FILES.items():
-        cases = [{"id": f"{_slug(case)}-{number}", **case} for number, case in enumerate(cases())]
+        chapter = name.split("-")[0]
+        every = enumerate([*cases(), *boundaries(chapter)])
+        cases = [{"id": f"{_slug(case)}-{number}", **case} for number, case in every]
         notes = {flag: (NOTES | hostile.FLAGS)[flag] for case in cases for flag in case["flags"]}
         lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
-        head = json.dumps(
-            {"specification": "1", "chapter": name.split("-")[0], "notes": notes}, ensure_ascii=False, indent=1
-        )
+        head = json.dumps({"specification": "1", "chapter": chapter, "notes": notes}, ensure_ascii=False, indent=1)
         result[f"{name}.json"] = f'{head[:-2]},\n "cases": [\n{lines}\n]}}\n'
     return result
 

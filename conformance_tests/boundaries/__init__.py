@@ -24,7 +24,6 @@ WITHOUT = {
     "8.9": "an attack, not a number: memory and time are asked by chapter 8 itself",
     "8.11": "not visible in an answer",
     "10.4": "not visible in an answer",
-    "11.2": "asked with the kinds that have streams, 11.6 and 11.12",
     "11.4": "a bound on roundings, drawn by chapter 11 itself",
 }
 """The rules that have no line, and why. (That of equal numbers h_3 the lower is first, 11.12, cannot be asked: within a block

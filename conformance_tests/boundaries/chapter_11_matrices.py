@@ -16,7 +16,7 @@ def _vera(name, p, at, wanted):
     return gives(name, {"theta_D": theta_D}, projection=p, theta=theta, start=at, stop=at + len(wanted))
 
 
-@exact("11.6", "row · I + column beyond 2^32", "expand", kind="vera", of="number of a stream: row · I + column")
+@exact("11.6 11.2", "row · I + column beyond 2^32", "expand", kind="vera", of="number of a stream: row · I + column")
 def far_streams():
     """The number of a stream in 32 bits, or the whole matrices for a slice of two numbers."""
     p = of_kind("vera", [segment(1, 2**36)])
