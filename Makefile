@@ -18,7 +18,7 @@ demo: build/demo/result.json
 test: build/tests-passed
 	@echo "The tests have passed on these sources. To run them again: rm build/tests-passed && make test"
 
-# Faults set into the reference, each looked for with ten seeds: an hour or so on two cores.
+# Faults set into the reference and the examples, each looked for with ten seeds: two hours or so on two cores.
 faults: $(INSTALLED)
 	$(BIN)/python -m conformance_tests.faults --seeds 10
 

@@ -25,7 +25,7 @@ def _block(name, p, at, theta=None, count=2):
     return gives(name, {"theta_D": theta_D}, projection=p, theta=theta, start=at, stop=stop)
 
 
-@exact("11.12", "numbers of a stream beyond 2^32", "expand", kind="fastfood",
+@exact("11.12 11.2", "numbers of a stream beyond 2^32", "expand", kind="fastfood",
        of=("number of a stream: 12i + 11", "h_t(12i) + … + h_t(12i + 11)", "D · L"))  # fmt: skip
 def far_blocks():
     """i, 12i + 11 or kL + i in 32 bits; a sum of twelve numbers in 32; D · L in 32."""
