@@ -129,6 +129,10 @@ def banks():
     rule = "11.11 11.1"
     for length in (3, 4, 5, 6, 12, 2**31 - 1):
         yield not_expanded(f"length {length}", rule + " 1.3", p | {"length": length})
+    for length in (3, 4, 5):  # with the d and the index that whole sub-vectors alone would have
+        many = 6 // length + 4 // length
+        q = p | {"length": length, "d": 3 * length + many, "index": [0] * 2 * many}
+        yield not_expanded(f"length {length}, and the d of whole sub-vectors", rule, q)
     for value in (3, -1, 255, 256, 2**31 - 1, 2**31, 2**32, 2**32 + 1, -(2**31), 2**62):
         yield not_expanded(f"a row {value} of 3", "11.11", p | {"index": [value, *p["index"][1:]]})
         yield not_expanded(f"a last row {value} of 3", "11.11", p | {"index": [*p["index"][:-1], value]})
