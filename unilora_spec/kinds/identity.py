@@ -35,8 +35,6 @@ class Identity(Gather, kind="identity"):
         return np.ones(stop - start, dtype=np.int64)
 
     def initial(self, layer_map, bound=0.02):
-        if layer_map.D != self.D:
-            raise LimitError('the layer map has another D', '9.2')
         theta = np.zeros(self.d, dtype=np.float32)
         for segment, start in layer_map.placed():
             stop = start + segment.rank * segment.in_features
