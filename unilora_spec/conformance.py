@@ -4,13 +4,12 @@
 """
 
 import base64
-import math
 
 import numpy as np
 
 from . import canonical_json
 from .adapter import Adapter, contents_fingerprint, structure_fingerprint
-from .errors import FileError, LimitError
+from .errors import FileError
 from .layer_map import LayerMap
 from .permutation import Permutation, keys, mix
 from .protocol import (
@@ -35,8 +34,6 @@ def _keys(r):
 
 
 def _mix(r):
-    if not 0 <= r["key"] < 2**32:
-        raise LimitError(f"the key {r['key']} is no 32-bit number", "3.1")
     return {"mixed": pack(mix(unpack(r["words"], "words"), r["key"]), "mixed")}
 
 
@@ -95,13 +92,6 @@ def _read(r):
     return {"description": description, "tensors": tensors, "canonical": is_canonical(adapter, data)}
 
 
-def _shaped(tensor, field):
-    values = unpack(tensor[field], field)
-    if len(values) != math.prod(tensor["shape"]):
-        raise FileError(f"there are {len(values)} values for a shape of {tensor['shape']}", "8.2")
-    return values.reshape(tensor["shape"])
-
-
 def _write(r):
     tensors = dict(r["tensors"])
 
@@ -109,14 +99,14 @@ def _write(r):
         if tensors.get(name, {}).get("dtype") != dtype:
             raise FileError(f"there is no tensor {name} of {dtype}", "8.3")
         tensor = tensors.pop(name)
-        return _shaped(tensor, field_of(dtype))
+        return unpack(tensor[field_of(dtype)], field_of(dtype)).reshape(tensor["shape"])
 
     projection, layer_map, base = parse(r["description"], own)
     values, dtypes = {}, {}
     for name, tensor in tensors.items():
         check_tensor(name, tensor["dtype"])
         dtypes[name] = tensor["dtype"]
-        values[name] = _shaped(tensor, "values")
+        values[name] = unpack(tensor["values"], "values").reshape(tensor["shape"])
     if "theta" not in values:
         raise FileError("there is no tensor theta", "8.3")
     theta = values.pop("theta")

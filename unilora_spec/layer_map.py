@@ -167,9 +167,6 @@ class LayerMap:
             raise LayerMapError("the layer map is empty; it must adapt at least one weight", "7.1")
         if len(self.segments) > MAX_SEGMENTS:
             raise LayerMapError(f"the layer map has {len(self.segments)} segments; {MAX_SEGMENTS} is the limit", "7.1")
-        for s in self.segments:
-            if s.rank > min(s.out_features, s.in_features):
-                raise LayerMapError(f"rank of {s.name:.80} is {s.rank}; give at most {min(s.out_features, s.in_features)}", "7.11")
         self.D = sum(segment.size for segment in self.segments)
         check_D(self.D)
         if scaling not in SCALINGS:

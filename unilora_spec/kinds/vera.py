@@ -8,18 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
-from ..errors import LimitError
 from ..program import Factored, Range, Start, Value, frozen, largest
 
 
 class Vera(Factored, kind="vera"):
     """A = λ_d ∘ A₀ and B = λ_b ∘ B₀, row by row: A₀ and B₀ are as large as the largest segment needs, and cut for the others."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        R, I, O = largest(self.layer_map)
-        if max(R * I, O * R) > max(self.D, 2**24):
-            raise LimitError("the shared matrices are too large", "11.6")
 
     @classmethod
     def layout(cls, layer_map):
