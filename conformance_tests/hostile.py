@@ -467,13 +467,26 @@ def _cases():
         metadata(unilora=json.dumps(TEXT | {"layers": [W | {"rank": 1.0}]})),
     )
     yield layers("an entry of text", "7.8", ["w"])
-    yield layers("D above 2^40 by one segment", "1.1 8.8", [W | {"rank": 2**39}])
-    yield layers("D above 2^64", "1.1 8.8", [W | {"rank": 2**40 - 1, "in": 2**40 - 1}])
-    yield layers("D of 5 modulo 2^64", "1.1 8.8", [W | {"rank": 2**32, "in": 2**31, "out": 2**31}, W | {"name": "v"}])
+    yield layers("D above 2^40 by one segment", "1.1 8.8", [W | {"rank": 2**20, "in": 2**20, "out": 2**20}])
+    square = {"rank": 2**40 - 1, "in": 2**40 - 1, "out": 2**40 - 1}
+    yield layers("D above 2^64", "1.1 8.8", [W | square])
+    yield layers("D of 5 modulo 2^64", "1.1 8.8", [W | {"rank": 2**31, "in": 2**32, "out": 2**32}, W | {"name": "v"}])
     direct = W | {"name": "v", "rank": 0}
     yield layers("D above 2^40 by one segment of rank 0", "1.1 8.8", [direct | {"in": 2**20, "out": 2**20 + 1}])
     yield layers("D above 2^64 by rank 0", "1.1 8.8", [direct | {"in": 2**40 - 1, "out": 2**40 - 1}])
     yield layers("D of 5 modulo 2^64 by rank 0", "1.1 8.8", [direct | {"in": 2**32, "out": 2**32}, W])
+    rank = "7.11"
+    yield layers("a rank above out", rank, [W | {"rank": 3}])
+    yield layers("a rank above in", rank, [W | {"out": 3, "in": 2, "rank": 3}])
+    yield layers(
+        "a rank above the rows of a part", rank, [W | {"row": 0, "out": 9, "in": 9}, W | {"row": 9, "in": 9, "rank": 3}]
+    )
+    yield layers("a rank above out of a transposed weight", rank, [W | {"transposed": True, "rank": 3}])
+    yield layers("a rank above out in a stack", rank, [W | {"index": [0, 2], "rank": 3}])
+    yield layers(
+        "a rank above out in a run", rank, [run | {"layers": [0, 2], "segments": [W | {"name": "", "rank": 3}]}]
+    )
+    yield layers("a rank of 2^22", rank, [W | {"out": 1, "in": 1, "rank": 2**22}])
     yield layers("rows of rank 0 that overlap others", "7.6", [W | {"row": 0}, direct | {"name": "w", "row": 1}])
     for name, change in {
         "a range of one": {"layers": [0, 1]}, "a range of none": {"layers": [0, 0]}, "a range backwards": {"layers": [2, 0]},
@@ -568,7 +581,7 @@ def _sound():
     yield mapped("numbers up to 2^40", [run | {"layers": [2**40 - 2, 2**40]}])
     yield mapped("a run that ends with nothing", [run])
     yield mapped("a stack in a run", [run | {"segments": [W | {"name": ".x", "index": [3, 5]}]}])
-    yield mapped("D = 2^40", [W | {"rank": 2**39, "in": 1, "out": 1}])
+    yield mapped("D = 2^40", [W | {"rank": 2**19, "in": 2**20, "out": 2**20}])
     yield mapped("D = 2^40 by rank 0", [W | {"rank": 0, "in": 2**20, "out": 2**20}])
     yield mapped("rank 0 beside others", [W | {"row": 0, "rank": 0}, W | {"row": 2}, W | {"row": 4, "rank": 0}])
     yield mapped("rows that meet", [W | {"row": 2}, W | {"row": 0}])

@@ -113,7 +113,6 @@ def vectors(length, values=floats):
 # Layer maps (SPEC 7)
 
 dimensions = st.integers(1, 4)
-ranks = st.integers(0, 4)
 # Few names, so that numbers follow each other and runs come about: most maps drawn from wide text would fold nowhere.
 numbers = st.sampled_from(["0", "1", "2", "9", "10", "11", "01", "999999999", "1000000000", "٣"])
 name_parts = st.sampled_from(["a", "layer", "q", "v2", "é", "𝔸", "", '"\\', "\n"])
@@ -121,21 +120,29 @@ names = st.lists(numbers | name_parts, min_size=1, max_size=4).map(".".join).fil
 
 
 @st.composite
+def sides(draw, columns):
+    """`out` and `rank` of a segment of so many columns."""
+    out = draw(dimensions)
+    return {"out": out, "rank": draw(st.sampled_from([0, 1, min(out, columns)]) | st.integers(0, min(out, columns)))}
+
+
+@st.composite
 def segments_of(draw, name):
-    """The segments of one weight: whole, rows or indices, stored either way."""
-    form = {"name": name, "in": draw(dimensions), "rank": draw(ranks)}
+    """The segments of one weight: whole, rows or indices, stored either way. A rank is at most the smaller side (SPEC 7.11)."""
+    form = {"name": name, "in": draw(dimensions)}
     if draw(st.booleans()):
         form["transposed"] = True
     part = draw(st.sampled_from(["whole", "rows", "stack"]))
     if part == "whole":
-        return [{**form, "out": draw(dimensions)}]
+        return [{**form, **draw(sides(form["in"]))}]
     if part == "stack":
-        out, picked = draw(dimensions), draw(st.lists(st.integers(0, 6), min_size=1, max_size=5, unique=True))
-        return [{**form, "out": out, "index": index} for index in picked]
+        form |= draw(sides(form["in"]))
+        picked = draw(st.lists(st.integers(0, 6), min_size=1, max_size=5, unique=True))
+        return [{**form, "index": index} for index in picked]
     result, row = [], 0
-    for gap, out in draw(st.lists(st.tuples(st.integers(0, 2), dimensions), min_size=1, max_size=3)):
-        result.append({**form, "out": out, "row": row + gap})
-        row += gap + out
+    for gap, rows in draw(st.lists(st.tuples(st.integers(0, 2), sides(form["in"])), min_size=1, max_size=3)):
+        result.append({**form, **rows, "row": row + gap})
+        row += gap + rows["out"]
     return result
 
 
@@ -152,7 +159,7 @@ def layer_maps(draw):
     segments = [segment for group in groups for segment in group]
     if segments and draw(st.booleans()):
         at = draw(st.integers(0, len(segments) - 1))
-        segments[at] = {**segments[at], "rank": 5}
+        segments[at] = {**segments[at], "rank": 0 if segments[at]["rank"] else 1}
     segments = segments or [{"name": "w", "out": 1, "in": 1, "rank": 1}]
     return list(draw(st.permutations(segments))) if draw(st.booleans()) else segments
 

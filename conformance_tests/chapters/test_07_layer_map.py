@@ -268,19 +268,21 @@ def test_merge(judge, data):
 @check("7.7", needs="delta_weight")
 @given(st.data(), seeds)
 def test_factor_scale(judge, data, seed):
-    """s = float32(alpha / r), or float32(alpha / √r) with `rslora`, by its bits: B·A is 1, the product of two ones. Of rank 0,
-    s = float32(alpha) with both, and ΔW is s·1."""
-    rank = data.draw(st.integers(0, 70))
+    """s = float32(alpha / r), or float32(alpha / √r) with `rslora`, by its bits: B·A has a 1, the product of two ones, and else 0. Of
+    rank 0, s = float32(alpha) with both, and ΔW is s·1."""
+    rank = data.draw(st.integers(0, 6) | st.integers(7, 40))
+    side = rank or 1
     alpha = data.draw(st.sampled_from([1e-4, 0.1, 1, 2**20]) | st.floats(1e-4, 2**20))
-    D = 2 * rank or 1
+    D = 2 * rank * side or 1
     theta = np.zeros(D, np.float32)
-    theta[0] = theta[rank] = 1  # the product of the first row of A and the first column of B, and of no others
+    theta[0] = theta[rank * side] = 1  # the product of the first row of A and the first column of B, and of no others
     description = {
         "projection": {"kind": "identity", "seed": str(seed), "d": D, "D": D},
         "alpha": alpha,
-        "layers": [{"name": "w", "out": 1, "in": 1, "rank": rank}],
+        "layers": [{"name": "w", "out": side, "in": side, "rank": rank}],
         "scaling": data.draw(st.sampled_from(["lora", "rslora"])),
     }
     tensors = {"theta": {"dtype": "F32", "shape": [D], "values": theta}}
     scale = files.factor_scale(description, description["layers"][0])
-    judge.gives({"delta": [scale]}, "delta_weight", file=canonical(description, tensors), segment=0)
+    delta = [scale] + [0.0] * (side**2 - 1)
+    judge.gives({"delta": delta}, "delta_weight", file=canonical(description, tensors), segment=0)

@@ -167,16 +167,18 @@ def test_exact_share_of_a_layer(judge, seed, D, d):
 
 @check("11.15", needs="index")
 def test_as_many_links_as_there_may_be(judge):
-    """65,536 links of two entries and two columns each: the last row of A, and the first of B. One more is refused."""
+    """65,536 links of one row of A, one column of B and two numbers each: the last entry of A, and the first of B. One more is
+    refused."""
 
     def chain(links):
-        layers = [{"name": "w", "out": 1, "in": 1, "rank": links}]
-        return {"kind": "chain", "seed": "42", "d": 2 * links, "D": 2 * links, "links": links, "layers": layers}
+        layers = [{"name": "w", "out": links, "in": links, "rank": links}]
+        return {"kind": "chain", "seed": "42", "d": 2 * links, "D": 2 * links**2, "links": links, "layers": layers}
 
-    rows = dims = [2] * 65_536
-    expected = [parts.column(chain(65_536), part, entry, rows, dims) for part, entry in ((65_535, 0), (0, 1))]
-    judge.gives({"index": expected}, "index", projection=chain(65_536), start=65_535, stop=65_537)
-    judge.refuses("11.15", "index", projection=chain(65_537), start=65_535, stop=65_537)
+    n = 65_536
+    rows, dims = [2 * n] * n, [2] * n
+    expected = [parts.column(chain(n), part, entry, rows, dims) for part, entry in ((n - 1, n - 1), (0, n))]
+    judge.gives({"index": expected}, "index", projection=chain(n), start=n**2 - 1, stop=n**2 + 1)
+    judge.refuses("11.15", "index", projection=chain(n + 1), start=n**2 - 1, stop=n**2 + 1)
 
 
 @of_each([kind for kind, module in LAYERED.items() if module.OPTIONS], "8.6", "11.1", needs="write read")

@@ -27,6 +27,7 @@ def keys(seed, count=10):
 
 
 def mix_steps(x, key):
+    """What each line of SPEC 3.1 gives, the last one mix(x, key)."""
     steps = [x ^ key]
     steps.append(steps[-1] ^ (steps[-1] >> 16))
     steps.append(steps[-1] * 0x7FEB352D % 2**32)
@@ -37,7 +38,10 @@ def mix_steps(x, key):
 
 
 def mix(x, key):
-    return mix_steps(x, key)[-1]
+    x ^= key
+    x = (x ^ (x >> 16)) * 0x7FEB352D % 2**32
+    x = (x ^ (x >> 15)) * 0x297A2D39 % 2**32
+    return x ^ (x >> 16)
 
 
 def side(D):
@@ -47,10 +51,10 @@ def side(D):
 
 def rounds(D, seed, x):
     """(t, R, mix, f, L, R after) of each round of one pass."""
-    a = side(D)
+    a, k = side(D), keys(seed)
     L, R = divmod(x, a)
     for t in range(6):
-        m = mix(R, keys(seed)[t])
+        m = mix(R, k[t])
         f = (m * a) >> 32
         before, L, R = R, R, (L + f) % a
         yield t, before, m, f, L, R
@@ -66,10 +70,10 @@ def walk(D, seed, x):
 
 
 def inverse_pass(D, seed, y):
-    a = side(D)
+    a, k = side(D), keys(seed)
     L, R = divmod(y, a)
     for t in reversed(range(6)):
-        f = (mix(L, keys(seed)[t]) * a) >> 32
+        f = (mix(L, k[t]) * a) >> 32
         L, R = (R - f) % a, L
     return L * a + R
 

@@ -7,8 +7,10 @@ OPTIONS = {"links": (2, 4)}
 
 
 def fitting(p, segments):
-    """Ranks of so many links."""
-    return [{**s, "rank": s["rank"] * p["links"]} for s in segments]
+    """Ranks of so many links, one or two rows each, and weights that have room for them (7.11)."""
+    K = p["links"]
+    larger = [{name: K * s[name] for name in ("in", "out", "row") if name in s} for s in segments]
+    return [{**s, **sizes, "rank": K * min(s["rank"], 2)} for s, sizes in zip(segments, larger)]
 
 
 def dims(p, segments):
@@ -18,7 +20,8 @@ def dims(p, segments):
 def wrong(p, segments):
     """Links that do not divide d, or a rank."""
     ranks = [s["rank"] for s in segments]
-    return [p | {"links": n} for n in range(2, p["D"] + 2) if p["d"] % n or any(rank % n for rank in ranks)]
+    possible = range(2, max(p["d"], *ranks) + 2)
+    return [p | {"links": n} for n in possible if p["d"] % n or any(rank % n for rank in ranks)][:40]
 
 
 def start(p, segments, bound):

@@ -7,8 +7,9 @@ OPTIONS = {"of_A": (1, 3), "of_B": (1, 3)}
 
 
 def fitting(p, segments):
-    """Ranks so large that A and B have as many entries as their shares, and more."""
-    return [{**s, "rank": s["rank"] * (p["of_A"] + p["of_B"])} for s in segments]
+    """Weights so large that A and B have as many entries as their shares, and more."""
+    larger = [{name: 3 * s[name] for name in ("in", "out", "row") if name in s} for s in segments]
+    return [{**s, **sizes} for s, sizes in zip(segments, larger)]
 
 
 def part_of(segments):
@@ -26,8 +27,11 @@ def dims(p, segments):
 
 
 def wrong(p, segments):
-    possible = dims(p, segments)
-    return [p | {"d": d} for d in range(1, p["D"] + 1) if d not in possible]
+    """Of the d that are not possible, the first, the last, and all beside one that is."""
+    possible = {*dims(p, segments)}
+    impossible = [d for d in range(1, p["D"] + 1) if d not in possible]
+    beside = [d for d in impossible if possible & {d - 1, d + 1}]
+    return [p | {"d": d} for d in sorted({*impossible[:1], *beside, *impossible[-1:]})]
 
 
 def index(p, segments):
