@@ -3,11 +3,14 @@
 //     node unilora.mjs
 //
 // reads requests on its standard input and answers them on its standard output, as PROTOCOL.md says, for the levels
-// "projection" and "file". It was written from SPEC.md and PROTOCOL.md alone; "SPEC 4.3" is a rule of the former.
+// "projection" and "file" and the three kinds of projection that SPEC 9.1 asks of everyone. It was written from SPEC.md
+// and PROTOCOL.md alone; "SPEC 4.3" is a rule of the former.
 //
 // Numbers are JavaScript's own, float64, wherever SPEC 1.4 says that they are exact. That leaves BigInt for the keys
-// alone (SPEC 2.1); rows, columns and offsets stay below 2^53. Bit operations give signed 32-bit numbers, so whatever
-// leaves one as a number passes through >>> 0.
+// alone (SPEC 2.1); rows, columns and offsets stay below 2^53. What a file says is multiplied and added up before it is
+// checked as well: products and sums beyond 2^53 round, but those of numbers that are not negative never round to below
+// a limit that float64 holds exactly, so that comparing them is right. Bit operations give signed 32-bit numbers, so
+// whatever leaves one as a number passes through >>> 0.
 
 /** What SPEC.md refuses. `rule` is the rule that refuses, or null where it is the protocol. */
 class Refusal extends Error {
@@ -316,7 +319,7 @@ function sizeOfSegment({ out, in: columns, rank }) {
   return rank === 0 ? out * columns : rank * (columns + out);
 }
 
-/** D (SPEC 7.1). A sum that is rounded, beyond 2^53, is refused all the same. */
+/** D (SPEC 7.1) */
 function sizeOf(segments) {
   let size = 0;
   for (const segment of segments) {
@@ -350,11 +353,13 @@ function readSegment(entry) {
   ensure(typeof name === 'string', '7.2', 'a name is not a text');
   const transposed = entry.get('transposed') ?? false;
   ensure(typeof transposed === 'boolean', '7.2', '"transposed" is neither true nor false');
+  const [out, columns, rank] = [readField(entry, 'out', 1), readField(entry, 'in', 1), readField(entry, 'rank', 0)];
+  ensure(rank <= Math.min(out, columns), '7.11', () => `the rank ${rank} is above min(${out}, ${columns})`);
   return {
     name,
-    out: readField(entry, 'out', 1),
-    in: readField(entry, 'in', 1),
-    rank: readField(entry, 'rank', 0),
+    out,
+    in: columns,
+    rank,
     transposed,
     row: entry.has('row') ? readField(entry, 'row', 0) : undefined,
     index: readIndex(entry),
@@ -405,9 +410,9 @@ function build(runs) {
   let bytes = 0;
   for (const { layers, prefix, segments: block } of runs) {
     const prefixBytes = Buffer.byteLength(prefix);
-    const prefixCharacters = [...prefix].length;
+    const prefixCharacters = charactersOf(prefix);
     const blockBytes = block.map((segment) => Buffer.byteLength(segment.name));
-    const blockCharacters = block.map((segment) => [...segment.name].length);
+    const blockCharacters = block.map((segment) => charactersOf(segment.name));
     const { first, end } = layers ?? { first: 0, end: 1 };
     for (let n = first; n < end; n += 1) {
       const number = layers ? String(n) : '';
@@ -428,6 +433,15 @@ function build(runs) {
   return segments;
 }
 
+/** All but the second halves of surrogate pairs, counted in place: a prefix may be as long as a header. */
+function charactersOf(text) {
+  let count = 0;
+  for (let at = 0; at < text.length; at += 1) {
+    count += (text.charCodeAt(at) & 0xFC00) !== 0xDC00;
+  }
+  return count;
+}
+
 /** The indices of a segment, or [undefined] where it has none. The length was checked by checkSegmentCount. */
 function indicesOf(index) {
   return isStack(index) ? Array.from({ length: lengthOf(index) }, (_, k) => index.first + k) : [index];
@@ -446,7 +460,7 @@ function checkWeights(segments) {
   }
   for (const parts of weights.values()) {
     for (const part of parts) {
-      ensure(isPartOfSame(part, parts[0]), '7.6', () => `two segments disagree on the weight ${part.name}`);
+      ensure(isPartOfSame(part, parts[0]), '7.6', () => `two segments disagree on the weight ${show(part.name)}`);
     }
     checkOverlap(parts);
   }
@@ -467,7 +481,7 @@ function checkOverlap(parts) {
   for (let k = 1; k < parts.length; k += 1) {
     const [last, part] = [parts[k - 1], parts[k]];
     const apart = matrixOf(last) < matrixOf(part) || rowOf(last) + last.out <= rowOf(part);
-    ensure(apart, '7.6', () => `two segments cover the same entries of the weight ${part.name}`);
+    ensure(apart, '7.6', () => `two segments cover the same entries of the weight ${show(part.name)}`);
   }
 }
 
@@ -800,10 +814,13 @@ function checkFields(object, what, needed, optional, rule) {
   }
 }
 
-/** A value as a message shows it. */
+/** A value as a message shows it: in one short line of ASCII, whatever a stranger wrote. */
 function show(value) {
-  const text = typeof value === 'number' || typeof value === 'string' ? JSON.stringify(value) : 'something else';
-  return text.length > 100 ? `${text.slice(0, 100)}...` : text;
+  if (typeof value !== 'number' && typeof value !== 'string') {
+    return 'something else';
+  }
+  const text = JSON.stringify(typeof value === 'string' ? value.slice(0, 100) : value);
+  return text.replace(/[^ -~]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
 
 // ---- 8 File: tensors (SPEC 8.3) -------------------------------------------------------------------------------------
@@ -894,9 +911,8 @@ function byteSize(shape, dtype) {
   return shape.includes(0) ? 0 : size;
 }
 
-/** A tensor of values that are rounded to its dtype, each finite before and after. */
+/** A tensor of values that are rounded to its dtype, which is one of ours, each finite before and after. */
 function encodeTensor(dtype, shape, values) {
-  checkDtype(dtype);
   const { size, get, set } = DTYPES.get(dtype);
   ensure(byteSize(shape, dtype) === values.length * size, '8.2', 'a tensor has not as many values as its shape says');
   const data = Buffer.alloc(values.length * size);
@@ -959,8 +975,7 @@ function readMetadata(metadata) {
   ensure(metadata instanceof Map, '8.4', 'the header has no metadata');
   ensure(metadata.get('format') === FORMAT, '8.4', `the format is not "${FORMAT}"`);
   const version = metadata.get('version');
-  const shown = typeof version === 'string' ? version : show(version);
-  ensure(version === VERSION, '8.4', () => `the file has version ${shown}, and version ${VERSION} is read here`);
+  ensure(version === VERSION, '8.4', () => `the file has version ${show(version)}; version ${VERSION} is read here`);
   checkFields(metadata, 'the metadata', ['format', 'version', 'unilora'], [], '8.4');
   const text = metadata.get('unilora');
   ensure(typeof text === 'string', '8.2', 'a field of the metadata is not a text');
@@ -974,8 +989,8 @@ function readTensors(header, data) {
   const tensors = new Map();
   let position = 0;
   for (const { name, dtype, shape, begin, end } of places) {
-    ensure(begin === position, '8.2', () => `the tensor ${name} does not begin where the last one ended`);
-    ensure(end <= data.length, '8.2', () => `the tensor ${name} goes beyond the file`);
+    ensure(begin === position, '8.2', () => `the tensor ${show(name)} does not begin where the last one ended`);
+    ensure(end <= data.length, '8.2', () => `the tensor ${show(name)} goes beyond the file`);
     position = end;
     const tensor = { dtype, shape, data: data.subarray(begin, end) };
     decodeTensor(tensor);
@@ -987,15 +1002,15 @@ function readTensors(header, data) {
 
 /** SPEC 8.2: a tensor's field of the header. */
 function readPlace(name, fields) {
-  ensure(fields instanceof Map, '8.2', () => `the field ${name} of the header is not an object`);
+  ensure(fields instanceof Map, '8.2', () => `the field ${show(name)} of the header is not an object`);
   checkFields(fields, 'a tensor', ['dtype', 'shape', 'data_offsets'], [], '8.2');
   const [dtype, shape, offsets] = [fields.get('dtype'), fields.get('shape'), fields.get('data_offsets')];
   checkDtype(dtype);
   const size = byteSize(shape, dtype);
   const sound = Array.isArray(offsets) && offsets.length === 2 && offsets.every((offset) => isWhole(offset, 0, TWO_53));
-  ensure(sound, '8.2', () => `the offsets of the tensor ${name} are not two whole numbers`);
+  ensure(sound, '8.2', () => `the offsets of the tensor ${show(name)} are not two whole numbers`);
   const [begin, end] = offsets;
-  ensure(end - begin === size, '8.2', () => `the offsets of the tensor ${name} do not agree with its shape`);
+  ensure(end - begin === size, '8.2', () => `the offsets of the tensor ${show(name)} do not agree with its shape`);
   return { name, dtype, shape, begin, end };
 }
 
@@ -1007,9 +1022,9 @@ function checkParts({ projection, segments }, tensors) {
   const adapted = new Set(segments.map((segment) => segment.name));
   for (const name of tensors.keys()) {
     if (name !== 'theta') {
-      ensure(/^saved\../s.test(name), '8.3', () => `the tensor ${name} is neither theta nor a saved parameter`);
+      ensure(/^saved\../s.test(name), '8.3', () => `the tensor ${show(name)} is neither theta nor a saved parameter`);
       const parameter = name.slice('saved.'.length);
-      ensure(!adapted.has(parameter), '8.8', () => `the parameter ${parameter} is both adapted and saved`);
+      ensure(!adapted.has(parameter), '8.8', () => `the parameter ${show(parameter)} is both adapted and saved`);
     }
   }
 }
@@ -1070,15 +1085,15 @@ function readDescription(fields) {
     checkBase(base);
   }
   const segments = unfold(fields.get('layers'));
-  checkSize(projection, segments);
+  checkSize(projection, segments, '8.8');
   const text = canonicalDescription({ projection, alpha, scaling, base, segments });
   return { projection, segments, text };
 }
 
-/** SPEC 8.8 */
-function checkSize({ D }, segments) {
+/** SPEC 8.8 of a file, 9.2 of the initial vector. */
+function checkSize({ D }, segments, rule) {
   const size = sizeOf(segments);
-  ensure(size === D, '8.8', `D is ${D}, and the layer map has ${size} entries`);
+  ensure(size === D, rule, `D is ${D}, and the layer map has ${size} entries`);
 }
 
 /** The value of a number of JSON, with or without a point; NaN for anything else. */
@@ -1162,7 +1177,7 @@ function readProjection(fields) {
   ensure(fields instanceof Map, '8.6', '"projection" is not an object');
   const kind = fields.get('kind');
   ensure(typeof kind === 'string', '8.6', 'the kind of the projection is not a text');
-  ensure(KINDS.has(kind), '9.1', () => `the kind ${kind} is unknown; known are ${[...KINDS.keys()].join(', ')}`);
+  ensure(KINDS.has(kind), '9.1', () => `the kind ${show(kind)} is unknown; known are ${[...KINDS.keys()].join(', ')}`);
   checkFields(fields, '"projection"', ['kind', 'seed', 'd', 'D'], [], '8.6');
   const seed = parseSeed(fields.get('seed'));
   const [d, D] = [fields.get('d'), fields.get('D')];
@@ -1174,9 +1189,9 @@ function readProjection(fields) {
 
 // ---- PROTOCOL.md: arrays --------------------------------------------------------------------------------------------
 
-// A line has 16 MB, and base64 makes four bytes of three. What a request asks for is measured by this before it is
-// computed, so that a few numbers cannot make us build more than we could answer.
-const MAX_ARRAY_BYTES = 12e6;
+// An answer has 64 MiB, and base64 makes four bytes of three. What a request asks for is measured by this before it is
+// computed, so that a few numbers cannot make us build more than we could answer. The margin is for all else.
+const MAX_ARRAY_BYTES = 47 * 2 ** 20;
 
 const U32 = {
   size: 4,
@@ -1258,8 +1273,9 @@ function permutationOf(request, field) {
 
 function readGivenTensor(fields) {
   ensure(fields instanceof Map, null, 'a tensor is not an object');
-  const values = decodeArray(fieldOf(fields, 'values'), F32);
-  return encodeTensor(fieldOf(fields, 'dtype'), fieldOf(fields, 'shape'), values);
+  const dtype = fieldOf(fields, 'dtype');
+  checkDtype(dtype); // first, as one of another dtype has its values in another field
+  return encodeTensor(dtype, fieldOf(fields, 'shape'), decodeArray(fieldOf(fields, 'values'), F32));
 }
 
 const REQUESTS = new Map(Object.entries({
@@ -1299,7 +1315,7 @@ const REQUESTS = new Map(Object.entries({
     const projection = projectionOf(request);
     const [start, stop] = sliceOf(request, projection.d, I64);
     const counts = projection.counts(start, stop);
-    checkAnswer(total(counts), I64);
+    checkAnswer(counts.length + total(counts), I64);
     const members = projection.members(start, stop, counts);
     return { counts: encodeArray(counts, I64), members: encodeArray(members, I64) };
   },
@@ -1315,7 +1331,7 @@ const REQUESTS = new Map(Object.entries({
     checkAnswer(projection.d, F32);
     if (projection.kind === 'identity') {
       const segments = unfold(fieldOf(request, 'layers'));
-      checkSize(projection, segments);
+      checkSize(projection, segments, '9.2');
       return { theta: encodeArray(initialIdentity(projection, segments), F32) };
     }
     const bound = numberOf(fieldOf(request, 'bound'));
