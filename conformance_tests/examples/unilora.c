@@ -574,7 +574,9 @@ static void put_text(Text *text, String content) {
         uint8_t c = content.bytes[i];
         const char *special = memchr(specials, c, strlen(specials));
         if (special != NULL) {
-            put_format(text, "\\%c", letters[special - specials]);
+            uint8_t *room = extend(text, 2);
+            room[0] = '\\';
+            room[1] = (uint8_t)letters[special - specials];
         } else if (c < 0x20) {
             put_format(text, "\\u%04x", c);
         } else {
