@@ -9,8 +9,8 @@
 // Numbers are JavaScript's own, float64, wherever SPEC 1.4 says that they are exact. That leaves BigInt for keys (SPEC
 // 2.1) and the quotients of 11.13 and 11.14; rows, columns and offsets stay below 2^53. What a file says is multiplied
 // and added up before it is checked as well: products and sums beyond 2^53 round, but those of numbers that are not
-// negative never round to below a limit that float64 holds exactly, so that comparing them is right. Bit operations give
-// signed 32-bit numbers, so whatever leaves one as a number passes through >>> 0.
+// negative never round to below a limit that float64 holds exactly, so that comparing them is right. Bit operations
+// give signed 32-bit numbers, so whatever leaves one as a number passes through >>> 0.
 
 /** What SPEC.md refuses. `rule` is the rule that refuses, or null where it is the protocol. */
 class Refusal extends Error {
@@ -1197,9 +1197,9 @@ class Table extends Uniform {
 
 // ---- 11 The family --------------------------------------------------------------------------------------------------
 //
-// A kind's constructor takes the numbers of `projection`, the options among them, and the layer map, and refuses what its
-// rule refuses. What a slice asks for is computed entry by entry, and nothing is kept but θ, the kind's own tensor and
-// numbers for each segment: not A_0, B_0 or any other matrix, and no more than one block of fastfood's.
+// A kind's constructor takes the numbers of `projection`, the options among them, and the layer map, and refuses what
+// its rule refuses. What a slice asks for is computed entry by entry, and nothing is kept but θ, the kind's own tensor
+// and numbers for each segment: not A_0, B_0 or any other matrix, and no more than one block of fastfood's.
 
 /** Where the segments lie in θ_D. */
 class Layout {
@@ -1292,7 +1292,7 @@ class Products {
     ensure(d === this.d, '11.1', () => `d is ${this.d}, and the kind has ${d} numbers for this layer map`);
   }
 
-  /** Two float32 have an exact product in float64, so that it is rounded once. As −0 + x is x, a zero keeps its sign. */
+  /** The product of two float32 is exact in float64, so it is rounded once. As −0 + x is x, a zero keeps its sign. */
   expand(theta, start, stop) {
     const values = new Float32Array(stop - start);
     for (let row = start; row < stop; row += 1) {
@@ -1526,29 +1526,31 @@ class Fastfood {
     this.S = 1 / Math.sqrt(D * this.L);
   }
 
-  /** b, π and float32(g · S) of block k. Of equal h_3 the lower comes first, as sorting keeps the order of equals. */
+  /** b, π and float32(g · S) of block k. */
   block(k) {
-    const [first, numbers] = [k * this.L, new Uint32Array(this.L).map((_, i) => i)];
-    const h = numbers.map((i) => stream(this.keys, 3, first + i));
+    const numbers = new Float64Array(this.L).map((_, i) => k * this.L + i);
     return {
-      b: Float32Array.from(numbers, (i) => (i >= this.d ? 0 : stream(this.keys, 1, first + i) < 2 ** 31 ? 1 : -1)),
-      order: numbers.sort((i, j) => h[i] - h[j]),
-      g: new Float32Array(this.L).map((_, i) => normalOf(this.keys, 2, first + i) * this.S),
+      b: new Float32Array(numbers.map((number, i) => (i < this.d ? this.sign(number) : 0))),
+      order: orderOf(numbers.map((number) => stream(this.keys, 3, number))),
+      g: new Float32Array(numbers.map((number) => normalOf(this.keys, 2, number) * this.S)),
     };
   }
 
-  /** Calls `action` with each block that a slice has entries of, where it begins, and where the slice does in it. */
+  sign(number) {
+    return stream(this.keys, 1, number) < 2 ** 31 ? 1 : -1;
+  }
+
+  /** Calls `action` with each block that a slice has entries of, where it begins, and the slice's part of it. */
   visit(start, stop, action) {
-    for (let k = Math.floor(start / this.L); k * this.L < stop; k += 1) {
-      const first = k * this.L;
-      action(this.block(k), first, Math.max(start - first, 0), Math.min(stop - first, this.L));
+    for (let first = start - start % this.L; start < stop && first < stop; first += this.L) {
+      action(this.block(first / this.L), first, Math.max(start - first, 0), Math.min(stop - first, this.L));
     }
   }
 
   expand(theta, start, stop) {
     const values = new Float32Array(stop - start);
     this.visit(start, stop, ({ b, order, g }, first, from, to) => {
-      const x = steps(b.map((sign, i) => sign * theta[Math.min(i, this.d - 1)]));
+      const x = steps(b.map((sign, i) => sign * theta[Math.min(i, this.d - 1)])); // 0 times a negative number is −0
       const y = steps(g.map((factor, i) => x[order[i]] * factor));
       values.set(y.subarray(from, to), first + from - start);
     });
@@ -1562,8 +1564,8 @@ class Fastfood {
       z.set(gradient.subarray(first + from - start, first + to - start), from);
       const y = stepsBack(z);
       const x = new Float64Array(this.L);
-      order.forEach((from_, i) => {
-        x[from_] = y[i] * g[i];
+      order.forEach((place, i) => {
+        x[place] = y[i] * g[i];
       });
       stepsBack(x).subarray(0, this.d).forEach((value, i) => {
         sums[i] += b[i] * value;
@@ -1575,6 +1577,18 @@ class Fastfood {
   initial() {
     return new Float32Array(this.d).map((_, j) => startOf(this.keys, j) * 0.02);
   }
+}
+
+/** The places of 32-bit numbers in their order, of equal ones the lower first: each number above its place in 64 bits. */
+function orderOf(numbers) {
+  const low = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1 ? 0 : 1; // where the machine has a number's low half
+  const halves = new Uint32Array(2 * numbers.length);
+  numbers.forEach((number, i) => {
+    halves[2 * i + low] = i;
+    halves[2 * i + 1 - low] = number;
+  });
+  new BigUint64Array(halves.buffer).sort();
+  return new Uint32Array(numbers.length).map((_, i) => halves[2 * i + low]);
 }
 
 /** H of SPEC 11.12, in the precision of the array. */
@@ -1606,9 +1620,9 @@ function stepsBack(z) {
 }
 
 /**
- * SPEC 11.13 to 11.15: θ_D in parts, each `balanced` by itself. A kind gives `columns` and `rows`, where the parts begin
- * among the columns and how many entries each has, and two ways: place(row) to { part, entry }, and rowOf(part, entry).
- * A permutation is made once a part is asked for, of which there may be 65,536.
+ * SPEC 11.13 to 11.15: θ_D in parts, each `balanced` by itself. A kind gives `columns`, where the parts begin among the
+ * columns of θ, rows(part), how many entries a part has, and two ways: place(row), to { part, entry }, and back,
+ * rowOf(part, entry). A permutation is made once its part is asked for, as there may be 65,536.
  */
 class Parts {
   constructor({ d, D, seed, keys }, segments) {
@@ -1741,7 +1755,7 @@ class Chain extends Parts {
     this.layout.refuseRankZero();
     const { links } = numbers;
     const divides = this.d % links === 0 && segments.every(({ rank }) => rank % links === 0);
-    ensure(links <= MAX_SEGMENTS && divides, '11.15', 'there are more than 65,536 links, or they divide d or a rank not');
+    ensure(links <= MAX_SEGMENTS && divides, '11.15', 'the links are more than 65,536, or do not divide d or a rank');
     this.links = links;
     this.columns = Float64Array.from({ length: links + 1 }, (_, link) => link * (this.d / links));
     this.starts = this.layout.starts.map((start) => start / links);
@@ -1781,9 +1795,9 @@ class Chain extends Parts {
 
 // ---- 9, 11 Kinds by their names -------------------------------------------------------------------------------------
 //
-// `options` are a kind's own numbers with the least that each may be (SPEC 11.1), `layered` says that it knows the layer
-// map, `tensor` names its own tensor. An object of a kind says more of that in its field `tensor`: the rule, the length,
-// and for an index what its entries are below. It keeps the numbers as `values`.
+// `options` are a kind's own numbers with the least that each may be (SPEC 11.1), `layered` says that it knows the
+// layer map, `tensor` names its own tensor. An object of a kind says more of that in its field `tensor`: the rule, the
+// length, and for an index what its entries are below. It keeps the tensor's numbers as `values`.
 
 const KINDS = new Map(Object.entries({
   balanced: { Kind: Balanced },
@@ -2060,7 +2074,8 @@ const REQUESTS = new Map(Object.entries({
     const description = readDescription(fieldOf(request, 'description'));
     const given = fieldOf(request, 'tensors');
     ensure(given instanceof Map, null, '"tensors" is not an object');
-    const tensors = new Map([...given].map(([name, fields]) => [name, readGivenTensor(fields, description.projection)]));
+    const { projection } = description;
+    const tensors = new Map([...given].map(([name, fields]) => [name, readGivenTensor(fields, projection)]));
     checkParts(description, tensors);
     return { file: writeFile({ description, tensors }).toString('base64') };
   },
