@@ -1816,7 +1816,7 @@ const KINDS = new Map(Object.entries({
   chain: { Kind: Chain, layered: true, options: { links: 2 } },
 }));
 
-/** `projection` of SPEC 8.6, its numbers alone, with other fields that are to be there as well. */
+/** The numbers of `projection` (SPEC 8.6), which in a request has the fields `others` as well. */
 function readNumbers(fields, others) {
   ensure(fields instanceof Map, '8.6', '"projection" is not an object');
   const kind = fields.get('kind');
@@ -1932,7 +1932,7 @@ function sliceOf(request, length, element) {
 function projectionOf(request) {
   const fields = fieldOf(request, 'projection');
   const { layered, tensor } = (fields instanceof Map && KINDS.get(fields.get('kind'))) || {};
-  const numbers = readNumbers(fields, [layered ? 'layers' : '', tensor ?? '']);
+  const numbers = readNumbers(fields, [...(layered ? ['layers'] : []), ...(tensor ? [tensor] : [])]);
   const projection = makeProjection(numbers, layered ? unfold(fields.get('layers')) : undefined);
   if (tensor) {
     takeTensor(projection, decodeArray(fieldOf(fields, tensor), OWN_TENSORS.get(tensor).element));
