@@ -3,8 +3,8 @@
        gcc -std=c11 -O2 -Wall -Wextra -Werror -ffp-contract=off -o unilora unilora.c -lm
 
    The program answers the requests of PROTOCOL.md, one JSON line each, from standard input to standard output. It
-   supports the levels "projection" and "file" and the three kinds of projection that SPEC 9.1 asks of everyone, and not
-   the level "full".
+   supports the levels "projection" and "file" and the three kinds of projection that SPEC 9.1 asks of everyone, and
+   not the level "full".
 
    How it is built:
 
@@ -1012,7 +1012,7 @@ static Segment *unfold_entry(const Entry *entry, Segment *room, size_t *bytes_le
     return room;
 }
 
-/* SPEC 7.2: the entries of A and B, or of rank 0 those of ΔW; where they are more than `room`, the segment is refused. */
+/* SPEC 7.2: the entries of A and B, or of rank 0 those of ΔW. Refuses the segment where they are more than `room`. */
 static int64_t size_of(const Segment *segment, int64_t room) {
     int64_t rows = segment->rank == 0 ? segment->out : segment->rank;
     int64_t width = segment->rank == 0 ? segment->in : segment->in + segment->out;

@@ -1579,7 +1579,7 @@ class Fastfood {
   }
 }
 
-/** The places of 32-bit numbers in their order, of equal ones the lower first: each number above its place in 64 bits. */
+/** The places of 32-bit numbers in their order, of equal ones the lower first: 64 bits hold a number and its place. */
 function orderOf(numbers) {
   const low = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1 ? 0 : 1; // where the machine has a number's low half
   const halves = new Uint32Array(2 * numbers.length);
