@@ -9,8 +9,8 @@
    How it is built:
 
    - The sections follow the chapters of SPEC.md, and comments name the rule that a piece of code carries out. Numbers
-     of the specification are int64_t, which chapter 1.4 shows to be enough; only keys, mixing and the length of a
-     header are unsigned. A product that 1.4 marks "before a check" is not computed: a quotient of its limit is compared.
+     of the specification are int64_t, which chapter 1.4 shows to be enough; only keys, mixing and the length of a header
+     are unsigned. A product that 1.4 marks "before a check" is not computed: a quotient of its limit is compared.
    - A refusal is a call of refuse(): it leaves the request by longjmp. All memory belongs to the request and is freed
      after its answer, so that nothing is lost on the way out.
    - A file is untrusted. Nothing is allocated by a number of it that has not been checked (8.9), and each step takes
