@@ -1,6 +1,7 @@
 """The rules of SPEC.md, and which requests of the protocol belong to which level."""
 
 import re
+from dataclasses import dataclass
 from importlib.resources import files
 
 import pytest
@@ -50,3 +51,24 @@ def check(*rules: str, needs: str):
 def level_of(requests) -> str:
     """The lowest level that has all of the requests."""
     return next(name for name in reversed(LEVELS) if set(LEVELS[name]) & set(requests))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The checks of these rules and of these chapters, all where none is named; of ``level`` and those before it alone."""
+
+    rules: frozenset[str] = frozenset()
+    chapters: frozenset[str] = frozenset()
+    level: str | None = None
+
+    @property
+    def is_all(self) -> bool:
+        return self == Selection()
+
+    def takes(self, rules, needs) -> bool:
+        """Whether a check with this mark is one of them."""
+        named = not (self.rules or self.chapters) or any(
+            rule in self.rules or rule.split(".")[0] in self.chapters for rule in rules
+        )
+        levels = list(LEVELS)
+        return named and (self.level is None or levels.index(level_of(needs)) <= levels.index(self.level))
