@@ -16,11 +16,13 @@ _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)  # noth
 def parsed(line: bytes) -> dict:
     """The JSON object of an answer. Raises ``ValueError``, with a sentence, where it is none or parsers would differ."""
     bare = _TEXT.sub(b"", line)
+    if not bare.lstrip().startswith(b"{"):
+        raise ValueError("the answer is not a JSON object")
     if bare.count(b",") + bare.count(b"[") + bare.count(b"{") > MOST:
-        raise ValueError(f"it has more than {MOST} values")
+        raise ValueError(f"the answer has more than {MOST} values")
     _check_depth(bare)
     try:
-        answer = json.loads(
+        return json.loads(
             line.decode("utf-8"),
             object_pairs_hook=_object,
             parse_int=_whole,
@@ -28,12 +30,9 @@ def parsed(line: bytes) -> dict:
             parse_constant=_constant,
         )
     except json.JSONDecodeError as error:
-        raise ValueError(f"{error.msg} at character {error.pos}") from None
+        raise ValueError(f"the answer is not a JSON object ({error.msg} at character {error.pos})") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} is no UTF-8") from None
-    if not isinstance(answer, dict):
-        raise ValueError("it is another value")
-    return answer
+        raise ValueError(f"the answer is not UTF-8 at byte {error.start}") from None
 
 
 def shown(value, most: int = 300) -> str:
@@ -49,14 +48,14 @@ def _check_depth(bare):
     for bracket in re.finditer(rb"[\[{\]}]", bare):
         depth += 1 if bracket.group() in b"[{" else -1
         if depth > DEEPEST:
-            raise ValueError(f"lists and objects in it are nested deeper than {DEEPEST}")
+            raise ValueError(f"the answer nests lists and objects deeper than {DEEPEST}")
 
 
 def _object(pairs):
     value = dict(pairs)
     if len(value) != len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the key {shown(twice, 40)} is there twice")
+        raise ValueError(f"the answer has the key {shown(twice, 40)} twice in one object")
     return value
 
 
@@ -66,15 +65,15 @@ def _whole(text):
 
 def _fraction(text):
     if not math.isfinite(number := float(_bounded(text))):
-        raise ValueError(f"the number {text} is beyond float64")
+        raise ValueError(f"the answer has the number {text}, beyond float64")
     return number
 
 
 def _bounded(text):
     if len(text) > LONGEST_NUMBER:
-        raise ValueError(f"a number in it has {len(text)} characters, more than {LONGEST_NUMBER}")
+        raise ValueError(f"the answer has a number of {len(text)} characters, more than {LONGEST_NUMBER}")
     return text
 
 
 def _constant(text):
-    raise ValueError(f"{text} is not JSON")
+    raise ValueError(f"the answer has {text}, which is not JSON")

@@ -168,7 +168,7 @@ class Implementation:
             return parsed(line)
         except ValueError as error:
             self.close(0)
-            raise Broken(f"the answer is not a JSON object: {shown(line[:200])}: {error}", message) from None
+            raise Broken(f"{error}: {shown(line[:200])}", message) from None
 
 
 def as_line(message: dict) -> bytes:

@@ -21,14 +21,15 @@ def lines(data: bytes) -> list[str]:
         where = f"the header has {length} bytes, data begins at byte {8 + length} (0x{8 + length:x}) and has {there - length}"
     text = data[8 : 8 + length].decode("utf-8", "backslashreplace")
     found = [f"{len(data)} bytes: {where}", f"header: {shown(text, LONGEST)}"]
-    if description := _description(data[8 : 8 + length]):
+    if description := description_of(data):
         found.append(f"description in it: {shown(description, LONGEST)}")
     return [*found, _canonical(data)]
 
 
-def _description(text):
+def description_of(data: bytes) -> str | None:
+    """The text of the description in a file, None where it cannot be found."""
     try:
-        description = json.loads(text)["__metadata__"]["unilora"]
+        description = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["unilora"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     return description if isinstance(description, str) else None

@@ -1,6 +1,8 @@
 """What a check does with an implementation: asks it, compares bits, and says in a sentence what differs."""
 
+import base64
 import binascii
+import json
 import os
 
 import numpy as np
@@ -9,7 +11,8 @@ from unilora_spec.protocol import TYPES, pack, unpack
 
 from .answers import shown
 from .client import Failed, Implementation, NotSupported
-from .rules import KINDS
+from .header import description_of
+from .rules import KINDS, refusing
 
 LONG = 200  # characters of a text that are shown
 SHOWN = {"<f4": lambda x: f"{x:.9g} ({int(x.view(np.uint32)):08X})"}
@@ -72,8 +75,10 @@ class Judge:
         return answer
 
     def refuses(self, rules: str | set[str], request: str, **fields) -> str:
-        """Asks, and takes a refusal with one of ``rules`` alone. Returns its message."""
-        rules, fields = [rules] if isinstance(rules, str) else sorted(rules), packed(fields)
+        """Asks, and takes a refusal with one of ``rules``, or with one that refuses together with them (rules.TOGETHER),
+        alone. Returns its message."""
+        fields = packed(fields)
+        rules = sorted(refusing({rules} if isinstance(rules, str) else rules, request, _kind_of(fields)))
         answer = self.implementation.ask(request, **fields)
         ours = " or ".join(rules)
         if "refused" not in answer:
@@ -144,6 +149,16 @@ def _bytes_differ(got, expected):
 def packed(fields: dict) -> dict:
     """Fields of a request or an answer with their arrays as the protocol sends them."""
     return {name: _pack(name, value) for name, value in fields.items()}
+
+
+def _kind_of(fields):
+    """The kind of a request's projection, wherever it has one that can be read."""
+    try:
+        if "file" in fields:
+            fields = {"description": json.loads(description_of(base64.b64decode(fields["file"])))}
+        return fields.get("description", fields)["projection"]["kind"]
+    except (LookupError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def _pack(name, value):

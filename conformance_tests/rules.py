@@ -29,6 +29,23 @@ NOT_ASKED = {
 }
 """The rules without a check, and why."""
 
+TOGETHER = (
+    ("8.2", "8.10", "write", "of a canonical header above 256 KiB 8.2 says that none is written, 8.10 that there is no form"),
+    ("7.4", "10.3", "merge", "a weight without the dimensions that its segments name: 7.4 says what they are, 10.3 asks for them"),
+    *((LAYERED[kind].RULE, "11.1", kind, "a kind's own rule and the one common to all kinds say which numbers it may have")
+      for kind in LAYERED),
+)  # fmt: skip
+"""Pairs of rules that refuse the same: both, the request or the kind with which they do, and why. Either is right then."""
+
+
+def refusing(rules, request: str, kind: str | None = None) -> set[str]:
+    """``rules``, and those that refuse together with one of them such a request of such a kind."""
+    found = set(rules)
+    for one, other, where, _ in TOGETHER:
+        if where in (request, kind) and found & {one, other}:
+            found |= {one, other}
+    return found
+
 
 def spec_rules() -> dict[str, str]:
     """Each rule's number and its text, in the order of SPEC.md."""
