@@ -84,7 +84,7 @@ class Implementation:
 
     def new_check(self) -> None:
         """Forgets the failures of the check before. ``ways`` has one for each way in which a check fails, that with the
-        shortest request; ``further`` are the ways beyond ``WAYS``, and ``case`` is part of a way's name."""
+        shortest request; ``further`` are the ways beyond ``WAYS``, and ``case`` is the number and the name of a case of a table (``each``)."""
         self.ways, self.further, self.case = {}, set(), None
         self._since, self._last = None, (None, None)
 
@@ -114,6 +114,8 @@ class Implementation:
         """Keeps ``failure`` and raises it, or ``GaveUp`` when it is time to end the search for others."""
         if self._last[0] == failure.request:
             failure.answer = self._last[1]
+        if self.case and self.case[1]:
+            failure.message = f"{shown(self.case[1], 200)}: {failure.message}"
         way = self.case, failure.way
         known = self.ways.get(way)
         if known is None and len(self.ways) >= WAYS:
@@ -123,11 +125,12 @@ class Implementation:
         self._since = self._since or time.monotonic()
         self._raise(failure)
 
-    def each(self, cases, ask) -> None:
-        """Calls ``ask(case)`` for each case, whichever fail, and fails then as the first of them."""
+    def each(self, cases, ask, named=None) -> None:
+        """Calls ``ask(case)`` for each case, whichever fail, and fails then as the first of them; ``named(case)`` is said with it."""
         first = None
         try:
-            for self.case, case in enumerate(cases):
+            for k, case in enumerate(cases):
+                self.case = k, named(case) if named else ""
                 try:
                     ask(case)
                 except Failed as failure:

@@ -45,9 +45,10 @@ class Judge:
         if kind not in self.kinds:
             raise NotSupported(f"kind {kind}")
 
-    def each(self, cases, ask) -> None:
-        """Calls ``ask(case)`` for each of a table of cases. All that fail are reported, not the first alone."""
-        self.implementation.each(cases, ask)
+    def each(self, cases, ask, named=None) -> None:
+        """Calls ``ask(case)`` for each of a table of cases. All that fail are reported, not the first alone, each with the
+        text ``named(case)`` if that is given."""
+        self.implementation.each(cases, ask, named)
 
     def ask(self, request: str, **fields) -> dict:
         """The answer, its arrays unpacked; a field that it lacks is a failure. Raises ``Failed`` where it is a refusal."""
@@ -87,6 +88,16 @@ class Judge:
             rule = shown(answer["refused"], 100)
             self.fail(f"refused with rule {rule}, but it is {ours} that refuses it", request, fields, rule)
         return shown(answer.get("message"), 1000)
+
+    def within(self, name: str, got, exact, bound, request: str, fields: dict) -> None:
+        """Compares an array of an answer with float64 numbers, each of which it may be off by its own ``bound``."""
+        exact, bound = np.ravel(exact), np.ravel(bound)
+        if len(got) != len(exact):
+            self.fail(f"{name} has {len(got)} entries, and must have {len(exact)}", request, fields)
+        wrong = ~(abs(got.astype(np.float64) - exact) <= bound)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            self.fail(f"{name}[{at}] is {got[at]:.9g}, not within {bound[at]:.3g} of {exact[at]:.17g}", request, fields)
 
     def fail(self, message: str, request: str, fields: dict, way: str = ""):
         """Ends the check with a sentence and the request to paste."""
