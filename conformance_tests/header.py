@@ -16,7 +16,9 @@ def lines(data: bytes) -> list[str]:
         return [f"{len(data)} bytes, too few for the length of a header: {data.hex(' ')}"]
     length, there = int.from_bytes(data[:8], "little"), len(data) - 8
     if length > there:
-        where = f"the header has {length} bytes by the first 8 ({data[:8].hex(' ')}), and the file only {there} after them"
+        where = (
+            f"the header has {length} bytes by the first 8 ({data[:8].hex(' ')}), and the file only {there} after them"
+        )
     else:
         where = f"the header has {length} bytes, data begins at byte {8 + length} (0x{8 + length:x}) and has {there - length}"
     text = data[8 : 8 + length].decode("utf-8", "backslashreplace")
@@ -38,6 +40,8 @@ def description_of(data: bytes) -> str | None:
 def _canonical(data):
     try:
         adapter = decode(data)
-        return "canonical" if is_canonical(adapter, data) else "sound, but not canonical: a writer makes other bytes of it"
+        return (
+            "canonical" if is_canonical(adapter, data) else "sound, but not canonical: a writer makes other bytes of it"
+        )
     except UniLoraError as error:
         return f"the reference refuses it: {shown(str(error))}"

@@ -54,7 +54,8 @@ def started(words):
     command = os.fork()
     if command == 0:
         os.setsid()
-        for number in signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD:  # Python ignores two of them, and that is handed down
+        # Python ignores two of them, and that is handed down.
+        for number in signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD:
             signal.signal(number, signal.SIG_DFL)
         try:
             os.execvp(words[0], words)

@@ -72,7 +72,9 @@ def _counts(checks, rules):
             said.append(f"{number} {outcome}")
     if failed := [rule for rule, of_rule in rules.items() if outcome_of(of_rule) == FAILED]:
         said[1] += f" (of {_many(len(failed), 'rule', alone=True)} {', '.join(failed)})"
-    said += [f"{rule} has none: {NOT_ASKED[rule]}" for rule, of_rule in rules.items() if not of_rule and rule in NOT_ASKED]
+    said += [
+        f"{rule} has none: {NOT_ASKED[rule]}" for rule, of_rule in rules.items() if not of_rule and rule in NOT_ASKED
+    ]
     return "; ".join(said)
 
 

@@ -60,6 +60,7 @@ def test_the_largest_is_taken(judge, kind, data):
 @check("1.2", needs="keys index")
 def test_limits_of_the_seed(judge):
     """A seed of 2^64 or more is refused, not wrapped."""
+
     def ask(seed):
         judge.refuses("1.2", "keys", seed=str(seed))
         judge.refuses("1.2", "index", projection=projection("balanced", 2, 5, str(seed)), start=0, stop=5)

@@ -291,6 +291,7 @@ def test_nothing_is_run(judge):
             f"__import__('os').system('touch {made}')", f"open('{made}','w')", f"$(touch {made})", f"`touch {made}`", f"; touch {made} #",
             f"require('fs').writeFileSync('{made}','')", f"cos\nsystem\n(S'touch {made}'\ntR.", f"!!python/object/apply:os.system ['touch {made}']",
         ]  # fmt: skip
+
         def ask(attack):
             text = hostile.TEXT | {"base": hostile.BASE | {"name": attack, "architecture": attack, "labels": [attack]}}
             tensors = hostile.TENSORS | {f"saved.{attack}": ("F32", [1], [1.0])}

@@ -201,9 +201,7 @@ def test_options(judge, kind, data):
     )
     judge.each(
         cases,
-        lambda case: judge.refuses(
-            case[0], "read", file=canonical(description | {"projection": case[1]}, tensors)
-        ),
+        lambda case: judge.refuses(case[0], "read", file=canonical(description | {"projection": case[1]}, tensors)),
     )
 
 
