@@ -134,6 +134,7 @@ def test_a_folder_of_kept_requests_writes_over_nothing(tmp_path):
     assert made == kept / "3" and mine.read_text() == "mine" and not (tmp_path / "nowhere").exists()
     assert sorted(path.name for path in made.iterdir()) == ["a-b-2.json", "a-b-3.json", "a-b-4.json", "a-b.json"]
     assert keep([Result("a", ("1.1",), ("keys",), "")], kept) is None and not (kept / "4").exists()
+    assert keep([Result("a", ("1.1",), ("keys",), "", ways=[Way("", {})])], kept) == kept / "4"
 
 
 def test_ways_are_bounded():
