@@ -102,7 +102,7 @@ class Implementation:
                 raise NotSupported(request if request not in self.requests else f"kind {kind}")
         if self.hangs >= HANGS:
             raise NotAsked(Broken(f"{HANGS} requests before have had no answer in time", message))
-        self.asked += 1
+        self.asked, self._last = self.asked + 1, (None, None)
         try:
             answer = self._answer(message)
         except Failed as failure:

@@ -38,10 +38,14 @@ class Command:
         self._heard, self._said = b"", bytearray()
         pipe, end = subprocess.PIPE, theirs.fileno()
         call = [sys.executable, "-I", "-S", str(KEEPER), str(end), *words]
-        with theirs:
+        try:
             self._keeper = subprocess.Popen(
                 call, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, start_new_session=True, pass_fds=[end]
             )
+        except OSError as error:  # words that are too long for the system, or no room for a process
+            raise NoAnswer(f"{shown(words[0], 200)} cannot be started: {error.strerror}") from None
+        finally:
+            theirs.close()
         self._sink, self._source, self._errors = (
             stream.fileno() for stream in (self._keeper.stdin, self._keeper.stdout, self._keeper.stderr)
         )
@@ -51,7 +55,7 @@ class Command:
             last = self.last_words()
             self.close()
             reason = os.strerror(int(failure)) if failure else last or "the process that watches over it did not start"
-            raise NoAnswer(f"{words[0]} cannot be started: {reason}")
+            raise NoAnswer(f"{shown(words[0], 200)} cannot be started: {reason}")
 
     @property
     def pid(self) -> int:

@@ -136,6 +136,15 @@ def wait_for(something, seconds=30):
 # What it takes
 
 
+def test_a_command_that_cannot_be_started():
+    for call, said in (
+        (["no/such"], "No such file or directory"),
+        ([sys.executable, "x" * 2**22], "Argument list too long"),
+    ):
+        with pytest.raises(Failed, match=f"^{call[0]} cannot be started: {said}$"):
+            Implementation(call)
+
+
 @pytest.mark.parametrize(
     ("status", "said"),
     [(0, "exit status 0"), (255, "exit status 255"), (-11, "signal SIGSEGV"), (-34, "signal SIGRTMIN"), (-40, "signal 40"), (-64, "signal SIGRTMAX")],
