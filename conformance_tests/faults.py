@@ -23,6 +23,7 @@ from unilora_spec.command import run as run_command
 from unilora_spec.errors import UniLoraError
 
 from .client import Failed, GaveUp, Implementation
+from .rules import Selection
 from .run import EXAMPLES, FAILED, run
 
 PACKAGE = Path(unilora_spec.__file__).parent
@@ -365,7 +366,7 @@ def caught_by(fault: Fault, seed: int) -> str | None:
             implementation = Implementation(["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", *serve])
         except (Failed, GaveUp) as failure:
             raise UniLoraError(f"{fault.name}: the changed copy does not run: {failure}") from None
-        results = run(implementation, EXAMPLES, seed, [fault.rule], first=True)
+        results = run(implementation, EXAMPLES, seed, Selection(frozenset([fault.rule])), first=True)
     return next((f"{result.name}: {result.message}" for result in results if result.outcome == FAILED), None)
 
 

@@ -14,13 +14,16 @@ from conformance_tests.strategies import layer_maps, projections, seeds, slices,
 @check("9.1", needs="index")
 def test_unknown_kind(judge):
     """An unknown kind is refused, by its name."""
-    for kind in ("lora-fa", "Balanced", "balanced ", ""):
+
+    def ask(kind):
         p = {"kind": kind, "seed": "42", "d": 2, "D": 5}
         message = judge.refuses("9.1", "index", projection=p, start=0, stop=5)
         if kind not in message:
             judge.fail(
                 f"the refusal does not name {kind}: {message}", "index", {"projection": p, "start": 0, "stop": 5}
             )
+
+    judge.each(("lora-fa", "Balanced", "balanced ", ""), ask)
 
 
 @check("9.2", needs="index")
@@ -72,9 +75,9 @@ def test_table(judge, p, data):
 @check("9.4", needs="index")
 def test_tables_that_are_none(judge):
     """A table of another length than D, or with a number outside of [0, d), is refused."""
-    for index in ([], [0, 1, 0, 1], [0, 1, 0, 1, 0, 1], [0, 1, 0, 1, 2], [-1, 0, 0, 0, 0], [0, 0, 2**32, 0, 0]):
-        p = {"kind": "table", "seed": "42", "d": 2, "D": 5, "index": index}
-        judge.refuses("9.4", "index", projection=p, start=0, stop=5)
+    tables = ([], [0, 1, 0, 1], [0, 1, 0, 1, 0, 1], [0, 1, 0, 1, 2], [-1, 0, 0, 0, 0], [0, 0, 2**32, 0, 0])
+    p = {"kind": "table", "seed": "42", "d": 2, "D": 5}
+    judge.each(tables, lambda index: judge.refuses("9.4", "index", projection=p | {"index": index}, start=0, stop=5))
 
 
 @check("9.1", needs="read")
