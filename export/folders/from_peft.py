@@ -14,6 +14,7 @@ from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, UniLoraEr
 from unilora_spec.adapter import DTYPES
 from unilora_spec.base_model import Stored, read_file, read_values, stored_name, tensors_of
 
+from .base_files import recorded
 from .folder import read_json
 from .peft import THETA
 from .peft_names import CONFIG, PREFIX, TENSORS
@@ -41,7 +42,8 @@ def import_peft(folder: Path, output: Path, base: Path | None = None) -> dict:
     # Of a module that it saves whole, PEFT has a copy; with biases it saves some of both, under names of their own.
     saved = {_parameter(key): t for key, t in tensors.items() if not re.search(r"\.unilora_|\.original_module\.", key)}
     named = str(base or config.get("base_model_name_or_path") or "")
-    shell = _shell(Path(named), config, saved) if named and (Path(named) / "config.json").is_file() else None
+    found = base or (named and recorded(named, f"{folder / CONFIG}"))
+    shell = _shell(Path(found), config, saved) if found and (Path(found) / "config.json").is_file() else None
     if base and not shell:
         raise UniLoraError(f"{base} holds no config.json; give --base the folder of a transformers model")
     modules = _saved_modules(tensors, config, shell) or _targets(config, folder, shell)
