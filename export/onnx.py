@@ -42,7 +42,8 @@ def check_call(path: Path, mode: str, adapters: Sequence[Adapter]) -> None:
         raise UniLoraError(f"mode is {mode!r}; give {', '.join(MODES)}")
     if not path.parent.is_dir():
         raise UniLoraError(f"{path}: the folder {path.parent} does not exist; make it, or give another output")
-    for file in outputs(path, mode):
+    check_output(path)
+    for file in outputs(path, mode)[1:]:
         check_output(file)
     if mode != "bank" and len(adapters) > 1:
         raise UniLoraError(

@@ -75,16 +75,17 @@ def own_file(folder, name) -> Path | None:
     (``snapshots/REVISION``, or a folder in it), whose files are links into ``blobs`` beside ``snapshots``. Nothing is opened: a
     pipe does not block.
     """
-    inside, file = os.path.realpath(folder), os.path.realpath(os.path.join(folder, name))
+    inside = os.path.realpath(folder)
     roots = [inside]
     for above in (Path(inside), *Path(inside).parents):
         if above.parent.name == "snapshots":
             roots.append(os.path.join(above.parent.parent, "blobs"))
     try:
+        file = Path(os.path.realpath(os.path.join(folder, name)))
         regular = stat.S_ISREG(os.stat(file).st_mode)
     except (OSError, ValueError):  # ValueError: a name that holds the character 0
         return None
-    return Path(file) if regular and any(Path(file).is_relative_to(root) for root in roots) else None
+    return file if regular and any(file.is_relative_to(root) for root in roots) else None
 
 
 def _mode(path) -> int | None:

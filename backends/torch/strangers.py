@@ -45,4 +45,6 @@ def reason(error: Exception) -> str:
     text = str(error).strip()
     if "trust_remote_code" in text:
         return "it needs code of its own, which is never run; give a base whose class transformers itself has"
+    if "named model.safetensors" in text:
+        return "it has no weights in .safetensors, and a pickle (.bin, .pt) is a program, which is not opened; save it as .safetensors"
     return text.split("\n")[0]

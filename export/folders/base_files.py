@@ -38,7 +38,7 @@ def recorded(name: str, by: str) -> Path | None:
     folder. ``by`` is what has the record, for the sentence.
     """
     folder = Path(name)
-    if name.startswith(SHARES) or not is_folder(folder):
+    if not name or name.startswith(SHARES) or not is_folder(folder):
         return None
     print(printable(f"{by} names its base: {os.path.abspath(folder)}"), file=sys.stderr)
     return folder

@@ -45,7 +45,7 @@ def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"
             where, config=config, dtype=getattr(torch, dtype), ignore_mismatched_sizes=True, output_loading_info=True, **WEIGHTS
         )
     except OSError as error:  # of a folder that has its weights in other forms, or none
-        raise UniLoraError(f"{where}: its weights could not be read: {reason(error)}; give a base in .safetensors") from error
+        raise UniLoraError(f"{where}: its weights could not be read: {reason(error)}") from error
     tokenizer = _tokenizer(where)
     if tokenizer is not None and config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
