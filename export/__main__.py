@@ -30,7 +30,8 @@ def export():
 Base = Annotated[
     str | None,
     typer.Option(
-        metavar="DIR|ID|FILE.onnx", help="The base model, or an ONNX file of it; by default what the adapter names."
+        metavar="DIR|ID|FILE.onnx",
+        help="The base model, or an ONNX file of it; by default the folder that the adapter names. An id is fetched only from here.",
     ),
 ]
 Given = Annotated[

@@ -25,14 +25,11 @@ def settle(model: ir.Model, path: Path) -> None:
                 value.const_value = _settled(value.const_value, path)
         for node in graph:
             for attribute in list(node.attributes.values()):
-                if attribute.type == ir.AttributeType.TENSOR:
-                    if isinstance(attribute.value, ir.ExternalTensor):
-                        tensor = _mapped(attribute.value, path)
-                        node.attributes[attribute.name] = ir.AttrTensor(attribute.name, tensor)
-                elif attribute.type == ir.AttributeType.TENSORS:
-                    if any(isinstance(tensor, ir.ExternalTensor) for tensor in attribute.value):
-                        tensors = [_mapped(tensor, path) for tensor in attribute.value]
-                        node.attributes[attribute.name] = ir.AttrTensors(attribute.name, tensors)
+                one = attribute.type == ir.AttributeType.TENSOR
+                tensors = [attribute.value] if one else attribute.value if attribute.type == ir.AttributeType.TENSORS else None
+                if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors or ()):  # none of a reference
+                    mapped = [_mapped(tensor, path) for tensor in tensors]
+                    node.attributes[attribute.name] = ir.Attr(attribute.name, attribute.type, mapped[0] if one else mapped)
 
 
 def check(path: Path) -> None:

@@ -46,7 +46,9 @@ def made(kind, path, mine):
     elif kind == "folder":
         path.mkdir()
     else:
-        path.symlink_to({"link": mine / "thesis.txt", "link to a folder": mine, "dangling": "nowhere", "loop": path.name}[kind])
+        path.symlink_to(
+            {"link": mine / "thesis.txt", "link to a folder": mine, "dangling": "nowhere", "loop": path.name}[kind]
+        )
     return path
 
 
@@ -93,7 +95,10 @@ def test_writers_ask(tmp_path, mine):
         import_peft(tmp_path / "peft", link)
     with pytest.raises(UniLoraError, match="folder is there already, as a link"):
         merge(adapter, folder, base)
-    with pytest.raises(UniLoraError, match="link is a link"), replacing(link):  # all else, as the conformance tests' --json
+    with (
+        pytest.raises(UniLoraError, match="link is a link"),
+        replacing(link),
+    ):  # all else, as the conformance tests' --json
         raise AssertionError
 
 
@@ -113,7 +118,11 @@ def test_the_folder_that_is_imported_is_not_written_to(tmp_path):
 def test_leftovers_of_others_stay(tmp_path, mine):
     """Names that are alike, and our own name on a link, a pipe or the other kind of thing."""
     path = tmp_path / "v.safetensors"
-    for name in (".v.safetensors.abcd1234.partial", ".v.safetensors.personal.partial", ".v.safetensors.x.unilora.partial"):
+    for name in (
+        ".v.safetensors.abcd1234.partial",
+        ".v.safetensors.personal.partial",
+        ".v.safetensors.x.unilora.partial",
+    ):
         (tmp_path / name).write_text("mine")
     (tmp_path / ".v.safetensors.theirown.partial").mkdir()
     (tmp_path / ".v.safetensors.theirown.partial" / "a").write_text("mine")
@@ -163,11 +172,20 @@ def test_files_of_its_own(tmp_path, mine):
     folder = tmp_path / "x" / "snapshots" / "1" / "onnx"
     blobs = tmp_path / "x" / "blobs"
     folder.mkdir(parents=True), blobs.mkdir()
-    (folder / "a").touch(), (blobs / "b").touch(), (tmp_path / "x" / "c").touch(), (tmp_path / "x" / "snapshots" / "d").touch()
+    (
+        (folder / "a").touch(),
+        (blobs / "b").touch(),
+        (tmp_path / "x" / "c").touch(),
+        (tmp_path / "x" / "snapshots" / "d").touch(),
+    )
     (folder / "blob").symlink_to("../../../blobs/b")
     (folder / "again").symlink_to("blob")
     (folder / "out").symlink_to("../../../c")
-    made("pipe", folder / "pipe", mine), made("loop", folder / "loop", mine), made("dangling", folder / "dangling", mine)
+    (
+        made("pipe", folder / "pipe", mine),
+        made("loop", folder / "loop", mine),
+        made("dangling", folder / "dangling", mine),
+    )
     made("link", folder / "mine", mine), made("link to a folder", folder / "inner", mine)
     assert own_file(folder, "a") == (folder / "a").resolve()
     assert own_file(folder, "blob") == own_file(folder, "again") == (blobs / "b").resolve()
@@ -250,7 +268,9 @@ def test_weights_are_read_through_a_link_and_it_is_said(tmp_path, mine):
 def test_an_index_of_elsewhere_is_refused(tmp_path):
     base = base_of(tmp_path / "base")
     (base / "model.safetensors").rename(base / "model-1.safetensors")
-    (tmp_path / "index.json").write_text(json.dumps({"mine": "mine", "weight_map": {"module.w.weight": "model-1.safetensors"}}))
+    (tmp_path / "index.json").write_text(
+        json.dumps({"mine": "mine", "weight_map": {"module.w.weight": "model-1.safetensors"}})
+    )
     (base / "model.safetensors.index.json").symlink_to(tmp_path / "index.json")
     save_adapter(ADAPTER, tmp_path / "a.safetensors")
     with pytest.raises(UniLoraError, match="is no file of the base's own folder"):

@@ -168,7 +168,7 @@ def skeleton(base: str) -> torch.nn.Module:
     config = _config(base)
     plain(config)
     known = getattr(transformers, str((config.architectures or [""])[0]), None)
-    is_model = inspect.isclass(known) and issubclass(known, transformers.PreTrainedModel)
+    is_model = inspect.isclass(known) and issubclass(known, transformers.PreTrainedModel) and known.config_class
     try:
         with initialization.no_init_weights(), _EmptyOnMeta():
             model = known._from_config(config) if is_model else transformers.AutoModel.from_config(config, **NO_CODE)

@@ -17,7 +17,9 @@ def base_folder(adapter: Adapter, given: Path | None = None) -> Path:
     """``given``, or the folder that the adapter names (``recorded``). Raises ``UniLoraError`` where it is no folder here."""
     if given is not None:
         if not is_folder(Path(given)):
-            raise UniLoraError(f"the base {str(given)!r:.200} is no folder here; give --base the folder of the base model")
+            raise UniLoraError(
+                f"the base {str(given)!r:.200} is no folder here; give --base the folder of the base model"
+            )
         return Path(given)
     if adapter.base is None:
         raise UniLoraError("the adapter does not name its base; give --base the folder of the base model")
