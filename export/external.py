@@ -19,16 +19,24 @@ def settle(model: ir.Model, path: Path) -> None:
     Links into the cache's blobs are resolved by this, at which onnx-ir itself refuses. The values of attributes are
     mapped, not read. Raises ``UniLoraError`` for data that are not the graph's own, or not so long as the graph says.
     """
+    found = model.meta["data"] = set()
+
+    def own(tensor):
+        if not isinstance(tensor, ir.ExternalTensor):
+            return tensor
+        settled = _settled(tensor, path)
+        found.add(Path(settled.path))
+        return settled
+
     for graph in _graphs(model):
         for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value = _settled(value.const_value, path)
+            value.const_value = own(value.const_value)
         for node in graph:
             for attribute in list(node.attributes.values()):
                 one = attribute.type == ir.AttributeType.TENSOR
                 tensors = [attribute.value] if one else attribute.value if attribute.type == ir.AttributeType.TENSORS else None
                 if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors or ()):  # none of a reference
-                    mapped = [_mapped(tensor, path) for tensor in tensors]
+                    mapped = [ir.Tensor(own(each).numpy(), dtype=each.dtype, name=each.name) for each in tensors]
                     node.attributes[attribute.name] = ir.Attr(attribute.name, attribute.type, mapped[0] if one else mapped)
 
 
@@ -42,9 +50,8 @@ def check(path: Path) -> None:
 
 
 def files(model: ir.Model) -> set[Path]:
-    """The files that a graph's initializers are in, with all links resolved."""
-    tensors = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
-    return {Path(tensor.path).resolve() for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+    """The files that the data of a graph are in, as ``settle`` found them."""
+    return model.meta.get("data", set())
 
 
 def _graphs(model: ir.Model) -> Iterator:
@@ -52,12 +59,6 @@ def _graphs(model: ir.Model) -> Iterator:
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         yield graph
         yield from graph.subgraphs()
-
-
-def _mapped(tensor, path: Path):
-    if not isinstance(tensor, ir.ExternalTensor):
-        return tensor
-    return ir.Tensor(_settled(tensor, path).numpy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def _settled(tensor: ir.ExternalTensor, path: Path) -> ir.ExternalTensor:

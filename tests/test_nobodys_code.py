@@ -424,6 +424,8 @@ def test_data_of_a_function_s_constant(tmp_path):
     (tmp_path / "theirs" / "own").write_bytes(W)
     model.functions[0].node[0].attribute[0].t.external_data[0].value = "own"
     path.write_bytes(model.SerializeToString())
+    with pytest.raises(UniLoraError, match="would replace the data of the base"):
+        export_onnx_file(path, adapter, tmp_path / "theirs" / "own", "reconstruct")
     assert export_onnx_file(path, adapter, tmp_path / "out.onnx", "reconstruct")["comparison"]["within"]
     (tmp_path / "theirs" / "own").unlink()
     onnxruntime.InferenceSession(tmp_path / "out.onnx")  # it has the constant in it
