@@ -31,6 +31,13 @@ def tensor(array: np.ndarray) -> Tensor:
     return Tensor("F32", array.shape, array.nbytes, [array.data])
 
 
+def check_new(path: Path) -> None:
+    """Raises ``UniLoraError`` where a new folder cannot be at ``path``: something is there, or its parent is missing."""
+    if not path.parent.is_dir():
+        raise UniLoraError(f"the folder {path.parent} does not exist; create it, or give another output")
+    check_output_folder(path)
+
+
 @contextmanager
 def new_folder(path: Path):
     """A temporary folder beside ``path`` that takes its place when the block ends well, and goes when it does not.
@@ -38,10 +45,8 @@ def new_folder(path: Path):
     Its files are on the disk before it is renamed. What a killed process left behind is cleared on the next call. Raises
     ``UniLoraError`` where ``path`` holds something already or its parent is missing, ``WorkFailed`` where the disk refuses.
     """
-    if not path.parent.is_dir():
-        raise UniLoraError(f"the folder {path.parent} does not exist; create it, or give another output")
+    check_new(path)
     try:
-        check_output_folder(path)
         clear_folders(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
         try:

@@ -26,7 +26,7 @@ from unilora_spec.base_model import FLOATS, INDEX, Stored, checkpoint_files, rea
 from unilora_spec.places import own_file
 
 from .base_files import BaseFiles, base_folder
-from .folder import Tensor, new_folder, read_json, tensor, write_json, write_tensors
+from .folder import Tensor, check_new, new_folder, read_json, tensor, write_json, write_tensors
 
 CHUNK = 2**24  # bytes that are in memory at once of what is only copied
 # Weights in other forms, or in others' files: they would be left as they were beside the merged ones.
@@ -44,6 +44,7 @@ def merge(adapter: Path, output: Path, base: Path | None = None, progress=lambda
     weight that cannot be added to, ``WorkFailed`` where the disk refuses; then nothing is at ``output`` (SPEC 7.10, 10.3).
     """
     loaded = load_adapter(adapter)
+    check_new(output)
     folder = base_folder(loaded, base)
     if folder.resolve() in (output.resolve(), *output.resolve().parents):
         raise UniLoraError(f"{output} is the base, or lies in it; give another folder")
