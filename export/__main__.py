@@ -1,5 +1,6 @@
 """``python -m export onnx --adapter vec.safetensors``."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,8 @@ Base = Annotated[
     str | None,
     typer.Option(
         metavar="DIR|ID|FILE.onnx",
-        help="The base model, or an ONNX file of it; by default the folder that the adapter names. An id is fetched only from here.",
+        help="The base model, or an ONNX file of it; by default the folder that the adapter names. An id is fetched only where it is"
+        " given here.",
     ),
 ]
 Given = Annotated[
@@ -114,9 +116,9 @@ def onnx_command(
 
 def _keep(adapters, *files):
     """Refuses an output that would take the place of an adapter that is read."""
-    read = [file.resolve() for file in adapters]
+    read = [os.path.realpath(file) for file in adapters]
     for file in files:
-        if file.resolve() in read:
+        if os.path.realpath(file) in read:
             raise UniLoraError(f"{file} is the adapter itself; give another output")
 
 

@@ -34,10 +34,18 @@ def settle(model: ir.Model, path: Path) -> None:
         for node in graph:
             for attribute in list(node.attributes.values()):
                 one = attribute.type == ir.AttributeType.TENSOR
-                tensors = [attribute.value] if one else attribute.value if attribute.type == ir.AttributeType.TENSORS else None
+                tensors = (
+                    [attribute.value]
+                    if one
+                    else attribute.value
+                    if attribute.type == ir.AttributeType.TENSORS
+                    else None
+                )
                 if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors or ()):  # none of a reference
                     mapped = [ir.Tensor(own(each).numpy(), dtype=each.dtype, name=each.name) for each in tensors]
-                    node.attributes[attribute.name] = ir.Attr(attribute.name, attribute.type, mapped[0] if one else mapped)
+                    node.attributes[attribute.name] = ir.Attr(
+                        attribute.name, attribute.type, mapped[0] if one else mapped
+                    )
 
 
 def check(path: Path) -> None:

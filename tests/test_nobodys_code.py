@@ -285,8 +285,8 @@ def test_outputs_of_training(small, tmp_path):  # noqa: F811
     assert "is a pipe" in refusal(**small | {"output": tmp_path / "pipe"})
     own = tmp_path / "own"
     shutil.copytree(small["base"], own)
-    assert "is what --base reads" in refusal(**small | {"base": own, "output": own / "model.safetensors"})
-    assert "is what --data reads" in refusal(**small | {"output": small["data"]})
+    assert "in what --base reads" in refusal(**small | {"base": own, "output": own / "model.safetensors"})
+    assert "in what --data reads" in refusal(**small | {"output": small["data"]})
     folder = small["output"].with_suffix(".checkpoints")
     folder.symlink_to(mine)
     for how in ({}, {"overwrite": True}, {"resume": True}):

@@ -4,7 +4,6 @@ import json
 import os
 import socket
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from export.folders.from_peft import import_peft
 from export.folders.merge import merge
 from export.folders.peft import export_peft
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, UniLoraError, replacing, save_adapter
-from unilora_spec.base_model import read_file
+from unilora_spec.base_model import compare_with_base, read_file
 from unilora_spec.places import check_output, check_output_folder, check_working_folder, leftovers, own_file
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links, pipes and devices are those of POSIX")
@@ -263,6 +262,16 @@ def test_weights_are_read_through_a_link_and_it_is_said(tmp_path, mine):
     (base / "model.safetensors").symlink_to(mine / "thesis.txt")
     with pytest.raises(UniLoraError, match="this is no safetensors file"):
         merge(tmp_path / "a.safetensors", tmp_path / "other", base)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "folder", "dangling", "loop", "link"])
+def test_weights_that_are_none(tmp_path, mine, kind):
+    """A pipe is not waited for."""
+    base = base_of(tmp_path / "base")
+    (base / "model.safetensors").unlink()
+    made(kind, base / "model.safetensors", mine)
+    with pytest.raises((UniLoraError, OSError)):
+        compare_with_base(ADAPTER, base)
 
 
 def test_an_index_of_elsewhere_is_refused(tmp_path):

@@ -114,7 +114,7 @@ def _check_output(settings):
         for name in ("base", "data", "eval"):
             source = getattr(settings, name)
             if source and os.path.realpath(source) in (os.path.realpath(output), os.path.realpath(parent)):
-                raise UniLoraError(f"--output: {output} is what {flag(name)} reads; give another file")
+                raise UniLoraError(f"--output: {output} is there, in what {flag(name)} reads; give another file")
 
 
 def _attached(model, settings, layer_map, new, **options):

@@ -1,5 +1,6 @@
 """An adapter on an ONNX file that exists already, from whatever exporter. PyTorch is not needed, nor imported."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,8 +49,8 @@ def export_onnx_file(
     base, path = Path(base), Path(path)
     adapters = [adapter] if isinstance(adapter, Adapter) else list(adapter)
     check_call(path, mode, adapters)
-    replaced = {file.resolve() for file in outputs(path, mode)}
-    if base.resolve() in replaced:
+    replaced = {Path(os.path.realpath(file)) for file in outputs(path, mode)}
+    if Path(os.path.realpath(base)) in replaced:
         raise UniLoraError(f"{path} is the base itself; give another output")
     progress("reading the base")
     graph = read(base)

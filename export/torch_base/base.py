@@ -42,9 +42,14 @@ def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"
     torch.manual_seed(0)  # what the base has no values for is drawn, and the same call is to give the same file
     try:
         model, loading = architecture.from_pretrained(
-            where, config=config, dtype=getattr(torch, dtype), ignore_mismatched_sizes=True, output_loading_info=True, **WEIGHTS
+            where,
+            config=config,
+            dtype=getattr(torch, dtype),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **WEIGHTS,
         )
-    except OSError as error:  # of a folder that has its weights in other forms, or none
+    except Exception as error:  # transformers lets the errors of every reader beneath it through
         raise UniLoraError(f"{where}: its weights could not be read: {reason(error)}") from error
     tokenizer = _tokenizer(where)
     if tokenizer is not None and config.pad_token_id is None:

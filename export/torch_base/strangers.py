@@ -16,8 +16,8 @@ IMPLEMENTATIONS = (None, "eager", "sdpa", "flex_attention", "batched_mm", "group
 def config_of(where):
     """The configuration of the model in a folder or of a hub id, without what it asks for of others' code.
 
-    An adapter of PEFT's in the folder would be loaded with the model, or the base that it names instead of it: that is refused
-    with ``UniLoraError``. A kernel of the hub as ``attn_implementation`` is passed over: how attention is computed is the machine's choice.
+    A kernel of the hub as ``attn_implementation`` is passed over: how attention is computed is the machine's choice. Raises
+    ``UniLoraError`` where an adapter of PEFT's is in the folder: transformers would load it as well, or the base that it names.
     """
     config = AutoConfig.from_pretrained(where, **NO_CODE)
     if find_adapter_config_file(str(where)) is not None:
