@@ -1,32 +1,33 @@
-"""A running implementation, asked line by line (PROTOCOL.md), and what it does wrong in answering."""
+"""An implementation, asked line by line (PROTOCOL.md), and what it does wrong in answering."""
 
 import importlib.util
 import json
-import os
 import re
-import select
 import shlex
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 
 import pytest
 
+from .answers import parsed, shown
+from .processes import Command, NoAnswer
 from .rules import KINDS
 
-LONGEST = 64 * 2**20  # bytes of an answer; a request has 16 MB at most
 SHRINKING = 15  # seconds after a check's first failure in which a smaller input is looked for
 HANGS = 3  # after which nothing more is asked: each costs the whole time limit
+WAYS = 20  # in which one check fails that are kept; the others are counted
 
 
 class Failed(AssertionError):
-    """An answer that is wrong. ``request`` is what to paste."""
+    """An answer that is wrong. ``request`` is what to paste, ``answer`` what came to it, None where nothing did.
 
-    def __init__(self, message, request):
+    ``way``, with the message up to its first number or name, tells one way of failing from another.
+    """
+
+    def __init__(self, message, request, way=""):
         super().__init__(message)
-        self.message, self.request = message, request
+        self.message, self.request, self.answer = shown(message, 1000), request, None
+        self.way = way, type(self), re.split(r"""[\d[{'"]""", message, maxsplit=1)[0]
 
 
 class Broken(Failed):
@@ -34,11 +35,15 @@ class Broken(Failed):
 
 
 class GaveUp(BaseException):
-    """A check that is ended with the smallest failure so far. Not an ``Exception``, so that no smaller one is looked for."""
+    """A check that is ended with its failures so far. Not an ``Exception``, so that no smaller one is looked for."""
 
     def __init__(self, failure):
         super().__init__(failure.message)
         self.failure = failure
+
+
+class NotAsked(GaveUp):
+    """A check that is not made, as too many requests before have had no answer."""
 
 
 class NotSupported(pytest.skip.Exception):
@@ -60,7 +65,7 @@ def command_of(text: str) -> list[str]:
 
 
 class Implementation:
-    """Asks a command. It is started when it is first asked, again after each failure, and ended with all its children.
+    """Asks a command. It is started when it is first asked, again after each failure, and ended with all its processes.
 
     ``command``  its words; ``timeout``  seconds for one answer
     """
@@ -71,14 +76,22 @@ class Implementation:
         self.new_check()
         self.described = self.ask("describe")
         for field, kind in (("name", str), ("version", str), ("requests", list), ("kinds", list)):
-            if not isinstance(self.described.get(field), kind):
+            value = self.described.get(field)
+            if not isinstance(value, kind) or kind is list and not all(isinstance(item, str) for item in value):
                 self.close()
                 raise Failed(f"the answer has no {field} as PROTOCOL.md asks for", {"request": "describe"})
         self.requests, self.kinds = self.described["requests"], self.described["kinds"]
 
     def new_check(self) -> None:
-        """Forgets the failures of the check before, of which ``smallest`` is the one with the shortest request."""
-        self.smallest, self._since = None, None
+        """Forgets the failures of the check before. ``ways`` has one for each way in which a check fails, that with the
+        shortest request; ``further`` are the ways beyond ``WAYS``, and ``case`` is the number and the name of a case of a table (``each``)."""
+        self.ways, self.further, self.case = {}, set(), None
+        self._since, self._last = None, (None, None)
+
+    @property
+    def smallest(self) -> Failed | None:
+        """The failure of the check with the shortest request."""
+        return min(self.ways.values(), key=lambda failure: len(as_line(failure.request)), default=None)
 
     def ask(self, request: str, **fields) -> dict:
         """The answer to one request. Raises ``Failed`` where there is none, ``NotSupported`` where there can be none."""
@@ -88,21 +101,44 @@ class Implementation:
             if request not in self.requests or (kind in KINDS and kind not in self.kinds):
                 raise NotSupported(request if request not in self.requests else f"kind {kind}")
         if self.hangs >= HANGS:
-            raise GaveUp(Broken(f"not asked: {HANGS} requests before have had no answer in time", message))
-        self.asked += 1
+            raise NotAsked(Broken(f"{HANGS} requests before have had no answer in time", message))
+        self.asked, self._last = self.asked + 1, (None, None)
         try:
-            return self._answer(message)
+            answer = self._answer(message)
         except Failed as failure:
             self.fail(failure)
+        self._last = message, answer
+        return answer
 
     def fail(self, failure: Failed):
-        """Raises ``failure``, or ``GaveUp`` when it is time to end the search for a smaller one."""
-        if self.smallest is None or len(json.dumps(failure.request)) < len(json.dumps(self.smallest.request)):
-            self.smallest = failure
+        """Keeps ``failure`` and raises it, or ``GaveUp`` when it is time to end the search for others."""
+        if self._last[0] == failure.request:
+            failure.answer = self._last[1]
+        if self.case and self.case[1]:
+            failure.message = f"{shown(self.case[1], 200)}: {failure.message}"
+        way = self.case, failure.way
+        known = self.ways.get(way)
+        if known is None and len(self.ways) >= WAYS:
+            self.further.add(way)
+        elif known is None or len(as_line(failure.request)) < len(as_line(known.request)):
+            self.ways[way] = failure
         self._since = self._since or time.monotonic()
-        if time.monotonic() - self._since > SHRINKING or isinstance(failure, _Hung):
-            raise GaveUp(self.smallest)
-        raise failure
+        self._raise(failure)
+
+    def each(self, cases, ask, named=None) -> None:
+        """Calls ``ask(case)`` for each case, whichever fail, and fails then as the first of them; ``named(case)`` is said with it."""
+        first = None
+        try:
+            for k, case in enumerate(cases):
+                self.case = k, named(case) if named else ""
+                try:
+                    ask(case)
+                except Failed as failure:
+                    first = first or failure
+        finally:
+            self.case = None
+        if first:
+            self._raise(first)
 
     def memory(self) -> dict[str, int]:
         """The most bytes that the process has had, resident and reserved, where the system tells; else nothing."""
@@ -113,98 +149,37 @@ class Implementation:
             return {}
         return {name: 1024 * int(kilobytes) for name, kilobytes in found}
 
-    def close(self) -> None:
-        """Ends the process and all that it has started."""
-        if self.process is None:
-            return
-        self.process.stdin.close()
-        try:
-            self.process.wait(1)
-        except subprocess.TimeoutExpired:
-            pass
-        self._kill()
+    def close(self, patience: float = 1) -> None:
+        """Ends the command and all that it has started; it has ``patience`` seconds to end by itself."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.close(patience)
+
+    def _raise(self, failure):
+        late = time.monotonic() - self._since > SHRINKING and self.case is None  # a table is gone through to its end
+        raise GaveUp(failure) if late or isinstance(failure, _Hung) else failure
 
     def _answer(self, message) -> dict:
-        if self.process is None:
-            self._start()
-        line = self._exchange(message)
         try:
-            answer = json.loads(line)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            self._kill()
-            raise Broken(f"the answer is not a JSON object: {line[:200]!r}", message)
-        return answer
-
-    def _start(self):
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
-        pipe = subprocess.PIPE
+            self.process = self.process or Command(self.command)
+            line = self.process.exchange(as_line(message), self.timeout)
+        except NoAnswer as reason:
+            self.close(0)
+            self.hangs += reason.hung
+            raise (_Hung if reason.hung else Broken)(str(reason), message) from None
         try:
-            self.process = subprocess.Popen(
-                self.command, stdin=pipe, stdout=pipe, stderr=self._errors, start_new_session=True
-            )
-        except OSError as error:
-            raise Broken(f"{self.command[0]} cannot be started: {error.strerror}", {"request": "describe"}) from None
-        os.set_blocking(self.process.stdin.fileno(), False)
+            return parsed(line)
+        except ValueError as error:
+            self.close(0)
+            raise Broken(f"{error}: {shown(line[:200])}", message) from None
 
-    def _exchange(self, message) -> bytes:
-        """Writes one line and reads one, each as far as the other side allows, so that neither waits for the other."""
-        unsent, received = json.dumps(message, ensure_ascii=False).encode() + b"\n", bytearray()
-        source, sink = self.process.stdout.fileno(), self.process.stdin.fileno()
-        if select.select([source], [], [], 0)[0] and (extra := os.read(source, 200)):
-            self._kill()
-            raise Broken(f"it wrote without being asked, before this request: {extra!r}", message)
-        deadline = time.monotonic() + self.timeout
-        piece = b""
-        while b"\n" not in piece:
-            left = deadline - time.monotonic()
-            readable, writable, _ = select.select([source], [sink] if unsent else [], [], max(left, 0))
-            if left <= 0:
-                self._kill()
-                self.hangs += 1
-                raise _Hung(f"no answer within {self.timeout:g} seconds", message)
-            try:
-                if writable:
-                    unsent = unsent[os.write(sink, unsent[: 2**16]) :]
-                piece = os.read(source, 2**16) if readable else b""
-                ended = readable and not piece
-            except BrokenPipeError:
-                ended = True
-            if ended:
-                raise self._crashed(message)
-            received += piece
-            if len(received) > LONGEST:
-                self._kill()
-                raise Broken(f"the answer is longer than {LONGEST} bytes", message)
-        line, _, rest = bytes(received).partition(b"\n")
-        if rest:
-            self._kill()
-            raise Broken(f"more than one line came as answer: {rest[:200]!r}", message)
-        return line
 
-    def _crashed(self, message) -> Broken:
-        try:
-            status = self.process.wait(1)
-        except subprocess.TimeoutExpired:
-            status = None
-        self._errors.seek(0)
-        last = self._errors.read().decode(errors="replace").strip().splitlines()[-3:]
-        self._kill()
-        how = "it closed its output" if status is None else f"it ended with exit status {status}"
-        if status is not None and status < 0:
-            how = f"it was ended by signal {signal.Signals(-status).name}"
-        return Broken(": ".join([how, " / ".join(last)] if last else [how]), message)
-
-    def _kill(self):
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # it has ended, and all that it started
-            pass
-        self.process.wait()
-        self.process.stdout.close()
-        self._errors.close()
-        self.process = None
+def as_line(message: dict) -> bytes:
+    """A request as it is sent, but for the end of the line."""
+    try:
+        return json.dumps(message, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a surrogate pair has no UTF-8, only an escape
+        return json.dumps(message).encode()
 
 
 class _Hung(Broken):

@@ -1,6 +1,7 @@
 """The rules of SPEC.md, and which requests of the protocol belong to which level."""
 
 import re
+from dataclasses import dataclass
 from importlib.resources import files
 
 import pytest
@@ -28,6 +29,23 @@ NOT_ASKED = {
 }
 """The rules without a check, and why."""
 
+TOGETHER = (
+    ("8.2", "8.10", "write", "of a canonical header above 256 KiB 8.2 says that none is written, 8.10 that there is no form"),
+    ("7.4", "10.3", "merge", "a weight without the dimensions that its segments name: 7.4 says what they are, 10.3 asks for them"),
+    *((LAYERED[kind].RULE, "11.1", kind, "a kind's own rule and the one common to all kinds say which numbers it may have")
+      for kind in LAYERED),
+)  # fmt: skip
+"""Pairs of rules that refuse the same: both, the request or the kind with which they do, and why. Either is right then."""
+
+
+def refusing(rules, request: str, kind: str | None = None) -> set[str]:
+    """``rules``, and those that refuse together with one of them such a request of such a kind."""
+    found = set(rules)
+    for one, other, where, _ in TOGETHER:
+        if where in (request, kind) and found & {one, other}:
+            found |= {one, other}
+    return found
+
 
 def spec_rules() -> dict[str, str]:
     """Each rule's number and its text, in the order of SPEC.md."""
@@ -50,3 +68,24 @@ def check(*rules: str, needs: str):
 def level_of(requests) -> str:
     """The lowest level that has all of the requests."""
     return next(name for name in reversed(LEVELS) if set(LEVELS[name]) & set(requests))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The checks of these rules and of these chapters, all where none is named; of ``level`` and those before it alone."""
+
+    rules: frozenset[str] = frozenset()
+    chapters: frozenset[str] = frozenset()
+    level: str | None = None
+
+    @property
+    def is_all(self) -> bool:
+        return self == Selection()
+
+    def takes(self, rules, needs) -> bool:
+        """Whether a check with this mark is one of them."""
+        named = not (self.rules or self.chapters) or any(
+            rule in self.rules or rule.split(".")[0] in self.chapters for rule in rules
+        )
+        levels = list(LEVELS)
+        return named and (self.level is None or levels.index(level_of(needs)) <= levels.index(self.level))

@@ -13,17 +13,36 @@ from hypothesis.errors import Flaky
 
 from unilora_spec.errors import WorkFailed
 
-from .client import Failed, GaveUp, Implementation, NotSupported
+from .answers import shown
+from .client import Failed, GaveUp, Implementation, NotAsked, NotSupported, as_line
 from .judge import Judge
+from .rules import Selection
 
 CHAPTERS = Path(__file__).parent / "chapters"
 EXAMPLES = 50  # of each property, if not told otherwise; all of the faults of faults.py are found with as many
-OUTCOMES = PASSED, FAILED, NOT_SUPPORTED = "passed", "failed", "not supported"
+OUTCOMES = PASSED, FAILED, NOT_SUPPORTED, UNASKED = "passed", "failed", "not supported", "not asked"
+ALL = Selection()
+
+
+@dataclass
+class Way:
+    """One way in which a check fails: a sentence, the smallest request that shows it, and what was answered, shortened.
+
+    ``kept`` is the file that has the request (keeping.py).
+    """
+
+    message: str
+    request: dict
+    answer: str | None = None
+    kept: str | None = None
 
 
 @dataclass
 class Result:
-    """What came out of one check: ``outcome``, and for a failure its sentence and the smallest request that shows it."""
+    """What came out of one check: ``outcome``, and for a failure the ways in which it fails.
+
+    ``message`` and ``request`` are those of the smallest request; ``further`` ways are counted alone.
+    """
 
     name: str
     rules: tuple[str, ...]
@@ -32,28 +51,44 @@ class Result:
     outcome: str = PASSED
     message: str = ""
     request: dict | None = None
+    ways: list[Way] = field(default_factory=list)
+    further: int = 0
+
+
+def result_of(item) -> Result:
+    """A check that pytest has collected, before it runs."""
+    mark = item.get_closest_marker("check").kwargs
+    name = item.nodeid.partition("::")[2].removeprefix("test_")
+    return Result(name, mark["rules"], mark["needs"], " ".join(item.function.__doc__.split()))
 
 
 @dataclass
-class Run:
-    """One run over the chapters, a pytest plugin. ``results`` are those of the checks, in the order of SPEC.md."""
+class _Chosen:
+    """A plugin that leaves of the checks those of ``selection``."""
+
+    selection: Selection
+    items: list = field(default_factory=list)
+
+    def pytest_collection_modifyitems(self, items):
+        items[:] = [item for item in items if self.selection.takes(**item.get_closest_marker("check").kwargs)]
+        self.items = list(items)
+
+
+@dataclass
+class _Run:
+    """A plugin that asks an implementation. ``results`` are those of the checks, in the order of SPEC.md."""
 
     implementation: Implementation
     progress: object = None
     results: list[Result] = field(default_factory=list)
-    broken: str = ""
-
-    def pytest_collectreport(self, report):
-        if report.failed:
-            self.broken += report.longreprtext
 
     @pytest.fixture
     def judge(self, request):
         """The implementation, for one check."""
+        self.implementation.new_check()
         missing = set(request.node.get_closest_marker("check").kwargs["needs"]) - set(self.implementation.requests)
         if missing:
             raise NotSupported(", ".join(sorted(missing)))
-        self.implementation.new_check()
         return Judge(self.implementation)
 
     def pytest_collection_finish(self, session):
@@ -65,37 +100,50 @@ class Run:
         report = yield
         if report.when == "setup" and report.outcome == "passed" or report.when == "teardown":
             return report
-        mark = item.get_closest_marker("check").kwargs
-        says = " ".join(item.function.__doc__.split())
-        name = item.nodeid.partition("::")[2].removeprefix("test_")
-        result = Result(name, mark["rules"], mark["needs"], says)
+        result = result_of(item)
         if call.excinfo is not None:
-            self._judge_exception(result, call.excinfo.value, report)
+            self._judge_exception(result, call.excinfo.value)
+            if result.outcome == FAILED:
+                report.longrepr = "\n".join([result.message, shown(json.dumps(result.request), 10_000)])
+            else:
+                report.outcome, report.longrepr = "skipped", ("", 0, result.message)
         self.results.append(result)
         if self.progress:
             self.progress.advance(self.task)
         return report
 
-    def _judge_exception(self, result, error, report):
+    def _judge_exception(self, result, error):
         if isinstance(error, NotSupported):
             result.outcome, result.message = NOT_SUPPORTED, f"needs {error}"
-            report.outcome, report.longrepr = "skipped", ("", 0, result.message)
-            return
-        result.outcome = FAILED
-        if isinstance(error, Flaky):
-            error = self.implementation.smallest
-            error.message = f"not the same at each time of asking: {error.message}"
-        if isinstance(error, GaveUp):
-            error = error.failure
-        if isinstance(error, Failed):
-            result.message, result.request = error.message, error.request
-            report.longrepr = f"{result.message}\n{json.dumps(result.request, ensure_ascii=False)}"
+        elif isinstance(error, NotAsked):
+            result.outcome, result.message = UNASKED, error.failure.message
         else:
-            result.message = f"the check itself failed: {type(error).__name__}: {error}"
+            result.outcome = FAILED
+            self._say_ways(result, error)
+
+    def _say_ways(self, result, error):
+        ours = isinstance(error, Failed | GaveUp | Flaky | BaseExceptionGroup)
+        failures = sorted(self.implementation.ways.values(), key=lambda failure: len(as_line(failure.request)))
+        if not ours or not failures:
+            result.message = f"the check itself failed: {type(error).__name__}: {shown(str(error))}"
+            return
+        again = "not the same at each time of asking: " if isinstance(error, Flaky) else ""
+        for failure in failures:
+            answer = None if failure.answer is None else shown(json.dumps(failure.answer, ensure_ascii=False))
+            result.ways.append(Way(again + failure.message, failure.request, answer))
+        result.message, result.request = result.ways[0].message, result.ways[0].request
+        result.further = len(self.implementation.further)
 
 
-def run(implementation, examples, seed, only=(), junit=None, progress=None, first=False) -> list[Result]:
-    """The results of all checks, or of those for the rules ``only``. Raises ``WorkFailed`` where none could be run.
+def checks(selection: Selection = ALL) -> list[Result]:
+    """The checks that a run would make, none of them made."""
+    return [result_of(item) for item in _collected(selection, [], ["--collect-only"])]
+
+
+def run(
+    implementation, examples, seed, selection: Selection = ALL, junit=None, progress=None, first=False
+) -> list[Result]:
+    """The results of the checks of ``selection``. Raises ``WorkFailed`` where they could not be run.
 
     ``examples`` a property, from ``seed``; ``junit`` the path of an XML file; ``first``: stop at the first failure.
     """
@@ -105,29 +153,42 @@ def run(implementation, examples, seed, only=(), junit=None, progress=None, firs
         deadline=None,
         database=None,
         derandomize=False,  # as Hypothesis does by itself where the environment says CI: the seed would not count
-        report_multiple_bugs=False,
+        report_multiple_bugs=not first,  # after the first failure it goes on for as long as it took to come there
         suppress_health_check=list(hypothesis.HealthCheck),
         phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
     )
     hypothesis.settings.load_profile("conformance")
-    plugin = Run(implementation, progress)
-    options = [str(CHAPTERS), "-c", str(CHAPTERS / "pytest.ini"), "-p", "no:terminal", "-p", "no:cacheprovider"]
-    options += ["-p", "_hypothesis_pytestplugin"]
-    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}  # whatever else is installed or set
-    options += [f"--hypothesis-seed={seed}", *([f"--junitxml={junit}"] if junit else []), *(["-x"] if first else [])]
-    with contextlib.closing(implementation), mock.patch.dict(os.environ, alone):
-        status = pytest.main(options, plugins=[plugin, _Only(set(only))])
-    if status == pytest.ExitCode.INTERRUPTED and not plugin.broken:
-        raise KeyboardInterrupt
-    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        raise WorkFailed(f"the checks could not be run: {plugin.broken or status}")
+    plugin = _Run(implementation, progress)
+    options = [f"--hypothesis-seed={seed}", *([f"--junitxml={junit}"] if junit else []), *(["-x"] if first else [])]
+    with contextlib.closing(implementation):
+        _collected(selection, [plugin], options)
     return plugin.results
 
 
-@dataclass
-class _Only:
-    rules: set[str]
+def _collected(selection, plugins, options):
+    """Calls pytest on the chapters; the items that it has taken."""
+    always = [str(CHAPTERS), "-c", str(CHAPTERS / "pytest.ini"), "-p", "no:terminal", "-p", "no:cacheprovider"]
+    always += ["-p", "_hypothesis_pytestplugin", "--assert=plain"]
+    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}  # whatever else is installed or set
+    chosen, faults = _Chosen(selection), _Faults()
+    with mock.patch.dict(os.environ, alone):
+        status = pytest.main(always + options, plugins=[*plugins, chosen, faults])
+    if status == pytest.ExitCode.INTERRUPTED and not faults.text:
+        raise KeyboardInterrupt
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise WorkFailed(f"the checks could not be run: {faults.text or status!r}")
+    return chosen.items
 
-    def pytest_collection_modifyitems(self, items):
-        if self.rules:
-            items[:] = [item for item in items if self.rules & set(item.get_closest_marker("check").kwargs["rules"])]
+
+@dataclass
+class _Faults:
+    """A plugin that keeps why the chapters could not be imported, or what went wrong in pytest."""
+
+    text: str = ""
+
+    def pytest_collectreport(self, report):
+        if report.failed:
+            self.text += report.longreprtext
+
+    def pytest_internalerror(self, excrepr):
+        self.text += str(excrepr)

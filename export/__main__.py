@@ -1,5 +1,6 @@
 """``python -m export onnx --adapter vec.safetensors``."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ from typer.main import get_command
 
 from unilora_spec import UniLoraError, load_adapter
 from unilora_spec.command import run
+from unilora_spec.places import check_output
 
 from .modes import MODES
 from .screen import bar, interruptible, show, show_check, show_folder, show_nodes, status, tell
@@ -29,7 +31,9 @@ def export():
 Base = Annotated[
     str | None,
     typer.Option(
-        metavar="DIR|ID|FILE.onnx", help="The base model, or an ONNX file of it; by default what the adapter names."
+        metavar="DIR|ID|FILE.onnx",
+        help="The base model, or an ONNX file of it; by default the folder that the adapter names. An id is fetched only where it is"
+        " given here.",
     ),
 ]
 Given = Annotated[
@@ -92,8 +96,8 @@ def onnx_command(
     as_json: AsJson = False,
 ):
     output = output or adapter[0].with_suffix(".onnx")
-    if output.resolve() in [file.resolve() for file in adapter]:
-        raise UniLoraError(f"{output} is the adapter itself; give another output")
+    check_output(output)
+    _keep(adapter, output, output.with_suffix(".onnx_adapter"), output.with_suffix(".expander.onnx"))
     if dtype not in (None, *DTYPES):
         raise UniLoraError(f"--dtype is {dtype!r}; give {', '.join(DTYPES)}")
     with status() as show_step, interruptible(show_step) as step:
@@ -108,6 +112,14 @@ def onnx_command(
         else:
             report = _from_torch(base, adapters, output, mode, opset, dtype, with_past, inputs, compare, step)
     tell(report, as_json, show)
+
+
+def _keep(adapters, *files):
+    """Refuses an output that would take the place of an adapter that is read."""
+    read = [os.path.realpath(file) for file in adapters]
+    for file in files:
+        if os.path.realpath(file) in read:
+            raise UniLoraError(f"{file} is the adapter itself; give another output")
 
 
 def _from_file(base, adapters, output, mode, given, inputs, compare, step):

@@ -1,6 +1,5 @@
 """A graph with its adapter as an ONNX file: written, checked and compared before it takes its place. Knows no PyTorch."""
 
-import glob
 import hashlib
 import os
 import re
@@ -14,8 +13,11 @@ import numpy as np
 import onnx_ir as ir
 
 from unilora_spec import Adapter, LayerMap, UniLoraError, WorkFailed
+from unilora_spec.places import PARTIAL, check_output
 from unilora_spec.program import Program
 
+from . import external
+from .folders.folder import clear_folders
 from .graph.adapt import Saved, Weight, adapt
 from .graph.rebuild import factor_name, index_words
 from .modes import MODES
@@ -40,8 +42,9 @@ def check_call(path: Path, mode: str, adapters: Sequence[Adapter]) -> None:
         raise UniLoraError(f"mode is {mode!r}; give {', '.join(MODES)}")
     if not path.parent.is_dir():
         raise UniLoraError(f"{path}: the folder {path.parent} does not exist; make it, or give another output")
-    if path.is_dir():
-        raise UniLoraError(f"{path} is a folder; give the name of a file in it")
+    check_output(path)
+    for file in outputs(path, mode)[1:]:
+        check_output(file)
     if mode != "bank" and len(adapters) > 1:
         raise UniLoraError(
             f"{len(adapters)} adapters are given, and the mode {mode} takes one; --mode bank takes several"
@@ -69,11 +72,15 @@ def check_call(path: Path, mode: str, adapters: Sequence[Adapter]) -> None:
 
 
 def load(path: Path) -> ir.Model:
-    """The graph of a file, its tensors where they are. Raises ``UniLoraError`` where it is no ONNX file."""
+    """The graph of a file, its tensors where they are. Raises ``UniLoraError`` where it is no ONNX file, or its data are not
+    its own (``external.settle``)."""
+    if not path.is_file():  # a pipe would be waited for
+        raise UniLoraError(f"{path}: there is no such file")
     try:
         graph = ir.load(path)
-    except FileNotFoundError:
-        raise UniLoraError(f"{path}: there is no such file") from None
+        external.settle(graph, path)
+    except UniLoraError:
+        raise
     except Exception as error:  # protobuf's and onnx-ir's, of many kinds
         raise UniLoraError(f"{path} is no ONNX file: {str(error).splitlines()[0]:.200}") from error
     if not len(graph.graph):
@@ -146,7 +153,7 @@ def finish(
     ``path`` has changed.
     """
     progress("putting the adapter in")
-    keep = _external(graph)
+    keep = external.files(graph)
     adapt(graph, adapters, weights, saved, mode)
     graph.metadata_props.update(metadata(adapters, mode))
     graph.ir_version = max(graph.ir_version, 8)  # the first with functions
@@ -230,17 +237,19 @@ def _placing(path: Path, keep: set[Path]):
     The data that a graph refers to has its digest in its name, so that an old graph finds its old data until it is
     replaced; then it goes, unless it is in ``keep``. What a killed process left is cleared on the next call.
     """
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    clear_folders(path)
+    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         folder.mkdir()  # here, so that an interruption at once finds it
         yield folder
         before, after = _data_of(path), set()
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
+        files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+        for file in files:
+            check_output(path.with_name(file.name))
+        for file in files:
             with open(file, "rb+") as written:
                 os.fsync(written.fileno())
-            after.add(file.rename(path.parent / file.name).resolve())
+            after.add(file.rename(path.with_name(file.name)).resolve())
         for data in before - after - keep:
             data.unlink()
     except OSError as error:
@@ -250,23 +259,30 @@ def _placing(path: Path, keep: set[Path]):
 
 
 def _data_of(path: Path) -> set[Path]:
-    """The files of data that the graph at ``path`` refers to and that bear its name; a renamed graph took its own along."""
+    """The data that an export to ``path`` wrote beside it, and that the graph there refers to; a renamed graph took its own along.
+
+    They are regular files and no links, bear the graph's name, and are what the digest in their own name says: what else the
+    graph may refer to is not this project's, and stays.
+    """
     beside = {
-        file.resolve()
-        for file in path.parent.glob(f"{glob.escape(path.name)}.*.data")
-        if DATA.fullmatch(file.name, len(path.name))
+        path.parent.resolve() / file.name
+        for file in path.parent.iterdir()
+        if file.name.startswith(path.name)
+        and DATA.fullmatch(file.name, len(path.name))
+        and file.is_file()
+        and not file.is_symlink()
     }
     if not beside or not path.is_file():
         return set()
     try:
-        return _external(load(path)) & beside
+        return {file for file in external.files(load(path)) & beside if f".{_digest(file)}." in file.name[-18:]}
     except UniLoraError:  # what is replaced may be anything
         return set()
 
 
-def _external(model: ir.Model) -> set[Path]:
-    tensors = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
-    return {Path(tensor.path).resolve() for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def _write(model: ir.Model, path: Path) -> list[Path]:
@@ -283,9 +299,7 @@ def _write(model: ir.Model, path: Path) -> list[Path]:
         return [path]
     tensors = [value.const_value for value in large]
     written = ir.external_data.convert_tensors_to_external(tensors, path.parent, "data")
-    with open(path.with_name("data"), "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    data = path.with_name("data").rename(path.with_name(f"{path.name}.{digest}.data"))
+    data = path.with_name("data").rename(path.with_name(f"{path.name}.{_digest(path.with_name('data'))}.data"))
     for value, old in zip(large, written):
         value.const_value = ir.ExternalTensor(
             data.name, old.offset, old.length, old.dtype, shape=old.shape, name=old.name, base_dir=path.parent

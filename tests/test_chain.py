@@ -29,8 +29,8 @@ def drawn(scaling="lora", d=20):
     segments = [
         Segment("a", 12, 8, 2),
         Segment("b", 6, 10, 1, transposed=True, row=3),
-        Segment("b", 2, 10, 4, transposed=True, row=0),
-        Segment("c", 5, 4, 2, index=1),
+        Segment("b", 3, 10, 1, transposed=True, row=0),
+        Segment("c", 9, 10, 3, index=1),
     ]
     link_map = LayerMap(segments, alpha=3, scaling=scaling)
     layer_map = kind_named("chain").fitted(link_map, links=LINKS)
@@ -54,7 +54,7 @@ def test_it_is_its_links_side_by_side():
 def test_merged_it_is_its_links_merged_one_after_the_other(scaling):
     chain, links = drawn(scaling)
     rng = np.random.default_rng(1)
-    shapes = {"a": (12, 8), "b": (10, 9), "c": (3, 5, 4)}
+    shapes = {"a": (12, 8), "b": (10, 9), "c": (3, 9, 10)}
     weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     in_turn = copy.deepcopy(weights)
     chain.merge(weights)
@@ -170,7 +170,7 @@ def test_refused(problem):
 def test_alpha_is_a_links():
     """s is that of one link."""
     for scaling, alpha in (("lora", 12.0), ("rslora", 6.0)):
-        layer_map = LayerMap([Segment("w", 4, 4, 2)], alpha=3, scaling=scaling)
+        layer_map = LayerMap([Segment("w", 8, 8, 2)], alpha=3, scaling=scaling)
         fitted = kind_named("chain").fitted(layer_map, links=4)
         assert (fitted.alpha, fitted.segments[0].rank) == (alpha, 8)
         assert fitted.factor_scale(fitted.segments[0]) == layer_map.factor_scale(layer_map.segments[0])

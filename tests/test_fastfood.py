@@ -25,8 +25,8 @@ def test_one_block_is_these_matrices():
     """S·H·G·Π·H·B, with H by its definition (Sylvester's), to rounding: 2 · 4 sums of 16 numbers near 1."""
     p = Projection("fastfood", D=16, d=13, seed=9)
     H = np.array([[(-1) ** (i & j).bit_count() for j in range(16)] for i in range(16)])
-    B = np.diag(np.where(p.hashes(1, 0, 16) < 2**31, 1, -1))
-    order = np.argsort(p.hashes(3, 0, 16), kind="stable")
+    B = np.diag(np.where(p.hashes(1, np.arange(16)) < 2**31, 1, -1))
+    order = np.argsort(p.hashes(3, np.arange(16)), kind="stable")
     S, G = 1 / np.sqrt(16 * 16), np.diag(p.normal(2, 0, 16))
     theta = drawn(13)
     exact = S * H @ G @ np.eye(16)[order] @ H @ B @ np.pad(theta, (0, 3))

@@ -27,7 +27,7 @@ from unilora_spec.projection import KINDS
 KIND = pytest.mark.parametrize("kind", [kind for kind, of_kind in KINDS.items() if issubclass(of_kind, InParts)])
 
 
-def projected(kind, link_map, d=64):
+def projected(kind, link_map, d=60):
     """The layer map and the projection of a kind, with what is its default."""
     options = KINDS[kind].with_defaults({})
     layer_map = KINDS[kind].fitted(link_map, **options)
@@ -66,7 +66,7 @@ def said(weights, adapter, x):
 def test_modes(tmp_path, base, kind):
     """The graph answers as the merged model does, each row with its own adapter in a bank."""
     path, weights = base
-    segments = [Segment("layer.0.weight", 12, 8, 2), Segment("layer.1.weight", 6, 12, 4)]
+    segments = [Segment("layer.0.weight", 12, 8, 2), Segment("layer.1.weight", 6, 12, 3)]
     layer_map, p = projected(kind, LayerMap(segments, alpha=4))
     rng = np.random.default_rng(1)
     adapters = [Adapter(p, layer_map, rng.standard_normal(p.d).astype(np.float32)) for _ in range(2)]
@@ -90,7 +90,7 @@ def of_bert(kind, base):
     """A model, saved in the folder ``base``, and an adapter of the kind for it."""
     model, segments = bert()
     model.save_pretrained(base)
-    adapter = adapter_of(model, segments, base)
+    adapter = adapter_of(model, segments, base, d=60)
     layer_map, p = projected(kind, adapter.layer_map)
     return model, replace(adapter, layer_map=layer_map, projection=p)
 

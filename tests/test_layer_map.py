@@ -47,7 +47,7 @@ def test_factors_are_A_then_B_row_by_row():
 
 @pytest.mark.parametrize(("scaling", "expected"), [("lora", 16 / 3), ("rslora", 16 / 3**0.5)])
 def test_scaling(scaling, expected):
-    segment = Segment("w", 2, 2, rank=3)
+    segment = Segment("w", 3, 3, rank=3)
     whole = Segment("v", 2, 2, rank=0)
     layer_map = LayerMap([segment, whole], 16, scaling)
     assert layer_map.factor_scale(segment) == np.float32(expected) and layer_map.factor_scale(whole) == 16
@@ -203,7 +203,7 @@ def test_stacks_fold_in_ascending_order_alone():
 
 def test_folding_time_is_linear_in_what_does_not_fold():
     one_head = LayerMap([Segment(f"a.0.x{i}", 1, 1, 1) for i in range(65_536)])
-    late = LayerMap([Segment(f"a.{i // 32_768}.x{i % 32_768}", 1, 1, 1 + (i == 65_535)) for i in range(65_536)])
+    late = LayerMap([Segment(f"a.{i // 32_768}.x{i % 32_768}", 1, 1, int(i < 65_535)) for i in range(65_536)])
     begin = time.perf_counter()
     assert len(one_head.to_json()) == len(late.to_json()) == 65_536
     assert time.perf_counter() - begin < 20  # about 1 s; quadratic would be hours
@@ -242,6 +242,9 @@ def test_segment_refusals(values, field):
         ([Segment(f"w{i}", 1, 1, 1) for i in range(65_537)], {}, "7.1"),
         ([Segment(f"{i:0500}", 1, 1, 1) for i in range(8_389)], {}, "7.1"),  # 2^22 bytes of names are 8,388 of these
         ([Segment("w", 2**39, 2**39, 2)], {}, "1.1"),
+        ([Segment("w", 3, 2, 3)], {}, "7.11"),
+        ([Segment("w", 2, 3, 3)], {}, "7.11"),
+        ([Segment("w", 2, 3, 2), Segment("w", 1, 3, 2, row=2)], {}, "7.11"),  # of its own rows
         ([Segment("w", 1, 1, 1)], {"alpha": 0}, "7.7"),
         ([Segment("w", 1, 1, 1)], {"alpha": 9.9e-5}, "7.7"),
         ([Segment("w", 1, 1, 1)], {"alpha": 2**20 + 1}, "7.7"),
@@ -252,7 +255,7 @@ def test_segment_refusals(values, field):
         ([Segment("w", 2, 1, 1, row=0), Segment("w", 2, 1, 1)], {}, "7.6"),
         ([Segment("w", 2, 1, 1, row=0), Segment("w", 2, 2, 1, row=2)], {}, "7.6"),
         ([Segment("w", 2, 2, 1, row=0), Segment("w", 2, 2, 1, row=2, transposed=True)], {}, "7.6"),
-        ([Segment("w", 2, 1, 1, index=0), Segment("w", 2, 1, 2, index=0)], {}, "7.6"),
+        ([Segment("w", 2, 1, 1, index=0), Segment("w", 2, 1, 0, index=0)], {}, "7.6"),
         ([Segment("w", 2, 1, 1, index=0), Segment("w", 3, 1, 1, index=1)], {}, "7.6"),
         ([Segment("w", 2, 1, 1, index=0), Segment("w", 2, 1, 1)], {}, "7.6"),
     ],

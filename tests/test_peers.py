@@ -58,13 +58,13 @@ def vb(ours, model):
         module = model.get_submodule(f"base_model.model.{segment.name.removesuffix('.weight')}")
         for name in "AB":
             logits = getattr(module, f"vblora_logits_{name}").default
-            set_to(logits, part(ours, (number, name)).view(logits.shape))
+            set_to(logits, part(ours, name, number).view(logits.shape))
     return model
 
 
-def part(ours, name):
+def part(ours, name, number=None):
     """A range of θ."""
-    value = ours.projection.range(name)
+    value = ours.projection.range(name, number)
     return ours.theta.detach()[value.how :][: math.prod(value.shape)].view(value.shape)
 
 

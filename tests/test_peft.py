@@ -387,8 +387,8 @@ def test_commands(bases, tmp_path):
     assert "is there already" in str(again.exception)
     done = call(app, ["import-peft", "--adapter", str(tmp_path / "peft"), "-o", str(tmp_path / "y"), "--json"])
     assert (
-        json.loads(done.output)["index"] == "saved"
-        and json.loads(done.output)["bytes"] == (tmp_path / "y").stat().st_size
+        json.loads(done.stdout)["index"] == "saved"
+        and json.loads(done.stdout)["bytes"] == (tmp_path / "y").stat().st_size
     )
     same(logits(load_adapter(load(bases / "bert"), tmp_path / "y")), expected)
     shutil.rmtree(tmp_path / "peft")

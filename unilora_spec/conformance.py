@@ -4,6 +4,7 @@
 """
 
 import base64
+import math
 
 import numpy as np
 
@@ -98,20 +99,26 @@ def _write(r):
     def own(name, dtype):
         if tensors.get(name, {}).get("dtype") != dtype:
             raise FileError(f"there is no tensor {name} of {dtype}", "8.3")
-        tensor = tensors.pop(name)
-        return unpack(tensor[field_of(dtype)], field_of(dtype)).reshape(tensor["shape"])
+        return _shaped(name, tensors.pop(name), field_of(dtype))
 
     projection, layer_map, base = parse(r["description"], own)
     values, dtypes = {}, {}
     for name, tensor in tensors.items():
         check_tensor(name, tensor["dtype"])
         dtypes[name] = tensor["dtype"]
-        values[name] = unpack(tensor["values"], "values").reshape(tensor["shape"])
+        values[name] = _shaped(name, tensor, "values")
     if "theta" not in values:
         raise FileError("there is no tensor theta", "8.3")
     theta = values.pop("theta")
     saved = {name.removeprefix(SAVED): value for name, value in values.items()}
     return {"file": pack(encode(Adapter(projection, layer_map, theta, base, saved, dtypes)), "file")}
+
+
+def _shaped(name, tensor, field):
+    numbers, shape = unpack(tensor[field], field), tensor["shape"]
+    if len(numbers) != math.prod(shape):
+        raise FileError(f"{name} has {len(numbers)} numbers, and its shape {shape} says another count", "8.2")
+    return numbers.reshape(shape)
 
 
 def _delta_weight(r):

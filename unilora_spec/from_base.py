@@ -8,13 +8,14 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
 from .errors import LayerMapError, LimitError
 from .layer_map import Segment
-from .program import Factored, Value, frozen
+from .program import Factored, Value, by_size, frozen_in_parts
 
 
 class FromBase(Factored):
@@ -35,7 +36,6 @@ class FromBase(Factored):
         if numbers.shape != (length,):
             raise LimitError(f"frozen has shape {list(numbers.shape)}; it must be [{length}]", self.rule)
         self.tensors["frozen"] = numbers
-        self._starts = list(itertools.accumulate(map(self._size, self.layer_map.segments), initial=0))
 
     @staticmethod
     @abstractmethod
@@ -53,33 +53,23 @@ class FromBase(Factored):
 
     @classmethod
     def lengths(cls, layer_map):
-        return {"frozen": sum(map(cls._size, layer_map.segments))}
+        return {"frozen": sum(by_size(layer_map, cls._size))}
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """Where the matrices of each segment begin in ``frozen``: int64[segments + 1]."""
+        starts = itertools.accumulate(by_size(self.layer_map, self._size), initial=0)
+        return np.fromiter(starts, np.int64, len(self.layer_map) + 1)
 
     @classmethod
     def of_base(cls, layer_map, read):
         made = {}
-        for name, segments in cls.fitted(layer_map).by_weight().items():
+        for name, segments in layer_map.by_weight().items():
             weight = read(name)
             for segment in segments:
                 numbers = cls.matrices(*cls._decomposed(segment, weight))
                 made[segment] = np.concatenate([each.astype(np.float32).ravel() for each in numbers])
         return {"frozen": np.concatenate([made[segment] for segment in layer_map.segments])}
-
-    @classmethod
-    def fitted(cls, layer_map):
-        """The layer map itself. Raises ``LayerMapError`` for a rank above what a weight of the segment's shape can have."""
-        for segment in layer_map.segments:
-            cls._check_rank(segment, min(segment.out_features, segment.in_features))
-        return layer_map
-
-    @classmethod
-    def _check_rank(cls, segment, most):
-        if segment.rank > most:
-            raise LayerMapError(
-                f"{segment.name} has {segment.describe()}, whose own rank is at most {most}, and kind {cls.kind} needs {segment.rank} "
-                "of its singular vectors; give a smaller rank, or leave the weight out",
-                cls.rule,
-            )
 
     @classmethod
     def _decomposed(cls, segment, weight):
@@ -89,15 +79,21 @@ class FromBase(Factored):
                 f"{segment.name} holds NaN or infinity; kind {cls.kind} begins with its values", cls.rule
             )
         U, S, Vt = singular_vectors(matrix, segment.rank)
-        cls._check_rank(segment, np.count_nonzero(S > S.max(initial=0) * max(matrix.shape) * 2.0**-23))
+        most = np.count_nonzero(S > S.max(initial=0) * max(matrix.shape) * 2.0**-23)
+        if segment.rank > most:
+            raise LayerMapError(
+                f"{segment.name} has {segment.describe()}, whose own rank is at most {most}, and kind {cls.kind} needs {segment.rank} "
+                "of its singular vectors; give a smaller rank, or leave the weight out",
+                cls.rule,
+            )
         return U, S, Vt
 
     def frozen_matrices(self, number: int, segment: Segment) -> Iterator[Value]:
         """Those of the segment with this number in the layer map."""
-        start = self._starts[number]
+        start = int(self._starts[number])
         for shape in self.shapes(segment):
             numbers = self.tensors["frozen"][start : start + math.prod(shape)].reshape(shape)
-            yield frozen(shape, lambda numbers=numbers: numbers)
+            yield frozen_in_parts(shape, numbers.__getitem__)
             start += math.prod(shape)
 
 

@@ -21,6 +21,7 @@ SCALINGS = {
 }
 MAX_NUMBERS = 8  # of a name, that a run of layers may count: bounds the work of folding
 _NUMBER = re.compile("0|[1-9][0-9]{0,8}")  # that part of a name is one (SPEC 7.9)
+_FIRST_NUMBER = re.compile(rf"(?:[^.]*\.)*?(?:{_NUMBER.pattern})(?![^.])")  # a name up to the first of them
 ALPHA_RANGE = (1e-4, 2.0**20)  # within it every language prints a double's shortest decimal without an exponent
 
 
@@ -64,9 +65,8 @@ class Segment:
     @property
     def layer(self) -> str:
         """The head of its name with the first number in it, such as encoder.layer.3; the whole name where none is (SPEC 7.9)."""
-        parts = self.name.split(".")
-        numbers = (at for at, part in enumerate(parts) if _NUMBER.fullmatch(part))
-        return ".".join(parts[: next(numbers, len(parts)) + 1])
+        head = _FIRST_NUMBER.match(self.name)
+        return head[0] if head else self.name
 
     @property
     def size(self) -> int:
@@ -156,12 +156,12 @@ class LayerMap:
     ``D``         the length of θ_D, the sum of all segments' sizes
 
     Raises ``LimitError`` for D above 2^40, ``LayerMapError`` for an empty map, more than 65,536 segments or 4 MiB of
-    names, two segments that adapt the same entries of a weight or disagree about its form, or an alpha outside of
-    1e-4 … 2^20.
+    names, a rank above the smaller side of its matrix, two segments that adapt the same entries of a weight or disagree about its
+    form, or an alpha outside of 1e-4 … 2^20.
     """
 
     def __init__(self, segments, alpha: float = 1.0, scaling: str = "lora"):
-        self.segments = tuple(_within_limit_of_names(segments))
+        self.segments = tuple(_within_limits(segments))
         self.alpha, self.scaling = float(alpha), scaling
         if not self.segments:
             raise LayerMapError("the layer map is empty; it must adapt at least one weight", "7.1")
@@ -247,10 +247,16 @@ def _form(s: Segment):
     return s.in_features, s.transposed, s.index is None, s.row is None, s.row is not None or s.out_features
 
 
-def _within_limit_of_names(segments) -> Iterator[Segment]:
+def _within_limits(segments) -> Iterator[Segment]:
     total = 0
     for segment in segments:
-        name = segment.name
+        name, most = segment.name, min(segment.out_features, segment.in_features)
+        if segment.rank > most:
+            raise LayerMapError(
+                f"{name:.80} has rank {segment.rank}, and a matrix of {segment.out_features} × {segment.in_features} (out × in) has "
+                f"at most {most}; give it a rank from 0 to {most}, or leave it out",
+                "7.11",
+            )
         total += len(name) if name.isascii() else 4 * len(name)
         if total > MAX_NAMES:
             raise LayerMapError(f"the segments' names take more than {MAX_NAMES} bytes together", "7.1")

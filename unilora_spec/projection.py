@@ -201,21 +201,20 @@ class Projection(ABC):
         j = np.arange(start, stop, dtype=np.uint32)
         return 2 * (mix(mix(j, self.keys[8]), self.keys[9]) / 2.0**32) - 1
 
-    def hashes(self, stream: int, start: int, stop: int) -> np.ndarray:
-        """h(i) of one of the seed's streams of 32-bit numbers for start ≤ i < stop: uint32 (SPEC 11.2)."""
+    def hashes(self, stream: int, i: np.ndarray) -> np.ndarray:
+        """h(i) of one of the seed's streams of 32-bit numbers: uint32 of the shape of i, int64 below 2^60 (SPEC 11.2)."""
         first, second = keys(self.seed, 12 + 2 * stream)[-2:]
-        i = np.arange(start, stop)
         return mix(mix(i.astype(np.uint32), first) ^ (i >> 32).astype(np.uint32), second)
 
-    def uniform(self, stream: int, start: int, stop: int) -> np.ndarray:
-        """Numbers of a stream, uniform in [−1, 1): float64 (SPEC 11.2)."""
-        return 2 * (self.hashes(stream, start, stop) / 2.0**32) - 1
+    def uniform(self, stream: int, i: np.ndarray) -> np.ndarray:
+        """Numbers of a stream, uniform in [−1, 1): float64 of the shape of i, int64 below 2^60 (SPEC 11.2)."""
+        return 2 * (self.hashes(stream, i) / 2.0**32) - 1
 
     def normal(self, stream: int, start: int, stop: int) -> np.ndarray:
         """Numbers of a stream, nearly normal with mean 0 and variance 1: sums of twelve, float64 (SPEC 11.2)."""
         result = np.empty(stop - start)
         for i, end in in_blocks(start, stop):
-            h = self.hashes(stream, 12 * i, 12 * end).reshape(-1, 12)
+            h = self.hashes(stream, np.arange(12 * i, 12 * end)).reshape(-1, 12)
             result[i - start : end - start] = h.sum(axis=1, dtype=np.uint64) / 2.0**32 - 6
         return result
 

@@ -1,7 +1,6 @@
 """Reading and writing the file (SPEC 8). A reader's first concern is hostile input: everything is checked from the
 header's own numbers before anything is allocated from them, and nothing in a file is ever run."""
 
-import glob
 import math
 import os
 import re
@@ -16,6 +15,7 @@ from . import canonical_json
 from .adapter import DTYPES, Adapter, Base
 from .errors import FileError, UniLoraError, VersionError, WorkFailed
 from .layer_map import LayerMap
+from .places import PARTIAL, check_output, leftovers
 from .projection import Projection, kind_named
 
 FORMAT, VERSION = "unilora", "1"
@@ -216,13 +216,16 @@ def replacing(path):
     """A temporary path beside ``path`` that takes its place when the block ends well, and goes when it does not.
 
     Flushed to the disk before it is renamed, so that a crash leaves the old file or the new one (SPEC 8.11). What a
-    killed process left behind is cleared on the next call. Raises ``WorkFailed`` where the disk refuses.
+    killed process left behind is cleared on the next call. Raises ``UniLoraError`` where ``path`` is no place for a file
+    (``places.check_output``), ``WorkFailed`` where the disk refuses.
     """
     path = Path(path)
     try:
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-            leftover.unlink(missing_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        check_output(path)
+        for leftover in leftovers(path):
+            if leftover.is_file():
+                leftover.unlink(missing_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:

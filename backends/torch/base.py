@@ -5,12 +5,13 @@ from pathlib import Path
 
 import datasets
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from unilora_spec import UniLoraError
 
 from .data import Data, load
 from .settings import PlanSettings
+from .strangers import NO_CODE, WEIGHTS, config_of, reason
 
 
 def prepare(settings: PlanSettings):
@@ -19,9 +20,9 @@ def prepare(settings: PlanSettings):
     The parameters that are lacking are the head's; they start as ``settings.seed`` says. Raises ``UniLoraError`` where
     base or data are wrong.
     """
-    config = _from_base(AutoConfig, settings.base)
+    config = _from_base(config_of, settings.base)
     rows = load(settings, [name for _, name in sorted((config.id2label or {}).items())])
-    tokenizer = _from_base(AutoTokenizer, settings.base)
+    tokenizer = _from_base(AutoTokenizer.from_pretrained, settings.base, **NO_CODE)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where there is none
         raise UniLoraError(f"{settings.base}: it has no tokenizer; put the model's tokenizer files beside its weights")
     if tokenizer.pad_token is None:
@@ -48,16 +49,17 @@ def quiet():
             datasets.enable_progress_bars()
 
 
-def _from_base(loader, base, **options):
+def _from_base(load, base, **options):
     try:
-        return loader.from_pretrained(base, **options)
+        return load(base, **options)
+    except UniLoraError:
+        raise
     except Exception as error:  # transformers lets the errors of every reader beneath it through
-        reason = str(error).strip().split("\n")[0]
         if Path(base).is_dir():
-            raise UniLoraError(f"{base}: the base model could not be loaded: {reason}") from error
+            raise UniLoraError(f"{base}: the base model could not be loaded: {reason(error)}") from error
         if base.count("/") > 1 or base.startswith((".", "/", "~")):  # no id; what the Hub says of it does not help
             raise UniLoraError(f"{base}: there is no such folder; give the base model's folder or id") from error
-        raise UniLoraError(f"{base}: no such folder, nor a base model of that id to be had: {reason}") from error
+        raise UniLoraError(f"{base}: no such folder, nor a base model of that id to be had: {reason(error)}") from error
 
 
 def _base_model(settings, config, rows: Data, tokenizer):
@@ -73,7 +75,12 @@ def _base_model(settings, config, rows: Data, tokenizer):
     if config.get_text_config().pad_token_id is None:
         config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model, found = _from_base(
-        auto, settings.base, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        auto.from_pretrained,
+        settings.base,
+        config=config,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **WEIGHTS,
     )
     new = set(found["missing_keys"]) | {name for name, *_ in found["mismatched_keys"]}
     parameters = dict(model.named_parameters())

@@ -13,6 +13,7 @@ from torch import distributed
 from transformers import TrainerCallback, TrainerState
 
 from unilora_spec import UniLoraError, WorkFailed
+from unilora_spec.places import check_working_folder
 
 from .settings import TrainSettings, flag
 
@@ -27,13 +28,14 @@ class Checkpoints:
     """The folder of a run's checkpoints: ``vec.checkpoints`` for vec.safetensors; the run's settings stand in it.
 
     Raises ``UniLoraError`` where an interrupted run left some and the settings neither resume nor overwrite it, or
-    resume it with other settings.
+    resume it with other settings, and where the folder holds links or is none.
     """
 
     def __init__(self, settings: TrainSettings):
         self.settings = settings
         self.folder = settings.output.with_suffix(".checkpoints")
         self._described = self.folder / "settings.json"
+        check_working_folder(self.folder)
         if settings.overwrite or not self.last():
             return
         if not settings.resume:
@@ -60,7 +62,8 @@ class Checkpoints:
     def clear(self) -> None:
         """Removes what this class and a Trainer wrote, and the folder where nothing else is in it."""
         for path in self.folder.glob("checkpoint-*"):
-            shutil.rmtree(path)
+            if path.name.removeprefix("checkpoint-").isdecimal():
+                shutil.rmtree(path)
         self._described.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()

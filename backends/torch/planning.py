@@ -5,6 +5,7 @@ imports what builds a model and nothing else (building.py).
 """
 
 import difflib
+import inspect
 import json
 from pathlib import Path
 
@@ -162,12 +163,15 @@ def skeleton(base: str) -> torch.nn.Module:
     import transformers
     from transformers import initialization
 
+    from .strangers import NO_CODE, plain
+
     config = _config(base)
-    known = [getattr(transformers, name, None) for name in config.architectures or ()]
-    build = known[0]._from_config if known and known[0] else transformers.AutoModel.from_config
+    plain(config)
+    known = getattr(transformers, str((config.architectures or [""])[0]), None)
+    is_model = inspect.isclass(known) and issubclass(known, transformers.PreTrainedModel) and known.config_class
     try:
         with initialization.no_init_weights(), _EmptyOnMeta():
-            model = build(config)
+            model = known._from_config(config) if is_model else transformers.AutoModel.from_config(config, **NO_CODE)
         model.tie_weights()  # which no_init_weights leaves out
     except Exception as error:  # a class's own errors, about values that it cannot be built of
         reason = str(error).strip().split("\n")[0]
@@ -180,6 +184,8 @@ def _config(base: str):
 
     file = Path(base) / "config.json" if Path(base).is_dir() else Path(base)
     try:
+        if Path(base).exists() and not file.is_file():  # a pipe would be waited for
+            raise FileNotFoundError
         values = json.loads(file.read_bytes()) if Path(base).exists() else PretrainedConfig.get_config_dict(base)[0]
         kind = values["model_type"]
     except OSError as error:  # of a folder that holds none, and of an id that is not to be had

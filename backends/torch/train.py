@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, TrainerState
 
 from unilora_spec import UniLoraError, WorkFailed
+from unilora_spec.places import check_output
 
 from .attach import attach, put
 from .base import prepare, quiet
@@ -24,7 +25,7 @@ from .noise import Noise
 from .processes import is_first
 from .progress import Progress
 from .ranks import ranked
-from .settings import BEFORE, DURING, TrainSettings
+from .settings import BEFORE, DURING, TrainSettings, flag
 from .trainer import WEIGHTS, make_trainer
 
 __all__ = ["Stopped", "TrainSettings", "train"]
@@ -40,7 +41,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     Under torchrun or accelerate launch every process makes this call, and all return the report; the first one writes.
     """
     started = time.monotonic()
-    _check_output(settings.output)
+    _check_output(settings)
     checkpoints = Checkpoints(settings) if settings.output else None
     with quiet(), _deterministic(), contextlib.ExitStack() as stack:
         model, new, rows, tokenizer = prepare(settings)
@@ -96,16 +97,24 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     return report | {"seconds": round(time.monotonic() - started, 1)}
 
 
-def _check_output(output):
+def _check_output(settings):
+    output = settings.output
     if output is None:
         return
     parent = output.parent
     if not parent.is_dir():
         raise UniLoraError(f"--output: there is no folder {parent}; make it first")
-    if output.is_dir():
-        raise UniLoraError(f"--output: {output} is a folder; give a file, such as {output / 'vec.safetensors'}")
+    try:
+        check_output(output)
+    except UniLoraError as error:
+        raise error.within("--output") from None
     if not os.access(parent, os.W_OK):
         raise UniLoraError(f"--output: the folder {parent} cannot be written to; give another one")
+    if output.exists():
+        for name in ("base", "data", "eval"):
+            source = getattr(settings, name)
+            if source and os.path.realpath(source) in (os.path.realpath(output), os.path.realpath(parent)):
+                raise UniLoraError(f"--output: {output} is there, in what {flag(name)} reads; give another file")
 
 
 def _attached(model, settings, layer_map, new, **options):

@@ -33,9 +33,10 @@ def test_the_largest_is_taken(judge, kind, data):
 def test_theta_of_another_length(judge, kind, data):
     """A theta of another length than d, and rows outside, are refused by expand."""
     p = data.draw(projections(kind, small_sizes))
-    for length in (p["d"] - 1, p["d"] + 1, 0):
-        judge.refuses("1.3", "expand", projection=p, theta=[1.0] * length, start=0, stop=p["D"])
-    judge.refuses("1.3", "expand", projection=p, theta=[1.0] * p["d"], start=0, stop=p["D"] + 1)
+    wrong = ((p["d"] - 1, p["D"]), (p["d"] + 1, p["D"]), (0, p["D"]), (p["d"], p["D"] + 1))
+    judge.each(
+        wrong, lambda case: judge.refuses("1.3", "expand", projection=p, theta=[1.0] * case[0], start=0, stop=case[1])
+    )
 
 
 @check("1.3", needs="adjoint")
@@ -45,6 +46,8 @@ def test_gradient_of_another_length(judge, kind, data):
     """A gradient of another length than its slice, and rows outside, are refused by the adjoint."""
     p = data.draw(projections(kind, small_sizes))
     D = p["D"]
-    for length in (D - 1, D + 1):
-        judge.refuses("1.3", "adjoint", projection=p, g=[1.0] * length, start=0, stop=D)
-    judge.refuses("1.3", "adjoint", projection=p, g=[1.0] * D, start=1, stop=D + 1)
+    wrong = ((D - 1, 0, D), (D + 1, 0, D), (D, 1, D + 1))
+    judge.each(
+        wrong,
+        lambda case: judge.refuses("1.3", "adjoint", projection=p, g=[1.0] * case[0], start=case[1], stop=case[2]),
+    )

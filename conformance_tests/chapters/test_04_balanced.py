@@ -55,7 +55,7 @@ def test_walk_of_small_sizes(judge, D, seed):
 @given(st.integers(1, 2000), seeds)
 def test_bijection(judge, D, seed):
     """π takes each value of [0, D) once."""
-    y = judge.ask("permutation", seed=str(seed), D=D, x=list(range(D)))["y"]
+    y = judge.array("y", D, "permutation", seed=str(seed), D=D, x=list(range(D)))
     if sorted(y.tolist()) != list(range(D)):
         judge.fail(
             "π takes a value twice, or one outside", "permutation", {"seed": str(seed), "D": D, "x": list(range(D))}
@@ -75,7 +75,7 @@ def test_inverse(judge, D, seed, data):
 def test_inverse_of_all(judge, D, seed):
     """π⁻¹(π(x)) = x for all x."""
     x = list(range(D))
-    y = judge.ask("permutation", seed=str(seed), D=D, x=x)["y"]
+    y = judge.array("y", D, "permutation", seed=str(seed), D=D, x=x)
     judge.gives({"x": x}, "inverse", seed=str(seed), D=D, y=y)
 
 
@@ -92,7 +92,7 @@ def test_index(judge, p, data):
 @given(projections("balanced", small_sizes))
 def test_columns_are_the_rows_turned_around(judge, p):
     """members(j) are the rows i with index(i) = j, all of them, ascending; n_j is their number."""
-    index = judge.ask("index", projection=p, start=0, stop=p["D"])["index"].tolist()
+    index = judge.array("index", p["D"], "index", projection=p, start=0, stop=p["D"]).tolist()
     columns = [[i for i, column in enumerate(index) if column == j] for j in range(p["d"])]
     expected = {"counts": list(map(len, columns)), "members": [i for column in columns for i in column]}
     judge.gives(expected, "members", projection=p, start=0, stop=p["d"])

@@ -38,13 +38,16 @@ def test_sizes(judge, data):
     scale = data.draw(st.sampled_from([1, 2**10, 2**17]))
     segments = [{**s, "in": s["in"] * scale} for s in segments]
     assume(sum(map(files.size, segments)) > 2)
-    for wrong in (-1, 0, 1):
+
+    def ask(wrong):
         text = hostile.text_of(segments, wrong)
         file = files.write(text, hostile.TENSORS)
         if wrong:
             judge.refuses("8.8", "read", file=file)
         else:
             judge.gives({"description": files.describe(text)}, "read", file=file)
+
+    judge.each((-1, 0, 1), ask)
 
 
 @check("7.6", needs="read")
@@ -91,9 +94,12 @@ def folded(judge, segments):
 @check("7.9", needs="write")
 def test_folding_of_stacks(judge):
     """An index that follows and all else the same makes a stack; a run repeats stacks as they are."""
-    for indices in ([0, 1, 2], [0, 2, 3], [2, 1, 0], [5, 6, 0, 1]):
-        for names in (["w"], ["l.0.w", "l.1.w"]):
-            folded(judge, [{"name": n, "out": 1, "in": 1, "rank": 1, "index": i} for n in names for i in indices])
+    stacks = [
+        [{"name": name, "out": 1, "in": 1, "rank": 1, "index": i} for name in names for i in indices]
+        for indices in ([0, 1, 2], [0, 2, 3], [2, 1, 0], [5, 6, 0, 1])
+        for names in (["w"], ["l.0.w", "l.1.w"])
+    ]
+    judge.each(stacks, lambda segments: folded(judge, segments))
 
 
 # Delta weights and merging: numbers of moderate size, so that nothing overflows and the bounds are short.
@@ -153,13 +159,13 @@ def test_delta_weight(judge, data):
     answer = judge.ask("delta_weight", **fields)
     for name, (exact, bound) in zip("AB", factors(s, part)):
         if bound.any():
-            within(judge, name, answer.get(name), exact, bound, "delta_weight", fields)
+            judge.within(name, answer[name], exact, bound, "delta_weight", fields)
         elif fault := differs(name, answer.get(name, []), exact):
             judge.fail(fault, "delta_weight", fields)
     delta, bound = delta_weight(description, s, part)
     if s["rank"] == 0 and (fault := differs("delta", answer.get("delta", []), delta)):
         judge.fail(fault, "delta_weight", fields)
-    within(judge, "delta", answer.get("delta"), delta, bound, "delta_weight", fields)
+    judge.within("delta", answer["delta"], delta, bound, "delta_weight", fields)
 
 
 @check("7.2", "7.7", needs="delta_weight")
@@ -184,18 +190,7 @@ def test_delta_weight_of_rank_0(judge, shape, alpha, scaling):
 @check("1.3", needs="delta_weight")
 def test_no_such_segment(judge):
     """A segment that the layer map does not have is refused."""
-    for k in (1, 2**32, -1):
-        judge.refuses("1.3", "delta_weight", file=hostile.TINY, segment=k)
-
-
-def within(judge, name, got, exact, bound, request, fields):
-    exact, bound = np.ravel(exact), np.ravel(bound)
-    if got is None or len(got) != len(exact):
-        judge.fail(f"{name} has not the {len(exact)} entries that it must have", request, fields)
-    wrong = ~(abs(got.astype(np.float64) - exact) <= bound)
-    if wrong.any():
-        at = int(np.argmax(wrong))
-        judge.fail(f"{name}[{at}] is {got[at]:.9g}, not within {bound[at]:.3g} of {exact[at]:.9g}", request, fields)
+    judge.each((1, 2**32, -1), lambda k: judge.refuses("1.3", "delta_weight", file=hostile.TINY, segment=k))
 
 
 def base_of(draw, segments):
@@ -239,7 +234,7 @@ def test_merge(judge, data):
     before = {name: {"shape": t["shape"], "values": [3.0] * len(t["values"])} for name, t in saved.items()}
     fields = {"file": canonical(description, tensors), "weights": weights | before}
     answer = judge.gives({"same_contents": None}, "merge", **fields)
-    merged = answer.get("weights", {})
+    merged = answer["weights"]
     if merged.keys() != fields["weights"].keys():
         judge.fail(
             f"weights has the names {sorted(merged)}, and must have {sorted(fields['weights'])}", "merge", fields
@@ -253,7 +248,7 @@ def test_merge(judge, data):
     for name, w in merged.items():
         if name in saved:
             exact[name], bound[name] = np.array(saved[name]["values"]), np.zeros(len(saved[name]["values"]))
-        within(judge, f"weights: {name}", w["values"], exact[name], bound[name], "merge", fields)
+        judge.within(f"weights: {name}", w["values"], exact[name], bound[name], "merge", fields)
 
 
 @check("7.7", needs="delta_weight")

@@ -144,11 +144,15 @@ OVERFLOWS = [
 @check("8.3", needs="write")
 def test_values_that_cannot_be_stored(judge):
     """NaN, infinity, and what rounds to infinity in the dtype are refused by a writer."""
-    for dtype, value in OVERFLOWS:
-        for name in ("theta", "saved.b"):
-            values = [0.5, value] if name == "theta" else [value]
-            tensors = files.as_protocol(hostile.TENSORS | {name: (dtype, [len(values)], values)})
-            judge.refuses("8.3", "write", description=hostile.TEXT, tensors=tensors)
+
+    def ask(case):
+        name, dtype, value = case
+        values = [0.5, value] if name == "theta" else [value]
+        tensors = files.as_protocol(hostile.TENSORS | {name: (dtype, [len(values)], values)})
+        judge.refuses("8.3", "write", description=hostile.TEXT, tensors=tensors)
+
+    cases = [(name, dtype, value) for dtype, value in OVERFLOWS for name in ("theta", "saved.b")]
+    judge.each(cases, ask, lambda case: "{} of {}: {}".format(*case))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +166,7 @@ def test_writer_refuses(judge, case):
 @check("8.3", "8.8", needs="write")
 def test_writer_refuses_other_tensors(judge):
     """Tensors of other names, dtypes or shapes than an adapter's are refused by a writer."""
-    for rules, tensors in (
+    cases = (
         ("8.3 8.8", {"saved.b": ("F32", [1], [0.25])}),
         ("8.3", hostile.TENSORS | {"b": ("F32", [1], [0.25])}),
         ("8.3", hostile.TENSORS | {"saved.": ("F32", [1], [0.25])}),
@@ -170,24 +174,33 @@ def test_writer_refuses_other_tensors(judge):
         ("8.3 8.8", hostile.TENSORS | {"theta": ("F32", [3], [1.0, 2.0, 3.0])}),
         ("8.3 8.8", hostile.TENSORS | {"theta": ("F32", [2, 1], [1.0, 2.0])}),
         ("8.8", hostile.TENSORS | {"saved.w": ("F32", [1], [0.25])}),
-    ):
-        judge.refuses(set(rules.split()), "write", description=hostile.TEXT, tensors=files.as_protocol(tensors))
+    )
+
+    def ask(case):
+        tensors = files.as_protocol(case[1])
+        judge.refuses(set(case[0].split()), "write", description=hostile.TEXT, tensors=tensors)
+
+    judge.each(cases, ask)
 
 
 @check("8.3", "9.4", needs="write")
 def test_writer_refuses_another_index(judge):
     """An index of another dtype, shape or range than kind `table` asks for, or none, is refused by a writer."""
     judge.needs_kind("table")
-    for rules, index in (
+    cases = (
         ("8.3 9.4", {}),
         ("8.3 9.4", {"index": ("F32", [5], [0.0, 1.0, 0.0, 1.0, 1.0])}),
         ("8.3 8.8 9.4", {"index": ("I32", [4], [0, 1, 0, 1])}),
         ("8.3 8.8 9.4", {"index": ("I32", [5, 1], [0, 1, 0, 1, 1])}),
         ("9.4", {"index": ("I32", [5], [0, 1, 0, 1, 2])}),
         ("9.4", {"index": ("I32", [5], [-1, 1, 0, 1, 1])}),
-    ):
-        tensors = files.as_protocol(hostile.TENSORS | index)
-        judge.refuses(set(rules.split()), "write", description=hostile.TABLE, tensors=tensors)
+    )
+
+    def ask(case):
+        tensors = files.as_protocol(hostile.TENSORS | case[1])
+        judge.refuses(set(case[0].split()), "write", description=hostile.TABLE, tensors=tensors)
+
+    judge.each(cases, ask)
 
 
 # Attacks without a name
@@ -262,7 +275,8 @@ def test_nothing_is_run(judge):
             f"__import__('os').system('touch {made}')", f"open('{made}','w')", f"$(touch {made})", f"`touch {made}`", f"; touch {made} #",
             f"require('fs').writeFileSync('{made}','')", f"cos\nsystem\n(S'touch {made}'\ntR.", f"!!python/object/apply:os.system ['touch {made}']",
         ]  # fmt: skip
-        for attack in attacks:
+
+        def ask(attack):
             text = hostile.TEXT | {"base": hostile.BASE | {"name": attack, "architecture": attack, "labels": [attack]}}
             tensors = hostile.TENSORS | {f"saved.{attack}": ("F32", [1], [1.0])}
             judge.gives({"description": files.describe(text)}, "read", file=files.write(text, tensors))
@@ -271,6 +285,8 @@ def test_nothing_is_run(judge):
             if os.path.exists(made):
                 judge.fail("a text of the file was run", "read", {"file": files.write(text, tensors)})
 
+        judge.each(attacks, ask)
+
 
 @check("8.9", needs="read")
 def test_memory(judge):
@@ -278,12 +294,15 @@ def test_memory(judge):
     where it is only reserved. (Where the system does not tell, the time limit alone is tested.)"""
     judge.ask("read", file=hostile.TINY)
     before = judge.implementation.memory()
-    for case in hostile.CASES:
-        if case.flag in ("shape", "offsets", "limits", "layer map", *(["table"] if "table" in judge.kinds else [])):
-            judge.refuses(set(case.rules), "read", file=case.file)
-            for name, most in (("VmHWM", 2**28), ("VmPeak", 2**30)):
-                if (grown := judge.implementation.memory().get(name, 0) - before.get(name, 0)) > most:
-                    judge.fail(f"{name} grew by {grown} bytes", "read", {"file": case.file})
+    flags = ("shape", "offsets", "limits", "layer map", *(["table"] if "table" in judge.kinds else []))
+
+    def ask(case):
+        judge.refuses(set(case.rules), "read", file=case.file)
+        for name, most in (("VmHWM", 2**28), ("VmPeak", 2**30)):
+            if (grown := judge.implementation.memory().get(name, 0) - before.get(name, 0)) > most:
+                judge.fail(f"{name} grew by {grown} bytes", "read", {"file": case.file})
+
+    judge.each([case for case in hostile.CASES if case.flag in flags], ask, lambda case: case.name)
 
 
 def _text(file) -> str:

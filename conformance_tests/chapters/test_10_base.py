@@ -45,17 +45,20 @@ def test_base_on_record(judge, data):
     """Another structure than the one on record is refused; of other contents it is told, and merged."""
     description, tensors, weights = adapter_and_base(judge, data)
     structure, contents = files.fingerprints(description["layers"], plain(weights))
-    for record, expected in (
-        ((structure, contents), True),
-        ((structure, "0" * 32), False),
-        (("0" * 32, contents), None),
-    ):
+
+    def ask(case):
+        record, expected = case
         base = {"name": "b", "structure": record[0], "contents": record[1]}
         fields = {"file": canonical(description | {"base": base}, tensors), "weights": weights}
         if expected is None:
             judge.refuses("10.3", "merge", **fields)
         else:
             judge.gives({"same_contents": expected}, "merge", **fields)
+
+    judge.each(
+        (((structure, contents), True), ((structure, "0" * 32), False), (("0" * 32, contents), None)),
+        ask,
+    )
 
 
 @check("10.3", needs="merge")
@@ -80,24 +83,21 @@ def test_base_that_does_not_fit(judge, data):
             del wrong["rows"]
     if "index" in s:
         wrong["stack"] = [s["index"], *shape[1:]]
-    for fault, other in wrong.items():
-        changed = copy.deepcopy(weights)
+
+    def ask(fault):
+        changed, other = copy.deepcopy(weights), wrong[fault]
         if other is None:
-            if fault != "missing":
-                continue
             del changed[name]
         else:
             changed[name] = {"shape": other, "values": np.zeros(int(np.prod(other)), np.float32)}
         judge.refuses({"7.4", "10.3"}, "merge", file=canonical(description, tensors), weights=changed)
+
+    judge.each([fault for fault in wrong if wrong[fault] is not None or fault == "missing"], ask, str)
 
 
 @check("10.3", needs="merge")
 def test_saved_parameters_that_do_not_fit(judge):
     """A saved parameter that the base does not have, or has with another shape, is refused."""
     w = {"shape": [2, 3], "values": [1.0] * 6}
-    for weights in (
-        {"w": w},
-        {"w": w, "b": {"shape": [2], "values": [0.0] * 2}},
-        {"w": w, "b": {"shape": [1, 1], "values": [0.0]}},
-    ):
-        judge.refuses("10.3", "merge", file=hostile.TINY, weights=weights)
+    saved = ({}, {"b": {"shape": [2], "values": [0.0] * 2}}, {"b": {"shape": [1, 1], "values": [0.0]}})
+    judge.each(saved, lambda b: judge.refuses("10.3", "merge", file=hostile.TINY, weights={"w": w} | b))

@@ -13,8 +13,6 @@ from conformance_tests.spelling import canonical
 from conformance_tests.strategies import adapters, few, moderate, projections, slices, vectors
 from unilora_spec.protocol import field_of
 
-from .test_07_layer_map import within
-
 
 def of_each(kinds, *rules, needs):
     """A mark for each kind: its own rule beside these."""
@@ -32,9 +30,9 @@ def test_expand(judge, kind, data):
     start, stop = data.draw(st.just((0, p["D"])) | slices(p["D"]))
     fields = {"projection": p, "theta": data.draw(vectors(p["d"], moderate)), "start": start, "stop": stop}
     exact, bound = family.expand(p, fields["theta"], start, stop)
-    got = judge.ask("expand", **fields).get("theta_D", np.zeros(0, np.float32))
+    got = judge.ask("expand", **fields)["theta_D"]
     if any(bound):
-        within(judge, "theta_D", got, exact, bound, "expand", fields)
+        judge.within("theta_D", got, exact, bound, "expand", fields)
     elif fault := differs("theta_D", got, exact):
         judge.fail(fault, "expand", fields)
 
@@ -48,8 +46,8 @@ def test_adjoint(judge, kind, data):
     start, stop = data.draw(slices(p["D"]))
     theta, g = data.draw(vectors(p["d"], moderate)), data.draw(vectors(stop - start, moderate))
     fields = {"projection": p, "theta": theta, "g": g, "start": start, "stop": stop}
-    got = judge.ask("adjoint", **fields).get("theta", np.zeros(0, np.float32))
-    within(judge, "theta", got, *family.adjoint(p, theta, g, start), "adjoint", fields)
+    got = judge.ask("adjoint", **fields)["theta"]
+    judge.within("theta", got, *family.adjoint(p, theta, g, start), "adjoint", fields)
 
 
 @of_each(PROGRAMS, "11.5", needs="initial")
@@ -82,10 +80,12 @@ def test_what_is_outside(judge, kind, data):
     p = data.draw(projections(kind))
     D, d = p["D"], p["d"]
     theta, g = np.ones(d), np.ones(D)
-    for start, stop in ((0, D + 1), (D + 1, D + 1), (D, D - 1), (-1, 0)):
-        judge.refuses("1.3", "expand", projection=p, theta=theta, start=start, stop=stop)
-    for length in (d - 1, d + 1, 0):
-        judge.refuses("1.3", "expand", projection=p, theta=np.ones(length), start=0, stop=D)
+    cases = [(theta, *rows) for rows in ((0, D + 1), (D + 1, D + 1), (D, D - 1), (-1, 0))]
+    cases += [(np.ones(length), 0, D) for length in (d - 1, d + 1, 0)]
+    judge.each(
+        cases,
+        lambda case: judge.refuses("1.3", "expand", projection=p, theta=case[0], start=case[1], stop=case[2]),
+    )
     judge.refuses("1.3", "adjoint", projection=p, theta=theta, g=g[1:], start=0, stop=D)
     judge.refuses("1.3", "adjoint", projection=p, theta=theta, g=g, start=1, stop=D + 1)
 
@@ -96,8 +96,9 @@ def test_what_is_outside(judge, kind, data):
 def test_no_index(judge, kind, data):
     """Rows and columns are refused: an entry depends on more than one trained number."""
     p = data.draw(projections(kind))
-    for request in ("index", "members", "scale"):
-        judge.refuses("9.3", request, projection=p, start=0, stop=0)
+    judge.each(
+        ("index", "members", "scale"), lambda request: judge.refuses("9.3", request, projection=p, start=0, stop=0)
+    )
 
 
 @of_each([kind for kind in LAYERED if kind not in PROGRAMS], needs="index members")
@@ -126,13 +127,16 @@ def test_options(judge, kind, data):
     name = data.draw(st.sampled_from(list(LAYERED[kind].OPTIONS)))
     p = description["projection"]
     least = LAYERED[kind].OPTIONS[name][0]
-    for rules, wrong in (
+    cases = (
         ({"8.6", "11.1"}, {key: value for key, value in p.items() if key != name}),
         ({"8.6"}, p | {"more": 1}),
         ({"8.6", "11.1"}, p | {name: str(p[name])}),
         ({"11.1", LAYERED[kind].RULE}, p | {name: least - 1}),
-    ):
-        judge.refuses(rules, "read", file=canonical(description | {"projection": wrong}, tensors))
+    )
+    judge.each(
+        cases,
+        lambda case: judge.refuses(case[0], "read", file=canonical(description | {"projection": case[1]}, tensors)),
+    )
 
 
 @of_each([kind for kind, module in LAYERED.items() if hasattr(module, "own")], "8.3", needs="read")
@@ -142,7 +146,8 @@ def test_own_tensors(judge, kind, data):
     """A kind's tensors are in the file, all of them, of their dtype and length."""
     judge.needs_kind(kind)
     description, tensors = data.draw(adapters([kind]))
-    for name in LAYERED[kind].own(description["projection"], description["layers"]):
+
+    def ask(name):
         without = {key: tensor for key, tensor in tensors.items() if key != name}
         rule = LAYERED[kind].RULE
         judge.refuses({"8.3", rule}, "read", file=canonical(description, without))
@@ -150,3 +155,5 @@ def test_own_tensors(judge, kind, data):
         dtype = tensors[name]["dtype"]
         longer = {"dtype": dtype, "shape": [len(numbers) + 1], field_of(dtype): [*numbers, 0]}
         judge.refuses({"8.3", "8.8", rule}, "read", file=canonical(description, tensors | {name: longer}))
+
+    judge.each(LAYERED[kind].own(description["projection"], description["layers"]), ask)

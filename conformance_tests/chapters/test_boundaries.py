@@ -3,7 +3,6 @@
 import pytest
 
 from conformance_tests.boundaries import LINES
-from conformance_tests.client import Failed
 from conformance_tests.rules import check
 
 
@@ -14,12 +13,11 @@ def test_boundary(judge, line):
     """Inputs on each side of what a rule compares, and where a narrower number goes wrong."""
     if line.kind:
         judge.needs_kind(line.kind)
-    for each in line.inputs():
-        try:
-            if each.refused:
-                judge.refuses(set(each.refused), line.asks, **each.fields)
-            else:
-                judge.gives(each.answer, line.asks, **each.fields)
-        except Failed as failure:
-            failure.message = f"{each.name}: {failure.message}. {line.why}"
-            raise
+
+    def ask(each):
+        if each.refused:
+            judge.refuses(set(each.refused), line.asks, **each.fields)
+        else:
+            judge.gives(each.answer, line.asks, **each.fields)
+
+    judge.each(line.inputs(), ask, lambda each: f"{each.name} ({line.why.rstrip('.')})")

@@ -3,12 +3,14 @@
        gcc -std=c11 -O2 -Wall -Wextra -Werror -ffp-contract=off -o unilora unilora.c -lm
 
    The program answers the requests of PROTOCOL.md, one JSON line each, from standard input to standard output. It
-   supports the levels "projection" and "file" and all three kinds of projection, and not the level "full".
+   supports the levels "projection" and "file" and the three kinds of projection that SPEC 9.1 asks of everyone, and
+   not the level "full".
 
    How it is built:
 
    - The sections follow the chapters of SPEC.md, and comments name the rule that a piece of code carries out. Numbers
-     of the specification are int64_t, which chapter 1.4 shows to be enough; only keys and mixing are unsigned.
+     of the specification are int64_t, which chapter 1.4 shows to be enough; only keys, mixing and the length of a header
+     are unsigned. A product that 1.4 marks "before a check" is not computed: a quotient of its limit is compared.
    - A refusal is a call of refuse(): it leaves the request by longjmp. All memory belongs to the request and is freed
      after its answer, so that nothing is lost on the way out.
    - A file is untrusted. Nothing is allocated by a number of it that has not been checked (8.9), and each step takes
@@ -180,32 +182,30 @@ static void put_format(Text *text, const char *format, ...) {
 
 static jmp_buf refused;
 
+#define MAX_SHOWN 100  /* bytes of a text that a message shows */
+
 static struct {
     const char *rule;  /* the rule of SPEC.md that refuses, or NULL where the request itself is no good */
-    String message;
+    char message[5 * MAX_SHOWN];
 } refusal;
 
-static _Noreturn void refuse_string(const char *rule, String message) {
+static _Noreturn void refuse(const char *rule, const char *format, ...) {
+    va_list values;
+    va_start(values, format);
+    vsnprintf(refusal.message, sizeof refusal.message, format, values);
+    va_end(values);
     refusal.rule = rule;
-    refusal.message = message;
     longjmp(refused, 1);
 }
 
-static _Noreturn void refuse(const char *rule, const char *format, ...) {
-    static char message[256];
-    va_list values;
-    va_start(values, format);
-    vsnprintf(message, sizeof message, format, values);
-    va_end(values);
-    refuse_string(rule, string(message));
-}
-
-/* A refusal that ends with a text of the file, which printf would end at a character U+0000. */
+/* A refusal that ends with a text of the file, in one short line of ASCII, whatever a stranger wrote. */
 static _Noreturn void refuse_named(const char *rule, const char *sentence, String name) {
-    Text message = {0};
-    put_format(&message, "%s: ", sentence);
-    put_string(&message, name);
-    refuse_string(rule, string_of(message));
+    char shown[4 * MAX_SHOWN + 1] = "";
+    for (size_t i = 0; i < name.length && i < MAX_SHOWN; i++) {
+        uint8_t c = name.bytes[i];
+        sprintf(shown + strlen(shown), c >= ' ' && c <= '~' ? "%c" : "\\x%02x", c);
+    }
+    refuse(rule, "%s: %s", sentence, shown);
 }
 
 /* ---- Base64 (PROTOCOL.md) ---------------------------------------------------------------------------------------- */
@@ -574,7 +574,9 @@ static void put_text(Text *text, String content) {
         uint8_t c = content.bytes[i];
         const char *special = memchr(specials, c, strlen(specials));
         if (special != NULL) {
-            put_format(text, "\\%c", letters[special - specials]);
+            uint8_t *room = extend(text, 2);
+            room[0] = '\\';
+            room[1] = (uint8_t)letters[special - specials];
         } else if (c < 0x20) {
             put_format(text, "\\u%04x", c);
         } else {
@@ -644,11 +646,13 @@ static uint32_t mix(uint32_t x, uint32_t key) {
 static uint64_t parse_seed(String text) {
     if (text.length == 0 || (text.length > 1 && text.bytes[0] == '0'))
         refuse("8.6", "the seed is empty or has leading zeros");
+    for (size_t i = 0; i < text.length; i++) {
+        if (text.bytes[i] < '0' || text.bytes[i] > '9')
+            refuse("8.6", "the seed is not a decimal number");
+    }
     uint64_t seed = 0;
     for (size_t i = 0; i < text.length; i++) {
         uint64_t digit = text.bytes[i] - (uint64_t)'0';
-        if (digit > 9)
-            refuse("8.6", "the seed is not a decimal number");
         if (seed > (UINT64_MAX - digit) / 10)
             refuse("1.2", "the seed is not below 2^64");
         seed = 10 * seed + digit;
@@ -902,6 +906,9 @@ static Segment parse_segment(const Json *value) {
     segment.out = whole_field(value, "out", 1, MAX_ROWS - 1, "7.2");
     segment.in = whole_field(value, "in", 1, MAX_ROWS - 1, "7.2");
     segment.rank = whole_field(value, "rank", 0, MAX_ROWS - 1, "7.2");
+    int64_t smaller = segment.out < segment.in ? segment.out : segment.in;
+    if (segment.rank > smaller)
+        refuse("7.11", "the rank %" PRId64 " is above %" PRId64 ", min(out, in)", segment.rank, smaller);
     const Json *transposed = optional_field(value, "transposed", JSON_BOOLEAN, "7.2");
     segment.transposed = transposed != NULL && transposed->boolean;
     if (find_field(value, "row") != NULL)
@@ -1005,7 +1012,7 @@ static Segment *unfold_entry(const Entry *entry, Segment *room, size_t *bytes_le
     return room;
 }
 
-/* SPEC 7.2: the entries of A and B, or of rank 0 those of ΔW; where they are more than `room`, the segment is refused. */
+/* SPEC 7.2: the entries of A and B, or of rank 0 those of ΔW. Refuses the segment where they are more than `room`. */
 static int64_t size_of(const Segment *segment, int64_t room) {
     int64_t rows = segment->rank == 0 ? segment->out : segment->rank;
     int64_t width = segment->rank == 0 ? segment->in : segment->in + segment->out;
@@ -1666,9 +1673,9 @@ static Array decode_array(const Json *object, const char *key, size_t element_si
     return (Array){(void *)bytes.bytes, (int64_t)(bytes.length / element_size)};
 }
 
-/* Refuses what no answer can hold, before anything is allocated for it. */
+/* Refuses what no answer can hold, as base64 makes four bytes of three, before anything is allocated for it. */
 static void check_room(int64_t count, size_t element_size) {
-    if ((uint64_t)count > MAX_ANSWER / element_size)
+    if ((uint64_t)count > MAX_ANSWER / 4 * 3 / element_size)
         refuse(NULL, "the answer would have more than 64 MB");
 }
 
@@ -1796,15 +1803,14 @@ static void answer_scale(const Json *request, Text *answer) {
 
 static void answer_initial(const Json *request, Text *answer) {
     Projection projection = projection_field(request);
-    double bound = field(request, "bound", JSON_NUMBER, NULL)->number;
     float *theta = answer_array(projection.d, sizeof *theta);
     if (projection.kind == IDENTITY) {
         LayerMap map = parse_layers(field(request, "layers", JSON_LIST, "7.8"));
         if (map.D != projection.D)
-            refuse("8.8", "D is not the %" PRId64 " of the layer map", map.D);
+            refuse("9.2", "D is not the %" PRId64 " of the layer map", map.D);
         initial_identity(&projection, &map, theta);
     } else {
-        initial(&projection, bound, theta);
+        initial(&projection, field(request, "bound", JSON_NUMBER, NULL)->number, theta);
     }
     put_array(answer, "theta", theta, projection.d, sizeof *theta);
 }
@@ -1948,12 +1954,11 @@ static String answer_refusal(void) {
     put(&answer, "{\"refused\": ");
     put_format(&answer, refusal.rule == NULL ? "null" : "\"%s\"", refusal.rule);
     put(&answer, ", \"message\": ");
-    put_text(&answer, refusal.message);
+    put_text(&answer, string(refusal.message));
     put(&answer, "}");
     return string_of(answer);
 }
 
-/* A refusal that is itself too long for an answer comes here once more, with a short message. */
 static String answer_line(String line) {
     if (setjmp(refused) != 0)
         return answer_refusal();

@@ -3,11 +3,14 @@
 //     node unilora.mjs
 //
 // reads requests on its standard input and answers them on its standard output, as PROTOCOL.md says, for the levels
-// "projection" and "file". It was written from SPEC.md and PROTOCOL.md alone; "SPEC 4.3" is a rule of the former.
+// "projection" and "file", with all kinds of projection. It was written from SPEC.md and PROTOCOL.md alone; "SPEC 4.3"
+// is a rule of the former. Who wants no kinds but those that SPEC 9.1 asks of everyone leaves out chapter 11.
 //
-// Numbers are JavaScript's own, float64, wherever SPEC 1.4 says that they are exact. That leaves BigInt for the keys
-// alone (SPEC 2.1); rows, columns and offsets stay below 2^53. Bit operations give signed 32-bit numbers, so whatever
-// leaves one as a number passes through >>> 0.
+// Numbers are JavaScript's own, float64, wherever SPEC 1.4 says that they are exact. That leaves BigInt for keys (SPEC
+// 2.1) and the quotients of 11.13 and 11.14; rows, columns and offsets stay below 2^53. What a file says is multiplied
+// and added up before it is checked as well: products and sums beyond 2^53 round, but those of numbers that are not
+// negative never round to below a limit that float64 holds exactly, so that comparing them is right. Bit operations
+// give signed 32-bit numbers, so whatever leaves one as a number passes through >>> 0.
 
 /** What SPEC.md refuses. `rule` is the rule that refuses, or null where it is the protocol. */
 class Refusal extends Error {
@@ -37,11 +40,11 @@ function checkRows(D) {
   ensure(isWhole(D, 1, MAX_ROWS), '1.1', 'D is not a whole number of 1 to 2^40');
 }
 
-/** SPEC 1.1 */
-function checkDimensions(d, D) {
+/** SPEC 1.1, where d is free or follows from the layer map. */
+function checkDimensions(d, D, isFree) {
   checkRows(D);
   ensure(isWhole(d, 1, MAX_COLUMNS), '1.1', 'd is not a whole number of 1 to 2^31 - 1');
-  ensure(d <= D, '1.1', `d = ${d} is more than D = ${D}`);
+  ensure(d <= D || !isFree, '1.1', `d = ${d} is more than D = ${D}`);
 }
 
 /** SPEC 1.2, and 8.6 for the spelling. Twenty digits hold 2^64; BigInt never sees more of them. */
@@ -60,20 +63,19 @@ function checkRange(start, stop, length) {
 
 // ---- 2 Keys ---------------------------------------------------------------------------------------------------------
 
-/** SPEC 2.1, 2.2: K_0 ... K_9, the high halves of the first ten outputs of SplitMix64. */
-function keysOf(seed) {
+/** SPEC 2.1, 2.2: K_t, the high half of SplitMix64's output t, whose state grows by the same number for each output. */
+function keyOf(seed, t) {
   const wrap = (value) => BigInt.asUintN(64, value);
-  const keys = new Uint32Array(10);
-  let state = seed;
-  for (let t = 0; t < keys.length; t += 1) {
-    state = wrap(state + 0x9E3779B97F4A7C15n);
-    let z = state;
-    z = wrap((z ^ (z >> 30n)) * 0xBF58476D1CE4E5B9n);
-    z = wrap((z ^ (z >> 27n)) * 0x94D049BB133111EBn);
-    z ^= z >> 31n;
-    keys[t] = Number(z >> 32n);
-  }
-  return keys;
+  let z = wrap(seed + BigInt(t + 1) * 0x9E3779B97F4A7C15n);
+  z = wrap((z ^ (z >> 30n)) * 0xBF58476D1CE4E5B9n);
+  z = wrap((z ^ (z >> 27n)) * 0x94D049BB133111EBn);
+  z ^= z >> 31n;
+  return Number(z >> 32n);
+}
+
+/** K_0 ... K_9, and on request those after them. */
+function keysOf(seed, count = 10) {
+  return Uint32Array.from({ length: count }, (_, t) => keyOf(seed, t));
 }
 
 // ---- 3 Mixing function ----------------------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ class Permutation {
 }
 
 class Balanced {
-  constructor(d, D, keys) {
+  constructor({ d, D, keys }) {
     this.d = d;
     this.D = D;
     this.keys = keys;
@@ -203,7 +205,7 @@ function total(counts) {
 // ---- 5 Projection "uniform" -----------------------------------------------------------------------------------------
 
 class Uniform {
-  constructor(d, D, keys) {
+  constructor({ d, D, keys }) {
     this.d = d;
     this.D = D;
     this.keys = keys;
@@ -316,7 +318,7 @@ function sizeOfSegment({ out, in: columns, rank }) {
   return rank === 0 ? out * columns : rank * (columns + out);
 }
 
-/** D (SPEC 7.1). A sum that is rounded, beyond 2^53, is refused all the same. */
+/** D (SPEC 7.1) */
 function sizeOf(segments) {
   let size = 0;
   for (const segment of segments) {
@@ -350,11 +352,13 @@ function readSegment(entry) {
   ensure(typeof name === 'string', '7.2', 'a name is not a text');
   const transposed = entry.get('transposed') ?? false;
   ensure(typeof transposed === 'boolean', '7.2', '"transposed" is neither true nor false');
+  const [out, columns, rank] = [readField(entry, 'out', 1), readField(entry, 'in', 1), readField(entry, 'rank', 0)];
+  ensure(rank <= Math.min(out, columns), '7.11', () => `the rank ${rank} is above min(${out}, ${columns})`);
   return {
     name,
-    out: readField(entry, 'out', 1),
-    in: readField(entry, 'in', 1),
-    rank: readField(entry, 'rank', 0),
+    out,
+    in: columns,
+    rank,
     transposed,
     row: entry.has('row') ? readField(entry, 'row', 0) : undefined,
     index: readIndex(entry),
@@ -405,9 +409,9 @@ function build(runs) {
   let bytes = 0;
   for (const { layers, prefix, segments: block } of runs) {
     const prefixBytes = Buffer.byteLength(prefix);
-    const prefixCharacters = [...prefix].length;
+    const prefixCharacters = charactersOf(prefix);
     const blockBytes = block.map((segment) => Buffer.byteLength(segment.name));
-    const blockCharacters = block.map((segment) => [...segment.name].length);
+    const blockCharacters = block.map((segment) => charactersOf(segment.name));
     const { first, end } = layers ?? { first: 0, end: 1 };
     for (let n = first; n < end; n += 1) {
       const number = layers ? String(n) : '';
@@ -428,6 +432,15 @@ function build(runs) {
   return segments;
 }
 
+/** All but the second halves of surrogate pairs, counted in place: a prefix may be as long as a header. */
+function charactersOf(text) {
+  let count = 0;
+  for (let at = 0; at < text.length; at += 1) {
+    count += (text.charCodeAt(at) & 0xFC00) !== 0xDC00;
+  }
+  return count;
+}
+
 /** The indices of a segment, or [undefined] where it has none. The length was checked by checkSegmentCount. */
 function indicesOf(index) {
   return isStack(index) ? Array.from({ length: lengthOf(index) }, (_, k) => index.first + k) : [index];
@@ -446,7 +459,7 @@ function checkWeights(segments) {
   }
   for (const parts of weights.values()) {
     for (const part of parts) {
-      ensure(isPartOfSame(part, parts[0]), '7.6', () => `two segments disagree on the weight ${part.name}`);
+      ensure(isPartOfSame(part, parts[0]), '7.6', () => `two segments disagree on the weight ${show(part.name)}`);
     }
     checkOverlap(parts);
   }
@@ -467,7 +480,7 @@ function checkOverlap(parts) {
   for (let k = 1; k < parts.length; k += 1) {
     const [last, part] = [parts[k - 1], parts[k]];
     const apart = matrixOf(last) < matrixOf(part) || rowOf(last) + last.out <= rowOf(part);
-    ensure(apart, '7.6', () => `two segments cover the same entries of the weight ${part.name}`);
+    ensure(apart, '7.6', () => `two segments cover the same entries of the weight ${show(part.name)}`);
   }
 }
 
@@ -800,10 +813,13 @@ function checkFields(object, what, needed, optional, rule) {
   }
 }
 
-/** A value as a message shows it. */
+/** A value as a message shows it: in one short line of ASCII, whatever a stranger wrote. */
 function show(value) {
-  const text = typeof value === 'number' || typeof value === 'string' ? JSON.stringify(value) : 'something else';
-  return text.length > 100 ? `${text.slice(0, 100)}...` : text;
+  if (typeof value !== 'number' && typeof value !== 'string') {
+    return 'something else';
+  }
+  const text = JSON.stringify(typeof value === 'string' ? value.slice(0, 100) : value);
+  return text.replace(/[^ -~]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
 
 // ---- 8 File: tensors (SPEC 8.3) -------------------------------------------------------------------------------------
@@ -874,10 +890,15 @@ const DTYPES = new Map([
     get: (view, at) => valueOf(view.getUint16(at, true) << 16),
     set: (view, at, value) => view.setUint16(at, toBfloat16(value), true),
   }],
+  ['I32', {
+    size: 4,
+    get: (view, at) => view.getInt32(at, true),
+    set: (view, at, value) => view.setInt32(at, value, true),
+  }],
 ]);
 
 function checkDtype(dtype) {
-  ensure(DTYPES.has(dtype), '8.3', () => `the dtype ${show(dtype)} is not F32, F16 or BF16`);
+  ensure(DTYPES.has(dtype), '8.3', () => `the dtype ${show(dtype)} is not F32, F16, BF16 or I32`);
 }
 
 const MAX_SHAPE = 64;
@@ -894,9 +915,8 @@ function byteSize(shape, dtype) {
   return shape.includes(0) ? 0 : size;
 }
 
-/** A tensor of values that are rounded to its dtype, each finite before and after. */
+/** A tensor of values that are rounded to its dtype, which is one of ours, each finite before and after. */
 function encodeTensor(dtype, shape, values) {
-  checkDtype(dtype);
   const { size, get, set } = DTYPES.get(dtype);
   ensure(byteSize(shape, dtype) === values.length * size, '8.2', 'a tensor has not as many values as its shape says');
   const data = Buffer.alloc(values.length * size);
@@ -909,11 +929,11 @@ function encodeTensor(dtype, shape, values) {
   return { dtype, shape, data };
 }
 
-/** The values of a tensor, widened to float32, each finite. */
+/** The values of a tensor, widened to float32 or whole, each finite. */
 function decodeTensor({ dtype, data }) {
   const { size, get } = DTYPES.get(dtype);
   const view = viewOf(data);
-  const values = new Float32Array(data.length / size);
+  const values = new (dtype === 'I32' ? Int32Array : Float32Array)(data.length / size);
   for (let k = 0; k < values.length; k += 1) {
     values[k] = get(view, k * size);
     ensure(Number.isFinite(values[k]), '8.3', 'a value is NaN or infinite');
@@ -959,8 +979,7 @@ function readMetadata(metadata) {
   ensure(metadata instanceof Map, '8.4', 'the header has no metadata');
   ensure(metadata.get('format') === FORMAT, '8.4', `the format is not "${FORMAT}"`);
   const version = metadata.get('version');
-  const shown = typeof version === 'string' ? version : show(version);
-  ensure(version === VERSION, '8.4', () => `the file has version ${shown}, and version ${VERSION} is read here`);
+  ensure(version === VERSION, '8.4', () => `the file has version ${show(version)}; version ${VERSION} is read here`);
   checkFields(metadata, 'the metadata', ['format', 'version', 'unilora'], [], '8.4');
   const text = metadata.get('unilora');
   ensure(typeof text === 'string', '8.2', 'a field of the metadata is not a text');
@@ -974,8 +993,8 @@ function readTensors(header, data) {
   const tensors = new Map();
   let position = 0;
   for (const { name, dtype, shape, begin, end } of places) {
-    ensure(begin === position, '8.2', () => `the tensor ${name} does not begin where the last one ended`);
-    ensure(end <= data.length, '8.2', () => `the tensor ${name} goes beyond the file`);
+    ensure(begin === position, '8.2', () => `the tensor ${show(name)} does not begin where the last one ended`);
+    ensure(end <= data.length, '8.2', () => `the tensor ${show(name)} goes beyond the file`);
     position = end;
     const tensor = { dtype, shape, data: data.subarray(begin, end) };
     decodeTensor(tensor);
@@ -987,15 +1006,15 @@ function readTensors(header, data) {
 
 /** SPEC 8.2: a tensor's field of the header. */
 function readPlace(name, fields) {
-  ensure(fields instanceof Map, '8.2', () => `the field ${name} of the header is not an object`);
+  ensure(fields instanceof Map, '8.2', () => `the field ${show(name)} of the header is not an object`);
   checkFields(fields, 'a tensor', ['dtype', 'shape', 'data_offsets'], [], '8.2');
   const [dtype, shape, offsets] = [fields.get('dtype'), fields.get('shape'), fields.get('data_offsets')];
   checkDtype(dtype);
   const size = byteSize(shape, dtype);
   const sound = Array.isArray(offsets) && offsets.length === 2 && offsets.every((offset) => isWhole(offset, 0, TWO_53));
-  ensure(sound, '8.2', () => `the offsets of the tensor ${name} are not two whole numbers`);
+  ensure(sound, '8.2', () => `the offsets of the tensor ${show(name)} are not two whole numbers`);
   const [begin, end] = offsets;
-  ensure(end - begin === size, '8.2', () => `the offsets of the tensor ${name} do not agree with its shape`);
+  ensure(end - begin === size, '8.2', () => `the offsets of the tensor ${show(name)} do not agree with its shape`);
   return { name, dtype, shape, begin, end };
 }
 
@@ -1004,13 +1023,21 @@ function checkParts({ projection, segments }, tensors) {
   const theta = tensors.get('theta');
   ensure(theta, '8.3', 'there is no tensor "theta"');
   ensure(theta.shape.length === 1 && theta.shape[0] === projection.d, '8.8', 'the shape of theta is not [d]');
+  const own = projection.tensor?.name;
   const adapted = new Set(segments.map((segment) => segment.name));
-  for (const name of tensors.keys()) {
-    if (name !== 'theta') {
-      ensure(/^saved\../s.test(name), '8.3', () => `the tensor ${name} is neither theta nor a saved parameter`);
+  for (const [name, { dtype }] of tensors) {
+    if (name !== own) {
+      ensure(name === 'theta' || /^saved\../s.test(name), '8.3', () => `the tensor ${show(name)} has no place here`);
+      ensure(dtype !== 'I32', '8.3', () => `the tensor ${show(name)} is of whole numbers`);
       const parameter = name.slice('saved.'.length);
-      ensure(!adapted.has(parameter), '8.8', () => `the parameter ${parameter} is both adapted and saved`);
+      ensure(!adapted.has(parameter), '8.8', () => `the parameter ${show(parameter)} is both adapted and saved`);
     }
+  }
+  if (own) {
+    const tensor = tensors.get(own);
+    ensure(tensor?.dtype === OWN_TENSORS.get(own).dtype, '8.3', `there is no tensor "${own}" of its dtype`);
+    ensure(tensor.shape.length === 1, projection.tensor.rule, `the tensor "${own}" is not of one axis`);
+    takeTensor(projection, decodeTensor(tensor));
   }
 }
 
@@ -1060,7 +1087,7 @@ function writeFile(adapter) {
 function readDescription(fields) {
   ensure(fields instanceof Map, '8.6', 'the description is not an object');
   checkFields(fields, 'the description', ['projection', 'alpha', 'layers'], ['scaling', 'base'], '8.6');
-  const projection = readProjection(fields.get('projection'));
+  const numbers = readNumbers(fields.get('projection'), []);
   const alpha = numberOf(fields.get('alpha'));
   ensure(alpha >= 1e-4 && alpha <= 2 ** 20, '7.7', 'alpha is not a number of 10^-4 to 2^20');
   const scaling = fields.get('scaling') ?? 'lora';
@@ -1070,15 +1097,16 @@ function readDescription(fields) {
     checkBase(base);
   }
   const segments = unfold(fields.get('layers'));
-  checkSize(projection, segments);
+  checkSize(numbers, segments, '8.8');
+  const projection = makeProjection(numbers, segments);
   const text = canonicalDescription({ projection, alpha, scaling, base, segments });
   return { projection, segments, text };
 }
 
-/** SPEC 8.8 */
-function checkSize({ D }, segments) {
+/** SPEC 8.8 of a file, 9.2 of the initial vector. */
+function checkSize({ D }, segments, rule) {
   const size = sizeOf(segments);
-  ensure(size === D, '8.8', `D is ${D}, and the layer map has ${size} entries`);
+  ensure(size === D, rule, `D is ${D}, and the layer map has ${size} entries`);
 }
 
 /** The value of a number of JSON, with or without a point; NaN for anything else. */
@@ -1106,9 +1134,9 @@ function checkBase(base) {
 }
 
 function canonicalDescription({ projection, alpha, scaling, base, segments }) {
-  const { kind, seed, d, D } = projection;
+  const { kind, seed, d, D, options } = projection;
   return canonicalJson(fieldsOf({
-    projection: fieldsOf({ kind, seed: String(seed), d, D }),
+    projection: fieldsOf({ kind, seed: String(seed), d, D, ...options }),
     alpha,
     layers: fold(segments),
     scaling: scaling === 'lora' ? undefined : scaling,
@@ -1120,7 +1148,7 @@ function canonicalDescription({ projection, alpha, scaling, base, segments }) {
 
 /** SPEC 9.2 */
 class Identity {
-  constructor(d, D, keys) {
+  constructor({ d, D, keys }) {
     ensure(d === D, '9.2', `the kind identity wants d = D, not d = ${d} and D = ${D}`);
     this.d = d;
     this.D = D;
@@ -1155,28 +1183,681 @@ function initialIdentity({ d, keys }, segments) {
   return theta;
 }
 
-const KINDS = new Map([['balanced', Balanced], ['uniform', Uniform], ['identity', Identity]]);
+/** SPEC 9.4. Columns are counted and listed as those of `uniform` are. */
+class Table extends Uniform {
+  constructor(numbers) {
+    super(numbers);
+    this.tensor = { name: 'index', rule: '9.4', length: this.D, below: this.d };
+  }
 
-/** `projection` of SPEC 8.6, as an object of one of the classes, with `kind` and `seed`. */
-function readProjection(fields) {
+  index(row) {
+    return this.values[row];
+  }
+}
+
+// ---- 11 The family --------------------------------------------------------------------------------------------------
+//
+// A kind's constructor takes the numbers of `projection`, the options among them, and the layer map, and refuses what
+// its rule refuses. What a slice asks for is computed entry by entry, and nothing is kept but θ, the kind's own tensor
+// and numbers for each segment: not A_0, B_0 or any other matrix, and no more than one block of fastfood's.
+
+/** Where the segments lie in θ_D. */
+class Layout {
+  constructor(D, segments) {
+    const size = sizeOf(segments);
+    ensure(size === D, '11.1', () => `D is ${D}, and the layer map has ${size} entries`);
+    this.segments = segments;
+    this.starts = startsOf(segments.map(sizeOfSegment));
+  }
+
+  /** The kinds whose rules are of A and B. */
+  refuseRankZero() {
+    ensure(this.segments.every(({ rank }) => rank > 0), '11.1', 'a segment has rank 0, and the kind wants A and B');
+  }
+
+  /** Of a row of θ_D: its segment's number, whether it belongs to A or to B, and its row and column there. */
+  locate(row) {
+    const k = lastUpTo(this.starts, row);
+    const { rank, in: columns } = this.segments[k];
+    const entry = row - this.starts[k];
+    const inA = entry < rank * columns;
+    const rest = inA ? entry : entry - rank * columns;
+    const width = inA ? columns : rank;
+    const column = rest % width;
+    return { k, inA, row: (rest - column) / width, column };
+  }
+
+  largest(field) {
+    return this.segments.reduce((most, segment) => Math.max(most, segment[field]), 0);
+  }
+}
+
+/** Where ranges of these lengths begin, each where the last one ended, and where the last one ends. */
+function startsOf(lengths) {
+  const starts = new Float64Array(lengths.length + 1);
+  lengths.forEach((length, k) => {
+    starts[k + 1] = starts[k] + length;
+  });
+  return starts;
+}
+
+/** The number of the range that holds a position; ranges without an entry hold none. */
+function lastUpTo(starts, position) {
+  let [low, high] = [0, starts.length - 2];
+  while (low < high) {
+    const middle = Math.ceil((low + high) / 2);
+    if (starts[middle] <= position) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
+/** h_t(i) of SPEC 11.2. i is below 2^53, as 11.6 bounds R · I and O · R. */
+function stream(keys, t, i) {
+  return mix(mix(i >>> 0, keys[10 + 2 * t]) ^ Math.floor(i / TWO_32), keys[11 + 2 * t]);
+}
+
+const uniformOf = (keys, t, i) => 2 * (stream(keys, t, i) / TWO_32) - 1;
+
+function normalOf(keys, t, i) {
+  let sum = 0;
+  for (let k = 0; k < 12; k += 1) {
+    sum += stream(keys, t, 12 * i + k);
+  }
+  return sum / TWO_32 - 6;
+}
+
+/**
+ * The kinds of which each entry of θ_D is a sum of products, of a number that is not trained and of one or two of θ. A
+ * kind gives `ranges` of θ with their beginnings (SPEC 11.5), and `visit`, which calls add(c, p, q) for each product
+ * c · θ[p] · θ[q] of an entry, where p and q may be NONE.
+ */
+const NONE = -1;
+
+class Products {
+  constructor({ d, D, keys }, segments) {
+    Object.assign(this, { d, D, keys });
+    this.layout = new Layout(D, segments);
+    this.layout.refuseRankZero();
+  }
+
+  /** Ranges of θ, as { length, begin }, whose lengths d follows from (SPEC 11.1). */
+  setRanges(ranges) {
+    this.ranges = ranges;
+    this.starts = startsOf(ranges.map(({ length }) => length));
+    const d = this.starts[ranges.length];
+    ensure(d === this.d, '11.1', () => `d is ${this.d}, and the kind has ${d} numbers for this layer map`);
+  }
+
+  /** The product of two float32 is exact in float64, so it is rounded once. As −0 + x is x, a zero keeps its sign. */
+  expand(theta, start, stop) {
+    const values = new Float32Array(stop - start);
+    for (let row = start; row < stop; row += 1) {
+      let sum = -0;
+      this.visit(row, (c, p, q) => {
+        sum += c * (p === NONE ? 1 : theta[p]) * (q === NONE ? 1 : theta[q]);
+      });
+      values[row - start] = sum;
+    }
+    return values;
+  }
+
+  /** SPEC 11.4 */
+  adjoint(theta, gradient, start) {
+    const sums = new Float64Array(this.d);
+    gradient.forEach((g, at) => {
+      this.visit(start + at, (c, p, q) => {
+        if (p !== NONE) {
+          sums[p] += g * c * (q === NONE ? 1 : theta[q]);
+        }
+        if (q !== NONE) {
+          sums[q] += g * c * theta[p];
+        }
+      });
+    });
+    return Float32Array.from(sums);
+  }
+
+  initial() {
+    const theta = new Float32Array(this.d);
+    this.ranges.forEach(({ begin }, k) => {
+      for (let j = this.starts[k]; j < this.starts[k + 1]; j += 1) {
+        theta[j] = begin(j);
+      }
+    });
+    return theta;
+  }
+
+  /** Beginnings of SPEC 11.5. */
+  uniform(bound) {
+    return (j) => startOf(this.keys, j) * bound;
+  }
+}
+
+const constantly = (value) => () => value;
+
+/** SPEC 11.6 */
+class Vera extends Products {
+  constructor(numbers, segments) {
+    super(numbers, segments);
+    [this.R, this.I, this.O] = ['rank', 'in', 'out'].map((field) => this.layout.largest(field));
+    const most = Math.max(this.D, 2 ** 24);
+    ensure(this.R * this.I <= most && this.O * this.R <= most, '11.6', `a shared matrix has more than ${most} entries`);
+    this.setRanges(segments.flatMap(({ rank, out }) => [
+      { length: rank, begin: constantly(0.1) },
+      { length: out, begin: constantly(0) },
+    ]));
+  }
+
+  visit(entry, add) {
+    const { k, inA, row, column } = this.layout.locate(entry);
+    const width = inA ? this.I : this.R;
+    const frozen = Math.fround(uniformOf(this.keys, inA ? 1 : 2, row * width + column) * Math.sqrt(6 / width));
+    add(frozen, this.starts[2 * k + (inA ? 0 : 1)] + row, NONE);
+  }
+}
+
+/** SPEC 11.7: ranges 0 and 1 are A_0 and B_0. */
+class Tied extends Products {
+  constructor(numbers, segments) {
+    super(numbers, segments);
+    [this.R, this.I, this.O] = ['rank', 'in', 'out'].map((field) => this.layout.largest(field));
+    this.setRanges([
+      { length: this.R * this.I, begin: this.uniform(1 / Math.sqrt(this.I)) },
+      { length: this.O * this.R, begin: constantly(0) },
+      ...segments.flatMap(({ rank, out }) => [
+        { length: rank, begin: constantly(1) },
+        { length: out, begin: constantly(1) },
+      ]),
+    ]);
+  }
+
+  visit(entry, add) {
+    const { k, inA, row, column } = this.layout.locate(entry);
+    const shared = inA ? row * this.I + column : this.starts[1] + row * this.R + column;
+    add(1, this.starts[2 + 2 * k + (inA ? 0 : 1)] + row, shared);
+  }
+}
+
+/** SPEC 11.8: ranges 0 and 1 are E and F, range 2 + k is the M of segment k. */
+class Dense extends Products {
+  constructor(numbers, segments) {
+    super(numbers, segments);
+    [this.R, this.I, this.O] = ['rank', 'in', 'out'].map((field) => this.layout.largest(field));
+    this.setRanges([
+      { length: this.R * this.I, begin: this.uniform(1 / Math.sqrt(this.I)) },
+      { length: this.O * this.R, begin: constantly(0) },
+      ...segments.map(({ rank }) => ({ length: rank * rank, begin: this.uniform(1 / Math.sqrt(rank)) })),
+    ]);
+  }
+
+  visit(entry, add) {
+    const { k, inA, row, column } = this.layout.locate(entry);
+    if (inA) {
+      add(1, row * this.I + column, NONE);
+      return;
+    }
+    const { rank } = this.layout.segments[k];
+    for (let m = 0; m < rank; m += 1) {
+      add(1, this.starts[1] + row * this.R + m, this.starts[2 + k] + m * rank + column);
+    }
+  }
+}
+
+/** SPEC 11.9: `frozen` is laid out as θ_D is, with F for A and G for B. */
+class Xs extends Products {
+  constructor(numbers, segments) {
+    super(numbers, segments);
+    const begin = (j) => normalOf(this.keys, 0, j) * 1e-5;
+    this.setRanges(segments.map(({ rank }) => ({ length: rank * rank, begin })));
+    this.tensor = { name: 'frozen', rule: '11.9', length: this.D };
+  }
+
+  visit(entry, add) {
+    const { k, inA, row, column } = this.layout.locate(entry);
+    if (inA) {
+      add(this.values[entry], NONE, NONE);
+      return;
+    }
+    const { rank } = this.layout.segments[k];
+    for (let m = 0; m < rank; m += 1) {
+      add(this.values[entry - column + m], this.starts[k] + m * rank + column, NONE);
+    }
+  }
+}
+
+/** SPEC 11.10 */
+class Qr extends Products {
+  constructor(numbers, segments) {
+    super(numbers, segments);
+    this.setRanges(segments.map(({ rank, in: columns }) => ({ length: rank * columns, begin: constantly(0) })));
+    this.frozenStarts = startsOf(segments.map(({ rank, out }) => out * rank));
+    this.tensor = { name: 'frozen', rule: '11.10', length: this.frozenStarts[segments.length] };
+  }
+
+  visit(entry, add) {
+    const { k, inA, row, column } = this.layout.locate(entry);
+    const { rank, in: columns } = this.layout.segments[k];
+    if (inA) {
+      add(1, this.starts[k] + row * columns + column, NONE);
+    } else {
+      add(this.values[this.frozenStarts[k] + row * rank + column], NONE, NONE);
+    }
+  }
+}
+
+/** SPEC 11.11: range 0 is the bank, range 1 the weights. No matrices are multiplied, so that each step rounds. */
+class Vb extends Products {
+  constructor(numbers, segments) {
+    super(numbers, segments);
+    const { length: b, bank: h, topk: k } = numbers;
+    const divides = segments.every((segment) => segment.in % b === 0 && segment.out % b === 0);
+    ensure(divides, '11.11', 'the length does not divide the in and the out of every segment');
+    const n = this.D / b;
+    this.setRanges([
+      { length: h * b, begin: this.uniform(0.02) },
+      { length: n * (k - 1), begin: constantly(1 / k) },
+    ]);
+    Object.assign(this, { b, k });
+    this.tensor = { name: 'index', rule: '11.11', length: n * k, below: h };
+  }
+
+  /** The places in θ of the first of an entry's weights, and of its number in each of the rows of the bank. */
+  locate(entry) {
+    const { b, k } = this;
+    const { k: segment, inA, row, column } = this.layout.locate(entry);
+    const { rank, in: columns } = this.layout.segments[segment];
+    const along = inA ? column : row;
+    const v = Math.floor(along / b);
+    const within = inA ? row * (columns / b) + v : rank * (columns / b) + v * rank + column;
+    const sub = this.layout.starts[segment] / b + within;
+    const numbers = Array.from({ length: k }, (_, t) => this.values[sub * k + t] * b + along % b);
+    return { weights: this.starts[1] + sub * (k - 1), numbers };
+  }
+
+  /** w_k */
+  lastWeight(theta, weights) {
+    let last = 1;
+    for (let t = 0; t < this.k - 1; t += 1) {
+      last = Math.fround(last - theta[weights + t]);
+    }
+    return last;
+  }
+
+  weight(theta, weights, t) {
+    return t < this.k - 1 ? theta[weights + t] : this.lastWeight(theta, weights);
+  }
+
+  expand(theta, start, stop) {
+    return new Float32Array(stop - start).map((_, at) => {
+      const { weights, numbers } = this.locate(start + at);
+      const products = numbers.map((number, t) => Math.fround(this.weight(theta, weights, t) * theta[number]));
+      return products.reduce((sum, product) => Math.fround(sum + product));
+    });
+  }
+
+  adjoint(theta, gradient, start) {
+    const sums = new Float64Array(this.d);
+    gradient.forEach((g, at) => {
+      const { weights, numbers } = this.locate(start + at);
+      const last = theta[numbers[this.k - 1]];
+      numbers.forEach((number, t) => {
+        sums[number] += g * this.weight(theta, weights, t);
+        if (t < this.k - 1) {
+          sums[weights + t] += g * (theta[number] - last);
+        }
+      });
+    });
+    return Float32Array.from(sums);
+  }
+}
+
+/** SPEC 11.12 */
+class Fastfood {
+  constructor({ d, D, keys }, segments) {
+    Object.assign(this, { d, D, keys, layout: new Layout(D, segments) });
+    this.L = 1;
+    while (this.L < d) {
+      this.L *= 2;
+    }
+    this.S = 1 / Math.sqrt(D * this.L);
+  }
+
+  /** b, π and float32(g · S) of block k. */
+  block(k) {
+    const numbers = new Float64Array(this.L).map((_, i) => k * this.L + i);
+    return {
+      b: new Float32Array(numbers.map((number, i) => (i < this.d ? this.sign(number) : 0))),
+      order: orderOf(numbers.map((number) => stream(this.keys, 3, number))),
+      g: new Float32Array(numbers.map((number) => normalOf(this.keys, 2, number) * this.S)),
+    };
+  }
+
+  sign(number) {
+    return stream(this.keys, 1, number) < 2 ** 31 ? 1 : -1;
+  }
+
+  /** Calls `action` with each block that a slice has entries of, where it begins, and the slice's part of it. */
+  visit(start, stop, action) {
+    for (let first = start - start % this.L; start < stop && first < stop; first += this.L) {
+      action(this.block(first / this.L), first, Math.max(start - first, 0), Math.min(stop - first, this.L));
+    }
+  }
+
+  expand(theta, start, stop) {
+    const values = new Float32Array(stop - start);
+    this.visit(start, stop, ({ b, order, g }, first, from, to) => {
+      const x = steps(b.map((sign, i) => sign * theta[Math.min(i, this.d - 1)])); // 0 times a negative number is −0
+      const y = steps(g.map((factor, i) => x[order[i]] * factor));
+      values.set(y.subarray(from, to), first + from - start);
+    });
+    return values;
+  }
+
+  adjoint(theta, gradient, start) {
+    const sums = new Float64Array(this.d);
+    this.visit(start, start + gradient.length, ({ b, order, g }, first, from, to) => {
+      const z = new Float64Array(this.L);
+      z.set(gradient.subarray(first + from - start, first + to - start), from);
+      const y = stepsBack(z);
+      const x = new Float64Array(this.L);
+      order.forEach((place, i) => {
+        x[place] = y[i] * g[i];
+      });
+      stepsBack(x).subarray(0, this.d).forEach((value, i) => {
+        sums[i] += b[i] * value;
+      });
+    });
+    return Float32Array.from(sums);
+  }
+
+  initial() {
+    return new Float32Array(this.d).map((_, j) => startOf(this.keys, j) * 0.02);
+  }
+}
+
+/** The places of 32-bit numbers in their order, of equal ones the lower first: 64 bits hold a number and its place. */
+function orderOf(numbers) {
+  const low = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1 ? 0 : 1; // where the machine has a number's low half
+  const halves = new Uint32Array(2 * numbers.length);
+  numbers.forEach((number, i) => {
+    halves[2 * i + low] = i;
+    halves[2 * i + 1 - low] = number;
+  });
+  new BigUint64Array(halves.buffer).sort();
+  return new Uint32Array(numbers.length).map((_, i) => halves[2 * i + low]);
+}
+
+/** H of SPEC 11.12, in the precision of the array. */
+function steps(z) {
+  const half = z.length / 2;
+  let [from, to] = [z, z.slice()];
+  for (let length = 1; length < z.length; length *= 2) {
+    for (let j = 0; j < half; j += 1) {
+      to[j] = from[2 * j] + from[2 * j + 1];
+      to[half + j] = from[2 * j] - from[2 * j + 1];
+    }
+    [from, to] = [to, from];
+  }
+  return from;
+}
+
+/** Hᵀ */
+function stepsBack(z) {
+  const half = z.length / 2;
+  let [from, to] = [z, z.slice()];
+  for (let length = 1; length < z.length; length *= 2) {
+    for (let j = 0; j < half; j += 1) {
+      to[2 * j] = from[j] + from[half + j];
+      to[2 * j + 1] = from[j] - from[half + j];
+    }
+    [from, to] = [to, from];
+  }
+  return from;
+}
+
+/**
+ * SPEC 11.13 to 11.15: θ_D in parts, each `balanced` by itself. A kind gives `columns`, where the parts begin among the
+ * columns of θ, rows(part), how many entries a part has, and two ways: place(row), to { part, entry }, and back,
+ * rowOf(part, entry). A permutation is made once its part is asked for, as there may be 65,536.
+ */
+class Parts {
+  constructor({ d, D, seed, keys }, segments) {
+    Object.assign(this, { d, D, seed, keys, layout: new Layout(D, segments), permutations: new Map() });
+  }
+
+  permutation(part) {
+    if (!this.permutations.has(part)) {
+      const [high, low] = [10, 11].map((t) => BigInt(keyOf(this.seed, t + 2 * part)));
+      this.permutations.set(part, new Permutation(this.rows(part), keysOf(high << 32n | low)));
+    }
+    return this.permutations.get(part);
+  }
+
+  columnsOf(part) {
+    return this.columns[part + 1] - this.columns[part];
+  }
+
+  index(row) {
+    const { part, entry } = this.place(row);
+    return this.columns[part] + this.permutation(part).forward(entry) % this.columnsOf(part);
+  }
+
+  /** SPEC 4.6 within a part, of a column of θ. */
+  column(j) {
+    const part = lastUpTo(this.columns, j);
+    const [rows, columns, own] = [this.rows(part), this.columnsOf(part), j - this.columns[part]];
+    return { part, own, columns, count: Math.floor(rows / columns) + (own < rows % columns ? 1 : 0) };
+  }
+
+  counts(start, stop) {
+    return new Float64Array(stop - start).map((_, k) => this.column(start + k).count);
+  }
+
+  members(start, stop, counts) {
+    const members = new Float64Array(total(counts));
+    let from = 0;
+    for (let j = start; j < stop; j += 1) {
+      const { part, own, columns, count } = this.column(j);
+      const column = members.subarray(from, from + count);
+      for (let k = 0; k < count; k += 1) {
+        column[k] = this.rowOf(part, this.permutation(part).backward(own + k * columns));
+      }
+      column.sort();
+      from += count;
+    }
+    return members;
+  }
+}
+
+/** ⌊a · b / c⌋, of products up to 2^71 (SPEC 1.4). */
+const quotient = (a, b, c) => Number(BigInt(a) * BigInt(b) / BigInt(c));
+
+/** SPEC 11.13. Of each layer, `own` are its segments, and `before` where their entries begin in it. */
+class Layerwise extends Parts {
+  constructor(numbers, segments) {
+    super(numbers, segments);
+    const layers = new Map();
+    this.layerOf = segments.map(({ name }) => {
+      const layer = headsOf(name)[0]?.head ?? name;
+      return layers.has(layer) ? layers.get(layer) : layers.set(layer, layers.size).get(layer);
+    });
+    this.own = Array.from({ length: layers.size }, () => []);
+    this.layerOf.forEach((layer, k) => this.own[layer].push(k));
+    this.before = this.own.map((own) => startsOf(own.map((k) => sizeOfSegment(segments[k]))));
+    this.within = new Float64Array(segments.length);
+    this.own.forEach((own, layer) => own.forEach((k, at) => {
+      this.within[k] = this.before[layer][at];
+    }));
+    const ends = startsOf(this.own.map((_, layer) => this.rows(layer)));
+    this.columns = ends.map((end) => quotient(this.d, end, this.D));
+    const sound = this.own.every((_, layer) => this.columnsOf(layer) > 0);
+    ensure(sound, '11.13', 'd is too small: a layer gets no column');
+  }
+
+  rows(layer) {
+    return this.before[layer].at(-1);
+  }
+
+  place(row) {
+    const k = lastUpTo(this.layout.starts, row);
+    return { part: this.layerOf[k], entry: this.within[k] + row - this.layout.starts[k] };
+  }
+
+  rowOf(layer, entry) {
+    const at = lastUpTo(this.before[layer], entry);
+    return this.layout.starts[this.own[layer][at]] + entry - this.before[layer][at];
+  }
+}
+
+/** SPEC 11.14: part 0 is all A, part 1 all B; `before` says where the segments begin in each. */
+class Nonuniform extends Parts {
+  constructor(numbers, segments) {
+    super(numbers, segments);
+    this.layout.refuseRankZero();
+    this.before = [
+      startsOf(segments.map(({ rank, in: columns }) => rank * columns)),
+      startsOf(segments.map(({ rank, out }) => rank * out)),
+    ];
+    const { of_A: ofA, of_B: ofB } = numbers;
+    this.columns = [0, quotient(this.d, ofA, ofA + ofB), this.d];
+    const sound = [0, 1].every((part) => this.columnsOf(part) >= 1 && this.columnsOf(part) <= this.rows(part));
+    ensure(sound, '11.14', 'A or B has no column, or more columns than entries');
+  }
+
+  rows(part) {
+    return this.before[part].at(-1);
+  }
+
+  place(row) {
+    const k = lastUpTo(this.layout.starts, row);
+    const entry = row - this.layout.starts[k];
+    const sizeOfA = this.before[0][k + 1] - this.before[0][k];
+    return entry < sizeOfA
+      ? { part: 0, entry: this.before[0][k] + entry }
+      : { part: 1, entry: this.before[1][k] + entry - sizeOfA };
+  }
+
+  rowOf(part, entry) {
+    const k = lastUpTo(this.before[part], entry);
+    const { rank, in: columns } = this.layout.segments[k];
+    return this.layout.starts[k] + (part === 0 ? 0 : rank * columns) + entry - this.before[part][k];
+  }
+}
+
+/** SPEC 11.15: a link has 1/K of each segment, so that all links have their segments at the same places. */
+class Chain extends Parts {
+  constructor(numbers, segments) {
+    super(numbers, segments);
+    this.layout.refuseRankZero();
+    const { links } = numbers;
+    const divides = this.d % links === 0 && segments.every(({ rank }) => rank % links === 0);
+    ensure(links <= MAX_SEGMENTS && divides, '11.15', 'the links are more than 65,536, or do not divide d or a rank');
+    this.links = links;
+    this.columns = Float64Array.from({ length: links + 1 }, (_, link) => link * (this.d / links));
+    this.starts = this.layout.starts.map((start) => start / links);
+  }
+
+  rows() {
+    return this.D / this.links;
+  }
+
+  place(entry) {
+    const { k, inA, row, column } = this.layout.locate(entry);
+    const { rank, in: columns } = this.layout.segments[k];
+    const own = rank / this.links;
+    const along = inA ? row : column;
+    const part = Math.floor(along / own);
+    const within = inA ? (row - part * own) * columns + column : own * columns + row * own + column - part * own;
+    return { part, entry: this.starts[k] + within };
+  }
+
+  rowOf(link, entry) {
+    const k = lastUpTo(this.starts, entry);
+    const { rank, in: columns } = this.layout.segments[k];
+    const [start, own, within] = [this.layout.starts[k], rank / this.links, entry - this.starts[k]];
+    if (within < own * columns) {
+      return start + link * own * columns + within;
+    }
+    const column = (within - own * columns) % own;
+    const row = (within - own * columns - column) / own;
+    return start + rank * columns + row * rank + link * own + column;
+  }
+
+  /** All but link 0 begin at 0. */
+  initial(bound) {
+    return initial(this, bound).fill(0, this.columns[1]);
+  }
+}
+
+// ---- 9, 11 Kinds by their names -------------------------------------------------------------------------------------
+//
+// `options` are a kind's own numbers with the least that each may be (SPEC 11.1), `layered` says that it knows the
+// layer map, `tensor` names its own tensor. An object of a kind says more of that in its field `tensor`: the rule, the
+// length, and for an index what its entries are below. It keeps the tensor's numbers as `values`.
+
+const KINDS = new Map(Object.entries({
+  balanced: { Kind: Balanced },
+  uniform: { Kind: Uniform },
+  identity: { Kind: Identity },
+  table: { Kind: Table, tensor: 'index' },
+  vera: { Kind: Vera, layered: true },
+  tied: { Kind: Tied, layered: true },
+  dense: { Kind: Dense, layered: true },
+  xs: { Kind: Xs, layered: true, tensor: 'frozen' },
+  qr: { Kind: Qr, layered: true, tensor: 'frozen' },
+  vb: { Kind: Vb, layered: true, tensor: 'index', options: { length: 1, bank: 1, topk: 1 } },
+  fastfood: { Kind: Fastfood, layered: true },
+  layerwise: { Kind: Layerwise, layered: true },
+  nonuniform: { Kind: Nonuniform, layered: true, options: { of_A: 1, of_B: 1 } },
+  chain: { Kind: Chain, layered: true, options: { links: 2 } },
+}));
+
+/** The numbers of `projection` (SPEC 8.6), which in a request has the fields `others` as well. */
+function readNumbers(fields, others) {
   ensure(fields instanceof Map, '8.6', '"projection" is not an object');
   const kind = fields.get('kind');
   ensure(typeof kind === 'string', '8.6', 'the kind of the projection is not a text');
-  ensure(KINDS.has(kind), '9.1', () => `the kind ${kind} is unknown; known are ${[...KINDS.keys()].join(', ')}`);
-  checkFields(fields, '"projection"', ['kind', 'seed', 'd', 'D'], [], '8.6');
+  ensure(KINDS.has(kind), '9.1', () => `the kind ${show(kind)} is unknown; known are ${[...KINDS.keys()].join(', ')}`);
+  const least = KINDS.get(kind).options ?? {};
+  checkFields(fields, '"projection"', ['kind', 'seed', 'd', 'D', ...Object.keys(least)], others, '8.6');
   const seed = parseSeed(fields.get('seed'));
   const [d, D] = [fields.get('d'), fields.get('D')];
   ensure(Number.isInteger(d), '8.6', '"d" is not a number without a point');
   ensure(Number.isInteger(D), '8.6', '"D" is not a number without a point');
-  checkDimensions(d, D);
-  return Object.assign(new (KINDS.get(kind))(d, D, keysOf(seed)), { kind, seed });
+  checkDimensions(d, D, !(KINDS.get(kind).Kind.prototype instanceof Products));
+  const options = {};
+  for (const [name, low] of Object.entries(least)) {
+    options[name] = fields.get(name);
+    ensure(Number.isInteger(options[name]), '8.6', `"${name}" is not a number without a point`);
+    ensure(isWhole(options[name], low, MAX_COLUMNS), '11.1', `"${name}" is not a whole number of ${low} to 2^31 - 1`);
+  }
+  return { kind, seed, d, D, options };
+}
+
+/** An object of the kind's class, of numbers and a layer map that may be undefined for kinds that do not know it. */
+function makeProjection({ kind, seed, d, D, options }, segments) {
+  const numbers = { d, D, seed, keys: keysOf(seed, 18), ...options }; // up to K_17, of stream 3
+  return Object.assign(new (KINDS.get(kind).Kind)(numbers, segments), { kind, seed, options });
+}
+
+/** The numbers of a kind's own tensor, checked. */
+function takeTensor(projection, values) {
+  const { name, rule, length, below } = projection.tensor;
+  ensure(values.length === length, rule, () => `"${name}" has ${values.length} numbers in place of ${length}`);
+  const sound = (value) => (below === undefined ? Number.isFinite(value) : value >= 0 && value < below);
+  ensure(values.every(sound), rule, `"${name}" has numbers that it cannot have`);
+  projection.values = values;
 }
 
 // ---- PROTOCOL.md: arrays --------------------------------------------------------------------------------------------
 
-// A line has 16 MB, and base64 makes four bytes of three. What a request asks for is measured by this before it is
-// computed, so that a few numbers cannot make us build more than we could answer.
-const MAX_ARRAY_BYTES = 12e6;
+// An answer has 64 MiB, and base64 makes four bytes of three. What a request asks for is measured by this before it is
+// computed, so that a few numbers cannot make us build more than we could answer. The margin is for all else.
+const MAX_ARRAY_BYTES = 47 * 2 ** 20;
 
 const U32 = {
   size: 4,
@@ -1195,6 +1876,9 @@ const I64 = {
     view.setInt32(at + 4, Math.floor(value / TWO_32), true);
   },
 };
+
+/** The tensors that some kinds have (SPEC 8.3): their dtype in a file, and their elements in a request. */
+const OWN_TENSORS = new Map([['index', { dtype: 'I32', element: I64 }], ['frozen', { dtype: 'F32', element: F32 }]]);
 
 /** node's decoder skips what is not base64; encoding again shows whether there was any. */
 function decodeBytes(text) {
@@ -1244,7 +1928,24 @@ function sliceOf(request, length, element) {
   return [start, stop];
 }
 
-const projectionOf = (request) => readProjection(fieldOf(request, 'projection'));
+/** The projection of a request, with what a kind takes from the layer map or from a tensor of a file. */
+function projectionOf(request) {
+  const fields = fieldOf(request, 'projection');
+  const { layered, tensor } = (fields instanceof Map && KINDS.get(fields.get('kind'))) || {};
+  const numbers = readNumbers(fields, [...(layered ? ['layers'] : []), ...(tensor ? [tensor] : [])]);
+  const projection = makeProjection(numbers, layered ? unfold(fields.get('layers')) : undefined);
+  if (tensor) {
+    takeTensor(projection, decodeArray(fieldOf(fields, tensor), OWN_TENSORS.get(tensor).element));
+  }
+  return projection;
+}
+
+/** The projection of a request that only kinds with an index can answer. */
+function indexedOf(request) {
+  const projection = projectionOf(request);
+  ensure(projection.index, '9.3', `the kind ${projection.kind} has no index`);
+  return projection;
+}
 
 /** The permutation of a request, and the numbers of its field, all in [0, D). */
 function permutationOf(request, field) {
@@ -1256,10 +1957,18 @@ function permutationOf(request, field) {
   return { permutation, numbers };
 }
 
-function readGivenTensor(fields) {
+/** A tensor of a request. One of I32 is a kind's, whose rule refuses numbers beyond 32 bits before they could wrap. */
+function readGivenTensor(fields, { tensor }) {
   ensure(fields instanceof Map, null, 'a tensor is not an object');
-  const values = decodeArray(fieldOf(fields, 'values'), F32);
-  return encodeTensor(fieldOf(fields, 'dtype'), fieldOf(fields, 'shape'), values);
+  const [dtype, shape] = [fieldOf(fields, 'dtype'), fieldOf(fields, 'shape')];
+  checkDtype(dtype);
+  if (dtype !== 'I32') {
+    return encodeTensor(dtype, shape, decodeArray(fieldOf(fields, 'values'), F32));
+  }
+  const values = decodeArray(fieldOf(fields, 'index'), I64);
+  const sound = values.every((value) => isWhole(value, -(2 ** 31), 2 ** 31 - 1));
+  ensure(sound, tensor?.rule ?? '8.3', 'a number of an index is beyond 32 bits');
+  return encodeTensor(dtype, shape, values);
 }
 
 const REQUESTS = new Map(Object.entries({
@@ -1289,23 +1998,23 @@ const REQUESTS = new Map(Object.entries({
   },
 
   index(request) {
-    const projection = projectionOf(request);
+    const projection = indexedOf(request);
     const [start, stop] = sliceOf(request, projection.D, I64);
     const index = new Float64Array(stop - start).map((_, k) => projection.index(start + k));
     return { index: encodeArray(index, I64) };
   },
 
   members(request) {
-    const projection = projectionOf(request);
+    const projection = indexedOf(request);
     const [start, stop] = sliceOf(request, projection.d, I64);
     const counts = projection.counts(start, stop);
-    checkAnswer(total(counts), I64);
+    checkAnswer(counts.length + total(counts), I64);
     const members = projection.members(start, stop, counts);
     return { counts: encodeArray(counts, I64), members: encodeArray(members, I64) };
   },
 
   scale(request) {
-    const projection = projectionOf(request);
+    const projection = indexedOf(request);
     const [start, stop] = sliceOf(request, projection.d, F32);
     return { scale: encodeArray(projection.counts(start, stop).map(scaleOf), F32) };
   },
@@ -1315,19 +2024,21 @@ const REQUESTS = new Map(Object.entries({
     checkAnswer(projection.d, F32);
     if (projection.kind === 'identity') {
       const segments = unfold(fieldOf(request, 'layers'));
-      checkSize(projection, segments);
+      checkSize(projection, segments, '9.2');
       return { theta: encodeArray(initialIdentity(projection, segments), F32) };
     }
     const bound = numberOf(fieldOf(request, 'bound'));
     ensure(!Number.isNaN(bound), '6.4', 'the bound is not a number');
-    return { theta: encodeArray(initial(projection, bound), F32) };
+    const theta = projection.initial ? projection.initial(bound) : initial(projection, bound);
+    return { theta: encodeArray(theta, F32) };
   },
 
   expand(request) {
     const projection = projectionOf(request);
     const [start, stop] = sliceOf(request, projection.D, F32);
     const theta = decodeVector(fieldOf(request, 'theta'), projection.d);
-    return { theta_D: encodeArray(expand(projection, theta, start, stop), F32) };
+    const rows = projection.index ? expand(projection, theta, start, stop) : projection.expand(theta, start, stop);
+    return { theta_D: encodeArray(rows, F32) };
   },
 
   adjoint(request) {
@@ -1335,7 +2046,11 @@ const REQUESTS = new Map(Object.entries({
     checkAnswer(projection.d, F32);
     const [start, stop] = sliceOf(request, projection.D, F32);
     const gradient = decodeVector(fieldOf(request, 'g'), stop - start);
-    return { theta: encodeArray(adjoint(projection, gradient, start), F32) };
+    if (projection.index) {
+      return { theta: encodeArray(adjoint(projection, gradient, start), F32) };
+    }
+    const theta = decodeVector(fieldOf(request, 'theta'), projection.d);
+    return { theta: encodeArray(projection.adjoint(theta, gradient, start), F32) };
   },
 
   read(request) {
@@ -1344,7 +2059,9 @@ const REQUESTS = new Map(Object.entries({
     const tensors = [...adapter.tensors].map(([name, tensor]) => [name, {
       dtype: tensor.dtype,
       shape: tensor.shape,
-      values: encodeArray(decodeTensor(tensor), F32),
+      ...(tensor.dtype === 'I32'
+        ? { index: encodeArray(decodeTensor(tensor), I64) }
+        : { values: encodeArray(decodeTensor(tensor), F32) }),
     }]);
     return {
       description: adapter.description.text,
@@ -1357,7 +2074,8 @@ const REQUESTS = new Map(Object.entries({
     const description = readDescription(fieldOf(request, 'description'));
     const given = fieldOf(request, 'tensors');
     ensure(given instanceof Map, null, '"tensors" is not an object');
-    const tensors = new Map([...given].map(([name, fields]) => [name, readGivenTensor(fields)]));
+    const { projection } = description;
+    const tensors = new Map([...given].map(([name, fields]) => [name, readGivenTensor(fields, projection)]));
     checkParts(description, tensors);
     return { file: writeFile({ description, tensors }).toString('base64') };
   },

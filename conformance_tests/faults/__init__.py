@@ -19,6 +19,7 @@ import unilora_spec
 from unilora_spec.errors import UniLoraError
 
 from ..client import Failed, GaveUp, Implementation
+from ..rules import Selection
 from ..run import EXAMPLES, FAILED, run
 
 PACKAGE = Path(unilora_spec.__file__).parent
@@ -87,7 +88,7 @@ def caught_by(fault: Fault, seed: int) -> str | None:
             implementation = Implementation(changed(fault, Path(folder)))
         except (Failed, GaveUp) as failure:
             raise UniLoraError(f"{fault.name}: the changed copy does not run: {failure}") from None
-        results = run(implementation, EXAMPLES, seed, [fault.rule], first=True)
+        results = run(implementation, EXAMPLES, seed, Selection(frozenset([fault.rule])), first=True)
     return next((f"{result.name}: {result.message}" for result in results if result.outcome == FAILED), None)
 
 

@@ -1,6 +1,5 @@
 """Folders that an adapter is exported to: whole or not at all; and what lies in them beside JSON: .safetensors files."""
 
-import glob
 import json
 import math
 import os
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unilora_spec import UniLoraError, WorkFailed, canonical_json
+from unilora_spec.places import PARTIAL, check_output_folder, leftovers
 
 
 class Tensor(NamedTuple):
@@ -31,6 +31,13 @@ def tensor(array: np.ndarray) -> Tensor:
     return Tensor("F32", array.shape, array.nbytes, [array.data])
 
 
+def check_new(path: Path) -> None:
+    """Raises ``UniLoraError`` where a new folder cannot be at ``path``: something is there, or its parent is missing."""
+    if not path.parent.is_dir():
+        raise UniLoraError(f"the folder {path.parent} does not exist; create it, or give another output")
+    check_output_folder(path)
+
+
 @contextmanager
 def new_folder(path: Path):
     """A temporary folder beside ``path`` that takes its place when the block ends well, and goes when it does not.
@@ -38,14 +45,10 @@ def new_folder(path: Path):
     Its files are on the disk before it is renamed. What a killed process left behind is cleared on the next call. Raises
     ``UniLoraError`` where ``path`` holds something already or its parent is missing, ``WorkFailed`` where the disk refuses.
     """
-    if not path.parent.is_dir():
-        raise UniLoraError(f"the folder {path.parent} does not exist; create it, or give another output")
-    if path.exists() and not (path.is_dir() and next(path.iterdir(), None) is None):
-        raise UniLoraError(f"{path} is there already; give a folder that does not exist or is empty")
+    check_new(path)
     try:
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        clear_folders(path)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
         try:
             yield temporary
             _settle(temporary)
@@ -57,6 +60,13 @@ def new_folder(path: Path):
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise WorkFailed(f"{path} could not be written: {error.strerror or error}; nothing is there") from error
+
+
+def clear_folders(path: Path) -> None:
+    """Removes the folders that killed processes left beside ``path``. What links in them lead to stays."""
+    for leftover in leftovers(path):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def read_json(path: Path) -> dict:

@@ -13,7 +13,9 @@ import numpy as np
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, UniLoraError, save_adapter
 from unilora_spec.adapter import DTYPES
 from unilora_spec.base_model import Stored, read_file, read_values, stored_name, tensors_of
+from unilora_spec.places import check_output
 
+from .base_files import recorded
 from .folder import read_json
 from .peft import THETA
 from .peft_names import CONFIG, PREFIX, TENSORS
@@ -32,6 +34,7 @@ def import_peft(folder: Path, output: Path, base: Path | None = None) -> dict:
     ``base`` is the folder of its base model, by default the one that PEFT's configuration names, where it is here. Raises
     ``UniLoraError`` for another method's folder, and for what cannot be told or held, by its name; then nothing is written.
     """
+    check_output(output)
     config, tensors = read_json(_file(folder, CONFIG)), read_file(_file(folder, TENSORS))[0]
     if config.get("peft_type") != "UNILORA":
         raise UniLoraError(f"{folder} holds {config.get('peft_type')!r:.40}; only PEFT's UNILORA can be imported")
@@ -41,7 +44,11 @@ def import_peft(folder: Path, output: Path, base: Path | None = None) -> dict:
     # Of a module that it saves whole, PEFT has a copy; with biases it saves some of both, under names of their own.
     saved = {_parameter(key): t for key, t in tensors.items() if not re.search(r"\.unilora_|\.original_module\.", key)}
     named = str(base or config.get("base_model_name_or_path") or "")
-    shell = _shell(Path(named), config, saved) if named and (Path(named) / "config.json").is_file() else None
+    found = base or (named and recorded(named, f"{folder / CONFIG}"))
+    for read in filter(None, (folder, found)):
+        if output.exists() and output.resolve().parent == Path(read).resolve():
+            raise UniLoraError(f"{output} is in the folder {read}, which is read; give another output")
+    shell = _shell(Path(found), config, saved) if found and (Path(found) / "config.json").is_file() else None
     if base and not shell:
         raise UniLoraError(f"{base} holds no config.json; give --base the folder of a transformers model")
     modules = _saved_modules(tensors, config, shell) or _targets(config, folder, shell)

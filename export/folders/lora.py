@@ -18,7 +18,7 @@ from unilora_spec import Adapter, LayerMap, Segment, UniLoraError, load_adapter
 from unilora_spec.layer_map import SCALINGS
 
 from .base_files import BaseFiles, base_folder
-from .folder import tensor
+from .folder import check_new, tensor
 from .peft_names import PREFIX, whole_modules, write_folder
 
 EMBEDDINGS = {
@@ -36,6 +36,7 @@ def export_lora(adapter: Path, output: Path, base: Path | None = None, progress=
     experts, rank 0), by its name, ``WorkFailed`` where the disk refuses; then nothing is at ``output`` (SPEC 7.7).
     """
     loaded = load_adapter(adapter)
+    check_new(output)
     by_weight = loaded.layer_map.by_weight()
     modules = list(dict.fromkeys(_module(segment) for segment in loaded.layer_map.segments))
     files = BaseFiles(loaded, base_folder(loaded, base), progress)

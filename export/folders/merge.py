@@ -5,6 +5,11 @@ and shape. A weight is read, ΔW added in float32 (float64 where it is one), and
 
 A checkpoint holds one copy of weights that a model ties, so that ΔW acts wherever the model uses it. Where the files hold a
 second copy, a warning says so: it stays as it was.
+
+A base from a stranger may hold links to whatever is on this machine, and a merged folder is made to be passed on. So a file is
+copied only where it is the base's own (``places.own_file``). The weights are read through links all the same, and it is
+said: many keep them elsewhere, and only the tensors of a sound .safetensors file get through, into which no other file
+can be made.
 """
 
 import math
@@ -18,9 +23,10 @@ import numpy as np
 
 from unilora_spec import Adapter, BaseMismatch, UniLoraError, load_adapter
 from unilora_spec.base_model import FLOATS, INDEX, Stored, checkpoint_files, read_file, read_raw, stored_name, widen
+from unilora_spec.places import own_file
 
 from .base_files import BaseFiles, base_folder
-from .folder import Tensor, new_folder, read_json, tensor, write_json, write_tensors
+from .folder import Tensor, check_new, new_folder, read_json, tensor, write_json, write_tensors
 
 CHUNK = 2**24  # bytes that are in memory at once of what is only copied
 # Weights in other forms, or in others' files: they would be left as they were beside the merged ones.
@@ -38,6 +44,7 @@ def merge(adapter: Path, output: Path, base: Path | None = None, progress=lambda
     weight that cannot be added to, ``WorkFailed`` where the disk refuses; then nothing is at ``output`` (SPEC 7.10, 10.3).
     """
     loaded = load_adapter(adapter)
+    check_new(output)
     folder = base_folder(loaded, base)
     if folder.resolve() in (output.resolve(), *output.resolve().parents):
         raise UniLoraError(f"{output} is the base, or lies in it; give another folder")
@@ -71,7 +78,7 @@ class _Merge:
         self.done, self.total = 0, sum(stored.size for stored in self.base.tensors.values())
 
     def run(self) -> dict:
-        left_out = self._copy_others()
+        left_out, strange = self._copy_others()
         weight_map, size, count = {}, 0, 0
         for file in self.files:
             tensors, metadata = read_file(file)
@@ -93,7 +100,7 @@ class _Merge:
             "weights": len(self.placed),
             "saved": sorted(self.adapter.saved),
             "left_out": left_out,
-            "warnings": self.base.warnings + _copies(self.base),
+            "warnings": self.base.warnings + self._linked() + strange + _copies(self.base),
         }
 
     def _tensor(self, name: str, stored: Stored) -> Tensor:
@@ -129,24 +136,38 @@ class _Merge:
         self.done += count
         self.progress("writing", self.done, self.total)
 
-    def _copy_others(self) -> list[str]:
-        """Copies the files beside the weights; returns the names of those that are not, as their weights would not be merged."""
-        left_out = []
+    def _copy_others(self) -> tuple[list[str], list[str]]:
+        """Copies the files beside the weights. Returns the names of those that are not, as their weights would not be merged, and
+        a warning for each that is not, as it is no file of the base's own."""
+        left_out, strange = [], []
         for place, folders, names in os.walk(self.folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for path in (Path(place, name) for name in sorted(names)):
+            linked = [name for name in folders if Path(place, name).is_symlink()]  # these are not walked into
+            for path in (Path(place, name) for name in sorted([*names, *linked])):
                 inner = path.relative_to(self.folder)
-                if path in self.files or path.name.startswith(".") or not path.is_file():
+                if path in self.files or path.name.startswith("."):
                     continue
                 # In a folder of its own, a .safetensors file holds another module, such as sentence-transformers' Dense.
                 module = path.suffix == ".safetensors" and path.parent != self.folder
                 index = path.name.endswith(".index.json") and path != self.folder / INDEX
                 if index or (path.suffix in OTHER_WEIGHTS and not module):
                     left_out.append(str(inner))
-                    continue
-                (self.target / inner).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, self.target / inner)
-        return left_out
+                elif own := own_file(self.folder, inner):
+                    (self.target / inner).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(own, self.target / inner)
+                elif path == self.folder / INDEX:
+                    raise UniLoraError(f"{path} is no file of the base's own folder; give the folder that has it")
+                else:
+                    strange.append(f"{inner} is left out, as it is no file of the base's own folder")
+        return left_out, strange
+
+    def _linked(self) -> list[str]:
+        """A warning for each file of weights that is elsewhere."""
+        return [
+            f"the weights {file.name} are read through a link, from {file.resolve()}"
+            for file in self.files
+            if own_file(self.folder, file.name) is None
+        ]
 
     def _write_index(self, weight_map: dict, totals: dict) -> None:
         before = read_json(self.folder / INDEX)

@@ -12,7 +12,7 @@ from unilora_spec import Adapter, Segment, UniLoraError, load_adapter
 from unilora_spec.projection import Gather
 
 from .base_files import BaseFiles, base_folder
-from .folder import Tensor, tensor
+from .folder import Tensor, check_new, tensor
 from .lora import EMBEDDINGS
 from .peft_names import PREFIX, whole_modules, write_folder
 
@@ -28,6 +28,7 @@ def export_peft(adapter: Path, output: Path, base: Path | None = None, progress=
     refuses; then nothing is at ``output``.
     """
     loaded = load_adapter(adapter)
+    check_new(output)
     if not isinstance(loaded.projection, Gather):
         raise UniLoraError(
             f"the kind is {loaded.projection.kind}; {_cannot('one number of theta in each entry of A and B')}"

@@ -42,8 +42,10 @@ def shell_of(folder: Path, architecture: str | None, task: str | None, rows: Map
     import transformers
     from transformers.pytorch_utils import Conv1D
 
+    from ..torch_base.strangers import config_of, reason
+
     try:
-        config = transformers.AutoConfig.from_pretrained(folder)
+        config = config_of(folder)
         with torch.device("meta"):
             model = _model(transformers, config, architecture, task)
             mine = {name: p.shape[0] for name, p in model.named_parameters() if p.dim()}
@@ -52,8 +54,10 @@ def shell_of(folder: Path, architecture: str | None, task: str | None, rows: Map
                     config.num_labels = count
                     model = _model(transformers, config, architecture, task)
                     break
+    except UniLoraError:
+        raise
     except (OSError, ValueError, KeyError) as error:
-        raise UniLoraError(f"{folder} is no model that transformers can make: {str(error).splitlines()[0]}") from error
+        raise UniLoraError(f"{folder} is no model that transformers can make: {reason(error)}") from error
     modules, others = [], []
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
@@ -67,8 +71,10 @@ def shell_of(folder: Path, architecture: str | None, task: str | None, rows: Map
 
 
 def _model(transformers, config, architecture, task):
+    from ..torch_base.strangers import NO_CODE
+
     if not architecture:
-        return getattr(transformers, AUTO.get(task, "AutoModel")).from_config(config)
+        return getattr(transformers, AUTO.get(task, "AutoModel")).from_config(config, **NO_CODE)
     found = getattr(transformers, architecture, None) if architecture.isidentifier() else None
     if not (inspect.isclass(found) and issubclass(found, transformers.PreTrainedModel)):
         raise UniLoraError(f"the model's class is {architecture!r:.80}, which is no model class of transformers")

@@ -23,6 +23,7 @@ import onnxruntime
 
 from unilora_spec import UniLoraError, WorkFailed
 
+from .. import external
 from ..parity.compare import session
 from .cuda_kernels import operator
 
@@ -45,10 +46,11 @@ def nodes(path: Path) -> dict:
 
     The keys: ``file``; ``source``, by which the places are known; ``nodes``, a list of ``{operator, count, where, first}``
     with the first node's name; ``count``, the nodes of each place. Raises ``UniLoraError`` for a file that ONNX Runtime
-    does not load.
+    does not load, or whose data are not its own.
     """
     if not Path(path).is_file():
         raise UniLoraError(f"there is no file {path}")
+    external.check(Path(path))
     model, assigned = _optimized(Path(path))
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     rows, first = Counter(), {}

@@ -1,5 +1,6 @@
 """An adapter on an ONNX file that exists already, from whatever exporter. PyTorch is not needed, nor imported."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import onnx_ir as ir
 
 from unilora_spec import Adapter, UniLoraError, WorkFailed
 
+from .. import external
 from ..folders.base_files import OTHER_CONTENTS
 from ..graph.adapt import Weight, check_mode, merged
 from ..graph.heads import Saved, put_in
@@ -47,10 +49,13 @@ def export_onnx_file(
     base, path = Path(base), Path(path)
     adapters = [adapter] if isinstance(adapter, Adapter) else list(adapter)
     check_call(path, mode, adapters)
-    if base.resolve() in [file.resolve() for file in outputs(path, mode)]:
+    replaced = {Path(os.path.realpath(file)) for file in outputs(path, mode)}
+    if Path(os.path.realpath(base)) in replaced:
         raise UniLoraError(f"{path} is the base itself; give another output")
     progress("reading the base")
     graph = read(base)
+    if external.files(graph) & replaced:
+        raise UniLoraError(f"{path} would replace the data of the base {base}; give another output")
     opset = graph.opset_imports[""]
     if mode != "merged" and opset < LEAST_OPSET:
         raise UniLoraError(

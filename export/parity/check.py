@@ -34,7 +34,7 @@ def check_with_file(path: Path, adapters: Sequence[Adapter], base, arrays, given
 
 
 def check_with_torch(path: Path, adapters: Sequence[Adapter], base: str | None, arrays, progress: Progress) -> dict:
-    """The same, from those of the transformers model ``base``, by default the one that the adapter names, in PyTorch."""
+    """The same, from those of the transformers model ``base``, by default the folder that the adapter names, in PyTorch."""
     graph = _of_these(path, adapters)
     progress("loading PyTorch")
     from ..torch_base.base import load_base

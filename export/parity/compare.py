@@ -12,6 +12,7 @@ import onnxruntime
 
 from unilora_spec import WorkFailed
 
+from .. import external
 from .widen import has_bfloat16, widened
 
 NO_BFLOAT16 = "in float32, as ONNX Runtime has no bfloat16 on the CPU"
@@ -57,6 +58,7 @@ def session(
 def session_to_compare(path: Path, options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
     """A file in ONNX Runtime; one with bfloat16, of which the CPU has no kernels, in float32 there (widen.py)."""
     if not _has_cuda() and has_bfloat16(graph := ir.load(path)):
+        external.settle(graph, path)
         with widened(path, graph) as wide:
             return session(wide, options=options)
     return session(path, options=options)

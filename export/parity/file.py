@@ -5,6 +5,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from .. import external
 from . import compare, unrounded
 
 NO_ROUNDING = "without rounding what is computed to 8 bits, which would make any difference large"
@@ -16,6 +17,7 @@ def compare_file(path: Path, cases: Sequence[tuple[Mapping, Mapping]]) -> tuple[
     Raises ``WorkFailed`` where ONNX Runtime refuses the file or an output has another shape than is expected.
     """
     graph = ir.load(path)
+    external.settle(graph, path)
     session, floats = compare.session_to_compare(path), compare.precision(graph)
     if not unrounded.rounds(graph):
         return compare.compare(session, cases, floats), session.get_providers()

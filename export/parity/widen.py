@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from unilora_spec.places import PARTIAL
+
 NARROW, WIDE = ir.DataType.BFLOAT16, ir.DataType.FLOAT
 
 
@@ -35,7 +37,7 @@ def widened(path: Path, model: ir.Model) -> Iterator[Path]:
                 node.attributes[attribute.name] = ir.AttrInt64(attribute.name, WIDE)
             if attribute.type == ir.AttributeType.TENSOR and attribute.value.dtype == NARROW:
                 node.attributes[attribute.name] = ir.AttrTensor(attribute.name, _wide(attribute.value))
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".partial", dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent) as folder:
         wide = Path(folder) / "float32.onnx"
         ir.save(model, wide, external_data="float32.data")
         yield wide

@@ -1,28 +1,30 @@
 """The transformers model that an adapter names, loaded as it was trained on, and its tokenizer."""
 
 import inspect
-import json
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from unilora_spec import Adapter, BaseMismatch, UniLoraError
+
+from ..folders.base_files import base_folder, is_folder
+from .strangers import NO_CODE, WEIGHTS, config_of, reason
 
 
 def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"):
     """The base model in ``dtype`` without the adapter, its tokenizer or None, and a list of warnings.
 
-    ``where`` is a folder or hub id, by default the one that the adapter names. Whether the model fits is decided from its
-    configuration, before its weights are read. Raises ``UniLoraError`` where there is no such base and ``BaseMismatch``
-    where it is another one.
+    ``where`` is a folder or hub id, by default the folder that the adapter names (``folders.base_files.recorded``). Nothing in it is
+    run (strangers.py). Whether the model fits is decided from its configuration, before its weights are read. Raises
+    ``UniLoraError`` where there is no such base and ``BaseMismatch`` where it is another one.
     """
     if adapter.base is None or adapter.base.architecture is None:
         raise UniLoraError(
             "the adapter does not name a transformers model as its base; export it from Python with export.export_onnx"
         )
-    where = where or adapter.base.name
+    where = where or str(base_folder(adapter))
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     transformers.logging.disable_progress_bar()
     architecture = _architecture(adapter.base.architecture)
@@ -38,9 +40,17 @@ def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"
         config.label2id = {label: i for i, label in enumerate(adapter.base.labels)}
     _check_shapes(architecture, config, adapter, where)
     torch.manual_seed(0)  # what the base has no values for is drawn, and the same call is to give the same file
-    model, loading = architecture.from_pretrained(
-        where, config=config, dtype=getattr(torch, dtype), ignore_mismatched_sizes=True, output_loading_info=True
-    )
+    try:
+        model, loading = architecture.from_pretrained(
+            where,
+            config=config,
+            dtype=getattr(torch, dtype),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **WEIGHTS,
+        )
+    except Exception as error:  # transformers lets the errors of every reader beneath it through
+        raise UniLoraError(f"{where}: its weights could not be read: {reason(error)}") from error
     tokenizer = _tokenizer(where)
     if tokenizer is not None and config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
@@ -56,11 +66,15 @@ def _architecture(name: str):
 
 
 def _config(where: str):
-    if Path(where).is_dir() and not (Path(where) / "config.json").is_file():
+    if is_folder(Path(where)) and not (Path(where) / "config.json").is_file():
         raise UniLoraError(f"{where} is a folder without config.json; give --base the folder of a transformers model")
     try:
-        return AutoConfig.from_pretrained(where)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        return config_of(where)
+    except UniLoraError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        if is_folder(Path(where)):
+            raise UniLoraError(f"{where}: transformers cannot read its config.json: {reason(error)}") from error
         raise UniLoraError(
             f"no base model {where!r}: it is neither a folder here nor a model that the hub gives;"
             " give --base a folder or a hub id"
@@ -76,7 +90,7 @@ def _check_shapes(architecture, config, adapter, where):
 
 def _tokenizer(where: str):
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where)
+        tokenizer = AutoTokenizer.from_pretrained(where, **NO_CODE)
     except Exception:  # noqa: BLE001  many models have none; what is raised then differs from version to version
         return None
     words = tokenizer("film word house", add_special_tokens=False)["input_ids"]

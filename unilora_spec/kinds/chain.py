@@ -45,12 +45,12 @@ class Chain(InParts, kind="chain"):
     def parts(self):
         self.check_factors(self.layer_map)
         links = self.links
-        for what, number in (("d", self.d), *((f"rank of {s.name:.80}", s.rank) for s in self.layer_map.segments)):
-            if links > MAX_LINKS or number % links:
-                raise LimitError(
-                    f"{what} is {number}, not a multiple of links, {links}; give one, and at most {MAX_LINKS} links",
-                    "11.15",
-                )
+        indivisible = ((f"rank of {s.name:.80}", s.rank) for s in self.layer_map.segments if s.rank % links)
+        what, number = ("d", self.d) if self.d % links else next(indivisible, ("d", self.d))
+        if links > MAX_LINKS or number % links:
+            raise LimitError(
+                f"{what} is {number}, not a multiple of links, {links}; give one, and at most {MAX_LINKS} links", "11.15"
+            )
         return np.full(links, self.D // links), np.full(links, self.d // links)
 
     def blocks(self):

@@ -18,15 +18,17 @@ class Dense(Factored, kind="dense"):
     exact = False
 
     @classmethod
-    def layout(cls, layer_map):
+    def shared(cls, layer_map):
         rank, in_features, out_features = largest(layer_map)
         yield Range("encoder", (rank, in_features), Start("uniform", 1 / math.sqrt(in_features)))
         yield Range("decoder", (out_features, rank), Start("constant", 0.0))
-        for number, segment in enumerate(layer_map.segments):
-            yield Range(number, (segment.rank, segment.rank), Start("uniform", 1 / math.sqrt(segment.rank)))
+
+    @classmethod
+    def own(cls, segment):
+        yield Range("M", (segment.rank, segment.rank), Start("uniform", 1 / math.sqrt(segment.rank)))
 
     def factors(self, number, segment):
         rank = segment.rank
         A = self.range("encoder")[:rank, : segment.in_features]
-        B = self.range("decoder")[: segment.out_features, :rank] @ self.range(number)
+        B = self.range("decoder")[: segment.out_features, :rank] @ self.range("M", number)
         return A, B

@@ -24,7 +24,7 @@ class Fastfood(Program, kind="fastfood"):
         self.L = 1 << (self.d - 1).bit_length()
 
     @classmethod
-    def layout(cls, layer_map, d):
+    def shared(cls, layer_map, d):
         yield Range("theta", (d,), Start("uniform", 0.02))
 
     def pieces(self, start, stop):
@@ -39,12 +39,12 @@ class Fastfood(Program, kind="fastfood"):
         S = 1 / math.sqrt(self.D * L)  # the product is exact, as L is a power of two
 
         def signs():
-            signs = np.where(self.hashes(1, start, stop) < 2**31, np.float32(1), np.float32(-1)).reshape(shape)
+            signs = np.where(self.hashes(1, np.arange(start, stop)) < 2**31, np.float32(1), np.float32(-1)).reshape(shape)
             signs[:, self.d :] = 0
             return signs
 
         def places():
-            order = np.argsort(self.hashes(3, start, stop).reshape(shape), axis=1, kind="stable")
+            order = np.argsort(self.hashes(3, np.arange(start, stop)).reshape(shape), axis=1, kind="stable")
             return order + np.arange(0, stop - start, L)[:, None]
 
         padded = self.range("theta").take(frozen((L,), lambda: np.minimum(np.arange(L), self.d - 1)))

@@ -35,6 +35,8 @@ class Identity(Gather, kind="identity"):
         return np.ones(stop - start, dtype=np.int64)
 
     def initial(self, layer_map, bound=0.02):
+        if layer_map is None or layer_map.D != self.D:
+            raise LimitError(f"kind identity begins by its layer map, of D = {self.D} entries; give that", "9.2")
         theta = np.zeros(self.d, dtype=np.float32)
         for segment, start in layer_map.placed():
             stop = start + segment.rank * segment.in_features

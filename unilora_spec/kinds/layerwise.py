@@ -4,6 +4,9 @@ Li et al., "Uni-LoRA: One Vector is All You Need", arXiv 2506.00799.
 """
 
 import itertools
+from functools import cached_property
+
+import numpy as np
 
 from ..errors import LimitError
 from ..parts import Block, InParts
@@ -16,23 +19,38 @@ class Layerwise(InParts, kind="layerwise"):
     """
 
     def parts(self):
-        sizes = {}
-        for segment in self.layer_map.segments:
-            sizes[segment.layer] = sizes.get(segment.layer, 0) + segment.size
-        ends = [self.d * end // self.D for end in itertools.accumulate(sizes.values(), initial=0)]
-        dims = [end - start for start, end in itertools.pairwise(ends)]
-        for layer, dim in zip(sizes, dims):
-            if dim == 0:
-                raise LimitError(
-                    f"d is {self.d}, which leaves the layer {layer:.80} of {len(sizes)} without a number; give a larger d",
-                    "11.13",
-                )
-        return list(sizes.values()), dims
+        segments, layers = self.layer_map.segments, self._layers
+        sizes = np.zeros(layers.max() + 1, np.int64)
+        np.add.at(sizes, layers, np.fromiter((segment.size for segment in segments), np.int64, len(segments)))
+        ends = (self.d * int(end) // self.D for end in itertools.chain([0], sizes.cumsum()))  # of 71 bits
+        dims = np.diff(np.fromiter(ends, np.int64, len(sizes) + 1))
+        if not dims.all():
+            without = segments[int((layers == dims.argmin()).argmax())].layer
+            raise LimitError(
+                f"d is {self.d}, which leaves the layer {without:.80} of {len(sizes)} without a number; give a larger d", "11.13"
+            )
+        return sizes, dims
+
+    @cached_property
+    def _layers(self) -> np.ndarray:
+        """The number of each segment's layer, in the order of their first segments: int32[segments].
+
+        By hashes, since the names of 65,536 layers, in a dictionary, would be the largest part of what a small file makes.
+        """
+        segments = self.layer_map.segments
+        for salt in itertools.count():
+            hashes = np.fromiter((hash((salt, segment.layer)) for segment in segments), np.int64, len(segments))
+            order = hashes.argsort(kind="stable").astype(np.int32)
+            begins = np.append(True, np.diff(hashes[order]) != 0)
+            groups, firsts = begins.cumsum(dtype=np.int32) - 1, order[begins]
+            if all(segments[i].layer == segments[firsts[k]].layer for i, k in zip(order, groups) if i != firsts[k]):
+                break
+        layers = np.empty(len(segments), np.int32)
+        layers[order] = firsts.argsort().argsort()[groups]
+        return layers
 
     def blocks(self):
-        numbers, entries = {}, {}
-        for segment, row in self.layer_map.placed():
-            part = numbers.setdefault(segment.layer, len(numbers))
-            entry = entries.get(part, 0)
-            yield Block(row, part, entry, segment.size)
-            entries[part] = entry + segment.size
+        entries = np.zeros(len(self._sizes), np.int64)
+        for part, (segment, row) in zip(self._layers, self.layer_map.placed()):
+            yield Block(row, part, entries[part], segment.size)
+            entries[part] += segment.size

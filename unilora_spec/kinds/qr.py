@@ -15,9 +15,8 @@ class Qr(FromBase, kind="qr"):
     rule = "11.10"
 
     @classmethod
-    def layout(cls, layer_map):
-        for number, segment in enumerate(layer_map.segments):
-            yield Range(number, (segment.rank, segment.in_features), Start("constant", 0.0))
+    def own(cls, segment):
+        yield Range("R", (segment.rank, segment.in_features), Start("constant", 0.0))
 
     @staticmethod
     def shapes(segment):
@@ -31,4 +30,4 @@ class Qr(FromBase, kind="qr"):
 
     def factors(self, number, segment):
         (Q,) = self.frozen_matrices(number, segment)
-        return self.range(number), Q
+        return self.range("R", number), Q

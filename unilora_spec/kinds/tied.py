@@ -15,16 +15,18 @@ class Tied(Factored, kind="tied"):
     """
 
     @classmethod
-    def layout(cls, layer_map):
+    def shared(cls, layer_map):
         rank, in_features, out_features = largest(layer_map)
         yield Range("A", (rank, in_features), Start("uniform", 1 / math.sqrt(in_features)))
         yield Range("B", (out_features, rank), Start("constant", 0.0))
-        for number, segment in enumerate(layer_map.segments):
-            yield Range((number, "u"), (segment.rank,), Start("constant", 1.0))
-            yield Range((number, "v"), (segment.out_features,), Start("constant", 1.0))
+
+    @classmethod
+    def own(cls, segment):
+        yield Range("u", (segment.rank,), Start("constant", 1.0))
+        yield Range("v", (segment.out_features,), Start("constant", 1.0))
 
     def factors(self, number, segment):
         rank, out = segment.rank, segment.out_features
-        A = self.range("A")[:rank, : segment.in_features] * self.range((number, "u")).reshape(rank, 1)
-        B = self.range("B")[:out, :rank] * self.range((number, "v")).reshape(out, 1)
+        A = self.range("A")[:rank, : segment.in_features] * self.range("u", number).reshape(rank, 1)
+        B = self.range("B")[:out, :rank] * self.range("v", number).reshape(out, 1)
         return A, B

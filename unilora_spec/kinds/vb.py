@@ -28,52 +28,51 @@ class VB(Factored, kind="vb"):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._first, self._turned, count = {}, {}, 0
-        for name, many in self.sub_vectors(self.layer_map, self.options["length"]):
-            self._first[name] = count
-            count += many
+        self._turned = {}
         if self.stored:
-            bank = self.options["bank"]
+            bank, count = self.options["bank"], self.D // self.options["length"] * self.options["topk"]
             possible = f"a row of the bank, from 0 to {bank - 1}"
-            self.tensors["index"] = self.checked_index(count * self.options["topk"], bank, possible, "11.11")
+            self.tensors["index"] = self.checked_index(count, bank, possible, "11.11")
 
     @classmethod
     def trained_as(cls):
         return Logits
 
     @classmethod
-    def sub_vectors(cls, layer_map, length):
-        """The name of each A and B, and how many sub-vectors it has."""
-        for number, segment in enumerate(layer_map.segments):
-            for name, size in (("A", segment.in_features), ("B", segment.out_features)):
-                if size % length:
-                    side = {"A": "in", "B": "out"}[name]
-                    raise LayerMapError(f"{segment.name} has {side} = {size}; give a length that divides it", "11.11")
-                yield (number, name), segment.rank * (size // length)
+    def shared(cls, layer_map, length, bank, topk):
+        yield Range("bank", (bank, length), Start("uniform", 0.02))
 
     @classmethod
-    def layout(cls, layer_map, length, bank, topk):
-        yield Range("bank", (bank, length), Start("uniform", 0.02))
-        for name, many in cls.sub_vectors(layer_map, length):
-            yield Range(name, (many, topk - 1), Start("constant", 1 / topk))
+    def own(cls, segment, length, bank, topk):
+        for name, side, size in (("A", "in", segment.in_features), ("B", "out", segment.out_features)):
+            if size % length:
+                raise LayerMapError(f"{segment.name} has {side} = {size}; give a length that divides it", "11.11")
+            numbers, start = cls.of_sub_vector(bank, topk)
+            yield Range(name, (segment.rank * (size // length), numbers), start)
+
+    @staticmethod
+    def of_sub_vector(bank: int, topk: int) -> tuple[int, Start]:
+        """How many numbers of θ a sub-vector has for its own, and what they begin with."""
+        return topk - 1, Start("constant", 1 / topk)
 
     def factors(self, number, segment):
         rank, out = segment.rank, segment.out_features
-        A = self._mixes((number, "A")).reshape(rank, segment.in_features)
-        return A, self._mixes((number, "B")).reshape(rank * out).take(self._order(rank, out))
+        first, length = int(self.rows[number]), self.options["length"]
+        A = self._mixes(self.range("A", number), first // length)
+        B = self._mixes(self.range("B", number), (first + rank * segment.in_features) // length)
+        return A.reshape(rank, segment.in_features), B.reshape(rank * out).take(self._order(rank, out))
 
-    def _mixes(self, name) -> Value:
-        """The sub-vectors of an A or a B: (many, length)."""
-        bank, chosen = self.range("bank"), self.chosen(name)
+    def _mixes(self, given: Value, first: int) -> Value:
+        """The sub-vectors of an A or a B, (many, length), of their own numbers and the number of the first of them."""
+        bank, chosen = self.range("bank"), self.chosen(given, first)
         mix, *others = (bank.take(rows) * weights for rows, weights in chosen)
         for each in others:
             mix = mix + each
         return mix
 
-    def chosen(self, name) -> list[tuple[Value, Value]]:
+    def chosen(self, given: Value, first: int) -> list[tuple[Value, Value]]:
         """The k rows of each sub-vector of an A or a B, (many,), and their weights, (many, 1)."""
-        given, first, k = self.range(name), self._first[name], self.options["topk"]
-        many = given.shape[0]
+        many, k = given.shape[0], self.options["topk"]
         index = self.tensors["index"].reshape(-1, k)[first : first + many].astype(np.int64)
         weights = [given[:, m : m + 1] for m in range(k - 1)]
         last = _ONE
@@ -86,7 +85,7 @@ class VB(Factored, kind="vb"):
         one after the other. One array for all B of a size."""
         if (rank, out) not in self._turned:
             pieces = np.arange(rank * out).reshape(-1, rank, self.options["length"])
-            self._turned[rank, out] = frozen((out * rank,), lambda: pieces.transpose(0, 2, 1).ravel())
+            self._turned[rank, out] = frozen((out, rank), lambda: pieces.transpose(0, 2, 1).reshape(out, rank))
         return self._turned[rank, out]
 
 
@@ -108,14 +107,12 @@ class Logits(VB):
             )
         return {}
 
-    @classmethod
-    def layout(cls, layer_map, length, bank, topk):
-        yield Range("bank", (bank, length), Start("uniform", 0.02))
-        for name, many in cls.sub_vectors(layer_map, length):
-            yield Range(name, (many, bank), Start("normal", 0.1))
+    @staticmethod
+    def of_sub_vector(bank, topk):
+        return bank, Start("normal", 0.1)
 
-    def chosen(self, name):
-        logits, k = self.range(name), self.options["topk"]
+    def chosen(self, given, first):
+        logits, k = given, self.options["topk"]
         many, bank = logits.shape
         rows = logits.largest(k)
         begins = frozen((many, 1), lambda: np.arange(0, many * bank, bank)[:, None])

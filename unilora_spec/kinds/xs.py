@@ -14,9 +14,8 @@ class Xs(FromBase, kind="xs"):
     exact = False
 
     @classmethod
-    def layout(cls, layer_map):
-        for number, segment in enumerate(layer_map.segments):
-            yield Range(number, (segment.rank, segment.rank), Start("normal", 1e-5))
+    def own(cls, segment):
+        yield Range("R", (segment.rank, segment.rank), Start("normal", 1e-5))
 
     @staticmethod
     def shapes(segment):
@@ -28,4 +27,4 @@ class Xs(FromBase, kind="xs"):
 
     def factors(self, number, segment):
         A, U = self.frozen_matrices(number, segment)
-        return A, U @ self.range(number)
+        return A, U @ self.range("R", number)

@@ -1,0 +1,91 @@
+"""The data of a graph in files beside it: where they are, and that they are the graph's own.
+
+A graph names each file in a text of its own. One that is not in the graph's folder, nor in the blobs of the snapshot of Hugging
+Face's cache that the folder is, is never opened: what it holds would be in the next graph that is written.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx_ir as ir
+
+from unilora_spec import UniLoraError
+from unilora_spec.places import own_file
+
+
+def settle(model: ir.Model, path: Path) -> None:
+    """Gives each external tensor of the graph in the file ``path`` the real place of its data, which is a regular file.
+
+    Links into the cache's blobs are resolved by this, at which onnx-ir itself refuses. The values of attributes are
+    mapped, not read. Raises ``UniLoraError`` for data that are not the graph's own, or not so long as the graph says.
+    """
+    found = model.meta["data"] = set()
+
+    def own(tensor):
+        if not isinstance(tensor, ir.ExternalTensor):
+            return tensor
+        settled = _settled(tensor, path)
+        found.add(Path(settled.path))
+        return settled
+
+    for graph in _graphs(model):
+        for value in graph.initializers.values():
+            value.const_value = own(value.const_value)
+        for node in graph:
+            for attribute in list(node.attributes.values()):
+                one = attribute.type == ir.AttributeType.TENSOR
+                tensors = (
+                    [attribute.value]
+                    if one
+                    else attribute.value
+                    if attribute.type == ir.AttributeType.TENSORS
+                    else None
+                )
+                if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors or ()):  # none of a reference
+                    mapped = [ir.Tensor(own(each).numpy(), dtype=each.dtype, name=each.name) for each in tensors]
+                    node.attributes[attribute.name] = ir.Attr(
+                        attribute.name, attribute.type, mapped[0] if one else mapped
+                    )
+
+
+def check(path: Path) -> None:
+    """``settle`` for a file that something else is to load. Says nothing of one that is no ONNX file."""
+    try:
+        model = ir.load(path)
+    except Exception:  # noqa: BLE001  protobuf's and onnx-ir's, of many kinds: what loads the file will say so
+        return
+    settle(model, path)
+
+
+def files(model: ir.Model) -> set[Path]:
+    """The files that the data of a graph are in, as ``settle`` found them."""
+    return model.meta.get("data", set())
+
+
+def _graphs(model: ir.Model) -> Iterator:
+    """Every graph of a model: its own, those of its functions, and all within their nodes."""
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        yield graph
+        yield from graph.subgraphs()
+
+
+def _settled(tensor: ir.ExternalTensor, path: Path) -> ir.ExternalTensor:
+    location, offset = str(tensor.location or ""), tensor.offset or 0
+    absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor
+    file = None if absolute or ".." in Path(location).parts else own_file(path.parent, location)
+    if file is None:
+        raise UniLoraError(
+            f"{path}: the data of {tensor.name!r:.80} are said to be in {location!r:.80}, which is no regular file in the"
+            " graph's folder; put the graph's own data there"
+        )
+    size, length = file.stat().st_size, tensor.length or tensor.nbytes
+    if min(offset, tensor.nbytes) < 0 or length < tensor.nbytes or offset + length > size:
+        raise UniLoraError(
+            f"{path}: the data of {tensor.name!r:.80} are {tensor.nbytes} bytes, said to be {length} from byte {offset} on of"
+            f" {location!r:.80}, which has {size}; get the whole file"
+        )
+    # Without a base_dir onnx-ir checks no place: this one is checked.
+    return ir.ExternalTensor(
+        str(file), tensor.offset, tensor.length, tensor.dtype, shape=tensor.shape, name=tensor.name,
+        doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props),
+    )  # fmt: skip

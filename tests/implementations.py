@@ -1,0 +1,39 @@
+"""Implementations of a few lines, good in all but what a test says, and runs of the conformance tests on them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DESCRIBED = {"name": "mine", "version": "1", "requests": ["keys", "mix"], "kinds": ["balanced"]}
+TINY = """
+import base64, json, os, signal, subprocess, sys, time
+for line in sys.stdin:
+    request = json.loads(line)
+    if request["request"] == "describe":
+        reply = json.dumps({described!r})
+    else:
+        reply = json.dumps({{"keys": base64.b64encode(bytes(40)).decode()}})
+        {keys}
+    print(reply, flush=True)
+"""
+
+
+def command(*arguments, **options):
+    """A run of the command on all that is asked with `keys`, where nothing else is said."""
+    call = [sys.executable, "-m", "conformance_tests", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **options.pop("environment", {})}
+    done = subprocess.run(call, capture_output=True, text=True, env=environment, check=False, timeout=120, **options)
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    return done
+
+
+def script(folder, keys="pass", described=DESCRIBED) -> str:
+    path = folder / "implementation.py"
+    path.write_text(TINY.format(described=described, keys=keys))
+    return f"{sys.executable} {path}"
+
+
+def words(keys="pass", described=DESCRIBED) -> list[str]:
+    return [sys.executable, "-c", TINY.format(described=described, keys=keys)]
