@@ -67,4 +67,6 @@ FAULTS = of(
      "int order = 0;\n    for (size_t i = 0; i < common && order == 0; i++)\n        order = ORDER((signed char)a.bytes[i], (signed char)b.bytes[i]);"),
     ("a seed that wraps", "1.2", "        if (seed > (UINT64_MAX - digit) / 10)\n", "        if (0)\n"),
     ("a seed of 20 digits", "1.2", "        if (seed > (UINT64_MAX - digit) / 10)\n", "        if (i >= 20)\n"),
+    ("a rank above the smaller side", "7.11", "segment.out < segment.in ? segment.out", "segment.out > segment.in ? segment.out"),
+    ("a rank of 32 signed bits", "7.11", "if (segment.rank > smaller)", "if ((int32_t)segment.rank > smaller)"),
 )  # fmt: skip

@@ -5,7 +5,8 @@ from . import of
 FAULTS = [
     *of(
         "layer_map.py",
-        ("a layer by its last number", "11.13", "next(numbers, len(parts))", "max(numbers, default=len(parts))"),
+        ('a layer by its last number', '11.13', '(?:[^.]*\\.)*?(?:',
+         '(?:[^.]*\\.)*(?:'),
         ("A and B exchanged", "7.2", "A = theta_D[:split].reshape(self.rank, self.in_features)\n        return A, theta_D[split:].reshape(self.out_features, self.rank)",
          "split = self.rank * self.out_features\n        B = theta_D[:split].reshape(self.out_features, self.rank)\n        return theta_D[split:].reshape(self.rank, self.in_features), B"),
         ("A column by column", "7.2", "theta_D[:split].reshape(self.rank, self.in_features)", "theta_D[:split].reshape(self.in_features, self.rank).T"),
@@ -26,7 +27,8 @@ FAULTS = [
         ("longer names than the limit", "7.1", "MAX_NAMES = 2**22", "MAX_NAMES = 2**24"),
         ("a range of one", "7.8", "if bounds[1] - bounds[0] < 2:", "if bounds[1] - bounds[0] < 1:"),
         ("a head without its dot", "7.9", 'return rest if name.startswith(head) and rest[:1] in ("", ".") else None', "return rest if name.startswith(head) else None"),
-        ("layers 1 and 10 for one", "11.13", 'return ".".join(parts[: next(numbers, len(parts)) + 1])', 'return ".".join(parts[: next(numbers, len(parts)) + 1]).rstrip("0")'),
+        ('layers 1 and 10 for one', '11.13', 'return head[0] if head else self.name',
+         'return head[0].rstrip("0") if head else self.name'),
         ("names counted in bytes", "7.1", "len(name) if name.isascii() else 4 * len(name)", 'len(name.encode("utf-8", "surrogatepass"))'),
         ("names counted in characters", "7.1", "len(name) if name.isascii() else 4 * len(name)", "len(name)"),
         ("names counted without the last", "7.1", "if total > MAX_NAMES:", "if total >= MAX_NAMES:"),
@@ -58,5 +60,11 @@ FAULTS = [
         ("an index beyond the stack", "7.5", "self.index < rest.pop(0)", "self.index <= rest.pop(0)"),
         ("a transposed weight of three dimensions", "7.4", "(len(rest) > 2 and not self.transposed and self.index is None)", "(len(rest) > 2 and self.index is None)"),
         ("a kernel by its first number alone", "7.4", "rows, columns = rest[0], math.prod(rest[1:])", "rows, columns = rest[0], math.prod(rest[1:3])"),
+        ("a rank of any size", "7.11", "if segment.rank > most:", "if False:"),
+        ("a rank up to the larger side", "7.11", "min(segment.out_features, segment.in_features)", "max(segment.out_features, segment.in_features)"),
+        ("a rank up to the sum of the sides", "7.11", "min(segment.out_features, segment.in_features)", "segment.out_features + segment.in_features"),
+        ("a rank below the smaller side", "7.11", "if segment.rank > most:", "if segment.rank >= most:"),
+        ("a rank above out alone", "7.11", "min(segment.out_features, segment.in_features)", "segment.in_features"),
+        ("a rank of 8 bits", "7.11", "if segment.rank > most:", "if segment.rank % 256 > most:"),
     ),
 ]  # fmt: skip

@@ -53,5 +53,6 @@ FAULTS = [
         ("a limit of D that is left out", "1.1", "if not 1 <= D <= MAX_D:", "if not 1 <= D < MAX_D:"),
         ("an entry from the end", "1.3", "if len(x) and not 0 <= x.min() <= x.max() < self.D:", "x = np.where(x < 0, x + self.D, x)\n        if len(x) and not 0 <= x.min() <= x.max() < self.D:"),
         ("entries of 32 bits", "1.3", "if len(x) and not 0 <= x.min() <= x.max() < self.D:", "x = x % 2**32 if self.D <= 2**32 else x\n        if len(x) and not 0 <= x.min() <= x.max() < self.D:"),
+        ("a key of mix that is cut", "3.1", 'raise LimitError(f"key is {key}; give a number of 32 bits, from 0", "3.1")', "key %= 2**32"),
     ),
 ]  # fmt: skip
