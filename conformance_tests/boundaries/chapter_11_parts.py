@@ -10,7 +10,9 @@ from .chapter_11 import LARGEST_OPTION, MOST, OPTIONS, of_kind, segment, theta_o
 
 
 def _fastfood(d, D, seed=42):
-    return of_kind("fastfood", [segment(1, D, 0)], d, seed)
+    """One segment of rank 0 with so many entries, of which neither side has 2^40 (7.2)."""
+    sides = (2**20, 2**20) if D == MOST else (1, D)
+    return of_kind("fastfood", [segment(*sides, 0)], d, seed)
 
 
 def _block(name, p, at, theta=None, count=2):
