@@ -13,7 +13,7 @@ from conformance_tests import hostile
 from conformance_tests.oracle import files
 from conformance_tests.rules import check
 from conformance_tests.spelling import canonical, descriptions, rounded, spelled
-from conformance_tests.strategies import adapters, texts
+from conformance_tests.strategies import adapters, few, texts
 from unilora_spec import conformance as reference
 
 from .test_07_layer_map import rules_of
@@ -53,6 +53,7 @@ def test_read(judge, data):
 
 
 @check("8.7", "8.10", needs="read")
+@few()
 @given(st.data())
 def test_canonical_is_said(judge, data):
     """A canonical file is called canonical, and with one blank more it is not."""
@@ -207,6 +208,7 @@ def test_writer_refuses_another_index(judge):
 
 
 @check("8.2", needs="read")
+@few()
 @given(st.data())
 def test_truncated(judge, data):
     """A file that ends early, or goes on, is refused."""

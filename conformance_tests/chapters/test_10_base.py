@@ -10,7 +10,7 @@ from conformance_tests import hostile
 from conformance_tests.oracle import files
 from conformance_tests.rules import check
 from conformance_tests.spelling import canonical
-from conformance_tests.strategies import floats, layer_maps, vectors
+from conformance_tests.strategies import few, floats, layer_maps, vectors
 
 from .test_07_layer_map import base_of, small_adapters
 
@@ -40,6 +40,7 @@ def adapter_and_base(judge, data):
 
 
 @check("10.3", needs="merge")
+@few()
 @given(st.data())
 def test_base_on_record(judge, data):
     """Another structure than the one on record is refused; of other contents it is told, and merged."""
@@ -62,6 +63,7 @@ def test_base_on_record(judge, data):
 
 
 @check("10.3", needs="merge")
+@few()
 @given(st.data())
 def test_base_that_does_not_fit(judge, data):
     """A weight that is missing, or has other dimensions than its segments, is refused."""
