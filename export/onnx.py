@@ -4,16 +4,14 @@ import glob
 import hashlib
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from unilora_spec import Adapter, LayerMap, UniLoraError, WorkFailed
+from unilora_spec import Adapter, LayerMap, UniLoraError
+from unilora_spec.placing import placing
 from unilora_spec.program import Program
 
 from .graph.adapt import Saved, Weight, adapt
@@ -150,7 +148,8 @@ def finish(
     adapt(graph, adapters, weights, saved, mode)
     graph.metadata_props.update(metadata(adapters, mode))
     graph.ir_version = max(graph.ir_version, 8)  # the first with functions
-    with _placing(path, keep) as folder:
+    # The data that a graph refers to has its digest in its name, so that an old graph finds its old data until it is replaced.
+    with placing(path, lambda: _data_of(path) - keep) as folder:
         progress("writing the file")
         files = _write(graph, folder / path.name)
         if mode == "factored":
@@ -221,32 +220,6 @@ def _count_nodes(model: ir.Model) -> int:
 
 def _shapes(saved):
     return {name: value.shape for name, value in saved.items()}
-
-
-@contextmanager
-def _placing(path: Path, keep: set[Path]):
-    """A folder beside ``path`` whose files take their places when the block ends well, that of ``path``'s name last.
-
-    The data that a graph refers to has its digest in its name, so that an old graph finds its old data until it is
-    replaced; then it goes, unless it is in ``keep``. What a killed process left is cleared on the next call.
-    """
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        folder.mkdir()  # here, so that an interruption at once finds it
-        yield folder
-        before, after = _data_of(path), set()
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
-            with open(file, "rb+") as written:
-                os.fsync(written.fileno())
-            after.add(file.rename(path.parent / file.name).resolve())
-        for data in before - after - keep:
-            data.unlink()
-    except OSError as error:
-        raise WorkFailed(f"{path} could not be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _data_of(path: Path) -> set[Path]:
