@@ -55,6 +55,8 @@ def _finished(command):
     try:
         status = command()
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer's way to end then, with 1
+            raise end.__context__ from None
         status = end.code
     if status == 130:  # typer's, for Ctrl-C, and without a word
         raise KeyboardInterrupt
