@@ -15,6 +15,7 @@ from unilora_spec.placing import placing
 from unilora_spec.program import Program
 
 from .graph.adapt import Saved, Weight, adapt
+from .graph.marks import marks
 from .graph.rebuild import factor_name, index_words
 from .modes import MODES
 from .parity import compare as parity
@@ -99,8 +100,8 @@ def advice(mode: str, layer_map: LayerMap) -> list[str]:
 
 
 def feeds_of(adapter: Adapter) -> dict[str, np.ndarray]:
-    """What the mode "factored" is fed beside the model's inputs: A and B of each segment, float32."""
-    found = {}
+    """What the mode "factored" is fed beside the model's inputs: A and B of each segment, float32, and their marks."""
+    found = marks(adapter)
     for segment, A, B in adapter.factors():
         found |= {factor_name(segment, "A"): A, factor_name(segment, "B"): B}
     return found
