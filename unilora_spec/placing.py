@@ -9,10 +9,11 @@ disks), nothing is cleared, as nobody can tell who lives; what is written is who
 
 import errno
 import glob
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -56,12 +57,14 @@ def placing(path: Path, replaced: Callable[[], set[Path]] | None = None):
             # One file needs no turn: a rename is whole by itself.
             with _turn(path) if replaced or len(new) > 1 else nullcontext():
                 old = replaced() if replaced else set()
-                placed = {path.parent / each.name for each in new}
+                places = {path.parent / each.name for each in new}
+                fresh = [place for place in places if not os.path.lexists(place)]
+                _note(folder, fresh, old - {place.resolve() for place in places})
                 for each in new:
                     os.replace(each, path.parent / each.name)
                 with suppress(OSError):  # the files stand; some systems cannot flush a folder
                     _flush(path.parent)
-                for file in old - {file.resolve() for file in placed}:
+                for file in old - {place.resolve() for place in places}:
                     file.unlink(missing_ok=True)
     except OSError as error:
         left = "nothing there has changed" if os.path.lexists(path) else "nothing is there"
@@ -72,7 +75,7 @@ def placing(path: Path, replaced: Callable[[], set[Path]] | None = None):
 def _partial(path: Path):
     """An empty folder beside ``path``, locked; those of killed processes are cleared before."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        _clear(leftover)
+        _clear(leftover, path)
     folder, lock = None, None
     try:
         while lock is None:  # a folder may be cleared by another process before its lock is had
@@ -101,7 +104,12 @@ def _turn(path: Path):
             lock.release()
 
 
-def _clear(leftover: Path) -> None:
+def _note(folder: Path, fresh: Iterable[Path], old: Iterable[Path]) -> None:
+    """Notes what a kill between two renames would leave beside the folder: new files without the last one, or old ones beside it."""
+    (folder / LOCK).write_text(json.dumps([[file.name for file in fresh], [file.name for file in old]]))
+
+
+def _clear(leftover: Path, path: Path) -> None:
     """Removes what a killed process left, unless it lives, is another user's, or nobody can tell."""
     with suppress(OSError):
         if leftover.is_symlink():
@@ -109,8 +117,21 @@ def _clear(leftover: Path) -> None:
         is_folder = leftover.is_dir()
         lock = _Lock.of(leftover / LOCK if is_folder else leftover, make=is_folder)
         if lock and lock.held:
+            for name in _stranded(leftover, path) if is_folder else ():
+                path.with_name(name).unlink(missing_ok=True)
             shutil.rmtree(leftover, ignore_errors=True) if is_folder else leftover.unlink()
             lock.release()
+
+
+def _stranded(leftover: Path, path: Path) -> list[str]:
+    """What was noted and is to go: ``path`` has come to its place or not. Names that begin with that of ``path`` alone, whatever the
+    note says."""
+    try:
+        fresh, old = json.loads((leftover / LOCK).read_bytes())
+        noted = old if not (leftover / path.name).exists() else fresh
+        return [name for name in noted if name.startswith(f"{path.name}.") and Path(name).name == name]
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return []
 
 
 class _Lock:
