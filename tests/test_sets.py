@@ -10,7 +10,7 @@ from test_onnx_base import X, linear
 
 from export import export_onnx_file
 from export.parity.check import check_with_file
-from unilora_spec import LayerMap, Projection, Segment, UniLoraError
+from unilora_spec import LayerMap, Projection, Segment, UniLoraError, WorkFailed
 
 BESIDE = {"expander": "out.expander.onnx", "adapter": "out.onnx_adapter"}
 
@@ -102,3 +102,21 @@ def test_check_refuses_a_mixed_set(sets, tmp_path, what, beside):
         checked()
     (tmp_path / BESIDE[beside]).unlink()
     assert checked()["comparison"]["within"]  # a graph may go its way alone
+
+
+def test_a_full_disk_is_told_by_its_name(sets, tmp_path, monkeypatch):
+    """ONNX Runtime writes its adapters itself, and raises what it likes."""
+
+    class Full:
+        def __getattr__(self, name):
+            def refuse(*_):
+                if name == "export_adapter":
+                    raise RuntimeError("/their/source.cc:151 Failed to write")
+
+            return refuse
+
+    monkeypatch.setattr(onnxruntime, "AdapterFormat", Full)
+    (_, adapter), base = sets[0]["nothing"], sets[1]
+    with pytest.raises(WorkFailed, match="could not be written: ONNX Runtime could not write out.onnx_adapter; the disk may be full"):
+        export_onnx_file(base, adapter, tmp_path / "out.onnx", "factored")
+    assert not [*tmp_path.iterdir()]

@@ -83,8 +83,9 @@ class _Trainer(Trainer):
         ) as error:  # torch and safetensors have their own for a full disk
             folder = self.args.output_dir
             shutil.rmtree(self._checkpoint(), ignore_errors=True)
+            reason = str(error) if isinstance(error, OSError | SafetensorError) else "the disk is full, or refuses"
             raise WorkFailed(
-                f"{folder}: a checkpoint could not be written: {error}; those before it are kept, for --resume"
+                f"{folder}: a checkpoint could not be written: {reason}; those before it are kept, for --resume"
             ) from error
 
     def _checkpoint(self) -> Path:

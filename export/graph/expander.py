@@ -31,13 +31,16 @@ def expander(adapter: Adapter, opset: int) -> ir.Model:
 
 
 def write_adapter(adapter: Adapter, path: Path) -> None:
-    """A, B and what was trained in full as an .onnx_adapter file, which ``onnxruntime.LoraAdapter`` loads."""
+    """A, B and what was trained in full as an .onnx_adapter file, which ``onnxruntime.LoraAdapter`` loads. Raises ``OSError``."""
     tensors = _stored(adapter)
     file = onnxruntime.AdapterFormat()
     file.set_adapter_version(1)
     file.set_model_version(1)
     file.set_parameters({name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in tensors.items()})
-    file.export_adapter(str(path))
+    try:
+        file.export_adapter(str(path))
+    except RuntimeError as error:  # ONNX Runtime's, with its own source's path
+        raise OSError(f"ONNX Runtime could not write {path.name}; the disk may be full") from error
 
 
 def check_adapter(adapter: Adapter, path: Path) -> bool:
