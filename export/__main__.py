@@ -100,7 +100,8 @@ def onnx_command(
     _keep(adapter, output, output.with_suffix(".onnx_adapter"), output.with_suffix(".expander.onnx"))
     if dtype not in (None, *DTYPES):
         raise UniLoraError(f"--dtype is {dtype!r}; give {', '.join(DTYPES)}")
-    with status() as show_step, interruptible(show_step) as step:
+    with status() as show_step:
+        step = interruptible(show_step)
         adapters = [load_adapter(file) for file in adapter]
         if base is not None and base.endswith(".onnx"):
             for option, value in (("opset", opset), ("dtype", dtype), ("with-past", with_past or None)):
@@ -170,7 +171,8 @@ def check_command(
 
     The status is 1 where an output is off by more than the tolerance.
     """
-    with status() as step:
+    with status() as show_step:
+        step = interruptible(show_step)
         step("loading ONNX Runtime")
         from .parity.check import check_with_file, check_with_torch
 

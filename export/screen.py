@@ -3,11 +3,10 @@
 import contextlib
 import json
 import re
-import signal
 import sys
 from collections.abc import Callable
 
-from unilora_spec.command import printable
+from unilora_spec.command import asked_to_stop, printable
 
 
 @contextlib.contextmanager
@@ -22,26 +21,16 @@ def status():
         yield line.update
 
 
-@contextlib.contextmanager
 def interruptible(step):
-    """A step callback that raises ``KeyboardInterrupt`` again where Ctrl-C was swallowed since the last step: torch's
+    """A step callback that raises ``KeyboardInterrupt`` again where that of a signal was swallowed since the last step: torch's
     tracer catches everything in places, and goes on with another, valid graph."""
-    pressed = []
-
-    def handle(*_):
-        pressed.append(True)
-        raise KeyboardInterrupt
 
     def checked(name):
-        if pressed:
+        if asked_to_stop():
             raise KeyboardInterrupt
         step(name)
 
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield checked
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return checked
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """A base model on disk: what its .safetensors files hold, and whether an adapter fits them, with NumPy alone (SPEC 10)."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +9,8 @@ import numpy as np
 
 from .adapter import Adapter
 from .errors import BaseMismatch, FileError, UniLoraError
-from .serialization import map_file, read_header
+from .reading import check_count, open_bytes, read_exactly
+from .serialization import read_header
 
 MAX_HEADER = 100_000_000  # the limit of the safetensors library; a base model's header may be large
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # how NumPy holds a weight of each dtype
@@ -65,7 +67,8 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def read_file(file: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     """The tensors of one file by name, as they lie in it, and its metadata. Raises ``FileError`` (SPEC 8.2)."""
     try:
-        header, start = read_header(map_file(file), MAX_HEADER)
+        with open_bytes(file) as data:
+            header, start = read_header(data, MAX_HEADER)
     except UniLoraError as error:
         raise error.within(file) from None
     metadata = header.pop("__metadata__", {})
@@ -101,12 +104,28 @@ def stored_name(name: str, tensors) -> str:
 def read_raw(stored: Stored) -> np.ndarray:
     """The entries of a tensor, as ``FLOATS`` says: BF16 as uint16. By reading, as a map's pages would stay in memory.
 
-    Raises ``FileError`` for a tensor of another dtype.
+    Raises ``FileError`` for a tensor of another dtype, and for a file that has been cut since its header was read.
     """
     if stored.dtype not in FLOATS:
         raise FileError(f"{stored.file}: a weight is stored as {stored.dtype}, which has no values to compare", "10.2")
     form = np.dtype(FLOATS[stored.dtype])
-    return np.fromfile(stored.file, form, stored.size // form.itemsize, offset=stored.start).reshape(stored.shape)
+    raw = np.fromfile(stored.file, form, stored.size // form.itemsize, offset=stored.start)
+    try:
+        check_count(stored.size, raw.nbytes)
+    except FileError as error:
+        raise error.within(stored.file) from None
+    return raw.reshape(stored.shape)
+
+
+def read_pieces(stored: Stored, most: int) -> Iterator[bytes]:
+    """The bytes of a tensor of any dtype, ``most`` at a time. Raises ``FileError`` for a file that has been cut."""
+    with stored.file.open("rb") as file:
+        file.seek(stored.start)
+        for start in range(0, stored.size, most):
+            try:
+                yield read_exactly(file, min(most, stored.size - start))
+            except FileError as error:
+                raise error.within(stored.file) from None
 
 
 def read_values(stored: Stored) -> np.ndarray:

@@ -22,7 +22,17 @@ from pathlib import Path
 import numpy as np
 
 from unilora_spec import Adapter, BaseMismatch, UniLoraError, load_adapter
-from unilora_spec.base_model import FLOATS, INDEX, Stored, checkpoint_files, read_file, read_raw, stored_name, widen
+from unilora_spec.base_model import (
+    FLOATS,
+    INDEX,
+    Stored,
+    checkpoint_files,
+    read_file,
+    read_pieces,
+    read_raw,
+    stored_name,
+    widen,
+)
 from unilora_spec.places import own_file
 
 from .base_files import BaseFiles, base_folder
@@ -126,11 +136,9 @@ class _Merge:
         self._advance(stored.size)
 
     def _copied(self, stored: Stored) -> Iterator[bytes]:
-        with stored.file.open("rb") as file:
-            file.seek(stored.start)
-            for start in range(0, stored.size, CHUNK):
-                yield file.read(min(CHUNK, stored.size - start))
-                self._advance(min(CHUNK, stored.size - start))
+        for piece in read_pieces(stored, CHUNK):
+            yield piece
+            self._advance(len(piece))
 
     def _advance(self, count: int) -> None:
         self.done += count
