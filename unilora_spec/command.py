@@ -1,5 +1,6 @@
 """How every command of the project ends: 0 done, 1 the work failed, 2 the call was wrong; an error is one sentence."""
 
+import re
 import sys
 
 from .errors import UniLoraError
@@ -7,6 +8,9 @@ from .errors import UniLoraError
 
 def run(command) -> None:
     """Calls ``command`` and exits with its status. ``--debug`` anywhere in the call shows the traceback as well."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that has no sign for ΔW shows how it is spelled
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
@@ -22,9 +26,22 @@ def run(command) -> None:
     sys.exit(status)
 
 
+# Signs that a font shows as nothing at all, though Python counts them as printable: Unicode's default ignorable letters and marks.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
+)
+
+
 def printable(text: str) -> str:
-    """``text`` with its control characters spelled out: names come from files, and could steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    """``text`` as one line of signs that can be seen, the others spelled out: names come from files, and could begin a line of their
+    own, steer a terminal, or turn the order of what stands behind them.
+
+    >>> print(printable("x\\nerror: \\u202eall fine"))
+    x\\nerror: \\u202eall fine
+    """
+    return "".join(
+        c if c.isprintable() and not _INVISIBLE.match(c) else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def _sentence(error) -> tuple[str, int]:
