@@ -15,13 +15,14 @@ class Nesting:
 
     ``deepest``  how many lists and objects lie in each other at most
     ``values``   values and keys
+    ``opened``   lists and objects
 
-    Both hold for malformed text too, as far as any parser reads it: no JSON string has a line feed, so that a line begins outside of
+    They hold for malformed text too, as far as any parser reads it: no JSON string has a line feed, so that a line begins outside of
     one; and what closes more than was opened closes nothing.
     """
 
     def __init__(self):
-        self.deepest, self.values = 0, 1
+        self.deepest, self.values, self.opened = 0, 1, 0
         self._depth, self._in_string, self._rest = 0, False, b""
 
     def feed(self, piece: bytes) -> None:
@@ -42,7 +43,9 @@ class Nesting:
         self._in_string = bool(in_string[-1])
         found[in_string] = 0
         opened, closed = found == _OPEN, found == _CLOSE
-        self.values += int(np.count_nonzero(opened) + np.count_nonzero(found == _NEXT))
+        begun = int(np.count_nonzero(opened))
+        self.opened += begun
+        self.values += begun + int(np.count_nonzero(found == _NEXT))
         depth = self._depth + np.cumsum(opened.astype(np.int32) - closed)
         depth -= np.minimum(np.minimum.accumulate(depth), 0)
         self._depth = int(depth[-1])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from unilora_spec import Adapter, Base, UniLoraError
+from unilora_spec import Adapter, Base, LimitError, UniLoraError
 from unilora_spec.command import printable
 from unilora_spec.projection import MAX_DIM, Gather, kind_named
 from unilora_spec.serialization import encoded_size
@@ -20,7 +20,7 @@ from unilora_spec.serialization import encoded_size
 from .ranks import ranked
 from .settings import BEFORE, AdapterSettings
 
-CHOICES = [10**n for n in range(3, 10)]  # the d that are shown where none was given
+CHOICES = [10**n for n in range(10)]  # the d that are shown where none was given: from a thousand on, where D is as large
 
 SHOWN, BAR = 256, 16  # targets of a plan of ranks, and the characters of the longest bar
 
@@ -77,9 +77,23 @@ def planned(settings: AdapterSettings, progress: bool = False) -> dict:
         },
     }
     if d is None:
-        return report | {"choices": [trained(choice) for choice in CHOICES if choice <= D]}
+        return report | {"choices": _fitting(trained, D)}
     figures = trained(d)
     return report | {"d": figures.pop("d"), "bytes": report["bytes"] | figures}
+
+
+def _fitting(trained, D) -> list[dict]:
+    """The figures of ``CHOICES`` that the kind can have. Raises its ``LimitError`` where there is none."""
+    found, refusal = [], None
+    for d in CHOICES:
+        if d <= D:
+            try:
+                found.append(trained(d))
+            except LimitError as error:
+                refusal = error
+    if not found:
+        raise refusal
+    return [figures for figures in found if figures["d"] >= 1000] or found
 
 
 def _zeros(dtype, length) -> np.ndarray:
@@ -100,8 +114,9 @@ def show(report: dict) -> None:
     """Prints a plan for people."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console, base, size = Console(highlight=False), report["base"], report["bytes"]
+    console, base, size = Console(highlight=False, markup=False, emoji=False), report["base"], report["bytes"]
     rows = [
         ("base", f"{base['class']}, {base['parameters']:,} parameters in {base['dtype']}", base["bytes"]),
         ("layer map", f"{report['segments']:,} segments, D = {report['D']:,}", None),
@@ -115,10 +130,10 @@ def show(report: dict) -> None:
     table = Table("", "", "bytes", box=None, show_header=True)
     table.columns[2].justify = "right"
     for *words, number in rows:
-        table.add_row(*map(printable, words), "" if number is None else f"{number:,}")
+        table.add_row(*(Text(printable(word)) for word in words), "" if number is None else f"{number:,}")
     console.print(table)
     for entry in report["layers"]:
-        console.print(printable(json.dumps(entry)), markup=False)
+        console.print(printable(json.dumps(entry)))
     if "ranks" in report:
         _show_ranks(console, report["ranks"])
     if "choices" in report:
@@ -139,6 +154,7 @@ def _held(report):
 def _show_ranks(console, report):
     from rich.bar import Bar
     from rich.table import Table
+    from rich.text import Text
 
     targets = report["targets"]
     total, most = sum(target["rank"] for target in targets), max(target["rank"] for target in targets)
@@ -148,7 +164,7 @@ def _show_ranks(console, report):
     table.columns[0].overflow = "fold"  # the end of a name tells more than its beginning
     for target in targets[:SHOWN]:
         score = f"{target['score']:.3g}" if "score" in target else ""
-        table.add_row(printable(target["target"]), str(target["rank"]), score, Bar(most, 0, target["rank"], width=BAR))
+        table.add_row(Text(printable(target["target"])), str(target["rank"]), score, Bar(most, 0, target["rank"], width=BAR))
     console.print(table)
     if len(targets) > SHOWN:
         console.print(f"… and {len(targets) - SHOWN:,} more, which --json has")

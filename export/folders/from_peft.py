@@ -22,7 +22,7 @@ from .shell import Module, Shell, shell_of
 
 INDICES = ".unilora_indices_A"
 INTEGERS = {"I64": "<i8", "I32": "<i4"}
-NUMBERS = {"r": range(1, 2**31), "theta_d_length": range(1, 2**31), "proj_seed": range(2**64)}
+NUMBERS = {"r": range(1, 2**31), "theta_d_length": range(1, 2**40), "proj_seed": range(2**64)}
 FIELDS = {  # what else is read of PEFT's configuration, where it is there: a value of this type, or a list of such
     "base_model_name_or_path": (str, False), "task_type": (str, False), "target_modules": (str, True), "modules_to_save": (str, True),
     "layers_to_transform": (int, True), "layers_pattern": (str, True),
