@@ -19,6 +19,7 @@ from unilora_spec.program import Program
 from .graph.adapt import Saved, Weight, adapt
 from .graph.rebuild import factor_name, index_words
 from .modes import MODES
+from .onnx_limits import look_at
 from .parity import compare as parity
 from .parity.file import compare_file
 
@@ -69,16 +70,12 @@ def check_call(path: Path, mode: str, adapters: Sequence[Adapter]) -> None:
 
 
 def load(path: Path) -> ir.Model:
-    """The graph of a file, its tensors where they are. Raises ``UniLoraError`` where it is no ONNX file."""
+    """The graph of a file, its tensors where they are. Raises ``UniLoraError`` where it is no ONNX file, or asks for too much."""
+    look_at(path)
     try:
-        graph = ir.load(path)
-    except FileNotFoundError:
-        raise UniLoraError(f"{path}: there is no such file") from None
-    except Exception as error:  # protobuf's and onnx-ir's, of many kinds
+        return ir.load(path)
+    except Exception as error:  # onnx-ir's, of many kinds
         raise UniLoraError(f"{path} is no ONNX file: {str(error).splitlines()[0]:.200}") from error
-    if not len(graph.graph):
-        raise UniLoraError(f"{path} is no ONNX file, or one without nodes")
-    return graph
 
 
 def outputs(path: Path, mode: str) -> list[Path]:
