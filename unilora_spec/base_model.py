@@ -15,8 +15,12 @@ MAX_HEADER = 2**24  # a hundred bytes or so for each of 140,000 tensors, more th
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # how NumPy holds a weight of each dtype
 INDEX = "model.safetensors.index.json"  # says which file of a sharded checkpoint holds which tensor
 LARGE_JSON = 2**26, 2**22  # bytes and values of a file that names every tensor, or every word of a vocabulary
-LAYERS = re.compile(r"(layers?|blocks|depths?|stages)$")  # how a config.json calls what it counts modules by
-MOST_LAYERS = 1024  # the largest models have 130
+# What a model has at most of what its config.json calls so: the largest have 130 layers, ten million positions, 21,843 labels.
+MOST = (
+    (re.compile(r"(layers?|blocks|depths?|stages)$"), 400),
+    (re.compile("num_labels"), 2**17),
+    (re.compile("position|n_ctx|seq_len|sequence_len"), 2**25),
+)
 MOST_NUMBER = 2**31  # no size of a model is larger
 
 
@@ -107,7 +111,7 @@ def read_config(path: Path) -> dict:
         elif isinstance(value, list):
             waiting += [(key, item) for item in value]
         elif isinstance(value, int):
-            most = MOST_LAYERS if LAYERS.search(key) else MOST_NUMBER
+            most = next((most for name, most in MOST if name.search(key)), MOST_NUMBER)
             if abs(value) > most:
                 raise UniLoraError(f"{path}: {key!r:.80} is {value!r:.30}; no model has more than {most:,}")
     return values

@@ -17,8 +17,10 @@ def size_of(path: Path) -> int:
     """The bytes of a regular file. Raises ``UniLoraError`` for anything else: a pipe would be waited for, a device has no end."""
     try:
         found = path.stat()
+    except FileNotFoundError:
+        raise UniLoraError(f"{path}: there is no such file; give one that is there") from None
     except OSError as error:
-        raise UniLoraError(f"{path}: {(error.strerror or str(error)).lower()}; give a file that can be read") from None
+        raise UniLoraError(f"{path}: {error.strerror}; give a file that can be read") from None
     except ValueError:
         raise UniLoraError(f"{str(path)!r:.200} is no name of a file; give one without a zero byte") from None
     if not stat.S_ISREG(found.st_mode):

@@ -13,6 +13,8 @@ from torch import distributed
 from transformers import TrainerCallback, TrainerState
 
 from unilora_spec import UniLoraError, WorkFailed
+from unilora_spec.base_model import LARGE_JSON
+from unilora_spec.documents import look_at_json, read_json
 
 from .settings import TrainSettings, flag
 
@@ -77,7 +79,7 @@ class Checkpoints:
         return stopping.get("attributes", {}).get("early_stopping_patience_counter", 0) >= (self.settings.patience or 1)
 
     def _check_settings(self):
-        before = json.loads(self._described.read_text()) if self._described.exists() else {}
+        before = read_json(self._described) if self._described.exists() else {}
         for name, value in _plain(self.settings).items():
             if before.get(name, value) != value:
                 raise UniLoraError(
@@ -93,6 +95,7 @@ def _plain(settings):
 
 def _state(checkpoint) -> TrainerState | None:
     try:
+        look_at_json(checkpoint / STATE, *LARGE_JSON)
         return TrainerState.load_from_json(str(checkpoint / STATE))
     except (OSError, ValueError, TypeError):
         return None

@@ -6,6 +6,7 @@ imports what builds a model and nothing else (building.py).
 
 import difflib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from unilora_spec import Adapter, Base, LimitError, UniLoraError
+from unilora_spec.base_model import read_config
 from unilora_spec.command import printable
 from unilora_spec.projection import MAX_DIM, Gather, kind_named
 from unilora_spec.serialization import encoded_size
@@ -21,6 +23,9 @@ from .ranks import ranked
 from .settings import BEFORE, AdapterSettings
 
 CHOICES = [10**n for n in range(10)]  # the d that are shown where none was given: from a thousand on, where D is as large
+
+TABLES = {torch.arange, torch.zeros, torch.ones, torch.full, torch.eye, torch.rand, torch.randn}  # that a constructor may compute
+MOST_TABLE, MOST_WEIGHTS = 2**26, 2**16  # numbers of one; weights of a model, of which each takes its time
 
 SHOWN, BAR = 256, 16  # targets of a plan of ranks, and the characters of the longest bar
 
@@ -179,7 +184,7 @@ def skeleton(base: str) -> torch.nn.Module:
     from transformers import initialization
 
     config = _config(base)
-    known = [getattr(transformers, name, None) for name in config.architectures or ()]
+    known = [getattr(transformers, name, None) for name in config.architectures or () if isinstance(name, str)]
     build = known[0]._from_config if known and known[0] else transformers.AutoModel.from_config
     try:
         with initialization.no_init_weights(), _EmptyOnMeta():
@@ -196,14 +201,14 @@ def _config(base: str):
 
     file = Path(base) / "config.json" if Path(base).is_dir() else Path(base)
     try:
-        values = json.loads(file.read_bytes()) if Path(base).exists() else PretrainedConfig.get_config_dict(base)[0]
+        values = read_config(file) if Path(base).exists() and file.exists() else PretrainedConfig.get_config_dict(base)[0]
         kind = values["model_type"]
     except OSError as error:  # of a folder that holds none, and of an id that is not to be had
         raise UniLoraError(
             f"{base}: no config.json is there, nor a base model of that id to be had; give the base model's folder or its "
             "config.json"
         ) from error
-    except (ValueError, KeyError, TypeError):
+    except KeyError:
         raise UniLoraError(
             f"{file}: this is no config.json with a model_type; give that of a transformers model"
         ) from None
@@ -223,5 +228,24 @@ class _EmptyOnMeta(TorchFunctionMode):
     the meta kernels written in Python, and those import SymPy, 45 MB and 0.3 s.
     """
 
+    def __init__(self):
+        super().__init__()
+        self.weights = 0
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in TABLES and (count := _entries(func, args, kwargs or {})) > MOST_TABLE:
+            raise ValueError(f"it computes a table of {count:,} numbers, and {MOST_TABLE:,} are the most")
+        self.weights += func is torch.empty
+        if self.weights > MOST_WEIGHTS:
+            raise ValueError(f"it has more than {MOST_WEIGHTS:,} weights")
         return func(*args, **(kwargs or {}) | ({"device": "meta"} if func is torch.empty else {}))
+
+
+def _entries(func, args, options) -> int:
+    """How many numbers a call makes; those of a call in another form than the usual ones, 0."""
+    numbers = [n for n in (args[0] if args and isinstance(args[0], tuple | list) else args) if isinstance(n, int | float)]
+    if func is torch.arange:
+        start, stop, step = ([0, *numbers, 1] if len(numbers) < 2 else [*numbers, 1])[:3] if numbers else (0, 0, 1)
+        return int(abs((options.get("end", stop) - start) / (step or 1)))
+    numbers = list(options.get("size", numbers))
+    return math.prod(abs(int(n)) for n in numbers) * (numbers[0] if func is torch.eye and len(numbers) == 1 else 1)

@@ -1,7 +1,6 @@
 """The transformers model that an adapter names, loaded as it was trained on, and its tokenizer."""
 
 import inspect
-import json
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from unilora_spec import Adapter, BaseMismatch, UniLoraError
+from unilora_spec.base_model import look_at_base
 
 
 def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"):
@@ -58,9 +58,14 @@ def _architecture(name: str):
 def _config(where: str):
     if Path(where).is_dir() and not (Path(where) / "config.json").is_file():
         raise UniLoraError(f"{where} is a folder without config.json; give --base the folder of a transformers model")
+    if Path(where).is_dir():
+        look_at_base(Path(where))
     try:
         return AutoConfig.from_pretrained(where)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except Exception as error:  # each configuration checks in its own way
+        if Path(where).is_dir():
+            reason = " ".join(str(error).split())
+            raise UniLoraError(f"{where}: transformers cannot read its config.json: {reason:.200}") from error
         raise UniLoraError(
             f"no base model {where!r}: it is neither a folder here nor a model that the hub gives;"
             " give --base a folder or a hub id"
@@ -68,8 +73,12 @@ def _config(where: str):
 
 
 def _check_shapes(architecture, config, adapter, where):
-    with torch.device("meta"):
-        shell = architecture(config)
+    try:
+        with torch.device("meta"):
+            shell = architecture(config)
+    except Exception as error:  # a class's own errors, about values that it cannot be built of
+        reason = " ".join(str(error).split())
+        raise UniLoraError(f"{where}: transformers cannot build a model of its config.json: {reason:.200}") from error
     shapes = {name: tuple(value.shape) for name, value in shell.named_parameters(remove_duplicate=False)}
     adapter.check_base(shapes, where)
 
