@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from .errors import UniLoraError
 
-SECONDS, MEMORY = 2, 2**28  # of computing, whatever else the machine does; of the process, which begins with 20 MiB
+SECONDS, MEMORY = 1, 2**28  # of computing, whatever else the machine does; of the process, which begins with 20 MiB
 PATIENCE = 30  # seconds of anything, where the machine counts no others
 MOST = 2000  # characters of an expression, but for names with | between them
 _NAMES = re.compile(r"(?:[-.\w|/]++|\\.)*+")  # which takes no time to try

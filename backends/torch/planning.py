@@ -25,7 +25,7 @@ from .settings import BEFORE, AdapterSettings
 CHOICES = [10**n for n in range(10)]  # the d that are shown where none was given: from a thousand on, where D is as large
 
 TABLES = {torch.arange, torch.zeros, torch.ones, torch.full, torch.eye, torch.rand, torch.randn}  # that a constructor may compute
-MOST_TABLE, MOST_WEIGHTS = 2**26, 2**16  # numbers of one; weights of a model, of which each takes its time
+MOST_TABLE, MOST_WEIGHTS = 2**26, 2**13  # numbers of one; weights of a model, of which each takes its time
 
 SHOWN, BAR = 256, 16  # targets of a plan of ranks, and the characters of the longest bar
 
