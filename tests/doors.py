@@ -83,8 +83,8 @@ CONFIGS = {
     "a billion layers": _config("'num_hidden_layers' is 1000000000", num_hidden_layers=10**9),
     "positions that take all memory": _config("'max_position_embeddings' is", max_position_embeddings=2**31),
     "a billion labels": _config("'num_labels' is", num_labels=10**9),
-    "a number of five thousand digits": Seed(text(CONFIG)[:-1] + b', "x": ' + b"9" * 5000 + b"}", "holds no JSON object"),
-    "no words": Seed(b"\xff\xfe", "holds no JSON object"),
+    "a number of five thousand digits": Seed(text(CONFIG)[:-1] + b', "x": ' + b"9" * 5000 + b"}", "config.json"),
+    "no words": Seed(b"\xff\xfe", "config.json"),
     "a division by zero": _config("", num_attention_heads=0),
 }
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .adapter import Adapter
-from .documents import look_at_json, read_json
+from .documents import NoObject, look_at_json, read_json
 from .errors import BaseMismatch, FileError, UniLoraError
 from .serialization import map_file, read_header
 
@@ -60,7 +60,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
         try:
             names = set(read_json(folder / INDEX, *LARGE_JSON)["weight_map"].values())
             files = sorted(folder / Path(name).name for name in names)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (NoObject, KeyError, TypeError, AttributeError) as error:
             raise FileError(f"{folder / INDEX} has no weight_map from names of tensors to files") from error
         if missing := [file for file in files if not file.is_file()]:
             raise FileError(f"{missing[0]} is missing, which {INDEX} names; get the whole base model")

@@ -13,6 +13,10 @@ MOST_DEPTH = 64
 _OTHERS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
+class NoObject(UniLoraError):
+    """A file whose text is no JSON object; a caller may know better what it should be."""
+
+
 def size_of(path: Path) -> int:
     """The bytes of a regular file. Raises ``UniLoraError`` for anything else: a pipe would be waited for, a device has no end."""
     try:
@@ -53,7 +57,7 @@ def look_at_json(path: Path, most: int = MOST_BYTES, values: int = MOST_VALUES) 
 
 
 def read_json(path: Path, most: int = MOST_BYTES, values: int = MOST_VALUES) -> dict:
-    """The object in a JSON file, with the bounds of ``look_at_json``. Raises ``UniLoraError`` where it holds none."""
+    """The object in a JSON file, with the bounds of ``look_at_json``. Raises ``NoObject`` where it holds none."""
     data = read_bytes(path, most)
     found = Nesting()
     found.feed(data)
@@ -61,9 +65,9 @@ def read_json(path: Path, most: int = MOST_BYTES, values: int = MOST_VALUES) -> 
     try:
         value = json.loads(data.decode("utf-8-sig"))
     except ValueError as error:
-        raise UniLoraError(f"{path} holds no JSON object: {error}") from None
+        raise NoObject(f"{path} holds no JSON object: {error}") from None
     if not isinstance(value, dict):
-        raise UniLoraError(f"{path} holds no JSON object")
+        raise NoObject(f"{path} holds no JSON object")
     return value
 
 

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from unilora_spec import Adapter, Base, LimitError, UniLoraError
 from unilora_spec.base_model import read_config
 from unilora_spec.command import printable
+from unilora_spec.documents import NoObject
 from unilora_spec.projection import MAX_DIM, Gather, kind_named
 from unilora_spec.serialization import encoded_size
 
@@ -201,14 +202,16 @@ def _config(base: str):
 
     file = Path(base) / "config.json" if Path(base).is_dir() else Path(base)
     try:
-        values = read_config(file) if Path(base).exists() and file.exists() else PretrainedConfig.get_config_dict(base)[0]
+        if Path(base).is_dir() and not file.exists():
+            raise FileNotFoundError
+        values = read_config(file) if file.exists() else PretrainedConfig.get_config_dict(base)[0]
         kind = values["model_type"]
     except OSError as error:  # of a folder that holds none, and of an id that is not to be had
         raise UniLoraError(
             f"{base}: no config.json is there, nor a base model of that id to be had; give the base model's folder or its "
             "config.json"
         ) from error
-    except KeyError:
+    except (NoObject, KeyError):
         raise UniLoraError(
             f"{file}: this is no config.json with a model_type; give that of a transformers model"
         ) from None
