@@ -193,7 +193,9 @@ def _arrays(path: Path) -> dict:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > MOST_INPUTS:
-            raise UniLoraError(f"{path} unfolds to {unpacked:,} bytes; {MOST_INPUTS:,} is the most, so give smaller batches")
+            raise UniLoraError(
+                f"{path} unfolds to {unpacked:,} bytes; {MOST_INPUTS:,} is the most, so give smaller batches"
+            )
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except UniLoraError:

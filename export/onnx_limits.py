@@ -81,10 +81,15 @@ def _tensors(graph):
     for node in graph.node:
         for attribute in node.attribute:
             yield from [*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors]
-            sparse += [*([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else ()), *attribute.sparse_tensors]
+            sparse += [
+                *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else ()),
+                *attribute.sparse_tensors,
+            ]
     for tensor in sparse:
         if min(tensor.dims, default=0) < 0 or math.prod(tensor.dims) > MOST_SPARSE:
-            raise UniLoraError(f"the sparse tensor {tensor.values.name!r:.200} has shape {list(tensor.dims)}; store it whole")
+            raise UniLoraError(
+                f"the sparse tensor {tensor.values.name!r:.200} has shape {list(tensor.dims)}; store it whole"
+            )
         yield from (tensor.values, tensor.indices)
 
 
@@ -101,13 +106,17 @@ def _stored(tensor, folder) -> int:
     try:
         bits = ir.DataType(tensor.data_type).bitwidth
     except (ValueError, TypeError):
-        raise UniLoraError(f"{name} is of type {tensor.data_type}, which ONNX does not have; export the file again") from None
+        raise UniLoraError(
+            f"{name} is of type {tensor.data_type}, which ONNX does not have; export the file again"
+        ) from None
     needed = -(-count * bits // 8)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         _check_external(tensor, folder, name, needed)
     elif tensor.HasField("raw_data"):
         if len(tensor.raw_data) != needed:
-            raise UniLoraError(f"{name} has shape {shape}, {needed:,} bytes, and {len(tensor.raw_data):,} are there; export the file again")
+            raise UniLoraError(
+                f"{name} has shape {shape}, {needed:,} bytes, and {len(tensor.raw_data):,} are there; export the file again"
+            )
     else:
         fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
         if sum(map(len, fields)) not in (count, 2 * count, -(-count // 2), -(-count // 4)):
@@ -157,7 +166,9 @@ def _check_functions(model) -> None:
         waiting.append((key, True))
         for called in calls:
             if called in open_:
-                raise UniLoraError(f"the function {called[1]!r:.200} calls itself, which no run ends; export the model without functions")
+                raise UniLoraError(
+                    f"the function {called[1]!r:.200} calls itself, which no run ends; export the model without functions"
+                )
             waiting.append((called, False))
     own, calls = _counted(model.graph, bodies)
     if (total := own + sum(number * sizes[key] for key, number in calls.items())) > MOST_NODES:
@@ -219,7 +230,9 @@ def _skeleton(model):
         if _is_small(tensor):
             made.graph.initializer.append(tensor)
         else:
-            made.graph.initializer.append(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))
+            made.graph.initializer.append(
+                onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            )
     return made
 
 
@@ -230,7 +243,9 @@ def _with_small_values(model):
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     left, tries = [], MOST_TRIES
     for node in model.graph.node:
-        small = node.domain == "" and node.op_type not in GROWING and all(not name or name in known for name in node.input)
+        small = (
+            node.domain == "" and node.op_type not in GROWING and all(not name or name in known for name in node.input)
+        )
         if not small or not tries or len(node.output) != 1 or any(a.HasField("g") for a in node.attribute):
             left.append(node)
             continue

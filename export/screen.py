@@ -111,9 +111,7 @@ def show_weights(report: dict) -> None:
     }[report["same_contents"]]
     _line(f"  weights     {len(rows)} found; values {verdict}")
     for row in rows:
-        _line(
-            f"    {row['name']:{widths[0]}}  {row['initializer']:{widths[1]}}  by {row['how']}, {row['stored']}"
-        )
+        _line(f"    {row['name']:{widths[0]}}  {row['initializer']:{widths[1]}}  by {row['how']}, {row['stored']}")
 
 
 def show_comparison(report: dict) -> None:

@@ -72,7 +72,10 @@ def _child(door, folder):
     os.chdir(folder)
     for number, name in ((0, os.devnull), (1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT, 0o600), number)
-    sys.stdout, sys.stderr = open(1, "w", encoding="ascii", closefd=False), open(2, "w", encoding="ascii", closefd=False)
+    sys.stdout, sys.stderr = (
+        open(1, "w", encoding="ascii", closefd=False),
+        open(2, "w", encoding="ascii", closefd=False),
+    )
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     most = _memory("VmSize") + CEILING
@@ -109,7 +112,9 @@ def inputs(door, count: int, seed: int):
     """(name, content, words that are expected): the seeds, and ``count`` mutations of them."""
     for name, content in door.seeds.items():
         yield name, content.content, content.says
-    mutable = [each.content for each in door.seeds.values() if isinstance(each.content, bytes) and len(each.content) < 2**16]
+    mutable = [
+        each.content for each in door.seeds.values() if isinstance(each.content, bytes) and len(each.content) < 2**16
+    ]
     for i in range(count if mutable else 0):
         rng = random.Random(f"{seed}/{door.name}/{i}")
         data = rng.choice(mutable)
@@ -163,7 +168,13 @@ def main(arguments=None) -> int:
         table = Table("door", "tried", "refused", "accepted", "findings", "peak memory", "longest time")
         for row in rows:
             counts = (str(row[name]) for name in ("tried", "refused", "accepted"))
-            table.add_row(row["door"], *counts, str(len(row["findings"])), f"{row['memory'] / 2**20:.0f} MiB", f"{row['seconds']:.2f} s")
+            table.add_row(
+                row["door"],
+                *counts,
+                str(len(row["findings"])),
+                f"{row['memory'] / 2**20:.0f} MiB",
+                f"{row['seconds']:.2f} s",
+            )
         Console(width=120).print(table)
     return 1 if any(row["findings"] for row in rows) else 0
 

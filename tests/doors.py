@@ -55,7 +55,14 @@ BASE = {"base/config.json": text(CONFIG), "base/model.safetensors": WEIGHTS}
 
 def _adapter(name="base", weight=WEIGHT, label="no") -> bytes:
     layer_map = LayerMap([Segment(weight, 32, 32, 2)])
-    base = Base.of(name, layer_map, {weight: (32, 32)}, lambda name: np.zeros((32, 32)), "BertForSequenceClassification", {0: label, 1: "yes"})
+    base = Base.of(
+        name,
+        layer_map,
+        {weight: (32, 32)},
+        lambda name: np.zeros((32, 32)),
+        "BertForSequenceClassification",
+        {0: label, 1: "yes"},
+    )
     return encode(Adapter(Projection(D=layer_map.D, d=8, seed=42), layer_map, np.full(8, 0.1, np.float32), base))
 
 
@@ -97,12 +104,15 @@ def _options(says, words: str) -> Seed:
 
 YAML = {
     "aliases of aliases": _options(
-        "refers to 'a0'", "rank:\n - &a0 [x,x]\n" + "".join(f" - &a{i + 1} [{','.join([f'*a{i}'] * 10)}]\n" for i in range(9))
+        "refers to 'a0'",
+        "rank:\n - &a0 [x,x]\n" + "".join(f" - &a{i + 1} [{','.join([f'*a{i}'] * 10)}]\n" for i in range(9)),
     ),
     "a list in itself": _options("refers to 'a'", "rank: &a [*a]"),
     "a merge": _options("refers to 'a'", "lr: &a {rank: 1}\n<<: *a"),
     "lists that nest": _options("a text, a number, or a list", "rank: " + "[" * 60_000),
-    "lists that nest by lines": _options("a text, a number, or a list", "rank:\n" + "".join(" " * i + "-\n" for i in range(1, 300))),
+    "lists that nest by lines": _options(
+        "a text, a number, or a list", "rank:\n" + "".join(" " * i + "-\n" for i in range(1, 300))
+    ),
     "too long": _options("such a file has at most", "rank: " + "[" * 100_000),
     "many keys": _options("a text, a number, or a list", "a: 1\n" * 10_000),
     "a key twice": _options("a key is there twice", "rank: 1\nrank: 2"),
@@ -130,8 +140,12 @@ ROWS = {
     "jsonl": {
         "lists that nest": Seed(ROW * 9 + b'{"text": ' + b"[" * 100_000 + b"\n" + ROW, "nested deeper"),
         "lists that nest after a line that is broken": Seed(b'"\n' + b"[" * 100_000, "nested deeper"),
-        "a million keys": Seed(b"{" + b",".join(b'"%d":1' % i for i in range(10**6)) + b"}", "columns; 1,000 is the most"),
-        "a key of its own in each row": Seed(b"".join(b'{"%d":1}\n' % i for i in range(900)) + b"{}\n" * 10**5, "nearly all of them empty"),
+        "a million keys": Seed(
+            b"{" + b",".join(b'"%d":1' % i for i in range(10**6)) + b"}", "columns; 1,000 is the most"
+        ),
+        "a key of its own in each row": Seed(
+            b"".join(b'{"%d":1}\n' % i for i in range(900)) + b"{}\n" * 10**5, "nearly all of them empty"
+        ),
         "one line": Seed(b'{"text": "' + b"x" * 2**26 + b'"}', "has a line of more than"),
         "an archive": Seed(gzip.compress(ROW * 10**6), "is an archive"),
         "a pipe": PIPE,
@@ -146,7 +160,9 @@ ROWS = {
     },
     "parquet": {
         "cut off": Seed(PARQUET[: len(PARQUET) // 2], "no Parquet file"),
-        "a footer of 2 GB": Seed(b"PAR1" + b"\xff" * 99 + (2**31 - 1).to_bytes(4, "little") + b"PAR1", "no Parquet file"),
+        "a footer of 2 GB": Seed(
+            b"PAR1" + b"\xff" * 99 + (2**31 - 1).to_bytes(4, "little") + b"PAR1", "no Parquet file"
+        ),
         "a gigabyte of one text": Seed(
             _parquet({"text": ["x" * 10**6] * 100, "label": [1] * 100}, compression="zstd"), "would unfold to more"
         ),
@@ -156,9 +172,18 @@ ROWS = {
 # PEFT's folder
 
 D = 256
-PEFT = {"peft_type": "UNILORA", "r": 2, "theta_d_length": 8, "proj_seed": 0, "target_modules": ["query"], "task_type": "SEQ_CLS"}
+PEFT = {
+    "peft_type": "UNILORA",
+    "r": 2,
+    "theta_d_length": 8,
+    "proj_seed": 0,
+    "target_modules": ["query"],
+    "task_type": "SEQ_CLS",
+}
 PEFT["base_model_name_or_path"] = "base"
-PEFT_TENSORS = packed({"base_model.unilora_theta_d": {"dtype": "F32", "shape": [8], "data_offsets": [0, 32]}}, bytes(32))
+PEFT_TENSORS = packed(
+    {"base_model.unilora_theta_d": {"dtype": "F32", "shape": [8], "data_offsets": [0, 32]}}, bytes(32)
+)
 
 
 def _peft(says, **values):
@@ -177,7 +202,9 @@ PEFT_CONFIGS = {
     "modules that are an object": _peft("modules_to_save is {}", modules_to_save={}),
     "a base that is a list": _peft("base_model_name_or_path is []", base_model_name_or_path=[]),
     "a pattern that explodes": _peft("takes too long", target_modules="(.*)*(.*)*(.*)*(.*)*$x"),
-    "layers by such a pattern": _peft("takes too long", layers_to_transform=[0], layers_pattern="(.*)*(.*)*(.*)*(.*)*$x"),
+    "layers by such a pattern": _peft(
+        "takes too long", layers_to_transform=[0], layers_pattern="(.*)*(.*)*(.*)*(.*)*$x"
+    ),
     "no pattern": _peft("no regular expression", target_modules="("),
 }
 
@@ -193,14 +220,26 @@ FACTOR = numpy_helper.from_array(np.ones((32, 32), np.float32), "w")
 
 
 def graph(*nodes, tensors=(FACTOR,), functions=(), shape=("batch", 32), **more) -> bytes:
-    made = helper.make_graph([MATMUL, *nodes], "g", [value("x", shape)], [value("y", (shape[0], 32))], list(tensors), **more)
+    made = helper.make_graph(
+        [MATMUL, *nodes], "g", [value("x", shape)], [value("y", (shape[0], 32))], list(tensors), **more
+    )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("d", 1)]
     return helper.make_model(made, functions=functions, opset_imports=opsets).SerializeToString()
 
 
 def function(name, *calls):
-    nodes = [helper.make_node(each, ["i" if k == 0 else f"{k}"], ["o" if k == len(calls) - 1 else f"{k + 1}"], domain="d" if each[0] == "F" else "") for k, each in enumerate(calls)]
-    return helper.make_function("d", name, ["i"], ["o"], nodes, [helper.make_opsetid("", 18), helper.make_opsetid("d", 1)])
+    nodes = [
+        helper.make_node(
+            each,
+            ["i" if k == 0 else f"{k}"],
+            ["o" if k == len(calls) - 1 else f"{k + 1}"],
+            domain="d" if each[0] == "F" else "",
+        )
+        for k, each in enumerate(calls)
+    ]
+    return helper.make_function(
+        "d", name, ["i"], ["o"], nodes, [helper.make_opsetid("", 18), helper.make_opsetid("d", 1)]
+    )
 
 
 def shape(name, *numbers):
@@ -273,7 +312,10 @@ ONNX["graphs in graphs"] = Seed(_within(1000), "no ONNX file")
 # All
 
 ADAPTER = {"vec.safetensors": _adapter()}
-NAMES = {"a line of its own": Seed(_adapter(weight="x\nerror: all fine\n.weight"), None), "an escape": Seed(_adapter("\x1b[2J\u202e[bold]"), None)}
+NAMES = {
+    "a line of its own": Seed(_adapter(weight="x\nerror: all fine\n.weight"), None),
+    "an escape": Seed(_adapter("\x1b[2J\u202e[bold]"), None),
+}
 TRAIN = ("backends.torch", "train", "--base", "base", "--output", "out.safetensors")
 
 

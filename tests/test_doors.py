@@ -62,7 +62,9 @@ def depth(text: str) -> int:
 def test_nesting():
     assert depth("[[],[[]]]") == 3 and depth('{"a":{"b":[]}}') == 3
     assert depth(r'["[[[\"[[[", "\\", [1]]') == 2  # brackets in strings, an escaped quote and an escaped escape
-    assert depth("]]]][[") == 2 and depth('"[[[\n[[') == 2  # what is malformed: closed before it was opened, a string without an end
+    assert (
+        depth("]]]][[") == 2 and depth('"[[[\n[[') == 2
+    )  # what is malformed: closed before it was opened, a string without an end
     found = nesting(b'{"a": [1, 2], "b": {}}')
     assert found.values >= 7 and found.opened == 3  # four values in three lists and objects, and two keys
 
@@ -97,7 +99,10 @@ def test_json_files(tmp_path):
         decode(b"[" + b"1," * 2**21 + b"1]")
 
 
-@pytest.mark.parametrize(("name", "most"), [("num_hidden_layers", 400), ("depths", 400), ("max_position_embeddings", 2**25), ("vocab_size", 2**31)])
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("num_hidden_layers", 400), ("depths", 400), ("max_position_embeddings", 2**25), ("vocab_size", 2**31)],
+)
 def test_numbers_of_a_configuration(tmp_path, name, most):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"text_config": {name: [most]}}))
@@ -157,9 +162,24 @@ def test_a_plan_shows_markup_as_it_is(monkeypatch):
 
     name = "[bold]x[/bold] :smile:\n[link=file:///etc]"
     base = {"class": name, "parameters": 1, "dtype": "float32", "bytes": 4}
-    size = {"P": {"computed": 0, "cached": 1, "PEFT": 2}, "theta_D": 1, "gradient of theta_D": 1, "file": 1, "optimizer": 1}
+    size = {
+        "P": {"computed": 0, "cached": 1, "PEFT": 2},
+        "theta_D": 1,
+        "gradient of theta_D": 1,
+        "file": 1,
+        "optimizer": 1,
+    }
     ranks = {"planner": "x", "budget": 2, "targets": [{"target": name, "rank": 2}]}
-    report = {"base": base, "bytes": size, "segments": 1, "D": 9, "d": 2, "kind": "balanced", "layers": [{"name": name}], "ranks": ranks}
+    report = {
+        "base": base,
+        "bytes": size,
+        "segments": 1,
+        "D": 9,
+        "d": 2,
+        "kind": "balanced",
+        "layers": [{"name": name}],
+        "ranks": ranks,
+    }
     out = io.StringIO()
     monkeypatch.setattr("rich.console.Console", lambda **options: Console(file=out, width=200, **options))
     planning.show(report)
@@ -178,7 +198,13 @@ def test_a_plan_of_a_small_model_shows_figures_of_some_d(tmp_path, capsys):
     from backends.torch.planning import planned, show
     from backends.torch.settings import AdapterSettings
 
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "vocab_size": 20,
+    }
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", **sizes}))
     for kind, expected in (("balanced", [1, 10, 100]), ("chain", [10, 100]), ("nonuniform", [10])):
         report = planned(AdapterSettings(base=str(tmp_path), targets="query", kind=kind))

@@ -23,9 +23,19 @@ from unilora_spec.serialization import encoded_size
 from .ranks import ranked
 from .settings import BEFORE, AdapterSettings
 
-CHOICES = [10**n for n in range(10)]  # the d that are shown where none was given: from a thousand on, where D is as large
+CHOICES = [
+    10**n for n in range(10)
+]  # the d that are shown where none was given: from a thousand on, where D is as large
 
-TABLES = {torch.arange, torch.zeros, torch.ones, torch.full, torch.eye, torch.rand, torch.randn}  # that a constructor may compute
+TABLES = {
+    torch.arange,
+    torch.zeros,
+    torch.ones,
+    torch.full,
+    torch.eye,
+    torch.rand,
+    torch.randn,
+}  # that a constructor may compute
 MOST_TABLE, MOST_WEIGHTS = 2**26, 2**13  # numbers of one; weights of a model, of which each takes its time
 
 SHOWN, BAR = 256, 16  # targets of a plan of ranks, and the characters of the longest bar
@@ -170,7 +180,9 @@ def _show_ranks(console, report):
     table.columns[0].overflow = "fold"  # the end of a name tells more than its beginning
     for target in targets[:SHOWN]:
         score = f"{target['score']:.3g}" if "score" in target else ""
-        table.add_row(Text(printable(target["target"])), str(target["rank"]), score, Bar(most, 0, target["rank"], width=BAR))
+        table.add_row(
+            Text(printable(target["target"])), str(target["rank"]), score, Bar(most, 0, target["rank"], width=BAR)
+        )
     console.print(table)
     if len(targets) > SHOWN:
         console.print(f"… and {len(targets) - SHOWN:,} more, which --json has")
@@ -246,7 +258,9 @@ class _EmptyOnMeta(TorchFunctionMode):
 
 def _entries(func, args, options) -> int:
     """How many numbers a call makes; those of a call in another form than the usual ones, 0."""
-    numbers = [n for n in (args[0] if args and isinstance(args[0], tuple | list) else args) if isinstance(n, int | float)]
+    numbers = [
+        n for n in (args[0] if args and isinstance(args[0], tuple | list) else args) if isinstance(n, int | float)
+    ]
     if func is torch.arange:
         start, stop, step = ([0, *numbers, 1] if len(numbers) < 2 else [*numbers, 1])[:3] if numbers else (0, 0, 1)
         return int(abs((options.get("end", stop) - start) / (step or 1)))

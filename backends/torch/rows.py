@@ -15,10 +15,22 @@ FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".pa
 PIECE = 2**20
 MOST_LINE = 2**25  # bytes: of a .json file all may be one line
 MOST_COLUMNS = 1000  # a reader of ten thousand takes minutes
-CELLS = 16, 2**22  # rows times columns of JSON, where each row may have keys of its own: times the bytes of the file, plus so many
+CELLS = (
+    16,
+    2**22,
+)  # rows times columns of JSON, where each row may have keys of its own: times the bytes of the file, plus so many
 STRING = re.compile(rb'"((?:[^"\\]++|\\.)*+)"(\s*:)?', re.DOTALL)  # and what makes it a key
 UNPACKED = 200, 2**26  # what a Parquet file may unfold to: times its bytes, plus so many
-ARCHIVES = (b"\x1f\x8b", b"PK", b"\xfd7zXZ\0", b"Rar!\x1a", b"\x28\xb5\x2f\xfd", b"BZh", b"7z\xbc\xaf", b"\x04\x22\x4d\x18")
+ARCHIVES = (
+    b"\x1f\x8b",
+    b"PK",
+    b"\xfd7zXZ\0",
+    b"Rar!\x1a",
+    b"\x28\xb5\x2f\xfd",
+    b"BZh",
+    b"7z\xbc\xaf",
+    b"\x04\x22\x4d\x18",
+)
 
 
 def look_at(path: Path) -> None:
@@ -44,11 +56,15 @@ def _look_at_text(path, form, size):
             continue
         found.feed(piece)
         if found.deepest > MOST_DEPTH:
-            raise UniLoraError(f"{path}: lists are nested deeper than {MOST_DEPTH}, or never closed; give rows of texts and labels")
+            raise UniLoraError(
+                f"{path}: lists are nested deeper than {MOST_DEPTH}, or never closed; give rows of texts and labels"
+            )
         keys.update(text for text, colon in STRING.findall(piece) if colon)
         _check_columns(path, len(keys))
         if found.opened * len(keys) > CELLS[0] * size + CELLS[1]:
-            raise UniLoraError(f"{path} has {len(keys)} columns, nearly all of them empty in each row; give rows of like columns")
+            raise UniLoraError(
+                f"{path} has {len(keys)} columns, nearly all of them empty in each row; give rows of like columns"
+            )
 
 
 def _pieces(path):
@@ -59,7 +75,9 @@ def _pieces(path):
             end = piece.rfind(b"\n") + 1
             length += end or len(piece)
             if length > MOST_LINE:
-                raise UniLoraError(f"{path} has a line of more than {MOST_LINE:,} bytes; give a file with a line for each row")
+                raise UniLoraError(
+                    f"{path} has a line of more than {MOST_LINE:,} bytes; give a file with a line for each row"
+                )
             if end:
                 yield b"".join([*parts, piece[:end]])
                 parts, length = [], len(piece) - end
@@ -91,6 +109,10 @@ def _look_at_parquet(path, size):
     except UniLoraError:
         raise
     except Exception as error:  # pyarrow's and Python's, of many kinds
-        raise UniLoraError(f"{path}: this is no Parquet file, or a damaged one: {str(error).splitlines()[0]:.200}") from error
+        raise UniLoraError(
+            f"{path}: this is no Parquet file, or a damaged one: {str(error).splitlines()[0]:.200}"
+        ) from error
     if unpacked > times * size + plus:
-        raise UniLoraError(f"{path} has {size:,} bytes and would unfold to more than {times * size + plus:,}; give another file")
+        raise UniLoraError(
+            f"{path} has {size:,} bytes and would unfold to more than {times * size + plus:,}; give another file"
+        )

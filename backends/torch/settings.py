@@ -19,7 +19,11 @@ TEXTS = {"gelora": 1000, "hetero": 256}
 BEFORE = tuple(TEXTS)
 DURING = ("beam", "dora")  # those that move ranks while it trains
 PLANNERS = ("uniform", *BEFORE, *DURING)
-MOST_CONFIG, MOST_NESTING, MOST_EVENTS = 2**16, 4, 4000  # of a YAML file of options: bytes, lists in each other, what is in it
+MOST_CONFIG, MOST_NESTING, MOST_EVENTS = (
+    2**16,
+    4,
+    4000,
+)  # of a YAML file of options: bytes, lists in each other, what is in it
 PROXIES = ("grad-norm", "snip", "synflow")
 
 # Each converter takes what a command line or a YAML file can hold; _as turns its refusal into what to give instead.
@@ -366,7 +370,9 @@ def read_config(path) -> dict:
                 line = event.start_mark.line + 1
                 raise UniLoraError(f"{path}: line {line} refers to {event.anchor!r:.80}; write the value itself there")
             if depth > MOST_NESTING or count > MOST_EVENTS:
-                raise UniLoraError(f"{path}: an option's value is a text, a number, or a list or pairs of such; write it so")
+                raise UniLoraError(
+                    f"{path}: an option's value is a text, a number, or a list or pairs of such; write it so"
+                )
         content = yaml.load(text, _loader())
     except UniLoraError:
         raise
@@ -381,7 +387,9 @@ def read_config(path) -> dict:
     for name in options:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0) or known
-            raise UniLoraError(f"{path}: the option {name!r:.80} is unknown; the closest is {close[0].replace('_', '-')!r}")
+            raise UniLoraError(
+                f"{path}: the option {name!r:.80} is unknown; the closest is {close[0].replace('_', '-')!r}"
+            )
     return options
 
 

@@ -54,7 +54,9 @@ def import_peft(folder: Path, output: Path, base: Path | None = None) -> dict:
     modules = _saved_modules(tensors, config, shell) or _targets(config, folder, shell)
     for module in modules:
         if rank > (most := min(module.out_features, module.in_features)):
-            raise UniLoraError(f"{folder / CONFIG}: r is {rank}, and {module.name} has a rank of {most} at most; give PEFT's own folder")
+            raise UniLoraError(
+                f"{folder / CONFIG}: r is {rank}, and {module.name} has a rank of {most} at most; give PEFT's own folder"
+            )
     segments = [Segment(f"{name}.weight", out, columns, rank, transposed) for name, out, columns, transposed in modules]
     index, s = _index(tensors, modules, d, seed, sum(segment.size for segment in segments))
     layer_map = LayerMap(segments, alpha=s * rank)
@@ -99,7 +101,9 @@ def _whole(config, folder, name) -> int:
 def _check_fields(config, folder) -> None:
     for name, (kind, may_be_list) in FIELDS.items():
         value = config.get(name)
-        if (isinstance(value, list) and not may_be_list) or any(type(item) is not kind for item in _listed(config, name)):
+        if (isinstance(value, list) and not may_be_list) or any(
+            type(item) is not kind for item in _listed(config, name)
+        ):
             words = {str: "a text", int: "a whole number"}[kind] + (", or a list of such" if may_be_list else "")
             raise UniLoraError(f"{folder / CONFIG}: {name} is {value!r:.40}; it must be {words}")
 

@@ -34,7 +34,9 @@ def _array(value, sizes, random):
         raise UniLoraError(f"the input {value.name} has no shape; give --inputs an .npz file with arrays by name")
     shape = [_size(value, axis, size, sizes) for axis, size in enumerate(value.shape)]
     if min(shape, default=0) < 0 or math.prod(shape) > MOST:
-        raise UniLoraError(f"the input {value.name} has shape {shape}; give --inputs an .npz file with smaller arrays by name")
+        raise UniLoraError(
+            f"the input {value.name} has shape {shape}; give --inputs an .npz file with smaller arrays by name"
+        )
     if value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
         if "mask" in value.name:
             return np.ones(shape, value.dtype.numpy())
