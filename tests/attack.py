@@ -37,7 +37,6 @@ def prepare() -> None:
     import typer  # noqa: F401
     from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification  # noqa: F401
 
-    import backends.torch.train
     import export.folders.from_peft
     import export.onnx_base.from_file
     import export.torch_base.from_torch  # noqa: F401
@@ -72,10 +71,7 @@ def _child(door, folder):
     os.chdir(folder)
     for number, name in ((0, os.devnull), (1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT, 0o600), number)
-    sys.stdout, sys.stderr = (
-        open(1, "w", encoding="ascii", closefd=False),
-        open(2, "w", encoding="ascii", closefd=False),
-    )
+    sys.stdout, sys.stderr = (open(number, "w", encoding="ascii") for number in (1, 2))  # noqa: SIM115
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     most = _memory("VmSize") + CEILING
@@ -87,7 +83,7 @@ def _child(door, folder):
         runpy.run_module(door.call[0], run_name="__main__", alter_sys=True)
     except SystemExit as error:
         status = error.code or 0
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  it is what is looked for
         print(f"traceback: {error!r}", file=sys.stderr)
     Path(folder, "memory").write_text(str(_memory("VmHWM") - before))
     sys.stdout.flush()

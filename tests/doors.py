@@ -260,35 +260,66 @@ def outside(**where) -> bytes:
 CALL = helper.make_node("F0", ["y"], ["z"], domain="d")
 ONNX = {
     "functions that double": Seed(
-        graph(CALL, functions=[*(function(f"F{i}", f"F{i + 1}", f"F{i + 1}") for i in range(40)), function("F40", "Relu")]), "stands for"
+        graph(
+            CALL, functions=[*(function(f"F{i}", f"F{i + 1}", f"F{i + 1}") for i in range(40)), function("F40", "Relu")]
+        ),
+        "stands for",
     ),
     "a chain of functions": Seed(
-        graph(CALL, functions=[*(function(f"F{i}", f"F{i + 1}") for i in range(20_000)), function("F20000", "Relu")]), "within each other"
+        graph(CALL, functions=[*(function(f"F{i}", f"F{i + 1}") for i in range(20_000)), function("F20000", "Relu")]),
+        "within each other",
     ),
     "a function that calls itself": Seed(graph(CALL, functions=[function("F0", "F0")]), "calls itself"),
     "functions in a circle": Seed(graph(CALL, functions=[function("F0", "F1"), function("F1", "F0")]), "calls itself"),
     "a constant of a terabyte": Seed(computed("ConstantOfShape", "s", tensors=[shape("s", 2**36)]), "bytes"),
     "one of a shape that is computed": Seed(
-        graph(helper.make_node("Pow", ["s", "t"], ["u"]), helper.make_node("ConstantOfShape", ["u"], ["z"]), tensors=[FACTOR, shape("s", 2), shape("t", 36)]), "bytes",
+        graph(
+            helper.make_node("Pow", ["s", "t"], ["u"]),
+            helper.make_node("ConstantOfShape", ["u"], ["z"]),
+            tensors=[FACTOR, shape("s", 2), shape("t", 36)],
+        ),
+        "bytes",
     ),
     "an expansion": Seed(computed("Expand", "w", "s", tensors=[shape("s", 2**30, 32, 32)]), "bytes"),
-    "a range": Seed(computed("Range", "a", "b", "c", tensors=[numpy_helper.from_array(np.array(v, np.int64), n) for n, v in (("a", 0), ("b", 2**40), ("c", 1))]), "bytes"),
+    "a range": Seed(
+        computed(
+            "Range",
+            "a",
+            "b",
+            "c",
+            tensors=[numpy_helper.from_array(np.array(v, np.int64), n) for n, v in (("a", 0), ("b", 2**40), ("c", 1))],
+        ),
+        "bytes",
+    ),
     "tiles": Seed(computed("Tile", "w", "s", tensors=[shape("s", 2**20, 2**20)]), "bytes"),
     "an input of 2^60": Seed(graph(shape=(2**60, 32)), "bytes"),
-    "a shape without its bytes": Seed(graph(tensors=[TensorProto(name="w", data_type=1, dims=[2**40, 4], raw_data=b"1234")]), "4 are there"),
+    "a shape without its bytes": Seed(
+        graph(tensors=[TensorProto(name="w", data_type=1, dims=[2**40, 4], raw_data=b"1234")]), "4 are there"
+    ),
     "a shape without any": Seed(graph(tensors=[TensorProto(name="w", data_type=1, dims=[2**40, 4])]), "0 numbers"),
-    "a shape below zero": Seed(graph(tensors=[TensorProto(name="w", data_type=1, dims=[-1, 4], raw_data=b"1234")]), "has shape [-1, 4]"),
+    "a shape below zero": Seed(
+        graph(tensors=[TensorProto(name="w", data_type=1, dims=[-1, 4], raw_data=b"1234")]), "has shape [-1, 4]"
+    ),
     "a sparse tensor": Seed(
-        graph(sparse_initializer=[helper.make_sparse_tensor(helper.make_tensor("v", 1, [1], [1.0]), shape("i", 5), [2**40])]), "sparse tensor"
+        graph(
+            sparse_initializer=[
+                helper.make_sparse_tensor(helper.make_tensor("v", 1, [1], [1.0]), shape("i", 5), [2**40])
+            ]
+        ),
+        "sparse tensor",
     ),
     "data in a pipe": Seed(outside(location="pipe"), "is a pipe"),
-    "data behind the end": Seed(outside(location="base/config.json", offset=2**63, length=4096), "bring the model's own data"),
+    "data behind the end": Seed(
+        outside(location="base/config.json", offset=2**63, length=4096), "bring the model's own data"
+    ),
     "data of any length": Seed(outside(location="base/config.json", length=2**63), "bring the model's own data"),
     "data at a word": Seed(outside(location="base/config.json", offset="x"), "no numbers"),
-    "no version of operators": Seed(onnx.ModelProto(ir_version=9, graph=onnx.load_from_string(graph()).graph).SerializeToString(), "opset_import"),
+    "no version of operators": Seed(
+        onnx.ModelProto(ir_version=9, graph=onnx.load_from_string(graph()).graph).SerializeToString(), "opset_import"
+    ),
     "graphs in graphs": Seed(b"", "no ONNX file"),
     "a pipe": PIPE,
-}  # fmt: skip
+}
 
 
 def _within(depth) -> bytes:
@@ -326,37 +357,145 @@ def _npz(**arrays) -> bytes:
 
 
 DOORS = [
-    Door("inspect", ("unilora_spec", "inspect", "vec"), "vec", {}, {"sound": Seed(_adapter(), None), **NAMES, "a pipe": Seed(_raised, "no such file")}),
-    Door("base's header", ("unilora_spec", "verify", "vec.safetensors", "--base", "base"), "base/model.safetensors", ADAPTER | BASE, {
-        "sound": Seed(WEIGHTS, None), "a header of 70 MB": LONG,
-        "a header of many values": Seed(packed(b'{"a":[' + b"1," * 3_000_000 + b"1]}"), "values; 2,097,152 is the limit"),
-        "a header that nests": Seed(packed(b'{"a":' * 10**5), "nested deeper"),
-    }),
-    Door("base's index", ("export", "merge", "--adapter", "vec.safetensors", "-o", "out"), "base/model.safetensors.index.json",
-         ADAPTER | {"base/config.json": text(CONFIG)}, {**DEEP, "no names": Seed(text({"weight_map": {"a": 1}}), "has no weight_map")} | {"a pipe": Seed(_raised, "no .safetensors")}),
-    Door("config.json, plan", ("backends.torch", "plan", "--base", "base", "--targets", "query", "--dim", "5"), "base/config.json", BASE,
-         {"sound": Seed(text(CONFIG), None), **CONFIGS}),
-    Door("config.json, train", (*TRAIN, "--data", "rows.csv"), "base/config.json", BASE | {"rows.csv": b"text,label\na,1\nb,0\n"}, CONFIGS),
-    Door("config.json, export", ("export", "onnx", "--adapter", "vec.safetensors"), "base/config.json", ADAPTER | BASE, CONFIGS | {"a pipe": Seed(_raised, "")}),
-    Door("tokenizer.json", (*TRAIN, "--data", "rows.csv"), "base/tokenizer.json", BASE | {"rows.csv": b"text,label\na,1\nb,0\n"}, DEEP),
-    Door("pattern", ("backends.torch", "plan", "--base", "base", "--targets", r"(.*)*(.*)*(.*)*(.*)*$x", "--dim", "5"), "base/config.json", BASE,
-         {"that explodes": Seed(text(CONFIG), "takes too long")}),
-    Door("settings of a run", (*TRAIN, "--data", "rows.csv", "--resume"), "out.checkpoints/settings.json",
-         BASE | {"rows.csv": b"text,label\na,1\nb,0\n", "out.checkpoints/checkpoint-1/trainer_state.json": b"{}"}, DEEP),
-    Door("state of a run", (*TRAIN, "--data", "rows.csv", "--resume"), "out.checkpoints/checkpoint-1/trainer_state.json",
-         BASE | {"rows.csv": b"text,label\na,1\nb,0\n"}, {name: Seed(seed.content, "") for name, seed in DEEP.items()}),
+    Door(
+        "inspect",
+        ("unilora_spec", "inspect", "vec"),
+        "vec",
+        {},
+        {"sound": Seed(_adapter(), None), **NAMES, "a pipe": Seed(_raised, "no such file")},
+    ),
+    Door(
+        "base's header",
+        ("unilora_spec", "verify", "vec.safetensors", "--base", "base"),
+        "base/model.safetensors",
+        ADAPTER | BASE,
+        {
+            "sound": Seed(WEIGHTS, None),
+            "a header of 70 MB": LONG,
+            "a header of many values": Seed(
+                packed(b'{"a":[' + b"1," * 3_000_000 + b"1]}"), "values; 2,097,152 is the limit"
+            ),
+            "a header that nests": Seed(packed(b'{"a":' * 10**5), "nested deeper"),
+        },
+    ),
+    Door(
+        "base's index",
+        ("export", "merge", "--adapter", "vec.safetensors", "-o", "out"),
+        "base/model.safetensors.index.json",
+        ADAPTER | {"base/config.json": text(CONFIG)},
+        {**DEEP, "no names": Seed(text({"weight_map": {"a": 1}}), "has no weight_map")}
+        | {"a pipe": Seed(_raised, "no .safetensors")},
+    ),
+    Door(
+        "config.json, plan",
+        ("backends.torch", "plan", "--base", "base", "--targets", "query", "--dim", "5"),
+        "base/config.json",
+        BASE,
+        {"sound": Seed(text(CONFIG), None), **CONFIGS},
+    ),
+    Door(
+        "config.json, train",
+        (*TRAIN, "--data", "rows.csv"),
+        "base/config.json",
+        BASE | {"rows.csv": b"text,label\na,1\nb,0\n"},
+        CONFIGS,
+    ),
+    Door(
+        "config.json, export",
+        ("export", "onnx", "--adapter", "vec.safetensors"),
+        "base/config.json",
+        ADAPTER | BASE,
+        CONFIGS | {"a pipe": Seed(_raised, "")},
+    ),
+    Door(
+        "tokenizer.json",
+        (*TRAIN, "--data", "rows.csv"),
+        "base/tokenizer.json",
+        BASE | {"rows.csv": b"text,label\na,1\nb,0\n"},
+        DEEP,
+    ),
+    Door(
+        "pattern",
+        ("backends.torch", "plan", "--base", "base", "--targets", r"(.*)*(.*)*(.*)*(.*)*$x", "--dim", "5"),
+        "base/config.json",
+        BASE,
+        {"that explodes": Seed(text(CONFIG), "takes too long")},
+    ),
+    Door(
+        "settings of a run",
+        (*TRAIN, "--data", "rows.csv", "--resume"),
+        "out.checkpoints/settings.json",
+        BASE | {"rows.csv": b"text,label\na,1\nb,0\n", "out.checkpoints/checkpoint-1/trainer_state.json": b"{}"},
+        DEEP,
+    ),
+    Door(
+        "state of a run",
+        (*TRAIN, "--data", "rows.csv", "--resume"),
+        "out.checkpoints/checkpoint-1/trainer_state.json",
+        BASE | {"rows.csv": b"text,label\na,1\nb,0\n"},
+        {name: Seed(seed.content, "") for name, seed in DEEP.items()},
+    ),
     Door("options", ("backends.torch", "train", "--config", "options.yaml"), "options.yaml", BASE, YAML),
-    *(Door(f"rows, {form}", (*TRAIN, "--data", f"rows.{form}"), f"rows.{form}", BASE, seeds) for form, seeds in ROWS.items()),
-    Door("PEFT's configuration", ("export", "import-peft", "--adapter", "peft", "-o", "out.safetensors"), "peft/adapter_config.json",
-         BASE | {"peft/adapter_model.safetensors": PEFT_TENSORS}, {"sound": Seed(text(PEFT), None), **PEFT_CONFIGS, "a pipe": Seed(_raised, "has no adapter_config.json")}),
-    Door("PEFT's tensors", ("export", "import-peft", "--adapter", "peft", "-o", "out.safetensors"), "peft/adapter_model.safetensors",
-         BASE | {"peft/adapter_config.json": text(PEFT)}, {"a header of 70 MB": LONG}),
+    *(
+        Door(f"rows, {form}", (*TRAIN, "--data", f"rows.{form}"), f"rows.{form}", BASE, seeds)
+        for form, seeds in ROWS.items()
+    ),
+    Door(
+        "PEFT's configuration",
+        ("export", "import-peft", "--adapter", "peft", "-o", "out.safetensors"),
+        "peft/adapter_config.json",
+        BASE | {"peft/adapter_model.safetensors": PEFT_TENSORS},
+        {"sound": Seed(text(PEFT), None), **PEFT_CONFIGS, "a pipe": Seed(_raised, "has no adapter_config.json")},
+    ),
+    Door(
+        "PEFT's tensors",
+        ("export", "import-peft", "--adapter", "peft", "-o", "out.safetensors"),
+        "peft/adapter_model.safetensors",
+        BASE | {"peft/adapter_config.json": text(PEFT)},
+        {"a header of 70 MB": LONG},
+    ),
     Door("ONNX, nodes", ("export", "nodes", "model.onnx"), "model.onnx", BASE, {"sound": Seed(graph(), None), **ONNX}),
-    Door("ONNX, export", ("export", "onnx", "--adapter", "vec.safetensors", "--base", "model.onnx", "-o", "out.onnx", "--map", f"{WEIGHT}=w"), "model.onnx",
-         ADAPTER | BASE, {"sound": Seed(graph(), None), **ONNX}),
-    Door("arrays", ("export", "onnx", "--adapter", "vec.safetensors", "--base", "model.onnx", "-o", "out.onnx", "--map", f"{WEIGHT}=w", "--inputs", "in.npz"), "in.npz",
-         ADAPTER | BASE | {"model.onnx": graph()}, {
-        "sound": Seed(_npz(x=np.ones((2, 32), np.float32)), None), "no arrays": Seed(b"x", "no .npz file"), "cut off": Seed(_npz(x=np.ones(99))[:-40], "no .npz file"),
-        "a pipe": PIPE,
-    }),
-]  # fmt: skip
+    Door(
+        "ONNX, export",
+        (
+            "export",
+            "onnx",
+            "--adapter",
+            "vec.safetensors",
+            "--base",
+            "model.onnx",
+            "-o",
+            "out.onnx",
+            "--map",
+            f"{WEIGHT}=w",
+        ),
+        "model.onnx",
+        ADAPTER | BASE,
+        {"sound": Seed(graph(), None), **ONNX},
+    ),
+    Door(
+        "arrays",
+        (
+            "export",
+            "onnx",
+            "--adapter",
+            "vec.safetensors",
+            "--base",
+            "model.onnx",
+            "-o",
+            "out.onnx",
+            "--map",
+            f"{WEIGHT}=w",
+            "--inputs",
+            "in.npz",
+        ),
+        "in.npz",
+        ADAPTER | BASE | {"model.onnx": graph()},
+        {
+            "sound": Seed(_npz(x=np.ones((2, 32), np.float32)), None),
+            "no arrays": Seed(b"x", "no .npz file"),
+            "cut off": Seed(_npz(x=np.ones(99))[:-40], "no .npz file"),
+            "a pipe": PIPE,
+        },
+    ),
+]

@@ -187,7 +187,7 @@ def test_a_plan_shows_markup_as_it_is(monkeypatch):
 
 
 def test_a_terminal_of_any_encoding():
-    program = f"from unilora_spec.command import run\ndef main():\n    print('ΔW ×', flush=True)\n    raise ValueError('größe \\n𝔸')\nrun(main)"
+    program = "from unilora_spec.command import run\ndef main():\n    print('ΔW ×', flush=True)\n    raise ValueError('größe \\n𝔸')\nrun(main)"
     for encoding, said in (("ascii", rb"\u0394W \xd7"), ("latin-1", b"\\u0394W \xd7"), ("utf-8", "ΔW ×".encode())):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
         done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, env=environment)

@@ -362,10 +362,9 @@ def read_config(path) -> dict:
 
     text = read_bytes(Path(path), MOST_CONFIG)
     try:
-        depth = count = 0
-        for event in yaml.parse(text, yaml.SafeLoader):
+        depth = 0
+        for count, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            count += 1
             if isinstance(event, yaml.AliasEvent):
                 line = event.start_mark.line + 1
                 raise UniLoraError(f"{path}: line {line} refers to {event.anchor!r:.80}; write the value itself there")
@@ -376,7 +375,7 @@ def read_config(path) -> dict:
         content = yaml.load(text, _loader())
     except UniLoraError:
         raise
-    except Exception as error:  # YAML's own, and those of Python's types that read what a tag or a form stands for
+    except Exception as error:  # noqa: BLE001  YAML's own, and those of Python's types that read what a tag or a form stands for
         raise UniLoraError(f"{path}: this is no YAML: {' '.join(str(error).split()):.300}") from None
     if not isinstance(content, dict):
         raise UniLoraError(f"{path}: a YAML file of options has lines such as 'rank: 4'")
