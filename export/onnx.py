@@ -18,6 +18,7 @@ from .graph.adapt import Saved, Weight, adapt
 from .graph.marks import marks
 from .graph.rebuild import factor_name, index_words
 from .modes import MODES
+from .onnx_limits import look_at
 from .parity import compare as parity
 from .parity.file import compare_file
 
@@ -68,20 +69,17 @@ def check_call(path: Path, mode: str, adapters: Sequence[Adapter]) -> None:
 
 
 def load(path: Path) -> ir.Model:
-    """The graph of a file, its tensors where they are. Raises ``UniLoraError`` where it is no ONNX file, or its data are not
-    its own (``external.settle``)."""
-    if not path.is_file():  # a pipe would be waited for
-        raise UniLoraError(f"{path}: there is no such file")
+    """The graph of a file, its tensors where they are. Raises ``UniLoraError`` where it is no ONNX file, asks for too much
+    (``onnx_limits``), or has data that are not its own (``external.settle``)."""
+    look_at(path)
     try:
         graph = ir.load(path)
         external.settle(graph, path)
+        return graph
     except UniLoraError:
         raise
-    except Exception as error:  # protobuf's and onnx-ir's, of many kinds
+    except Exception as error:  # onnx-ir's, of many kinds
         raise UniLoraError(f"{path} is no ONNX file: {str(error).splitlines()[0]:.200}") from error
-    if not len(graph.graph):
-        raise UniLoraError(f"{path} is no ONNX file, or one without nodes")
-    return graph
 
 
 def outputs(path: Path, mode: str) -> list[Path]:

@@ -1,5 +1,6 @@
 """How every command of the project ends: 0 done, 1 the work failed or was stopped, 2 the call was wrong; an error is one sentence.
 
+
 Ctrl-C and SIGTERM stop a command in a sentence too, while it is still importing as well: ``python -m unilora_spec`` and its like
 import this module first, and it listens from then on. Where this package is imported by any other program, signals stay what they
 are. A signal that the program was started to ignore stays ignored. A reader who goes away (``… | head -1``) ends a command without
@@ -7,6 +8,7 @@ a word and with status 141, as the shell has it for programs that SIGPIPE ends.
 """
 
 import os
+import re
 import signal
 import sys
 
@@ -21,6 +23,9 @@ _asked = False
 
 def run(command) -> None:
     """Calls ``command`` and exits with its status. ``--debug`` anywhere in the call shows the traceback as well."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that has no sign for ΔW shows how it is spelled
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     before = _listen(_interrupt)
@@ -45,9 +50,22 @@ def asked_to_stop() -> bool:
     return _asked
 
 
+# Signs that a font shows as nothing at all, though Python counts them as printable: Unicode's default ignorable letters and marks.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
+)
+
+
 def printable(text: str) -> str:
-    """``text`` with its control characters spelled out: names come from files, and could steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    """``text`` as one line of signs that can be seen, the others spelled out: names come from files, and could begin a line of their
+    own, steer a terminal, or turn the order of what stands behind them.
+
+    >>> print(printable("x\\nerror: \\u202eall fine"))
+    x\\nerror: \\u202eall fine
+    """
+    return "".join(
+        c if c.isprintable() and not _INVISIBLE.match(c) else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def _finished(command):

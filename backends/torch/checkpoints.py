@@ -20,6 +20,8 @@ from torch import distributed
 from transformers import TrainerCallback, TrainerState
 
 from unilora_spec import UniLoraError, WorkFailed, replacing
+from unilora_spec.base_model import LARGE_JSON
+from unilora_spec.documents import look_at_json, read_json
 from unilora_spec.places import check_working_folder
 
 from .settings import TrainSettings, flag
@@ -136,7 +138,7 @@ def _step(checkpoint: Path) -> int:
 def _run_of(checkpoint: Path) -> dict | None:
     """The settings in a checkpoint's record; None where it is not whole, or another step's than its name says."""
     try:
-        record = json.loads((checkpoint / RECORD).read_bytes())
+        record = read_json(checkpoint / RECORD)
         whole = record["sha256"] == _digests(checkpoint) and _state(checkpoint).global_step == _step(checkpoint)
         return dict(record["settings"]) if whole else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -157,6 +159,7 @@ def _digests(checkpoint: Path) -> dict[str, str]:
 
 def _state(checkpoint: Path) -> TrainerState | None:
     try:
+        look_at_json(checkpoint / STATE, *LARGE_JSON)
         return TrainerState.load_from_json(str(checkpoint / STATE))
     except (OSError, ValueError, TypeError, RecursionError):
         return None

@@ -52,17 +52,6 @@ def new_folder(path: Path):
             path.rmdir()
 
 
-def read_json(path: Path) -> dict:
-    """The object in a JSON file. Raises ``UniLoraError`` where it holds none."""
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise UniLoraError(f"{path} holds no JSON object")
-    return value
-
-
 def write_json(path: Path, value) -> None:
     """``value`` as a person reads it, its keys in their order."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -25,6 +25,7 @@ from unilora_spec import Adapter, BaseMismatch, UniLoraError, load_adapter
 from unilora_spec.base_model import (
     FLOATS,
     INDEX,
+    LARGE_JSON,
     Stored,
     checkpoint_files,
     read_file,
@@ -33,10 +34,11 @@ from unilora_spec.base_model import (
     stored_name,
     widen,
 )
+from unilora_spec.documents import read_json
 from unilora_spec.places import own_file
 
 from .base_files import BaseFiles, base_folder
-from .folder import Tensor, check_new, new_folder, read_json, tensor, write_json, write_tensors
+from .folder import Tensor, check_new, new_folder, tensor, write_json, write_tensors
 
 CHUNK = 2**24  # bytes that are in memory at once of what is only copied
 # Weights in other forms, or in others' files: they would be left as they were beside the merged ones.
@@ -178,8 +180,9 @@ class _Merge:
         ]
 
     def _write_index(self, weight_map: dict, totals: dict) -> None:
-        before = read_json(self.folder / INDEX)
-        metadata = before.get("metadata") or {}
+        before = read_json(self.folder / INDEX, *LARGE_JSON)
+        metadata = before.get("metadata")
+        metadata = metadata if isinstance(metadata, dict) else {}
         metadata = metadata | {name: total for name, total in totals.items() if name in metadata}
         index = before | {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
         if index != before:
