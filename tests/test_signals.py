@@ -59,6 +59,7 @@ RUN = "import os, signal, sys, time; from unilora_spec.command import run\n"
     "work",
     [
         "def work():\n    os.kill(os.getpid(), NUMBER); time.sleep(30)",
+        "def work():\n    exec('os.kill(os.getpid(), NUMBER); time.sleep(30)')",  # Python takes that for an interruption of its own
         # A library that makes something else of it.
         "def work():\n    try:\n        os.kill(os.getpid(), NUMBER); time.sleep(30)\n    except BaseException:\n        raise RuntimeError",
     ],
