@@ -157,6 +157,9 @@ def test_a_set_that_was_killed_between_its_renames_leaves_nothing_over(tmp_path,
     """The old graph has its old data until it is replaced, and the data of neither stays for good."""
     path = tmp_path / "out.onnx"
 
+    def data_of_the_old():
+        return {tmp_path / f"out.onnx.{path.read_text()}.data"} if path.exists() else set()
+
     def place(mark, after=None):
         rename, count = os.replace, 0
 
@@ -170,7 +173,7 @@ def test_a_set_that_was_killed_between_its_renames_leaves_nothing_over(tmp_path,
         monkeypatch.setattr(os, "replace", renaming)
         if after == 2:
             monkeypatch.setattr(placing, "_flush", lambda p: die() if p == tmp_path else None)
-        with placing.placing(path, lambda: set(tmp_path.glob("out.onnx.*.data"))) as folder:
+        with placing.placing(path, data_of_the_old) as folder:
             (folder / "out.onnx").write_text(mark)
             (folder / f"out.onnx.{mark}.data").write_text(mark)
         monkeypatch.undo()

@@ -7,6 +7,7 @@ are. A signal that the program was started to ignore stays ignored. A reader who
 a word and with status 141, as the shell has it for programs that SIGPIPE ends.
 """
 
+import atexit
 import os
 import re
 import signal
@@ -42,6 +43,9 @@ def run(command) -> None:
             sys.exit(NOBODY_READS)
         sentence, status = _sentence(error)
         print(f"error: {printable(sentence)}", file=sys.stderr)
+        if _asked:  # where a text was being executed, as for a dataclass, Python would end itself by SIGINT after all
+            atexit._run_exitfuncs()
+            os._exit(status)
     sys.exit(status)
 
 
