@@ -9,7 +9,7 @@ SOURCES := $(shell find unilora_spec backends export conformance_tests docs test
 INSTALLED := .venv/installed-$(RUNTIME)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test faults fuzz compare bench clean
+.PHONY: demo test faults fuzz kills attack compare bench clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -28,6 +28,18 @@ INPUTS ?= 1000000
 SEED ?= 0
 fuzz: $(INSTALLED)
 	$(BIN)/python tests/fuzz_reader.py --inputs $(INPUTS) --seed $(SEED)
+
+# Every command that writes, killed 200 times at any moment and once after each rename: docs/robustness.md has the table.
+# Less: make kills KILLS=20.
+KILLS ?= 200
+kills: $(INSTALLED)
+	$(BIN)/python tests/kills.py --kills $(KILLS) --seed $(SEED)
+
+# Every door under attack: a hundred mutated files for each place where a command reads one, half an hour on two cores; what breaks it is
+# left in build/attack. Less: make attack ATTACKS=10. Other files: make attack SEED=1.
+ATTACKS ?= 100
+attack: $(INSTALLED)
+	$(BIN)/python tests/attack.py --inputs $(ATTACKS) --seed $(SEED)
 
 # docs/comparison.md: every kind, PEFT's UniLora and LoRA and the head alone at four budgets, from three seeds, under two hours on two
 # cores that have nothing else to do. Finished runs are kept in build/compare, and a call goes on where the last one stopped.

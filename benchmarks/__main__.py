@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from typer.main import get_command
 
-from unilora_spec import UniLoraError
+from unilora_spec import UniLoraError, replacing
 from unilora_spec.command import run
 
 from . import attaching, files, gpu, measure, memory, projection, report, training
@@ -90,7 +90,8 @@ def bench(
         texts[numbers] = json.dumps(measured, indent=1) + "\n"
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     print(output / "performance.md")
     return 0
 

@@ -131,7 +131,7 @@ def more_inputs(path: Path, adapter: Adapter, rows: int) -> dict:
     if path.stem == "factored":
         return feeds_of(adapter)
     if path.stem == "LoRA inputs":
-        return {name: np.ascontiguousarray(value.T) for name, value in feeds_of(adapter).items()}
+        return {name: np.ascontiguousarray(value.T) for name, value in feeds_of(adapter).items() if value.ndim == 2}
     return {"adapter": np.zeros(rows, np.int64)} if path.stem == "bank" else {}
 
 

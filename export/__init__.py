@@ -2,6 +2,8 @@
 
 import importlib
 
+import unilora_spec  # noqa: F401  first, as its first import lets Ctrl-C end in a sentence
+
 _WHERE = {"export_onnx": ".torch_base.from_torch", "export_onnx_file": ".onnx_base.from_file"}
 __all__ = ["export_onnx", "export_onnx_file"]
 

@@ -9,12 +9,14 @@ from typer.main import get_command
 
 from unilora_spec import UniLoraError, load_adapter
 from unilora_spec.command import run
+from unilora_spec.documents import size_of
 from unilora_spec.places import check_output
 
 from .modes import MODES
 from .screen import bar, interruptible, show, show_check, show_folder, show_nodes, status, tell
 
 WHEN = "\n    ".join(f"  {name:12} {words}" for name, words in MODES.items())
+MOST_INPUTS = 2**31  # bytes of the arrays of --inputs
 DTYPES = ("float32", "float16", "bfloat16")
 AsJson = Annotated[bool, typer.Option("--json", help="The report for machines.")]
 
@@ -100,7 +102,8 @@ def onnx_command(
     _keep(adapter, output, output.with_suffix(".onnx_adapter"), output.with_suffix(".expander.onnx"))
     if dtype not in (None, *DTYPES):
         raise UniLoraError(f"--dtype is {dtype!r}; give {', '.join(DTYPES)}")
-    with status() as show_step, interruptible(show_step) as step:
+    with status() as show_step:
+        step = interruptible(show_step)
         adapters = [load_adapter(file) for file in adapter]
         if base is not None and base.endswith(".onnx"):
             for option, value in (("opset", opset), ("dtype", dtype), ("with-past", with_past or None)):
@@ -170,7 +173,8 @@ def check_command(
 
     The status is 1 where an output is off by more than the tolerance.
     """
-    with status() as step:
+    with status() as show_step:
+        step = interruptible(show_step)
         step("loading ONNX Runtime")
         from .parity.check import check_with_file, check_with_torch
 
@@ -194,13 +198,25 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _arrays(path: Path) -> dict:
+    import zipfile
+
     import numpy as np
 
+    size_of(path)
     try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > MOST_INPUTS:
+            raise UniLoraError(
+                f"{path} unfolds to {unpacked:,} bytes; {MOST_INPUTS:,} is the most, so give smaller batches"
+            )
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (OSError, ValueError) as error:
-        raise UniLoraError(f"{path} is no .npz file with arrays by name: {error}") from error
+    except UniLoraError:
+        raise
+    except Exception as error:  # NumPy's, zipfile's and zlib's, of many kinds
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise UniLoraError(f"{path} is no .npz file with arrays by name: {reason[0]:.200}") from error
 
 
 # What a run of a file has to do, and where

@@ -2,25 +2,23 @@
 
 import hashlib
 import os
-import re
-import secrets
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from unilora_spec import Adapter, LayerMap, UniLoraError, WorkFailed
-from unilora_spec.places import PARTIAL, check_output
+from unilora_spec import Adapter, LayerMap, UniLoraError
+from unilora_spec.places import check_output, digest, is_data_of
+from unilora_spec.placing import placing
 from unilora_spec.program import Program
 
 from . import external
-from .folders.folder import clear_folders
 from .graph.adapt import Saved, Weight, adapt
+from .graph.marks import marks
 from .graph.rebuild import factor_name, index_words
 from .modes import MODES
+from .onnx_limits import look_at
 from .parity import compare as parity
 from .parity.file import compare_file
 
@@ -33,7 +31,6 @@ READ_BY_INFERENCE = (ir.DataType.INT64, ir.DataType.INT32)  # shapes, and what t
 GATHERED = {"input": 2**22, "bank": 2**20}
 """Entries of θ_D from where gathering them in each run is worth a word: 3 ns an entry on one core, thus 12 ms for 2^22, and
 for a bank so much for each row of the batch, with 4 bytes an entry. python -m benchmarks.large_onnx --adapter measures it."""
-DATA = re.compile(r"\.[0-9a-f]{12}\.data")  # what follows the graph's name in that of its data
 
 
 def check_call(path: Path, mode: str, adapters: Sequence[Adapter]) -> None:
@@ -72,20 +69,17 @@ def check_call(path: Path, mode: str, adapters: Sequence[Adapter]) -> None:
 
 
 def load(path: Path) -> ir.Model:
-    """The graph of a file, its tensors where they are. Raises ``UniLoraError`` where it is no ONNX file, or its data are not
-    its own (``external.settle``)."""
-    if not path.is_file():  # a pipe would be waited for
-        raise UniLoraError(f"{path}: there is no such file")
+    """The graph of a file, its tensors where they are. Raises ``UniLoraError`` where it is no ONNX file, asks for too much
+    (``onnx_limits``), or has data that are not its own (``external.settle``)."""
+    look_at(path)
     try:
         graph = ir.load(path)
         external.settle(graph, path)
+        return graph
     except UniLoraError:
         raise
-    except Exception as error:  # protobuf's and onnx-ir's, of many kinds
+    except Exception as error:  # onnx-ir's, of many kinds
         raise UniLoraError(f"{path} is no ONNX file: {str(error).splitlines()[0]:.200}") from error
-    if not len(graph.graph):
-        raise UniLoraError(f"{path} is no ONNX file, or one without nodes")
-    return graph
 
 
 def outputs(path: Path, mode: str) -> list[Path]:
@@ -108,8 +102,8 @@ def advice(mode: str, layer_map: LayerMap) -> list[str]:
 
 
 def feeds_of(adapter: Adapter) -> dict[str, np.ndarray]:
-    """What the mode "factored" is fed beside the model's inputs: A and B of each segment, float32."""
-    found = {}
+    """What the mode "factored" is fed beside the model's inputs: A and B of each segment, float32, and their marks."""
+    found = marks(adapter)
     for segment, A, B in adapter.factors():
         found |= {factor_name(segment, "A"): A, factor_name(segment, "B"): B}
     return found
@@ -157,7 +151,8 @@ def finish(
     adapt(graph, adapters, weights, saved, mode)
     graph.metadata_props.update(metadata(adapters, mode))
     graph.ir_version = max(graph.ir_version, 8)  # the first with functions
-    with _placing(path, keep) as folder:
+    # The data that a graph refers to has its digest in its name, so that an old graph finds its old data until it is replaced.
+    with placing(path, lambda: _data_of(path) - keep) as folder:
         progress("writing the file")
         files = _write(graph, folder / path.name)
         if mode == "factored":
@@ -230,59 +225,19 @@ def _shapes(saved):
     return {name: value.shape for name, value in saved.items()}
 
 
-@contextmanager
-def _placing(path: Path, keep: set[Path]):
-    """A folder beside ``path`` whose files take their places when the block ends well, that of ``path``'s name last.
-
-    The data that a graph refers to has its digest in its name, so that an old graph finds its old data until it is
-    replaced; then it goes, unless it is in ``keep``. What a killed process left is cleared on the next call.
-    """
-    clear_folders(path)
-    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
-    try:
-        folder.mkdir()  # here, so that an interruption at once finds it
-        yield folder
-        before, after = _data_of(path), set()
-        files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
-        for file in files:
-            check_output(path.with_name(file.name))
-        for file in files:
-            with open(file, "rb+") as written:
-                os.fsync(written.fileno())
-            after.add(file.rename(path.with_name(file.name)).resolve())
-        for data in before - after - keep:
-            data.unlink()
-    except OSError as error:
-        raise WorkFailed(f"{path} could not be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _data_of(path: Path) -> set[Path]:
     """The data that an export to ``path`` wrote beside it, and that the graph there refers to; a renamed graph took its own along.
 
     They are regular files and no links, bear the graph's name, and are what the digest in their own name says: what else the
     graph may refer to is not this project's, and stays.
     """
-    beside = {
-        path.parent.resolve() / file.name
-        for file in path.parent.iterdir()
-        if file.name.startswith(path.name)
-        and DATA.fullmatch(file.name, len(path.name))
-        and file.is_file()
-        and not file.is_symlink()
-    }
+    beside = {path.parent.resolve() / file.name for file in path.parent.iterdir() if is_data_of(path, file)}
     if not beside or not path.is_file():
         return set()
     try:
-        return {file for file in external.files(load(path)) & beside if f".{_digest(file)}." in file.name[-18:]}
+        return external.files(load(path)) & beside
     except UniLoraError:  # what is replaced may be anything
         return set()
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def _write(model: ir.Model, path: Path) -> list[Path]:
@@ -299,7 +254,7 @@ def _write(model: ir.Model, path: Path) -> list[Path]:
         return [path]
     tensors = [value.const_value for value in large]
     written = ir.external_data.convert_tensors_to_external(tensors, path.parent, "data")
-    data = path.with_name("data").rename(path.with_name(f"{path.name}.{_digest(path.with_name('data'))}.data"))
+    data = path.with_name("data").rename(path.with_name(f"{path.name}.{digest(path.with_name('data'))}.data"))
     for value, old in zip(large, written):
         value.const_value = ir.ExternalTensor(
             data.name, old.offset, old.length, old.dtype, shape=old.shape, name=old.name, base_dir=path.parent

@@ -3,11 +3,10 @@
 import contextlib
 import json
 import re
-import signal
 import sys
 from collections.abc import Callable
 
-from unilora_spec.command import printable
+from unilora_spec.command import asked_to_stop, printable
 
 
 @contextlib.contextmanager
@@ -17,31 +16,22 @@ def status():
         yield lambda step: None
         return
     from rich.console import Console
+    from rich.text import Text
 
     with Console(stderr=True).status("reading the adapter") as line:
-        yield line.update
+        yield lambda step: line.update(Text(printable(step)))
 
 
-@contextlib.contextmanager
 def interruptible(step):
-    """A step callback that raises ``KeyboardInterrupt`` again where Ctrl-C was swallowed since the last step: torch's
+    """A step callback that raises ``KeyboardInterrupt`` again where that of a signal was swallowed since the last step: torch's
     tracer catches everything in places, and goes on with another, valid graph."""
-    pressed = []
-
-    def handle(*_):
-        pressed.append(True)
-        raise KeyboardInterrupt
 
     def checked(name):
-        if pressed:
+        if asked_to_stop():
             raise KeyboardInterrupt
         step(name)
 
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield checked
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return checked
 
 
 @contextlib.contextmanager
@@ -53,46 +43,50 @@ def bar():
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task("")
-        yield lambda step, done, total: shown.update(task, description=step, completed=done, total=total)
+        yield lambda step, done, total: shown.update(task, description=printable(step), completed=done, total=total)
+
+
+def _line(text: str) -> None:
+    print(printable(text))
 
 
 def show(report: dict) -> None:
     """The report of an export as a person reads it."""
     for file, size in report["files"].items():
-        print(printable(f"{file}: {size:,} bytes"))
-    print(
+        _line(f"{file}: {size:,} bytes")
+    _line(
         f"  graph       mode {report['mode']}, opset {report['opset']}, {report['nodes']} nodes,"
         f" {report['nodes_inlined']} with the functions inlined"
     )
     if report["index"]:
-        print(f"  index       {report['index']}")
+        _line(f"  index       {report['index']}")
     if "weights" in report:
         show_weights(report)
     for kind in ("inputs", "outputs"):
         tensors = [f"{name} [{', '.join(axes)}]" for name, axes in report[kind].items()]
         more = [f"and {len(tensors) - 8} more"] if len(tensors) > 9 else []
-        print(printable(f"  {kind:11} {', '.join(tensors[:8] if more else tensors)} {' '.join(more)}".rstrip()))
+        _line(f"  {kind:11} {', '.join(tensors[:8] if more else tensors)} {' '.join(more)}".rstrip())
     if report["comparison"]:
         show_comparison(report)
     else:
-        print("  compared    no; `python -m export check` does it")
-    print("Run it:")
-    print("  import onnxruntime")
-    print(f"  session = onnxruntime.InferenceSession({report['file']!r}, providers={report['providers']})")
+        _line("  compared    no; `python -m export check` does it")
+    _line("Run it:")
+    _line("  import onnxruntime")
+    _line(f"  session = onnxruntime.InferenceSession({report['file']!r}, providers={report['providers']})")
     given = [name for name in report["inputs"] if name not in report["defaults"]]
     feed = f"{{{', '.join(f'{name!r}: …' for name in given)}}}"
     if report["mode"] == "factored":
         adapter = next(file for file in report["files"] if file.endswith(".onnx_adapter"))
-        print("  adapter, options = onnxruntime.LoraAdapter(), onnxruntime.RunOptions()")
-        print(printable(f"  adapter.Load({adapter!r})"))
-        print("  options.add_active_adapter(adapter)")
+        _line("  adapter, options = onnxruntime.LoraAdapter(), onnxruntime.RunOptions()")
+        _line(f"  adapter.Load({adapter!r})")
+        _line("  options.add_active_adapter(adapter)")
         feed += ", options"
-    print(printable(f"  session.run(None, {feed})"))
+    _line(f"  session.run(None, {feed})")
     if report["mode"] in ("input", "bank"):
-        print("Feed `theta` as well for other vectors than the ones in the file.")
+        _line("Feed `theta` as well for other vectors than the ones in the file.")
 
 
 def show_weights(report: dict) -> None:
@@ -104,31 +98,25 @@ def show_weights(report: dict) -> None:
         False: "are other than on record",
         None: f"cannot be held against a record: {report['not_comparable']}",
     }[report["same_contents"]]
-    print(printable(f"  weights     {len(rows)} found; values {verdict}"))
+    _line(f"  weights     {len(rows)} found; values {verdict}")
     for row in rows:
-        print(
-            printable(
-                f"    {row['name']:{widths[0]}}  {row['initializer']:{widths[1]}}  by {row['how']}, {row['stored']}"
-            )
-        )
+        _line(f"    {row['name']:{widths[0]}}  {row['initializer']:{widths[1]}}  by {row['how']}, {row['stored']}")
 
 
 def show_comparison(report: dict) -> None:
     """How far a file's outputs are from the reference's."""
     comparison = report["comparison"]
     sizes = ", ".join(" × ".join(map(str, batch)) for batch in comparison["batches"])
-    print(f"  ran on      {report['input']}, {sizes}, in ONNX Runtime ({report['providers'][0]})")
+    _line(f"  ran on      {report['input']}, {sizes}, in ONNX Runtime ({report['providers'][0]})")
     if comparison["note"]:
-        print(f"  compared    {comparison['note']}")
+        _line(f"  compared    {comparison['note']}")
     for name, row in _worst(comparison["outputs"]).items():
         labels = f"; {row['changed']} of {row['labels']} labels changed" if row["labels"] else ""
-        print(
-            printable(
-                f"  {name:11} at most {row['absolute']:.2g} from {report['reference']} ({row['relative']:.2g} of the largest"
-                f" entry; {row['tolerance']:g} is allowed){labels}"
-            )
+        _line(
+            f"  {name:11} at most {row['absolute']:.2g} from {report['reference']} ({row['relative']:.2g} of the largest"
+            f" entry; {row['tolerance']:g} is allowed){labels}"
         )
-    print(f"  the adapter moves the outputs by {report['adapter_moves_outputs_by']:.2g}")
+    _line(f"  the adapter moves the outputs by {report['adapter_moves_outputs_by']:.2g}")
 
 
 def _worst(outputs: dict) -> dict:
@@ -153,10 +141,10 @@ def show_check(report: dict) -> None:
         labels = f"{row['changed']} of {row['labels']}" if row["labels"] else ""
         cells = (f"{row['absolute']:.2g}", f"{row['relative']:.2g}", f"{row['tolerance']:g}", labels)
         table.add_row(printable(name), *cells)
-    Console(markup=False).print(table)
+    Console(markup=False, emoji=False).print(table)
     note = f" ({comparison['note']})" if comparison["note"] else ""
     verdict = "answers as" if comparison["within"] else "does NOT answer as"
-    print(printable(f"{report['file']} {verdict} {report['reference']}, on {report['input']}{note}."))
+    _line(f"{report['file']} {verdict} {report['reference']}, on {report['input']}{note}.")
 
 
 def show_nodes(report: dict) -> None:
@@ -165,9 +153,9 @@ def show_nodes(report: dict) -> None:
     rows = [head, *((n["operator"], str(n["count"]), n["where"], n["first"]) for n in report["nodes"])]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for name, count, where, first in rows:
-        print(printable(f"{name:{widths[0]}}  {count:>{widths[1]}}  {where:{widths[2]}}  {first}".rstrip()))
+        _line(f"{name:{widths[0]}}  {count:>{widths[1]}}  {where:{widths[2]}}  {first}".rstrip())
     cuda, cpu, by_design = (report["count"][place] for place in ("CUDA", "CPU", "CPU by design"))
-    print(
+    _line(
         f"Of {cuda + cpu + by_design} nodes in each run {cuda} are done by CUDA and {cpu} on the CPU, beside {by_design}"
         f" that compute shapes there by design (source: {report['source']})."
     )
@@ -175,9 +163,9 @@ def show_nodes(report: dict) -> None:
 
 def show_folder(report: dict, done: str) -> None:
     """The report of what was written for other tools; ``done`` says what of the adapter."""
-    print(printable(f"{report['output']}: {report['files']} files, {report['bytes']:,} bytes; {done}"))
+    _line(f"{report['output']}: {report['files']} files, {report['bytes']:,} bytes; {done}")
     if left_out := report.get("left_out"):
-        print(printable(f"  left out, as their weights would not be merged: {', '.join(left_out)}"))
+        _line(f"  left out, as their weights would not be merged: {', '.join(left_out)}")
 
 
 def tell(report: dict, as_json: bool, show: Callable[[dict], None]) -> None:

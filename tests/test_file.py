@@ -367,7 +367,7 @@ def fail(number):
     return failing
 
 
-@pytest.mark.parametrize("broken", ["os.replace", "os.fsync", "pathlib.Path.write_bytes", "tempfile.mkstemp"])
+@pytest.mark.parametrize("broken", ["os.replace", "os.fsync", "pathlib.Path.write_bytes", "pathlib.Path.mkdir"])
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, broken):
     path = tmp_path / "vec.safetensors"
     path.write_bytes(b"old")

@@ -239,7 +239,7 @@ def test_the_command_on_what_the_cpu_would_do(path):
     assert done.returncode == 1 and json.loads(done.stdout)["count"]["CPU"] == 1
 
 
-@pytest.mark.parametrize("contents, words", [(b"no model", "does not load"), (None, "there is no file")])
+@pytest.mark.parametrize("contents, words", [(b"no model", "is no ONNX file"), (None, "there is no such file")])
 def test_the_command_on_a_bad_file(path, contents, words):
     if contents is not None:
         path.write_bytes(contents)

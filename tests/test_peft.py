@@ -267,7 +267,7 @@ FROM_PEFT = {
     "another method": (lambda f: change(f, peft_type="LORA"), "holds 'LORA'; only PEFT's UNILORA"),
     "no tensors": (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
     "no configuration": (lambda f: (f / "adapter_config.json").write_text("[]"), "holds no JSON object"),
-    "no rank": (lambda f: change(f, r=None), "r is None; it must be a whole number from 0 on"),
+    "no rank": (lambda f: change(f, r=None), "r is None; it must be a whole number from 1 to 2147483647"),
     "no vector": (lambda f: change(f, lambda t: t.pop("base_model.unilora_theta_d")), "has no tensor base_model.unilora_theta_d"),
     "scales of A": (lambda f: change(f, scaled("scales_A", 1.01)), "scales of A are not 1/√n"),
     "scales of B": (lambda f: change(f, scaled("query.unilora_scales_B", 1.01)), "scales of B are not one multiple"),

@@ -131,15 +131,17 @@ def test_leftovers_of_others_stay(tmp_path, mine):
     inner = tmp_path / ".v.safetensors.folder00.unilora.partial"
     inner.mkdir()
     (inner / "a").write_text("mine")
+    (tmp_path / ".v.safetensors.afile000.unilora.partial").write_text("mine")
     before = {*tmp_path.rglob("*")}
     save_adapter(ADAPTER, path)
-    assert {*tmp_path.rglob("*")} - {path} == before
-    assert leftovers(path) == [inner]  # for a folder's writer to clear
+    assert {*tmp_path.rglob("*")} - {path} == before  # a folder of our form has our lock in it, or nothing
+    assert leftovers(path) == [inner]
 
 
 def test_a_folder_that_was_left_goes_and_what_it_links_to_stays(tmp_path, mine):
     left = tmp_path / ".out.0a1b2c3d.unilora.partial"
     left.mkdir()
+    (left / "lock").touch()
     made("link to a folder", left / "link", mine)
     made("link", left / "file", mine)
     (tmp_path / ".out.0a1b2c3e.unilora.partial").write_text("a file that a folder's writer does not make")

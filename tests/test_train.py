@@ -415,6 +415,68 @@ def test_stopped_and_resumed_run_gives_the_same_bytes(small, halt_at, extra):
     assert small["output"].read_bytes() == whole and not folder.exists()
 
 
+def test_what_is_not_whole_is_passed_over(small, halt_at):
+    """A file that is cut, gone, or another run's: the checkpoint before goes on, to the bytes of a run that was never stopped."""
+    small |= {"eval_steps": 2}
+    train(TrainSettings(**small))
+    whole = small["output"].read_bytes()
+    small["output"].unlink()
+    halt_at(5)
+    with pytest.raises(Stopped, match="stopped at step 6 of"):
+        train(TrainSettings(**small))
+    halt_at(None)
+    checkpoints = Checkpoints(TrainSettings(**small, resume=True))
+    folder = checkpoints.folder
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-4", "checkpoint-6", "settings.json"]
+    newest, before = folder / "checkpoint-6", folder / "checkpoint-4"
+    assert checkpoints.last() == newest
+    record = json.loads((newest / "whole.json").read_text())
+    assert set(record["sha256"]) == {path.name for path in newest.iterdir()} - {"whole.json"} and len(record["sha256"]) > 4
+    for name in (*record["sha256"], "whole.json"):
+        data = (newest / name).read_bytes()
+        for damaged in (data[:-1], data[: len(data) // 2], b"", b"\0" * len(data), b"[" * 100_000):
+            (newest / name).write_bytes(damaged)
+            assert checkpoints.last() == before, name
+        (newest / name).unlink()
+        assert checkpoints.last() == before, name
+        (newest / name).write_bytes(data)
+        assert checkpoints.last() == newest
+    # Others' checkpoints: of other settings, of another step than the name says, of no number, behind a link, and no folder.
+    shutil.copytree(newest, folder / "checkpoint-8")
+    shutil.copytree(newest, folder / "checkpoint-best")
+    (folder / "checkpoint-9").symlink_to(newest)
+    (folder / "checkpoint-10").write_text("mine")
+    assert checkpoints.last() == newest
+    (newest / "whole.json").write_text(json.dumps(record | {"settings": record["settings"] | {"lr": 0.5}}))
+    assert checkpoints.last() == before
+    (folder / "settings.json").write_text('{"lr"')
+    train(TrainSettings(**small, resume=True))
+    assert small["output"].read_bytes() == whole
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-10", "checkpoint-9", "checkpoint-best"]
+
+
+def test_the_last_whole_checkpoint_is_never_deleted(small, halt_at, monkeypatch):
+    """A disk that is full when the third is written leaves two; one that is full for the first leaves nothing."""
+    complete, room = Checkpoints.complete, 2
+
+    def completing(self, *rest):
+        nonlocal room
+        room -= 1
+        if room < 0:
+            raise OSError(28, "No space left on device")
+        complete(self, *rest)
+
+    monkeypatch.setattr(Checkpoints, "complete", completing)
+    small |= {"eval_steps": 2}
+    (folder := small["output"].with_suffix(".checkpoints")).mkdir()
+    (folder / "checkpoint-999").mkdir()  # what another run left half written
+    assert "No space left on device; those before it are kept, for --resume" in refusal(WorkFailed, **small)
+    assert sorted(path.name for path in folder.glob("c*")) == ["checkpoint-2", "checkpoint-4"]
+    room = 0
+    assert "No space left" in refusal(WorkFailed, **small, overwrite=True)
+    assert not folder.exists() and not small["output"].exists()
+
+
 def test_a_chain_is_trained_link_by_link_also_when_it_goes_on(small, halt_at):
     """Nine steps a link. It is stopped with link 0, in the middle of link 1, and where nothing but link 2 is left."""
     small |= {"links": 3, "dim": 99, "lr": 0.05, "head_lr": 0.02}

@@ -1,5 +1,6 @@
 """The Uni-LoRA specification as a library: projection, layer map and file, with NumPy alone. The text is SPEC.md."""
 
+from . import command  # noqa: F401  first, before NumPy: from here on a program of the project can be stopped in a sentence
 from .adapter import Adapter, Base, check_fit, contents_fingerprint, structure_fingerprint
 from .errors import (
     BaseMismatch,
@@ -12,8 +13,9 @@ from .errors import (
     WorkFailed,
 )
 from .layer_map import LayerMap, Segment
+from .placing import replacing
 from .projection import Projection
-from .serialization import load_adapter, replacing, save_adapter
+from .serialization import load_adapter, save_adapter
 
 __all__ = [
     "Adapter",

@@ -127,7 +127,7 @@ def main() -> int:
         print(json.dumps(report, indent=2))
     else:
         lines = (show_inspect if call.command == "inspect" else show_verify)(report)
-        print(printable("\n".join(lines)))
+        print("\n".join(map(printable, lines)))
     return 1 if report.get("base", {}).get("same_contents") is False else 0
 
 

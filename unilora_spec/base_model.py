@@ -1,18 +1,29 @@
 """A base model on disk: what its .safetensors files hold, and whether an adapter fits them, with NumPy alone (SPEC 10)."""
 
-import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from .adapter import Adapter
+from .documents import NoObject, look_at_json, read_json
 from .errors import BaseMismatch, FileError, UniLoraError
-from .serialization import map_file, read_header
+from .reading import check_count, open_bytes, read_exactly
+from .serialization import read_header
 
-MAX_HEADER = 100_000_000  # the limit of the safetensors library; a base model's header may be large
+MAX_HEADER = 2**24  # a hundred bytes or so for each of 140,000 tensors, more than any base has in one file
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # how NumPy holds a weight of each dtype
 INDEX = "model.safetensors.index.json"  # says which file of a sharded checkpoint holds which tensor
+LARGE_JSON = 2**26, 2**22  # bytes and values of a file that names every tensor, or every word of a vocabulary
+# What a model has at most of what its config.json calls so: the largest have 130 layers, ten million positions, 21,843 labels.
+MOST = (
+    (re.compile(r"(layers?|blocks|depths?|stages)$"), 400),
+    (re.compile("num_labels"), 2**17),
+    (re.compile("position|n_ctx|seq_len|sequence_len"), 2**25),
+)
+MOST_NUMBER = 2**31  # no size of a model is larger
 
 
 class Stored(NamedTuple):
@@ -49,14 +60,14 @@ def checkpoint_files(folder: Path) -> list[Path]:
         return [folder / "model.safetensors"]
     if (folder / INDEX).is_file():
         try:
-            names = set(json.loads((folder / INDEX).read_bytes())["weight_map"].values())
+            names = set(read_json(folder / INDEX, *LARGE_JSON)["weight_map"].values())
             files = sorted(folder / Path(name).name for name in names)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (NoObject, KeyError, TypeError, AttributeError) as error:
             raise FileError(f"{folder / INDEX} has no weight_map from names of tensors to files") from error
         if missing := [file for file in files if not file.is_file()]:
             raise FileError(f"{missing[0]} is missing, which {INDEX} names; get the whole base model")
     else:
-        files = sorted(folder.glob("*.safetensors"))
+        files = sorted(file for file in folder.glob("*.safetensors") if file.is_file())
     if not files:
         raise FileError(f"{folder} holds no .safetensors file; give the folder of the base model")
     return files
@@ -65,7 +76,8 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def read_file(file: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     """The tensors of one file by name, as they lie in it, and its metadata. Raises ``FileError`` (SPEC 8.2)."""
     try:
-        header, start = read_header(map_file(file), MAX_HEADER)
+        with open_bytes(file) as data:
+            header, start = read_header(data, MAX_HEADER)
     except UniLoraError as error:
         raise error.within(file) from None
     metadata = header.pop("__metadata__", {})
@@ -74,6 +86,38 @@ def read_file(file: Path) -> tuple[dict[str, Stored], dict[str, str]]:
         begin, end = entry["data_offsets"]
         tensors[name] = Stored(file, entry["dtype"], tuple(entry["shape"]), start + begin, end - begin)
     return tensors, metadata
+
+
+def look_at_base(folder: Path) -> None:
+    """Raises ``UniLoraError`` for a base's folder of which a library would make too much: before it reads it, as JSON that nests deep
+    ends a parser, a header of 70 MB takes gigabytes, and a config.json asks for any number of layers.
+
+    What is not in the folder is nobody's concern here.
+    """
+    for path in sorted(folder.glob("*.json")):
+        if path.name == "config.json":
+            read_config(path)
+        else:
+            look_at_json(path, *LARGE_JSON)
+    for path in checkpoint_files(folder) if next(folder.glob("*.safetensors"), None) else ():
+        read_file(path)
+
+
+def read_config(path: Path) -> dict:
+    """The values of a config.json. Raises ``UniLoraError`` for one that is none, and for numbers that no model has."""
+    values = read_json(path)
+    waiting = [("", values)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(str(inner), item) for inner, item in value.items()]
+        elif isinstance(value, list):
+            waiting += [(key, item) for item in value]
+        elif isinstance(value, int):
+            most = next((most for name, most in MOST if name.search(key)), MOST_NUMBER)
+            if abs(value) > most:
+                raise UniLoraError(f"{path}: {key!r:.80} is {value!r:.30}; no model has more than {most:,}")
+    return values
 
 
 def stored_name(name: str, tensors) -> str:
@@ -101,12 +145,28 @@ def stored_name(name: str, tensors) -> str:
 def read_raw(stored: Stored) -> np.ndarray:
     """The entries of a tensor, as ``FLOATS`` says: BF16 as uint16. By reading, as a map's pages would stay in memory.
 
-    Raises ``FileError`` for a tensor of another dtype.
+    Raises ``FileError`` for a tensor of another dtype, and for a file that has been cut since its header was read.
     """
     if stored.dtype not in FLOATS:
         raise FileError(f"{stored.file}: a weight is stored as {stored.dtype}, which has no values to compare", "10.2")
     form = np.dtype(FLOATS[stored.dtype])
-    return np.fromfile(stored.file, form, stored.size // form.itemsize, offset=stored.start).reshape(stored.shape)
+    raw = np.fromfile(stored.file, form, stored.size // form.itemsize, offset=stored.start)
+    try:
+        check_count(stored.size, raw.nbytes)
+    except FileError as error:
+        raise error.within(stored.file) from None
+    return raw.reshape(stored.shape)
+
+
+def read_pieces(stored: Stored, most: int) -> Iterator[bytes]:
+    """The bytes of a tensor of any dtype, ``most`` at a time. Raises ``FileError`` for a file that has been cut."""
+    with stored.file.open("rb") as file:
+        file.seek(stored.start)
+        for start in range(0, stored.size, most):
+            try:
+                yield read_exactly(file, min(most, stored.size - start))
+            except FileError as error:
+                raise error.within(stored.file) from None
 
 
 def read_values(stored: Stored) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Canonical JSON: RFC 8785 restricted to strings, booleans, lists, objects and numbers that every language prints alike
 (SPEC 8.5)."""
 
-import itertools
 import json
-import re
 
 from .errors import FileError
+from .nesting import nesting
 
 MAX_DEPTH = 16
+MAX_VALUES = 2**21  # a parsed value takes up to 100 bytes; the header of a base of 200,000 tensors has so many
 _NULL = "a JSON text holds null, which has no meaning here"
 
 
@@ -47,8 +47,11 @@ def decode(data: bytes):
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise FileError("a JSON text is not UTF-8", "8.5") from None
-    if _depth(text) > MAX_DEPTH:
+    found = nesting(data)
+    if found.deepest > MAX_DEPTH:
         raise FileError(f"a JSON text is nested deeper than {MAX_DEPTH}", "8.5")
+    if found.values > MAX_VALUES:
+        raise FileError(f"a JSON text has {found.values:,} values; {MAX_VALUES:,} is the limit", "8.5")
     try:
         value = json.loads(
             text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
@@ -57,14 +60,6 @@ def decode(data: bytes):
         raise FileError(f"a JSON text is malformed at character {error.pos}: {error.msg}", "8.5") from None
     _check(value)
     return value
-
-
-def _depth(text: str) -> int:
-    """An upper bound of the nesting, brackets inside of strings left out."""
-    # Without its escapes, a string ends at the next quote. What is malformed is refused before it could be misread here.
-    plain = text.replace(r"\\", "").replace(r"\"", "")
-    brackets = re.sub(r'"[^"]*"?|[^][{}"]+', "", plain)
-    return max(itertools.accumulate(1 if bracket in "[{" else -1 for bracket in brackets), default=0)
 
 
 def _check(value) -> None:

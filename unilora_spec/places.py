@@ -4,6 +4,7 @@ A folder from a stranger may hold links, pipes and devices. Nothing is written, 
 place of nothing, of a regular file or of an empty folder, and a file is a folder's own where it lies in it.
 """
 
+import hashlib
 import os
 import re
 import stat
@@ -11,8 +12,9 @@ from pathlib import Path
 
 from .errors import UniLoraError
 
+DATA = re.compile(r"\.([0-9a-f]{12})\.data")  # what follows the name of a graph in that of its data
 PARTIAL = ".unilora.partial"
-"""How the name of a file or folder ends that is not yet complete: ``.NAME.xxxxxxxx.unilora.partial`` beside NAME."""
+"""How the name of a folder ends in which an output is not yet complete: ``.NAME.xxxxxxxx.unilora.partial`` beside NAME."""
 
 
 def check_output(path) -> None:
@@ -50,7 +52,7 @@ def check_working_folder(path) -> None:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """What killed processes of this user left beside ``path``, incomplete: regular files, and folders that are no links."""
+    """What killed processes of this user may have left beside ``path``: folders of that form which are no links."""
     form = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}" + re.escape(PARTIAL))
     try:
         names = [name for name in os.listdir(path.parent) if form.fullmatch(name)]
@@ -65,7 +67,20 @@ def _is_left(path: Path) -> bool:
     except FileNotFoundError:  # another process has cleared it
         return False
     mine = not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
-    return mine and (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode))
+    return mine and stat.S_ISDIR(found.st_mode)
+
+
+def digest(path) -> str:
+    """What stands in the name of a file of data: the first 12 hexadecimal digits of the SHA-256 of its contents."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def is_data_of(path: Path, file: Path) -> bool:
+    """Whether an export to ``path`` wrote this file beside it: ``NAME.DIGEST.data``, regular and no link, with these contents."""
+    named = DATA.fullmatch(file.name.removeprefix(path.name))
+    mode = _mode(file) if named and file.name.startswith(path.name) else None
+    return mode is not None and stat.S_ISREG(mode) and digest(file) == named[1]
 
 
 def own_file(folder, name) -> Path | None:

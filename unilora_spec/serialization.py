@@ -2,21 +2,19 @@
 header's own numbers before anything is allocated from them, and nothing in a file is ever run."""
 
 import math
-import os
 import re
-import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
 from . import canonical_json
 from .adapter import DTYPES, Adapter, Base
-from .errors import FileError, UniLoraError, VersionError, WorkFailed
+from .errors import FileError, UniLoraError, VersionError
 from .layer_map import LayerMap
-from .places import PARTIAL, check_output, leftovers
+from .placing import replacing
 from .projection import Projection, kind_named
+from .reading import FileBytes, open_bytes
 
 FORMAT, VERSION = "unilora", "1"
 MAX_HEADER = 2**18  # a header has hundreds of bytes, and hostile JSON unfolds to fifty times its text in memory
@@ -34,14 +32,10 @@ def load_adapter(path) -> Adapter:
     try:
         if not path.is_file():
             raise FileError("there is no such file; give the path of an adapter")
-        return decode(map_file(path))
+        with open_bytes(path) as data:
+            return decode(data)
     except UniLoraError as error:
         raise error.within(path) from None
-
-
-def map_file(path: Path):
-    """The bytes of a file, read as they are touched. An empty file cannot be mapped."""
-    return np.memmap(path, np.uint8, "r") if path.stat().st_size else b""
 
 
 def save_adapter(adapter: Adapter, path) -> int:
@@ -110,25 +104,25 @@ def is_canonical(adapter: Adapter, data) -> bool:
 
 
 def decode(data) -> Adapter:
-    """The adapter in the bytes (or uint8 array) of a file. Raises ``UniLoraError`` (SPEC 8.9)."""
+    """The adapter in the bytes of a file, or in ``FileBytes``. Raises ``UniLoraError`` (SPEC 8.9)."""
     header, start = read_header(data, first=_check_version)
     metadata = header.pop("__metadata__")
     if set(metadata) != {"format", "version", "unilora"}:
         raise FileError("__metadata__ must have the fields format, version and unilora alone", "8.4")
-    body = memoryview(data)[start:]
+    body = data if isinstance(data, FileBytes) else memoryview(data)
 
     def own(name, dtype):
         if header.get(name, {}).get("dtype") != dtype:
             raise FileError(f"the file has no tensor {name} of {dtype}, which its kind asks for", "8.3")
         entry = header.pop(name)
-        return _raw(body, entry) if dtype == "I32" else _from_bytes(name, body, entry)
+        return _raw(body, start, entry) if dtype == "I32" else _from_bytes(name, body, start, entry)
 
     projection, layer_map, base = parse(canonical_json.decode(metadata["unilora"].encode("utf-8")), own)
     for name, entry in header.items():
         check_tensor(name, entry["dtype"])
     if header.get("theta", {}).get("shape") != [projection.d]:
         raise FileError(f"the file has no tensor theta of shape [{projection.d}], which its d asks for", "8.3")
-    values = {name: _from_bytes(name, body, entry) for name, entry in header.items()}
+    values = {name: _from_bytes(name, body, start, entry) for name, entry in header.items()}
     theta = values.pop("theta")
     saved = {name.removeprefix(SAVED): value for name, value in sorted(values.items())}
     dtypes = {name: entry["dtype"] for name, entry in sorted(header.items()) if entry["dtype"] != "F32"}
@@ -209,52 +203,6 @@ def parse(description: dict, own: Callable[[str, str], np.ndarray]) -> tuple[Pro
         **{name: p[name] for name in options},
     )  # fmt: skip
     return projection, layer_map, base
-
-
-@contextmanager
-def replacing(path):
-    """A temporary path beside ``path`` that takes its place when the block ends well, and goes when it does not.
-
-    Flushed to the disk before it is renamed, so that a crash leaves the old file or the new one (SPEC 8.11). What a
-    killed process left behind is cleared on the next call. Raises ``UniLoraError`` where ``path`` is no place for a file
-    (``places.check_output``), ``WorkFailed`` where the disk refuses.
-    """
-    path = Path(path)
-    try:
-        check_output(path)
-        for leftover in leftovers(path):
-            if leftover.is_file():
-                leftover.unlink(missing_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            os.chmod(temporary, 0o666 & ~_umask())
-            _flush(temporary)
-            os.replace(temporary, path)
-            with suppress(OSError):  # the file stands; some systems cannot flush a folder
-                _flush(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise WorkFailed(
-            f"{path} could not be written: {error.strerror or error}; nothing there has changed"
-        ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _flush(path):
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # The safetensors container (SPEC 8.2), for any file of that format: `verify` reads the base model's with it.
@@ -343,13 +291,13 @@ def _to_bytes(name, value, dtype) -> bytes:
     return stored.tobytes()
 
 
-def _from_bytes(name, data, entry) -> np.ndarray:
-    return _check_finite(name, _widen(_raw(data, entry), entry["dtype"]))
+def _from_bytes(name, data, start, entry) -> np.ndarray:
+    return _check_finite(name, _widen(_raw(data, start, entry), entry["dtype"]))
 
 
-def _raw(data, entry) -> np.ndarray:
+def _raw(data, start, entry) -> np.ndarray:
     begin, end = entry["data_offsets"]
-    return np.frombuffer(data[begin:end], _NUMPY[entry["dtype"]]).reshape(entry["shape"])
+    return np.frombuffer(data[start + begin : start + end], _NUMPY[entry["dtype"]]).reshape(entry["shape"])
 
 
 def _widen(raw, dtype) -> np.ndarray:

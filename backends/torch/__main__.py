@@ -12,6 +12,7 @@ import typer
 from typer.main import get_command
 
 from unilora_spec import WorkFailed
+from unilora_spec.command import printable
 
 from .processes import is_first, launcher, run_as_one
 from .settings import BEFORE, PlanSettings, TrainSettings, flag
@@ -132,7 +133,7 @@ def _shown(report) -> str:
     if "output" in report:
         lines.append(f"file       {report['output']}, {report['bytes']:,} bytes")
         lines.append(f"next       python -m export onnx --adapter {shlex.quote(report['output'])}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from unilora_spec.projection import kind_named
 from .expansion import storage_of
 from .noise import Draw, Noise
 from .sites import delta_weight
-from .targets import candidates, matches, plan
+from .targets import candidates, matching, plan
 
 _THETA = "unilora_theta"
 _DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -465,12 +465,14 @@ def _trained_names(model, patterns, layer_map) -> list[str]:
     """The names of the parameters that ``patterns`` name, themselves or by their modules, each once."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     canonical = {id(parameter): name for name, parameter in model.named_parameters()}
-    names = []
+    every = [name for name, _ in model.named_modules()]
+    every += [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    named, names = matching(patterns, every), []
     for pattern in patterns:
         found = [
             parameter
             for name, module in model.named_modules()
-            for parameter in (module.parameters() if matches(pattern, name) else _own(module, name, pattern))
+            for parameter in (module.parameters() if name in named[pattern] else _own(module, name, named[pattern]))
         ]
         if not found:
             raise LayerMapError(f"train_in_full: {pattern!r} matches no module or parameter of the model")
@@ -481,8 +483,8 @@ def _trained_names(model, patterns, layer_map) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _own(module, name, pattern):
-    return [p for key, p in module.named_parameters(name, recurse=False) if matches(pattern, key)]
+def _own(module, name, named):
+    return [p for key, p in module.named_parameters(name, recurse=False) if key in named]
 
 
 def _check_base(model, adapter) -> None:

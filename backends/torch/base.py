@@ -8,6 +8,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from unilora_spec import UniLoraError
+from unilora_spec.base_model import look_at_base
 
 from .data import Data, load
 from .settings import PlanSettings
@@ -20,6 +21,8 @@ def prepare(settings: PlanSettings):
     The parameters that are lacking are the head's; they start as ``settings.seed`` says. Raises ``UniLoraError`` where
     base or data are wrong.
     """
+    if Path(settings.base).is_dir():
+        look_at_base(Path(settings.base))
     config = _from_base(config_of, settings.base)
     rows = load(settings, [name for _, name in sorted((config.id2label or {}).items())])
     tokenizer = _from_base(AutoTokenizer.from_pretrained, settings.base, **NO_CODE)

@@ -16,9 +16,8 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from unilora_spec import UniLoraError
 
 from .progress import counted
+from .rows import FORMATS, look_at
 from .settings import TEXTS, PlanSettings
-
-FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
 @dataclass
@@ -112,9 +111,13 @@ def read(source: str) -> datasets.Dataset:
     """
     path = Path(source)
     suffix = path.suffix.lower()
-    if suffix in FORMATS and not path.is_file():
-        raise UniLoraError(f"{source}: there is no such file")
-    if suffix not in FORMATS and path.is_file():
+    if suffix in FORMATS:
+        look_at(path)
+    elif "\0" not in source and path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.suffix.lower() in FORMATS:
+                look_at(file)
+    elif "\0" not in source and path.exists():
         raise UniLoraError(f"{source}: a data file's name must end in one of {', '.join(FORMATS)}")
     try:
         if suffix in FORMATS:

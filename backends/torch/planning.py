@@ -7,21 +7,37 @@ imports what builds a model and nothing else (building.py).
 import difflib
 import inspect
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from unilora_spec import Adapter, Base, UniLoraError
+from unilora_spec import Adapter, Base, LimitError, UniLoraError
+from unilora_spec.base_model import read_config
 from unilora_spec.command import printable
+from unilora_spec.documents import NoObject
 from unilora_spec.projection import MAX_DIM, Gather, kind_named
 from unilora_spec.serialization import encoded_size
 
 from .ranks import ranked
 from .settings import BEFORE, AdapterSettings
 
-CHOICES = [10**n for n in range(3, 10)]  # the d that are shown where none was given
+CHOICES = [
+    10**n for n in range(10)
+]  # the d that are shown where none was given: from a thousand on, where D is as large
+
+TABLES = {
+    torch.arange,
+    torch.zeros,
+    torch.ones,
+    torch.full,
+    torch.eye,
+    torch.rand,
+    torch.randn,
+}  # that a constructor may compute
+MOST_TABLE, MOST_WEIGHTS = 2**26, 2**13  # numbers of one; weights of a model, of which each takes its time
 
 SHOWN, BAR = 256, 16  # targets of a plan of ranks, and the characters of the longest bar
 
@@ -78,9 +94,23 @@ def planned(settings: AdapterSettings, progress: bool = False) -> dict:
         },
     }
     if d is None:
-        return report | {"choices": [trained(choice) for choice in CHOICES if choice <= D]}
+        return report | {"choices": _fitting(trained, D)}
     figures = trained(d)
     return report | {"d": figures.pop("d"), "bytes": report["bytes"] | figures}
+
+
+def _fitting(trained, D) -> list[dict]:
+    """The figures of ``CHOICES`` that the kind can have. Raises its ``LimitError`` where there is none."""
+    found, refusal = [], None
+    for d in CHOICES:
+        if d <= D:
+            try:
+                found.append(trained(d))
+            except LimitError as error:
+                refusal = error
+    if not found:
+        raise refusal
+    return [figures for figures in found if figures["d"] >= 1000] or found
 
 
 def _zeros(dtype, length) -> np.ndarray:
@@ -101,8 +131,9 @@ def show(report: dict) -> None:
     """Prints a plan for people."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console, base, size = Console(highlight=False), report["base"], report["bytes"]
+    console, base, size = Console(highlight=False, markup=False, emoji=False), report["base"], report["bytes"]
     rows = [
         ("base", f"{base['class']}, {base['parameters']:,} parameters in {base['dtype']}", base["bytes"]),
         ("layer map", f"{report['segments']:,} segments, D = {report['D']:,}", None),
@@ -116,10 +147,10 @@ def show(report: dict) -> None:
     table = Table("", "", "bytes", box=None, show_header=True)
     table.columns[2].justify = "right"
     for *words, number in rows:
-        table.add_row(*map(printable, words), "" if number is None else f"{number:,}")
+        table.add_row(*(Text(printable(word)) for word in words), "" if number is None else f"{number:,}")
     console.print(table)
     for entry in report["layers"]:
-        console.print(printable(json.dumps(entry)), markup=False)
+        console.print(printable(json.dumps(entry)))
     if "ranks" in report:
         _show_ranks(console, report["ranks"])
     if "choices" in report:
@@ -140,6 +171,7 @@ def _held(report):
 def _show_ranks(console, report):
     from rich.bar import Bar
     from rich.table import Table
+    from rich.text import Text
 
     targets = report["targets"]
     total, most = sum(target["rank"] for target in targets), max(target["rank"] for target in targets)
@@ -149,7 +181,9 @@ def _show_ranks(console, report):
     table.columns[0].overflow = "fold"  # the end of a name tells more than its beginning
     for target in targets[:SHOWN]:
         score = f"{target['score']:.3g}" if "score" in target else ""
-        table.add_row(printable(target["target"]), str(target["rank"]), score, Bar(most, 0, target["rank"], width=BAR))
+        table.add_row(
+            Text(printable(target["target"])), str(target["rank"]), score, Bar(most, 0, target["rank"], width=BAR)
+        )
     console.print(table)
     if len(targets) > SHOWN:
         console.print(f"… and {len(targets) - SHOWN:,} more, which --json has")
@@ -186,14 +220,14 @@ def _config(base: str):
     try:
         if Path(base).exists() and not file.is_file():  # a pipe would be waited for
             raise FileNotFoundError
-        values = json.loads(file.read_bytes()) if Path(base).exists() else PretrainedConfig.get_config_dict(base)[0]
+        values = read_config(file) if Path(base).exists() else PretrainedConfig.get_config_dict(base)[0]
         kind = values["model_type"]
     except OSError as error:  # of a folder that holds none, and of an id that is not to be had
         raise UniLoraError(
             f"{base}: no config.json is there, nor a base model of that id to be had; give the base model's folder or its "
             "config.json"
         ) from error
-    except (ValueError, KeyError, TypeError):
+    except (NoObject, KeyError):
         raise UniLoraError(
             f"{file}: this is no config.json with a model_type; give that of a transformers model"
         ) from None
@@ -213,5 +247,26 @@ class _EmptyOnMeta(TorchFunctionMode):
     the meta kernels written in Python, and those import SymPy, 45 MB and 0.3 s.
     """
 
+    def __init__(self):
+        super().__init__()
+        self.weights = 0
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in TABLES and (count := _entries(func, args, kwargs or {})) > MOST_TABLE:
+            raise ValueError(f"it computes a table of {count:,} numbers, and {MOST_TABLE:,} are the most")
+        self.weights += func is torch.empty
+        if self.weights > MOST_WEIGHTS:
+            raise ValueError(f"it has more than {MOST_WEIGHTS:,} weights")
         return func(*args, **(kwargs or {}) | ({"device": "meta"} if func is torch.empty else {}))
+
+
+def _entries(func, args, options) -> int:
+    """How many numbers a call makes; those of a call in another form than the usual ones, 0."""
+    numbers = [
+        n for n in (args[0] if args and isinstance(args[0], tuple | list) else args) if isinstance(n, int | float)
+    ]
+    if func is torch.arange:
+        start, stop, step = ([0, *numbers, 1] if len(numbers) < 2 else [*numbers, 1])[:3] if numbers else (0, 0, 1)
+        return int(abs((options.get("end", stop) - start) / (step or 1)))
+    numbers = list(options.get("size", numbers))
+    return math.prod(abs(int(n)) for n in numbers) * (numbers[0] if func is torch.eye and len(numbers) == 1 else 1)

@@ -8,12 +8,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from transformers import TrainerCallback
 
+from unilora_spec.command import printable
+
 EVERY = 10.0
 
 
 def _bars():
     """Bars on standard error, or None where it is no terminal."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(file=sys.stderr)
     return Bars(*columns, console=console, transient=True) if console.is_terminal else None
 
@@ -51,7 +53,11 @@ class Progress(TrainerCallback):
 
     def say(self, line: str) -> None:
         """One line above the bar."""
-        (self.bars.console.print(line, highlight=False) if self.bars else print(line, file=sys.stderr, flush=True))
+        line = printable(line)
+        if self.bars:
+            self.bars.console.print(line, highlight=False, markup=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     def on_weight(self, done: int, total: int) -> None:
         """How many of the base's weights the kind has taken to begin with."""

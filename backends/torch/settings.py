@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unilora_spec import UniLoraError
+from unilora_spec.documents import read_bytes
 from unilora_spec.projection import KINDS, kind_named
 
 DIM = 5760  # for MiniLM's query and value at rank 4, whose D is 36,864
@@ -18,6 +19,11 @@ TEXTS = {"gelora": 1000, "hetero": 256}
 BEFORE = tuple(TEXTS)
 DURING = ("beam", "dora")  # those that move ranks while it trains
 PLANNERS = ("uniform", *BEFORE, *DURING)
+MOST_CONFIG, MOST_NESTING, MOST_EVENTS = (
+    2**16,
+    4,
+    4000,
+)  # of a YAML file of options: bytes, lists in each other, what is in it
 PROXIES = ("grad-norm", "snip", "synflow")
 
 # Each converter takes what a command line or a YAML file can hold; _as turns its refusal into what to give instead.
@@ -27,7 +33,7 @@ def _as(expected, convert):
     def converted(value):
         try:
             return convert(value)
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, OverflowError):
             raise ValueError(expected) from None
 
     return converted
@@ -196,7 +202,7 @@ class AdapterSettings:
         try:
             return field.metadata["convert"](value)
         except ValueError as error:
-            raise UniLoraError(f"{flag(field.name)} is {value!r}; give {error}") from None
+            raise UniLoraError(f"{flag(field.name)} is {value!r:.200}; give {error}") from None
 
     @classmethod
     def from_options(cls, options: Mapping, config: Path | None = None) -> "AdapterSettings":
@@ -354,18 +360,48 @@ def read_config(path) -> dict:
     """The options in a YAML file: keys are names of options, with - or _. Raises ``UniLoraError`` with the file's name."""
     import yaml
 
+    text = read_bytes(Path(path), MOST_CONFIG)
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UniLoraError(f"{path}: {error.strerror}; give a YAML file of options to --config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UniLoraError(f"{path}: this is no YAML: {' '.join(str(error).split())}") from None
+        depth = 0
+        for count, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent):
+                line = event.start_mark.line + 1
+                raise UniLoraError(f"{path}: line {line} refers to {event.anchor!r:.80}; write the value itself there")
+            if depth > MOST_NESTING or count > MOST_EVENTS:
+                raise UniLoraError(
+                    f"{path}: an option's value is a text, a number, or a list or pairs of such; write it so"
+                )
+        content = yaml.load(text, _loader())
+    except UniLoraError:
+        raise
+    except Exception as error:  # noqa: BLE001  YAML's own, and those of Python's types that read what a tag or a form stands for
+        raise UniLoraError(f"{path}: this is no YAML: {' '.join(str(error).split()):.300}") from None
     if not isinstance(content, dict):
         raise UniLoraError(f"{path}: a YAML file of options has lines such as 'rank: 4'")
     known = [field.name for field in dataclasses.fields(TrainSettings)]
     options = {str(key).replace("-", "_"): value for key, value in content.items()}
+    if len(options) < len(content):
+        raise UniLoraError(f"{path}: an option is there twice, with - and with _; leave one of them out")
     for name in options:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0) or known
-            raise UniLoraError(f"{path}: the option {name!r} is unknown; the closest is {close[0].replace('_', '-')!r}")
+            raise UniLoraError(
+                f"{path}: the option {name!r:.80} is unknown; the closest is {close[0].replace('_', '-')!r}"
+            )
     return options
+
+
+def _loader():
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that is given twice, of which YAML's loader takes the last without a word."""
+
+        def construct_mapping(self, node, deep=False):
+            made = super().construct_mapping(node, deep)
+            if len(made) < len(node.value):
+                raise yaml.constructor.ConstructorError(None, None, "a key is there twice", node.start_mark)
+            return made
+
+    return Loader

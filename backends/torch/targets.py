@@ -3,14 +3,15 @@
 import difflib
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from unilora_spec import LayerMap, LayerMapError, Segment
+from unilora_spec import LayerMap, LayerMapError, Segment, UniLoraError
+from unilora_spec.patterns import matches
 
 from .sites import DeltaWeight, LowRank, MergedLinear
 
@@ -109,23 +110,21 @@ def plan(
     """
     targets = [targets] if isinstance(targets, str) else list(targets)
     found = candidates(model)
-    unused = set(targets) | set(ranks or {})
+    parts_of, rank_of = defaultdict(set), {}
+    asked = {target: _row_range(target) for target in targets}
+    named = matching([*(pattern for pattern, _ in asked.values()), *(ranks or {})], [each.target for each in found])
+    for pattern, rows in asked.values():
+        for name in named[pattern]:
+            parts_of[name].add(rows)
+    for pattern in reversed(ranks or {}):
+        rank_of |= dict.fromkeys(named[pattern], ranks[pattern])
+    unused = {target for target, (pattern, _) in asked.items() if not named[pattern]}
+    unused |= {pattern for pattern in ranks or {} if not parts_of.keys() & named[pattern]}
     segments = []
     for candidate in found:
-        parts = set()
-        for target in targets:
-            pattern, rows = _row_range(target)
-            if matches(pattern, candidate.target):
-                unused.discard(target)
-                parts.add(rows)
-        if not parts:
-            continue
-        r = rank
-        for pattern in reversed(ranks or {}):
-            if matches(pattern, candidate.target):
-                unused.discard(pattern)
-                r = ranks[pattern]
-        segments += _segments(candidate, sorted(parts, key=lambda rows: rows or (0, 0)), r)
+        if parts := parts_of.get(candidate.target):
+            r = rank_of.get(candidate.target, rank)
+            segments += _segments(candidate, sorted(parts, key=lambda rows: rows or (0, 0)), r)
     if unused:
         raise LayerMapError(_no_match(min(unused), [candidate.target for candidate in found]))
     _refuse_unreachable(model, {segment.name for segment in segments})
@@ -145,14 +144,16 @@ def _segments(candidate, parts, rank):
             )
 
 
-def matches(pattern: str, name: str) -> bool:
-    """Whether ``pattern`` is the end of ``name``, at a dot, or a regular expression for the whole of it."""
-    if name == pattern or name.endswith(f".{pattern}"):
-        return True
+def matching(patterns: Sequence[str], names: Sequence[str]) -> dict[str, set[str]]:
+    """Which of ``names`` each pattern is the end of, at a dot, or a regular expression for the whole of."""
+    found = {p: {name for name in names if name == p or name.endswith(f".{p}")} for p in patterns}
     try:
-        return re.fullmatch(pattern, name) is not None
-    except re.error as error:
-        raise LayerMapError(f"the target {pattern!r} is neither a name nor a regular expression: {error}") from None
+        expressions = matches(patterns, names)
+    except UniLoraError as error:
+        raise LayerMapError(f"a name to look for is none, nor a pattern for names: {error}") from None
+    for pattern, row in zip(patterns, expressions, strict=True):
+        found[pattern] |= {name for name, match in zip(names, row, strict=True) if match}
+    return found
 
 
 def _row_range(target):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from transformers import EarlyStoppingCallback, TrainerState
 
 from unilora_spec import UniLoraError, WorkFailed
@@ -58,6 +58,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
             stack.callback(checkpoints.clear_unless_any)
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         trainer = make_trainer(model, _groups(model, settings), settings, rows, tokenizer, folder)
+        if checkpoints:
+            trainer.keep(checkpoints)
         if model.unilora.projection.links > 1:
             trainer.args.num_train_epochs *= model.unilora.projection.links  # --epochs is each link's
             trainer.add_callback(Links(model.unilora, shown.say if shown else lambda line: None))
@@ -186,7 +188,7 @@ def _run(trainer, model, settings, checkpoints) -> dict:
     if settings.patience and state.best_global_step:
         step = state.best_global_step
         best = Path(trainer.args.output_dir) / f"checkpoint-{step}" / WEIGHTS
-        model.load_state_dict(load_file(best), strict=False)
+        model.load_state_dict(load(best.read_bytes()), strict=False)
     return next((entry for entry in reversed(state.log_history) if entry["step"] == step and "eval_loss" in entry), {})
 
 

@@ -30,8 +30,12 @@ class _Trainer(Trainer):
     """
 
     def __init__(self, *arguments, sampler, **options):
-        self._sampler = sampler
+        self._sampler, self.checkpoints = sampler, None
         super().__init__(*arguments, **options)
+
+    def keep(self, checkpoints) -> None:
+        """From here on ``checkpoints`` (``Checkpoints``) says which are whole, and removes old ones."""
+        self.checkpoints, self.args.save_total_limit = checkpoints, None
 
     def get_train_dataloader(self):
         whole = DataLoader(
@@ -68,17 +72,24 @@ class _Trainer(Trainer):
     def _save_checkpoint(self, model, trial):
         try:
             super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()  # each process writes its random state: now the checkpoint is whole
+            self.accelerator.wait_for_everyone()  # each process has written its random state
+            if self.checkpoints and self.args.should_save:
+                self.checkpoints.complete(self._checkpoint(), self.state.best_global_step)
+            self.accelerator.wait_for_everyone()  # now the checkpoint is whole
         except (
             OSError,
             RuntimeError,
             SafetensorError,
         ) as error:  # torch and safetensors have their own for a full disk
             folder = self.args.output_dir
-            shutil.rmtree(Path(folder) / f"checkpoint-{self.state.global_step}", ignore_errors=True)
+            shutil.rmtree(self._checkpoint(), ignore_errors=True)
+            reason = str(error) if isinstance(error, OSError | SafetensorError) else "the disk is full, or refuses"
             raise WorkFailed(
-                f"{folder}: a checkpoint could not be written: {error}; those before it are kept, for --resume"
+                f"{folder}: a checkpoint could not be written: {reason}; those before it are kept, for --resume"
             ) from error
+
+    def _checkpoint(self) -> Path:
+        return Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
 
 
 class _Finite(TrainerCallback):

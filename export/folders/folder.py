@@ -3,8 +3,6 @@
 import json
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unilora_spec import UniLoraError, WorkFailed, canonical_json
-from unilora_spec.places import PARTIAL, check_output_folder, leftovers
+from unilora_spec import UniLoraError, canonical_json
+from unilora_spec.places import check_output_folder
+from unilora_spec.placing import placing
 
 
 class Tensor(NamedTuple):
@@ -40,44 +39,17 @@ def check_new(path: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path):
-    """A temporary folder beside ``path`` that takes its place when the block ends well, and goes when it does not.
+    """A temporary folder that takes the place of ``path`` when the block ends well, and goes when it does not (``placing``).
 
-    Its files are on the disk before it is renamed. What a killed process left behind is cleared on the next call. Raises
-    ``UniLoraError`` where ``path`` holds something already or its parent is missing, ``WorkFailed`` where the disk refuses.
+    Raises ``UniLoraError`` where ``path`` holds something already or its parent is missing, ``WorkFailed`` where the disk refuses.
     """
     check_new(path)
-    try:
-        clear_folders(path)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
-        try:
-            yield temporary
-            _settle(temporary)
-            if path.is_dir():
-                path.rmdir()
-            temporary.rename(path)
-            _flush(path.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise WorkFailed(f"{path} could not be written: {error.strerror or error}; nothing is there") from error
-
-
-def clear_folders(path: Path) -> None:
-    """Removes the folders that killed processes left beside ``path``. What links in them lead to stays."""
-    for leftover in leftovers(path):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def read_json(path: Path) -> dict:
-    """The object in a JSON file. Raises ``UniLoraError`` where it holds none."""
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise UniLoraError(f"{path} holds no JSON object")
-    return value
+    with placing(path) as beside:
+        folder = beside / path.name
+        folder.mkdir()
+        yield folder
+        if os.name == "nt" and path.is_dir():  # Windows renames nothing onto a folder, be it empty
+            path.rmdir()
 
 
 def write_json(path: Path, value) -> None:
@@ -99,22 +71,3 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         for _, t in ordered:
             for piece in t.pieces:
                 file.write(piece)
-
-
-def _settle(folder: Path) -> None:
-    """Everything in the folder flushed to the disk, and the folder as readable as one made by hand (mkdtemp's is not)."""
-    for path in [*folder.rglob("*"), folder]:
-        _flush(path)
-    umask = os.umask(0)
-    os.umask(umask)
-    folder.chmod(0o777 & ~umask)
-
-
-def _flush(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # Windows cannot flush a folder
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,16 +13,22 @@ import numpy as np
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, UniLoraError, save_adapter
 from unilora_spec.adapter import DTYPES
 from unilora_spec.base_model import Stored, read_file, read_values, stored_name, tensors_of
+from unilora_spec.documents import read_json
+from unilora_spec.patterns import matches
 from unilora_spec.places import check_output
 
 from .base_files import recorded
-from .folder import read_json
 from .peft import THETA
 from .peft_names import CONFIG, PREFIX, TENSORS
 from .shell import Module, Shell, shell_of
 
 INDICES = ".unilora_indices_A"
 INTEGERS = {"I64": "<i8", "I32": "<i4"}
+NUMBERS = {"r": range(1, 2**31), "theta_d_length": range(1, 2**40), "proj_seed": range(2**64)}
+FIELDS = {  # what else is read of PEFT's configuration, where it is there: a value of this type, or a list of such
+    "base_model_name_or_path": (str, False), "task_type": (str, False), "target_modules": (str, True), "modules_to_save": (str, True),
+    "layers_to_transform": (int, True), "layers_pattern": (str, True),
+}  # fmt: skip
 # A scale is 1/√n and perhaps a factor, rounded twice; PEFT rounds it once more to the dtype of the base, in whatever dtype it
 # is saved (ours is not rounded so). By the bits that are zero then: how far off it may be.
 ROUNDED = {0xFFFF: 2.0**-8, 0x1FFF: 2.0**-11, 0: 2.0**-22}
@@ -38,7 +44,8 @@ def import_peft(folder: Path, output: Path, base: Path | None = None) -> dict:
     config, tensors = read_json(_file(folder, CONFIG)), read_file(_file(folder, TENSORS))[0]
     if config.get("peft_type") != "UNILORA":
         raise UniLoraError(f"{folder} holds {config.get('peft_type')!r:.40}; only PEFT's UNILORA can be imported")
-    rank, d, seed = (_whole(config, folder, name) for name in ("r", "theta_d_length", "proj_seed"))
+    rank, d, seed = (_whole(config, folder, name) for name in NUMBERS)
+    _check_fields(config, folder)
     if THETA not in tensors or tensors[THETA].shape != (d,):
         raise UniLoraError(f"{folder / TENSORS} has no tensor {THETA} of shape [{d}], PEFT's vector")
     # Of a module that it saves whole, PEFT has a copy; with biases it saves some of both, under names of their own.
@@ -52,6 +59,11 @@ def import_peft(folder: Path, output: Path, base: Path | None = None) -> dict:
     if base and not shell:
         raise UniLoraError(f"{base} holds no config.json; give --base the folder of a transformers model")
     modules = _saved_modules(tensors, config, shell) or _targets(config, folder, shell)
+    for module in modules:
+        if rank > (most := min(module.out_features, module.in_features)):
+            raise UniLoraError(
+                f"{folder / CONFIG}: r is {rank}, and {module.name} has a rank of {most} at most; give PEFT's own folder"
+            )
     segments = [Segment(f"{name}.weight", out, columns, rank, transposed) for name, out, columns, transposed in modules]
     index, s = _index(tensors, modules, d, seed, sum(segment.size for segment in segments))
     layer_map = LayerMap(segments, alpha=s * rank)
@@ -85,11 +97,28 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _whole(config, folder, name) -> int:
-    if type(config.get(name)) is not int or config[name] < 0:
+    allowed = NUMBERS[name]
+    if type(config.get(name)) is not int or config[name] not in allowed:
         raise UniLoraError(
-            f"{folder / CONFIG}: {name} is {config.get(name)!r:.40}; it must be a whole number from 0 on"
+            f"{folder / CONFIG}: {name} is {config.get(name)!r:.40}; it must be a whole number from {allowed[0]} to {allowed[-1]}"
         )
     return config[name]
+
+
+def _check_fields(config, folder) -> None:
+    for name, (kind, may_be_list) in FIELDS.items():
+        value = config.get(name)
+        if (isinstance(value, list) and not may_be_list) or any(
+            type(item) is not kind for item in _listed(config, name)
+        ):
+            words = {str: "a text", int: "a whole number"}[kind] + (", or a list of such" if may_be_list else "")
+            raise UniLoraError(f"{folder / CONFIG}: {name} is {value!r:.40}; it must be {words}")
+
+
+def _listed(config, name) -> list:
+    """A field that may be one value, a list, or missing."""
+    value = config.get(name)
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _parameter(key: str) -> str:
@@ -104,7 +133,8 @@ def _has_indices(tensors) -> bool:
 
 
 def _shell(folder: Path, config: dict, saved: dict[str, Stored]) -> Shell:
-    architecture = (config.get("auto_mapping") or {}).get("base_model_class")
+    mapping = config.get("auto_mapping")
+    architecture = mapping.get("base_model_class") if isinstance(mapping, dict) else None
     return shell_of(
         folder, architecture, config.get("task_type"), {name: t.shape[0] for name, t in saved.items() if t.shape}
     )
@@ -127,12 +157,13 @@ def _saved_modules(tensors, config, shell) -> list[Module]:
     """The modules with an index of their own, in the order of the model, or of their names where there is no base to tell."""
     names = [key.removeprefix(PREFIX).removesuffix(INDICES) for key in tensors if key.endswith(INDICES)]
     if not shell:
-        names.sort(key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+        names.sort(key=lambda name: [part.zfill(20) if part.isdecimal() else part for part in re.split(r"(\d+)", name)])
         transposed = bool(config.get("fan_in_fan_out"))
         modules = [Module(name, 0, 0, transposed) for name in names]
     else:
-        modules = [module for module in shell.modules if module.name in names]
-        if unknown := sorted(set(names) - {module.name for module in modules}):
+        indexed = set(names)
+        modules = [module for module in shell.modules if module.name in indexed]
+        if unknown := sorted(indexed - {module.name for module in modules}):
             raise UniLoraError(f"the base has no Linear or Conv1D {unknown[0]}; give the base that was adapted")
     result = []
     for module in modules:
@@ -153,10 +184,11 @@ def _targets(config, folder, shell) -> list[Module]:
             " modules: give --base the folder of the base model"
         )
     try:
-        found = [module for module in shell.modules if _is_target(config, module.name)]
-        other = [name for name in shell.others if _is_target(config, name)]
-    except re.error as error:
-        raise UniLoraError(f"{folder / CONFIG}: a pattern for modules is no regular expression: {error}") from None
+        targets = _targeted(config, [*(module.name for module in shell.modules), *shell.others])
+    except UniLoraError as error:
+        raise error.within(folder / CONFIG) from None
+    found = [module for module in shell.modules if module.name in targets]
+    other = [name for name in shell.others if name in targets]
     if other:
         raise UniLoraError(f"{other[0]} is a target, but neither a Linear nor a Conv1D; give the base that was adapted")
     if not found:
@@ -166,26 +198,22 @@ def _targets(config, folder, shell) -> list[Module]:
     return found
 
 
-def _is_target(config, name: str) -> bool:
-    """Whether PEFT adapts the module (``peft.tuners.tuners_utils.check_target_module_exists``)."""
-    if any(re.match(rf"(^|.*\.){module}($|\..*)", name) for module in config.get("modules_to_save") or []):
-        return False
-    targets, layers, patterns = (config.get(key) for key in ("target_modules", "layers_to_transform", "layers_pattern"))
+def _targeted(config, names: list[str]) -> set[str]:
+    """Those of a model's modules that PEFT adapts (``peft.tuners.tuners_utils.check_target_module_exists``)."""
+    if whole := _listed(config, "modules_to_save"):
+        kept = matches([rf"(^|.*\.){module}($|\..*)" for module in whole], names, "match")
+        names = [name for name, *found in zip(names, *kept, strict=True) if not any(found)]
+    targets, layers = config.get("target_modules") or [], _listed(config, "layers_to_transform")
     if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
-    if name in (targets or []):
-        return True
-    if not any(name.endswith(f".{target}") for target in targets or []):
-        return False
-    if layers is None or layers == []:
-        return True
-    expressions = [r".*?\.[^.]*"]
-    if patterns:
-        expressions = [rf"(?:^|.*?\.){pattern}" for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
-    for expression in expressions:
-        if numbered := re.match(rf"{expression}\.(\d+)\.", name):
-            return int(numbered[1]) in ([layers] if isinstance(layers, int) else layers)
-    return False
+        return {name for name, found in zip(names, *matches([targets], names), strict=True) if found}
+    whole, ends = set(targets), tuple(f".{target}" for target in targets)
+    ending = [name for name in names if name not in whole and name.endswith(ends)]
+    if layers and ending:
+        before = [rf"(?:^|.*?\.){pattern}" for pattern in _listed(config, "layers_pattern")] or [r".*?\.[^.]*"]
+        numbered = matches([rf"{expression}\.(\d+)\." for expression in before], ending, "match")
+        first = (next(filter(None, found), None) for found in zip(*numbered, strict=True))
+        ending = [name for name, found in zip(ending, first, strict=True) if found and found[1] in map(str, layers)]
+    return {name for name in names if name in whole} | set(ending)
 
 
 def _index(tensors, modules, d: int, seed: int, D: int) -> tuple[np.ndarray, float]:

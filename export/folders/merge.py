@@ -22,11 +22,23 @@ from pathlib import Path
 import numpy as np
 
 from unilora_spec import Adapter, BaseMismatch, UniLoraError, load_adapter
-from unilora_spec.base_model import FLOATS, INDEX, Stored, checkpoint_files, read_file, read_raw, stored_name, widen
+from unilora_spec.base_model import (
+    FLOATS,
+    INDEX,
+    LARGE_JSON,
+    Stored,
+    checkpoint_files,
+    read_file,
+    read_pieces,
+    read_raw,
+    stored_name,
+    widen,
+)
+from unilora_spec.documents import read_json
 from unilora_spec.places import own_file
 
 from .base_files import BaseFiles, base_folder
-from .folder import Tensor, check_new, new_folder, read_json, tensor, write_json, write_tensors
+from .folder import Tensor, check_new, new_folder, tensor, write_json, write_tensors
 
 CHUNK = 2**24  # bytes that are in memory at once of what is only copied
 # Weights in other forms, or in others' files: they would be left as they were beside the merged ones.
@@ -126,11 +138,9 @@ class _Merge:
         self._advance(stored.size)
 
     def _copied(self, stored: Stored) -> Iterator[bytes]:
-        with stored.file.open("rb") as file:
-            file.seek(stored.start)
-            for start in range(0, stored.size, CHUNK):
-                yield file.read(min(CHUNK, stored.size - start))
-                self._advance(min(CHUNK, stored.size - start))
+        for piece in read_pieces(stored, CHUNK):
+            yield piece
+            self._advance(len(piece))
 
     def _advance(self, count: int) -> None:
         self.done += count
@@ -170,8 +180,9 @@ class _Merge:
         ]
 
     def _write_index(self, weight_map: dict, totals: dict) -> None:
-        before = read_json(self.folder / INDEX)
-        metadata = before.get("metadata") or {}
+        before = read_json(self.folder / INDEX, *LARGE_JSON)
+        metadata = before.get("metadata")
+        metadata = metadata if isinstance(metadata, dict) else {}
         metadata = metadata | {name: total for name, total in totals.items() if name in metadata}
         index = before | {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
         if index != before:

@@ -7,9 +7,8 @@ ends with one of the names given, and for a task with a head the head's usual na
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from unilora_spec import Adapter, UniLoraError
+from unilora_spec.base_model import read_pieces
 
 from .base_files import BaseFiles
 from .folder import Tensor, new_folder, tensor, write_json, write_tensors
@@ -49,7 +48,7 @@ def whole_modules(adapter: Adapter, base: BaseFiles) -> Whole:
         if _taken(name, (*modules, *heads)):
             raise UniLoraError(f"{name} is adapted in a module that PEFT keeps whole; use export merge")
     tensors = {
-        PREFIX + name: Tensor(t.dtype, t.shape, t.size, [np.fromfile(t.file, np.uint8, t.size, offset=t.start)])
+        PREFIX + name: Tensor(t.dtype, t.shape, t.size, read_pieces(t, t.size or 1))
         for name, t in known.items()
         if _taken(name, (*modules, *heads))
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unilora_spec import UniLoraError
+from unilora_spec.base_model import look_at_base
 
 AUTO = {
     "SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
@@ -38,6 +39,7 @@ def shell_of(folder: Path, architecture: str | None, task: str | None, rows: Map
     ``rows`` of the parameters that an adapter brings, by name: a head of other rows has as many labels. Raises
     ``UniLoraError`` where the class is none of transformers', or the folder is no model's.
     """
+    look_at_base(folder)
     import torch  # these two take seconds, and most of what is exported needs neither
     import transformers
     from transformers.pytorch_utils import Conv1D
@@ -56,7 +58,7 @@ def shell_of(folder: Path, architecture: str | None, task: str | None, rows: Map
                     break
     except UniLoraError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a configuration's own and a class's own errors, of many kinds
         raise UniLoraError(f"{folder} is no model that transformers can make: {reason(error)}") from error
     modules, others = [], []
     for name, module in model.named_modules():

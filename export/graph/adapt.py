@@ -17,6 +17,7 @@ from unilora_spec import Adapter, Segment, UniLoraError
 from ..modes import FED
 from .functions import add_functions
 from .heads import Saved, feed, put_in
+from .marks import marks
 from .paths import Paths
 from .rebuild import GraphTape, delta, factor_name, factors
 from .sites import uses
@@ -152,6 +153,8 @@ def _fed_factors(inputs, adapter):
         A = inputs.add(factor_name(s, "A"), [rank, s.in_features], np.zeros((0, s.in_features), np.float32))
         B = inputs.add(factor_name(s, "B"), [s.out_features, rank], np.zeros((s.out_features, 0), np.float32))
         found[offset] = A, B
+    for name, empty in marks(adapter).items():
+        inputs.add(name, list(empty.shape), empty)
     return found
 
 

@@ -24,6 +24,7 @@ import onnxruntime
 from unilora_spec import UniLoraError, WorkFailed
 
 from .. import external
+from ..onnx_limits import look_at
 from ..parity.compare import session
 from .cuda_kernels import operator
 
@@ -48,8 +49,7 @@ def nodes(path: Path) -> dict:
     with the first node's name; ``count``, the nodes of each place. Raises ``UniLoraError`` for a file that ONNX Runtime
     does not load, or whose data are not its own.
     """
-    if not Path(path).is_file():
-        raise UniLoraError(f"there is no file {path}")
+    look_at(Path(path))
     external.check(Path(path))
     model, assigned = _optimized(Path(path))
     opsets = {opset.domain: opset.version for opset in model.opset_import}

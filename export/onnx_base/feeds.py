@@ -1,5 +1,6 @@
 """What an ONNX file is run on where nobody gives it an input: made up from its inputs' names, types and axes."""
 
+import math
 import re
 
 import numpy as np
@@ -13,6 +14,7 @@ SIZES = (
     {"batch": 5, "sequence": 12, "past": 2},
 )
 """Three batches of different sizes."""
+MOST = 2**26  # entries of an input that is made up
 SIDE = 64  # of an image where the axis is open
 
 
@@ -31,6 +33,10 @@ def _array(value, sizes, random):
     if value.shape is None:
         raise UniLoraError(f"the input {value.name} has no shape; give --inputs an .npz file with arrays by name")
     shape = [_size(value, axis, size, sizes) for axis, size in enumerate(value.shape)]
+    if min(shape, default=0) < 0 or math.prod(shape) > MOST:
+        raise UniLoraError(
+            f"the input {value.name} has shape {shape}; give --inputs an .npz file with smaller arrays by name"
+        )
     if value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
         if "mask" in value.name:
             return np.ones(shape, value.dtype.numpy())

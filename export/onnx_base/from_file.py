@@ -103,7 +103,11 @@ def export_onnx_file(
 def read(path: Path) -> ir.Model:
     """The graph of a file, made ready for ``match``. Raises ``UniLoraError`` where it is no ONNX file."""
     graph = load(path)
-    prepare(graph)
+    try:
+        prepare(graph)
+    except Exception as error:  # of a graph whose names or nodes contradict each other
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UniLoraError(f"{path} is no sound ONNX graph; onnx.checker may say why ({reason:.200})") from error
     return graph
 
 

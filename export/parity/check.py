@@ -9,7 +9,7 @@ import onnx_ir as ir
 from unilora_spec import Adapter, UniLoraError
 
 from ..modes import MODES
-from ..onnx import cases, load, metadata
+from ..onnx import cases, load, metadata, outputs
 from . import compare as parity
 from .file import compare_file
 
@@ -66,7 +66,24 @@ def _of_these(path: Path, adapters: Sequence[Adapter]) -> ir.Model:
                 raise UniLoraError(f"{path} is another adapter's: its {key} is {said!r:.80}, the adapter's {value!r:.80}")
     elif len(adapters) > 1:
         raise UniLoraError(f"{path} does not say that it is a bank; give one adapter")
+    if mode == "factored":
+        _check_beside(path, adapters[0])
     return graph
+
+
+def _check_beside(path: Path, adapter: Adapter) -> None:
+    """Raises ``UniLoraError`` where the expander or the .onnx_adapter beside a graph is another adapter's: a killed export may have
+    placed them alone."""
+    from ..graph.expander import check_adapter
+
+    _, expander, stored = outputs(path, "factored")
+    said = load(expander).metadata_props if expander.exists() else metadata([adapter], "expander")
+    for file, own in (
+        (expander, all(said.get(key) == value for key, value in metadata([adapter], "expander").items() if key != "unilora.base")),
+        (stored, not stored.exists() or check_adapter(adapter, stored)),
+    ):
+        if not own:
+            raise UniLoraError(f"{file} is another adapter's than {path} beside it; export them again, together")
 
 
 def _mode(graph):

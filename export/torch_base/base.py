@@ -8,6 +8,7 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedModel
 
 from unilora_spec import Adapter, BaseMismatch, UniLoraError
+from unilora_spec.base_model import look_at_base
 
 from ..folders.base_files import base_folder, is_folder
 from .strangers import NO_CODE, WEIGHTS, config_of, reason
@@ -68,11 +69,13 @@ def _architecture(name: str):
 def _config(where: str):
     if is_folder(Path(where)) and not (Path(where) / "config.json").is_file():
         raise UniLoraError(f"{where} is a folder without config.json; give --base the folder of a transformers model")
+    if Path(where).is_dir():
+        look_at_base(Path(where))
     try:
         return config_of(where)
     except UniLoraError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # each configuration checks in its own way
         if is_folder(Path(where)):
             raise UniLoraError(f"{where}: transformers cannot read its config.json: {reason(error)}") from error
         raise UniLoraError(
@@ -82,8 +85,12 @@ def _config(where: str):
 
 
 def _check_shapes(architecture, config, adapter, where):
-    with torch.device("meta"):
-        shell = architecture(config)
+    try:
+        with torch.device("meta"):
+            shell = architecture(config)
+    except Exception as error:  # a class's own errors, about values that it cannot be built of
+        reason = " ".join(str(error).split())
+        raise UniLoraError(f"{where}: transformers cannot build a model of its config.json: {reason:.200}") from error
     shapes = {name: tuple(value.shape) for name, value in shell.named_parameters(remove_duplicate=False)}
     adapter.check_base(shapes, where)
 

@@ -1,0 +1,501 @@
+"""Every door: where a command reads a file that a stranger may have written, a sound file for it, and small ones that ask for much.
+
+tests/attack.py goes through them and through mutations of theirs; a door that is added here is attacked.
+"""
+
+import gzip
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import pyarrow
+import pyarrow.parquet
+from fuzz_corpus import packed
+from onnx import TensorProto, helper, numpy_helper
+
+from unilora_spec import Adapter, Base, LayerMap, Projection, Segment
+from unilora_spec.serialization import encode
+
+
+class Seed(NamedTuple):
+    """What stands in a door's file: bytes, or what makes the file; and words of the refusal, or None where it is sound."""
+
+    content: bytes | Callable[[Path], None]
+    says: str | None
+
+
+class Door(NamedTuple):
+    """``call`` is that of a command (its module first), in a folder with ``files``, where ``file`` holds one seed after another."""
+
+    name: str
+    call: tuple[str, ...]
+    file: str
+    files: dict[str, bytes]
+    seeds: dict[str, Seed]
+
+
+def text(value) -> bytes:
+    return json.dumps(value).encode()
+
+
+CONFIG = {
+    "model_type": "bert", "architectures": ["BertForSequenceClassification"], "hidden_size": 32, "num_hidden_layers": 1,
+    "num_attention_heads": 4, "intermediate_size": 16, "vocab_size": 20, "max_position_embeddings": 16,
+}  # fmt: skip
+WEIGHT = "bert.encoder.layer.0.attention.self.query.weight"
+TENSORS = {WEIGHT: {"dtype": "F32", "shape": [32, 32], "data_offsets": [0, 4096]}}
+WEIGHTS = packed(TENSORS, bytes(4096))
+BASE = {"base/config.json": text(CONFIG), "base/model.safetensors": WEIGHTS}
+
+
+def _adapter(name="base", weight=WEIGHT, label="no") -> bytes:
+    layer_map = LayerMap([Segment(weight, 32, 32, 2)])
+    base = Base.of(
+        name,
+        layer_map,
+        {weight: (32, 32)},
+        lambda name: np.zeros((32, 32)),
+        "BertForSequenceClassification",
+        {0: label, 1: "yes"},
+    )
+    return encode(Adapter(Projection(D=layer_map.D, d=8, seed=42), layer_map, np.full(8, 0.1, np.float32), base))
+
+
+def _raised(path):
+    """A pipe that nobody writes to."""
+    os.mkfifo(path)
+
+
+PIPE = Seed(_raised, "is a pipe")
+DEEP = {
+    "lists that nest": Seed(b"[" * 1_000_000, "nested deeper"),
+    "objects that nest": Seed(b'{"a":' * 100_000, "nested deeper"),
+    "a pipe": PIPE,
+}
+LONG = Seed(packed(b'{"a":"' + b"x" * 70_000_000 + b'"}'), "16777216 is the limit")
+
+
+def _config(says, **values):
+    return Seed(text(CONFIG | values), says)
+
+
+CONFIGS = {
+    **DEEP,
+    "a size that none has": _config("'hidden_size' is 1000000000000", hidden_size=10**12),
+    "a billion layers": _config("'num_hidden_layers' is 1000000000", num_hidden_layers=10**9),
+    "positions that take all memory": _config("'max_position_embeddings' is", max_position_embeddings=2**31),
+    "a billion labels": _config("'num_labels' is", num_labels=10**9),
+    "a number of five thousand digits": Seed(text(CONFIG)[:-1] + b', "x": ' + b"9" * 5000 + b"}", "config.json"),
+    "no words": Seed(b"\xff\xfe", "config.json"),
+    "a division by zero": _config("", num_attention_heads=0),
+}
+
+# Options
+
+
+def _options(says, words: str) -> Seed:
+    return Seed(words.encode(), says)
+
+
+YAML = {
+    "aliases of aliases": _options(
+        "refers to 'a0'",
+        "rank:\n - &a0 [x,x]\n" + "".join(f" - &a{i + 1} [{','.join([f'*a{i}'] * 10)}]\n" for i in range(9)),
+    ),
+    "a list in itself": _options("refers to 'a'", "rank: &a [*a]"),
+    "a merge": _options("refers to 'a'", "lr: &a {rank: 1}\n<<: *a"),
+    "lists that nest": _options("a text, a number, or a list", "rank: " + "[" * 60_000),
+    "lists that nest by lines": _options(
+        "a text, a number, or a list", "rank:\n" + "".join(" " * i + "-\n" for i in range(1, 300))
+    ),
+    "too long": _options("such a file has at most", "rank: " + "[" * 100_000),
+    "many keys": _options("a text, a number, or a list", "a: 1\n" * 10_000),
+    "a key twice": _options("a key is there twice", "rank: 1\nrank: 2"),
+    "a key twice, spelled in two ways": _options("there twice, with - and with _", "max-length: 1\nmax_length: 2"),
+    "code": _options("could not determine a constructor", "rank: !!python/object/apply:os.system [ls]"),
+    "no date": _options("this is no YAML", "rank: 2001-99-99"),
+    "no whole number": _options("this is no YAML", "rank: !!int x"),
+    "no number of any size": _options("--lr is", "lr: 1" + "0" * 400),
+    "a pipe": PIPE,
+}
+
+# Rows
+
+ROW = b'{"text": "fine", "label": 1}\n'
+
+
+def _parquet(rows, **options) -> bytes:
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(rows), file, **options)
+    return file.getvalue()
+
+
+PARQUET = _parquet({"text": ["a"] * 9, "label": [1] * 9})
+ROWS = {
+    "jsonl": {
+        "lists that nest": Seed(ROW * 9 + b'{"text": ' + b"[" * 100_000 + b"\n" + ROW, "nested deeper"),
+        "lists that nest after a line that is broken": Seed(b'"\n' + b"[" * 100_000, "nested deeper"),
+        "a million keys": Seed(
+            b"{" + b",".join(b'"%d":1' % i for i in range(10**6)) + b"}", "columns; 1,000 is the most"
+        ),
+        "a key of its own in each row": Seed(
+            b"".join(b'{"%d":1}\n' % i for i in range(900)) + b"{}\n" * 10**5, "nearly all of them empty"
+        ),
+        "one line": Seed(b'{"text": "' + b"x" * 2**26 + b'"}', "has a line of more than"),
+        "an archive": Seed(gzip.compress(ROW * 10**6), "is an archive"),
+        "a pipe": PIPE,
+    },
+    "json": {"lists that nest": Seed(b"[" * 100_000, "nested deeper"), "cut off": Seed(b"{", "could not be read")},
+    "csv": {
+        "a million columns": Seed(b"," * 10**6, "columns; 1,000 is the most"),
+        "a text without an end": Seed(b'text,label\n"' + b"x,y\n" * 10**6, "could not be read"),
+        "zeros": Seed(b"text,label\n\0\0,\0\n", "give more rows"),
+        "UTF-16": Seed("text,label\na,1\n".encode("utf-16"), "could not be read"),
+        "an archive": Seed(gzip.compress(b"text,label\n" * 10**6), "is an archive"),
+    },
+    "parquet": {
+        "cut off": Seed(PARQUET[: len(PARQUET) // 2], "no Parquet file"),
+        "a footer of 2 GB": Seed(
+            b"PAR1" + b"\xff" * 99 + (2**31 - 1).to_bytes(4, "little") + b"PAR1", "no Parquet file"
+        ),
+        "a gigabyte of one text": Seed(
+            _parquet({"text": ["x" * 10**6] * 100, "label": [1] * 100}, compression="zstd"), "would unfold to more"
+        ),
+    },
+}
+
+# PEFT's folder
+
+D = 256
+PEFT = {
+    "peft_type": "UNILORA",
+    "r": 2,
+    "theta_d_length": 8,
+    "proj_seed": 0,
+    "target_modules": ["query"],
+    "task_type": "SEQ_CLS",
+}
+PEFT["base_model_name_or_path"] = "base"
+PEFT_TENSORS = packed(
+    {"base_model.unilora_theta_d": {"dtype": "F32", "shape": [8], "data_offsets": [0, 32]}}, bytes(32)
+)
+
+
+def _peft(says, **values):
+    return Seed(text(PEFT | values), says)
+
+
+PEFT_CONFIGS = {
+    **DEEP,
+    "a rank of four million": _peft("has a rank of 32 at most", r=2**22),
+    "a rank of a hundred digits": _peft("r is 1000", r=10**100),
+    "a rank that is a text": _peft("r is '8'", r="8"),
+    "a rank that is true": _peft("r is True", r=True),
+    "no rank": _peft("r is None", r=None),
+    "a seed below zero": _peft("proj_seed is -1", proj_seed=-1),
+    "targets that are numbers": _peft("target_modules is [1]", target_modules=[1]),
+    "modules that are an object": _peft("modules_to_save is {}", modules_to_save={}),
+    "a base that is a list": _peft("base_model_name_or_path is []", base_model_name_or_path=[]),
+    "a pattern that explodes": _peft("takes too long", target_modules="(.*)*(.*)*(.*)*(.*)*$x"),
+    "layers by such a pattern": _peft(
+        "takes too long", layers_to_transform=[0], layers_pattern="(.*)*(.*)*(.*)*(.*)*$x"
+    ),
+    "no pattern": _peft("no regular expression", target_modules="("),
+}
+
+# ONNX files
+
+
+def value(name, shape=None, dtype=TensorProto.FLOAT):
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+MATMUL = helper.make_node("MatMul", ["x", "w"], ["y"])
+FACTOR = numpy_helper.from_array(np.ones((32, 32), np.float32), "w")
+
+
+def graph(*nodes, tensors=(FACTOR,), functions=(), shape=("batch", 32), **more) -> bytes:
+    made = helper.make_graph(
+        [MATMUL, *nodes], "g", [value("x", shape)], [value("y", (shape[0], 32))], list(tensors), **more
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("d", 1)]
+    return helper.make_model(made, functions=functions, opset_imports=opsets).SerializeToString()
+
+
+def function(name, *calls):
+    nodes = [
+        helper.make_node(
+            each,
+            ["i" if k == 0 else f"{k}"],
+            ["o" if k == len(calls) - 1 else f"{k + 1}"],
+            domain="d" if each[0] == "F" else "",
+        )
+        for k, each in enumerate(calls)
+    ]
+    return helper.make_function(
+        "d", name, ["i"], ["o"], nodes, [helper.make_opsetid("", 18), helper.make_opsetid("d", 1)]
+    )
+
+
+def shape(name, *numbers):
+    return numpy_helper.from_array(np.array(numbers, np.int64), name)
+
+
+def computed(op, *inputs, tensors=(), **more) -> bytes:
+    return graph(helper.make_node(op, inputs, ["z"], **more), tensors=[FACTOR, *tensors])
+
+
+def outside(**where) -> bytes:
+    tensor = TensorProto(name="w", data_type=1, dims=[32, 32], data_location=TensorProto.EXTERNAL)
+    for key, said in where.items():
+        tensor.external_data.add(key=key, value=str(said))
+    return graph(tensors=[tensor])
+
+
+CALL = helper.make_node("F0", ["y"], ["z"], domain="d")
+ONNX = {
+    "functions that double": Seed(
+        graph(
+            CALL, functions=[*(function(f"F{i}", f"F{i + 1}", f"F{i + 1}") for i in range(40)), function("F40", "Relu")]
+        ),
+        "stands for",
+    ),
+    "a chain of functions": Seed(
+        graph(CALL, functions=[*(function(f"F{i}", f"F{i + 1}") for i in range(20_000)), function("F20000", "Relu")]),
+        "within each other",
+    ),
+    "a function that calls itself": Seed(graph(CALL, functions=[function("F0", "F0")]), "calls itself"),
+    "functions in a circle": Seed(graph(CALL, functions=[function("F0", "F1"), function("F1", "F0")]), "calls itself"),
+    "a constant of a terabyte": Seed(computed("ConstantOfShape", "s", tensors=[shape("s", 2**36)]), "bytes"),
+    "one of a shape that is computed": Seed(
+        graph(
+            helper.make_node("Pow", ["s", "t"], ["u"]),
+            helper.make_node("ConstantOfShape", ["u"], ["z"]),
+            tensors=[FACTOR, shape("s", 2), shape("t", 36)],
+        ),
+        "bytes",
+    ),
+    "an expansion": Seed(computed("Expand", "w", "s", tensors=[shape("s", 2**30, 32, 32)]), "bytes"),
+    "a range": Seed(
+        computed(
+            "Range",
+            "a",
+            "b",
+            "c",
+            tensors=[numpy_helper.from_array(np.array(v, np.int64), n) for n, v in (("a", 0), ("b", 2**40), ("c", 1))],
+        ),
+        "bytes",
+    ),
+    "tiles": Seed(computed("Tile", "w", "s", tensors=[shape("s", 2**20, 2**20)]), "bytes"),
+    "an input of 2^60": Seed(graph(shape=(2**60, 32)), "bytes"),
+    "a shape without its bytes": Seed(
+        graph(tensors=[TensorProto(name="w", data_type=1, dims=[2**40, 4], raw_data=b"1234")]), "4 are there"
+    ),
+    "a shape without any": Seed(graph(tensors=[TensorProto(name="w", data_type=1, dims=[2**40, 4])]), "0 numbers"),
+    "a shape below zero": Seed(
+        graph(tensors=[TensorProto(name="w", data_type=1, dims=[-1, 4], raw_data=b"1234")]), "has shape [-1, 4]"
+    ),
+    "a sparse tensor": Seed(
+        graph(
+            sparse_initializer=[
+                helper.make_sparse_tensor(helper.make_tensor("v", 1, [1], [1.0]), shape("i", 5), [2**40])
+            ]
+        ),
+        "sparse tensor",
+    ),
+    "data in a pipe": Seed(outside(location="pipe"), "is a pipe"),
+    "data behind the end": Seed(
+        outside(location="base/config.json", offset=2**63, length=4096), "bring the model's own data"
+    ),
+    "data of any length": Seed(outside(location="base/config.json", length=2**63), "bring the model's own data"),
+    "data at a word": Seed(outside(location="base/config.json", offset="x"), "no numbers"),
+    "no version of operators": Seed(
+        onnx.ModelProto(ir_version=9, graph=onnx.load_from_string(graph()).graph).SerializeToString(), "opset_import"
+    ),
+    "graphs in graphs": Seed(b"", "no ONNX file"),
+    "a pipe": PIPE,
+}
+
+
+def _within(depth) -> bytes:
+    """Attributes with graphs within each other, as protobuf spells them: a hundred and more end its own reader."""
+    data = b""
+    for field in [b"\x32", b"\x2a", b"\x0a"] * depth:  # an attribute's graph, a node's attribute, a graph's node
+        data = field + _varint(len(data)) + data
+    return b"\x3a" + _varint(len(data)) + data
+
+
+def _varint(number) -> bytes:
+    digits = []
+    while number >= 128:
+        digits.append(number % 128 + 128)
+        number //= 128
+    return bytes([*digits, number])
+
+
+ONNX["graphs in graphs"] = Seed(_within(1000), "no ONNX file")
+
+# All
+
+ADAPTER = {"vec.safetensors": _adapter()}
+NAMES = {
+    "a line of its own": Seed(_adapter(weight="x\nerror: all fine\n.weight"), None),
+    "an escape": Seed(_adapter("\x1b[2J\u202e[bold]"), None),
+}
+TRAIN = ("backends.torch", "train", "--base", "base", "--output", "out.safetensors")
+
+
+def _npz(**arrays) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+DOORS = [
+    Door(
+        "inspect",
+        ("unilora_spec", "inspect", "vec"),
+        "vec",
+        {},
+        {"sound": Seed(_adapter(), None), **NAMES, "a pipe": Seed(_raised, "no such file")},
+    ),
+    Door(
+        "base's header",
+        ("unilora_spec", "verify", "vec.safetensors", "--base", "base"),
+        "base/model.safetensors",
+        ADAPTER | BASE,
+        {
+            "sound": Seed(WEIGHTS, None),
+            "a header of 70 MB": LONG,
+            "a header of many values": Seed(
+                packed(b'{"a":[' + b"1," * 3_000_000 + b"1]}"), "values; 2,097,152 is the limit"
+            ),
+            "a header that nests": Seed(packed(b'{"a":' * 10**5), "nested deeper"),
+        },
+    ),
+    Door(
+        "base's index",
+        ("export", "merge", "--adapter", "vec.safetensors", "-o", "out"),
+        "base/model.safetensors.index.json",
+        ADAPTER | {"base/config.json": text(CONFIG)},
+        {**DEEP, "no names": Seed(text({"weight_map": {"a": 1}}), "has no weight_map")}
+        | {"a pipe": Seed(_raised, "no .safetensors")},
+    ),
+    Door(
+        "config.json, plan",
+        ("backends.torch", "plan", "--base", "base", "--targets", "query", "--dim", "5"),
+        "base/config.json",
+        BASE,
+        {"sound": Seed(text(CONFIG), None), **CONFIGS},
+    ),
+    Door(
+        "config.json, train",
+        (*TRAIN, "--data", "rows.csv"),
+        "base/config.json",
+        BASE | {"rows.csv": b"text,label\na,1\nb,0\n"},
+        CONFIGS,
+    ),
+    Door(
+        "config.json, export",
+        ("export", "onnx", "--adapter", "vec.safetensors"),
+        "base/config.json",
+        ADAPTER | BASE,
+        CONFIGS | {"a pipe": Seed(_raised, "")},
+    ),
+    Door(
+        "tokenizer.json",
+        (*TRAIN, "--data", "rows.csv"),
+        "base/tokenizer.json",
+        BASE | {"rows.csv": b"text,label\na,1\nb,0\n"},
+        DEEP,
+    ),
+    Door(
+        "pattern",
+        ("backends.torch", "plan", "--base", "base", "--targets", r"(.*)*(.*)*(.*)*(.*)*$x", "--dim", "5"),
+        "base/config.json",
+        BASE,
+        {"that explodes": Seed(text(CONFIG), "takes too long")},
+    ),
+    Door(
+        "settings of a run",
+        (*TRAIN, "--data", "rows.csv", "--resume"),
+        "out.checkpoints/settings.json",
+        BASE | {"rows.csv": b"text,label\na,1\nb,0\n", "out.checkpoints/checkpoint-1/trainer_state.json": b"{}"},
+        DEEP,
+    ),
+    Door(
+        "state of a run",
+        (*TRAIN, "--data", "rows.csv", "--resume"),
+        "out.checkpoints/checkpoint-1/trainer_state.json",
+        BASE | {"rows.csv": b"text,label\na,1\nb,0\n"},
+        {name: Seed(seed.content, "") for name, seed in DEEP.items()},
+    ),
+    Door("options", ("backends.torch", "train", "--config", "options.yaml"), "options.yaml", BASE, YAML),
+    *(
+        Door(f"rows, {form}", (*TRAIN, "--data", f"rows.{form}"), f"rows.{form}", BASE, seeds)
+        for form, seeds in ROWS.items()
+    ),
+    Door(
+        "PEFT's configuration",
+        ("export", "import-peft", "--adapter", "peft", "-o", "out.safetensors"),
+        "peft/adapter_config.json",
+        BASE | {"peft/adapter_model.safetensors": PEFT_TENSORS},
+        {"sound": Seed(text(PEFT), None), **PEFT_CONFIGS, "a pipe": Seed(_raised, "has no adapter_config.json")},
+    ),
+    Door(
+        "PEFT's tensors",
+        ("export", "import-peft", "--adapter", "peft", "-o", "out.safetensors"),
+        "peft/adapter_model.safetensors",
+        BASE | {"peft/adapter_config.json": text(PEFT)},
+        {"a header of 70 MB": LONG},
+    ),
+    Door("ONNX, nodes", ("export", "nodes", "model.onnx"), "model.onnx", BASE, {"sound": Seed(graph(), None), **ONNX}),
+    Door(
+        "ONNX, export",
+        (
+            "export",
+            "onnx",
+            "--adapter",
+            "vec.safetensors",
+            "--base",
+            "model.onnx",
+            "-o",
+            "out.onnx",
+            "--map",
+            f"{WEIGHT}=w",
+        ),
+        "model.onnx",
+        ADAPTER | BASE,
+        {"sound": Seed(graph(), None), **ONNX},
+    ),
+    Door(
+        "arrays",
+        (
+            "export",
+            "onnx",
+            "--adapter",
+            "vec.safetensors",
+            "--base",
+            "model.onnx",
+            "-o",
+            "out.onnx",
+            "--map",
+            f"{WEIGHT}=w",
+            "--inputs",
+            "in.npz",
+        ),
+        "in.npz",
+        ADAPTER | BASE | {"model.onnx": graph()},
+        {
+            "sound": Seed(_npz(x=np.ones((2, 32), np.float32)), None),
+            "no arrays": Seed(b"x", "no .npz file"),
+            "cut off": Seed(_npz(x=np.ones(99))[:-40], "no .npz file"),
+            "a pipe": PIPE,
+        },
+    ),
+]
