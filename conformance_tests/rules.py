@@ -60,9 +60,10 @@ def chapters() -> dict[str, str]:
     return dict(re.findall(r"^## (\d+) (.*)$", text, re.MULTILINE))
 
 
-def check(*rules: str, needs: str):
-    """Marks a check: the rules that it tests, and the requests, separated by spaces, without which it cannot be made."""
-    return pytest.mark.check(rules=rules, needs=tuple(needs.split()))
+def check(*rules: str, needs: str, drawn: bool = True):
+    """Marks a check: the rules that it tests, the requests, separated by spaces, without which it cannot be made, and whether what it
+    asks is drawn by a seed, or the same at each run."""
+    return pytest.mark.check(rules=rules, needs=tuple(needs.split()), drawn=drawn)
 
 
 def level_of(requests) -> str:
@@ -72,20 +73,23 @@ def level_of(requests) -> str:
 
 @dataclass(frozen=True)
 class Selection:
-    """The checks of these rules and of these chapters, all where none is named; of ``level`` and those before it alone."""
+    """The checks of these rules and of these chapters, all where none is named; of ``level`` and those before it alone; unless
+    ``drawn``, those alone that ask the same at each run."""
 
     rules: frozenset[str] = frozenset()
     chapters: frozenset[str] = frozenset()
     level: str | None = None
+    drawn: bool = True
 
     @property
     def is_all(self) -> bool:
         return self == Selection()
 
-    def takes(self, rules, needs) -> bool:
+    def takes(self, rules, needs, drawn) -> bool:
         """Whether a check with this mark is one of them."""
         named = not (self.rules or self.chapters) or any(
             rule in self.rules or rule.split(".")[0] in self.chapters for rule in rules
         )
         levels = list(LEVELS)
-        return named and (self.level is None or levels.index(level_of(needs)) <= levels.index(self.level))
+        in_level = self.level is None or levels.index(level_of(needs)) <= levels.index(self.level)
+        return named and in_level and (self.drawn or not drawn)

@@ -202,12 +202,12 @@ class Projection(ABC):
         return 2 * (mix(mix(j, self.keys[8]), self.keys[9]) / 2.0**32) - 1
 
     def hashes(self, stream: int, i: np.ndarray) -> np.ndarray:
-        """h(i) of one of the seed's streams of 32-bit numbers: uint32 of the shape of i, int64 below 2^60 (SPEC 11.2)."""
+        """h(i) of one of the seed's streams of 32-bit numbers: uint32 of the shape of i, int64 (SPEC 11.2)."""
         first, second = keys(self.seed, 12 + 2 * stream)[-2:]
         return mix(mix(i.astype(np.uint32), first) ^ (i >> 32).astype(np.uint32), second)
 
     def uniform(self, stream: int, i: np.ndarray) -> np.ndarray:
-        """Numbers of a stream, uniform in [−1, 1): float64 of the shape of i, int64 below 2^60 (SPEC 11.2)."""
+        """Numbers of a stream, uniform in [−1, 1): float64 of the shape of i, int64 (SPEC 11.2)."""
         return 2 * (self.hashes(stream, i) / 2.0**32) - 1
 
     def normal(self, stream: int, start: int, stop: int) -> np.ndarray:

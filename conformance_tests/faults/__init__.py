@@ -81,14 +81,16 @@ def changed(fault: Fault, folder: Path) -> list[str]:
     return [program]
 
 
-def caught_by(fault: Fault, seed: int) -> str | None:
-    """The check of the fault's rule that fails with the changed copy, and what it says; None where all pass."""
+def caught_by(fault: Fault, seed: int = 0, drawn: bool = True) -> str | None:
+    """The check of the fault's rule that fails with the changed copy, and what it says; None where all pass. Unless ``drawn``, those
+    checks alone are asked whose inputs are the same whatever the seed."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             implementation = Implementation(changed(fault, Path(folder)))
         except (Failed, GaveUp) as failure:
             raise UniLoraError(f"{fault.name}: the changed copy does not run: {failure}") from None
-        results = run(implementation, EXAMPLES, seed, Selection(frozenset([fault.rule])), first=True)
+        selection = Selection(frozenset([fault.rule]), drawn=drawn)
+        results = run(implementation, EXAMPLES, seed, selection, first=True)
     return next((f"{result.name}: {result.message}" for result in results if result.outcome == FAILED), None)
 
 
