@@ -69,21 +69,33 @@ def _graphs(model: ir.Model) -> Iterator:
         yield from graph.subgraphs()
 
 
-def _settled(tensor: ir.ExternalTensor, path: Path) -> ir.ExternalTensor:
-    location, offset = str(tensor.location or ""), tensor.offset or 0
+def own_data(path: Path, name: str, location: str, offset: int, length: int | None, needed: int) -> Path:
+    """The file that has the data of a tensor of the graph in the file ``path``. Nothing is opened.
+
+    The graph says that they are the ``length`` bytes from byte ``offset`` on of the file ``location``, and its shape that ``needed`` are.
+    Raises ``UniLoraError`` where they are not the graph's own, or not there.
+    """
     absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor
     file = None if absolute or ".." in Path(location).parts else own_file(path.parent, location)
     if file is None:
         raise UniLoraError(
-            f"{path}: the data of {tensor.name!r:.80} are said to be in {location!r:.80}, which is no regular file in the"
-            " graph's folder; put the graph's own data there"
+            f"the data of {name!r:.80} are said to be in {location!r:.80}, which is no regular file in the graph's folder; put the"
+            " graph's own data there"
         )
-    size, length = file.stat().st_size, tensor.length or tensor.nbytes
-    if min(offset, tensor.nbytes) < 0 or length < tensor.nbytes or offset + length > size:
+    size, length = file.stat().st_size, length or needed
+    if min(offset, needed) < 0 or length < needed or offset + length > size:
         raise UniLoraError(
-            f"{path}: the data of {tensor.name!r:.80} are {tensor.nbytes} bytes, said to be {length} from byte {offset} on of"
-            f" {location!r:.80}, which has {size}; get the whole file"
+            f"the data of {name!r:.80} are {needed:,} bytes, said to be {length:,} from byte {offset:,} on of {location!r:.80}, which has"
+            f" {size:,}; get the whole file"
         )
+    return file
+
+
+def _settled(tensor: ir.ExternalTensor, path: Path) -> ir.ExternalTensor:
+    try:
+        file = own_data(path, tensor.name, str(tensor.location or ""), tensor.offset or 0, tensor.length, tensor.nbytes)
+    except UniLoraError as error:
+        raise error.within(path) from None
     # Without a base_dir onnx-ir checks no place: this one is checked.
     return ir.ExternalTensor(
         str(file), tensor.offset, tensor.length, tensor.dtype, shape=tensor.shape, name=tensor.name,

@@ -18,6 +18,8 @@ from onnx.reference import ReferenceEvaluator
 from unilora_spec import UniLoraError
 from unilora_spec.documents import size_of
 
+from .external import own_data
+
 MOST_FILE = 2**31  # protobuf's limit
 MOST_NODES = 2**18  # functions inlined; graphs of the largest models have 2^17
 MOST_CALLS = 100  # of functions within each other
@@ -53,7 +55,7 @@ def _look_at(path, size, changed):
     try:
         _check_functions(model)
         tensors = [tensor for graph in _graphs(model) for tensor in _tensors(graph)]
-        stored = sum(_stored(tensor, path.parent) for tensor in tensors)
+        stored = sum(_stored(tensor, path) for tensor in tensors)
         _check_results(model, stored)
     except UniLoraError as error:
         raise error.within(path) from None
@@ -93,7 +95,7 @@ def _tensors(graph):
         yield from (tensor.values, tensor.indices)
 
 
-def _stored(tensor, folder) -> int:
+def _stored(tensor, path) -> int:
     """The bytes of a tensor. Raises ``UniLoraError`` unless they are as many as its shape says, and there."""
     name, shape = f"the tensor {tensor.name!r:.200}", list(tensor.dims)
     if min(shape, default=0) < 0:
@@ -111,7 +113,7 @@ def _stored(tensor, folder) -> int:
         ) from None
     needed = -(-count * bits // 8)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        _check_external(tensor, folder, name, needed)
+        _check_external(tensor, path, name, needed)
     elif tensor.HasField("raw_data"):
         if len(tensor.raw_data) != needed:
             raise UniLoraError(
@@ -124,18 +126,13 @@ def _stored(tensor, folder) -> int:
     return needed
 
 
-def _check_external(tensor, folder, name, needed):
+def _check_external(tensor, path, name, needed):
     said = {entry.key: entry.value for entry in tensor.external_data}
     try:
         offset, length = int(said.get("offset") or 0), int(said.get("length") or needed)
     except ValueError:
         raise UniLoraError(f"{name} lies at {said}, which are no numbers of bytes; export the file again") from None
-    there = size_of(folder / said.get("location", ""))
-    if offset < 0 or length < needed or offset + length > there:
-        raise UniLoraError(
-            f"{name} needs {needed:,} bytes and is said to be the {length:,} from byte {offset:,} on of {said['location']!r:.200}, "
-            f"which has {there:,}; bring the model's own data"
-        )
+    own_data(path, tensor.name, said.get("location", ""), offset, length, needed)
 
 
 # What it asks for

@@ -310,9 +310,9 @@ ONNX = {
     ),
     "data in a pipe": Seed(outside(location="pipe"), "is a pipe"),
     "data behind the end": Seed(
-        outside(location="base/config.json", offset=2**63, length=4096), "bring the model's own data"
+        outside(location="base/config.json", offset=2**63, length=4096), "get the whole file"
     ),
-    "data of any length": Seed(outside(location="base/config.json", length=2**63), "bring the model's own data"),
+    "data of any length": Seed(outside(location="base/config.json", length=2**63), "get the whole file"),
     "data at a word": Seed(outside(location="base/config.json", offset="x"), "no numbers"),
     "no version of operators": Seed(
         onnx.ModelProto(ir_version=9, graph=onnx.load_from_string(graph()).graph).SerializeToString(), "opset_import"
