@@ -13,9 +13,11 @@ import numpy as np
 import onnx_ir as ir
 
 from unilora_spec import Projection
+from unilora_spec.permutation import check_key
 from unilora_spec.program import Program
 from unilora_spec.projection import KINDS
 from unilora_spec.protocol import (
+    SMALL,
     adapter_of,
     answering,
     array_of,
@@ -81,6 +83,7 @@ def _session(model):
 
 
 def _mix(r):
+    check_key(r["key"])
     return {"mixed": pack(run("Mix", unpack(r["words"], "words"), r["key"]), "mixed")}
 
 
@@ -123,7 +126,13 @@ def expanded(p, theta, start, stop) -> np.ndarray:
     """θ_D[start:stop] as float32."""
     if isinstance(p, Program):
         start, stop = p.range_of(start, stop, p.D)
-        return _program(p).run(None, {"theta": theta})[0][start:stop]
+        if p.D <= SMALL:
+            return _program(p, 0, p.D).run(None, {"theta": theta})[0][start:stop]
+        if start == stop:
+            return theta[:0]
+        rows = _program(p, start, stop).run(None, {"theta": theta})[0]
+        first = next(p.pieces(start, stop))[0]
+        return rows[start - first : stop - first]
     if p.kind not in ("identity", *COMPUTED):
         return run("Expand", theta, p.scale(), p.index(start, stop))
     index = index_of(p, start, stop)
@@ -132,9 +141,9 @@ def expanded(p, theta, start, stop) -> np.ndarray:
 
 
 @lru_cache(64)
-def _program(p):
+def _program(p, start, stop):
     tape, theta = GraphTape(OPSETS[0]), _value("theta", shape=ir.Shape([p.d]))
-    theta_D = programs.theta_D(tape, p, theta, "theta_D")
+    theta_D = programs.theta_D(tape, p, theta, "theta_D", start, stop)
     return _session(_model([theta], [theta_D], tape.nodes, tape.initializers))
 
 

@@ -308,7 +308,7 @@ ONNX = {
         ),
         "sparse tensor",
     ),
-    "data in a pipe": Seed(outside(location="pipe"), "is a pipe"),
+    "data in a pipe": Seed(outside(location="pipe"), "no regular file"),
     "data behind the end": Seed(
         outside(location="base/config.json", offset=2**63, length=4096), "get the whole file"
     ),
@@ -422,11 +422,11 @@ DOORS = [
         {"that explodes": Seed(text(CONFIG), "takes too long")},
     ),
     Door(
-        "settings of a run",
+        "record of a checkpoint",
         (*TRAIN, "--data", "rows.csv", "--resume"),
-        "out.checkpoints/settings.json",
+        "out.checkpoints/checkpoint-1/whole.json",
         BASE | {"rows.csv": b"text,label\na,1\nb,0\n", "out.checkpoints/checkpoint-1/trainer_state.json": b"{}"},
-        DEEP,
+        {name: Seed(seed.content, "") for name, seed in DEEP.items()},  # a checkpoint that is not whole is passed over
     ),
     Door(
         "state of a run",

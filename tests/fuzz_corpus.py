@@ -51,7 +51,7 @@ def light_seeds() -> list[bytes]:
     parts = [
         *(Segment(f"h.{i}.attn.weight", 4, 6, 2, transposed=True, row=row) for i in range(3) for row in (0, 8)),
         *(Segment(f"h.{i}.experts.up", 3, 2, 1, index=e) for i in range(2) for e in range(4)),
-        Segment("conv", 2, 27, 3),
+        Segment("conv", 3, 27, 3),
     ]
     stacked = LayerMap(parts, 0.5, "rslora")
     saved = {"head.weight": np.ones((2, 3)), "head.bias": np.zeros(2), "größe 𝔸": np.ones(()), "empty": np.ones((0, 3))}

@@ -397,7 +397,10 @@ def test_an_interruption_leaves_the_old_file_and_the_next_write_clears_what_a_ki
         temporary.write_bytes(b"half")
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
-    (tmp_path / ".vec.safetensors.abcd_123.unilora.partial").write_bytes(b"half")
+    left = tmp_path / ".vec.safetensors.abcd0123.unilora.partial"
+    left.mkdir()
+    (left / "lock").touch()
+    (left / "vec.safetensors").write_bytes(b"half")
     save_adapter(TINY, path)
     assert path.read_bytes() == DATA and [*tmp_path.iterdir()] == [path]
 

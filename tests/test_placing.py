@@ -1,5 +1,6 @@
 """Outputs come to their places whole, whoever else writes there, and only what the dead have left is cleared (SPEC 8.11)."""
 
+import hashlib
 import json
 import os
 import signal
@@ -151,6 +152,11 @@ def test_where_there_are_no_locks_nothing_is_cleared(tmp_path, monkeypatch):
     assert names(tmp_path) == [".vec.safetensors.00000000.unilora.partial", "vec.safetensors"]
 
 
+def data(folder, mark):
+    """Where the data of a graph lie that hold the text ``mark``: their digest is in their name."""
+    return folder / f"out.onnx.{hashlib.sha256(mark.encode()).hexdigest()[:12]}.data"
+
+
 @forks
 @pytest.mark.parametrize("renames", [0, 1, 2])
 def test_a_set_that_was_killed_between_its_renames_leaves_nothing_over(tmp_path, monkeypatch, renames):
@@ -158,7 +164,7 @@ def test_a_set_that_was_killed_between_its_renames_leaves_nothing_over(tmp_path,
     path = tmp_path / "out.onnx"
 
     def data_of_the_old():
-        return {tmp_path / f"out.onnx.{path.read_text()}.data"} if path.exists() else set()
+        return {data(tmp_path, path.read_text())} if path.exists() else set()
 
     def place(mark, after=None):
         rename, count = os.replace, 0
@@ -175,15 +181,15 @@ def test_a_set_that_was_killed_between_its_renames_leaves_nothing_over(tmp_path,
             monkeypatch.setattr(placing, "_flush", lambda p: die() if p == tmp_path else None)
         with placing.placing(path, data_of_the_old) as folder:
             (folder / "out.onnx").write_text(mark)
-            (folder / f"out.onnx.{mark}.data").write_text(mark)
+            data(folder, mark).write_text(mark)
         monkeypatch.undo()
 
     place("old")
     killed(lambda: place("new", renames))
     graph = path.read_text()
-    assert graph == ("new" if renames == 2 else "old") and (tmp_path / f"out.onnx.{graph}.data").read_text() == graph
+    assert graph == ("new" if renames == 2 else "old") and data(tmp_path, graph).read_text() == graph
     place("last")
-    assert names(tmp_path) == ["out.onnx", "out.onnx.last.data"]
+    assert names(tmp_path) == ["out.onnx", data(tmp_path, "last").name]
 
 
 def test_a_note_names_nothing_but_the_outputs_own(tmp_path):

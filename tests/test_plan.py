@@ -199,7 +199,7 @@ def test_the_dtype_of_the_base_is_its_configurations(tmp_path):
         ('{"model_type": "bert", "hidden_size": 10}', {}, "transformers cannot build a model of its config.json"),
         ('{"model_type": "bert"}', {"targets": "qery"}, "'qery' matches no weight that can be adapted; close names are query"),
         ('{"model_type": "bert"}', {"dim": 10**9}, "d is 1000000000; give one from 1 to 73728"),
-        ('{"model_type": "bert"}', {"kind": "xs", "rank": 769, "dim": None}, "own rank is at most 768, and kind xs needs 769"),
+        ('{"model_type": "bert"}', {"kind": "xs", "rank": 769, "dim": None}, "has rank 769, and a matrix of 768 × 768 (out × in) has at most 768"),
         ('{"model_type": "bert"}', {"kind": "lora-fa"}, "--kind is 'lora-fa'; give balanced, "),
     ],
 )  # fmt: skip

@@ -451,7 +451,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(small, halt_at, planner):
 def test_cutting_keeps_every_delta_weight(alive, data):
     if not any(map(any, alive)):
         alive[0][0] = True
-    segments = [Segment(f"w{i}", 3 + i, 5, len(mask)) for i, mask in enumerate(alive)]
+    segments = [Segment(f"w{i}", 6 + i, 7, len(mask)) for i, mask in enumerate(alive)]
     layer_map = LayerMap(
         segments, data.draw(st.sampled_from([1.0, 3.0, 16.0])), data.draw(st.sampled_from(["lora", "rslora"]))
     )

@@ -41,10 +41,15 @@ def check_D(D: int) -> int:
 _C1, _C2 = np.uint32(0x7FEB352D), np.uint32(0x297A2D39)
 
 
-def mix(x: np.ndarray, key: int) -> np.ndarray:
-    """The 32-bit mixing function (SPEC 3.1), elementwise: uint32[n] → uint32[n]. Raises ``LimitError`` for a key of more bits."""
+def check_key(key: int) -> None:
+    """Raises ``LimitError`` for a key of more than 32 bits, or below 0 (SPEC 3.1)."""
     if not 0 <= key < 2**32:
         raise LimitError(f"key is {key}; give a number of 32 bits, from 0", "3.1")
+
+
+def mix(x: np.ndarray, key: int) -> np.ndarray:
+    """The 32-bit mixing function (SPEC 3.1), elementwise: uint32[n] → uint32[n]. Raises ``LimitError`` for a key of more bits."""
+    check_key(key)
     x = x ^ np.uint32(key)
     x ^= x >> np.uint32(16)
     x *= _C1

@@ -20,6 +20,7 @@ from .projection import KINDS, Gather, Projection, kind_named
 from .serialization import decode
 
 VERSION = "1"
+SMALL = 2**20  # entries of θ_D that an implementation makes whole where a slice is asked: of more, the slice alone
 TYPES = {
     "keys": "<u4", "words": "<u4", "mixed": "<u4", "x": "<i8", "y": "<i8", "index": "<i8", "counts": "<i8", "members": "<i8", "scale": "<f4", "theta": "<f4",
     "frozen": "<f4",

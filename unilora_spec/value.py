@@ -27,6 +27,7 @@ OPERATIONS = {
 """What each operation does to arrays of NumPy or of torch; ``how`` is its ``Value``'s (SPEC 11.3)."""
 
 ELEMENTWISE = ("add", "subtract", "multiply")
+MOST_WHOLE = 2**24  # numbers of a frozen array that is made whole for all its parts; of a larger one each part is made by itself
 
 
 def _softmax(x):
@@ -85,14 +86,16 @@ class Value:
         if shape == self.shape:
             return self
         part = tuple(slice(start, stop) for start, stop, _ in bounds)
+        if self.op == "frozen" and self.size > MOST_WHOLE:
+            starts = [s.start for s in part]
+            return Value("frozen", shape, how=lambda inner: self.how(_moved(inner, starts)))
         if self.op in ELEMENTWISE:
             return Value(self.op, shape, tuple(each._under(part) for each in self.inputs))
         if self.op == "matmul":
             x, y = self.inputs
             return x[part[0], :] @ y[:, part[1]]
         if self.op == "part":
-            of, starts = self.inputs[0], [s.start for s in self.how]
-            return of[tuple(slice(at + s.start, at + s.stop) for at, s in zip(starts, part))]
+            return self.inputs[0][_moved(part, [s.start for s in self.how])]
         return Value("part", shape, (self,), part)
 
     def _under(self, part):
@@ -114,6 +117,10 @@ class Value:
     def softmax(self) -> "Value":
         """Of each row, whose first number is its largest."""
         return Value("softmax", self.shape, (self,))
+
+
+def _moved(slices, starts):
+    return tuple(slice(at + s.start, at + s.stop) for at, s in zip(starts, slices))
 
 
 def frozen(shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> Value:

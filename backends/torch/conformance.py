@@ -19,6 +19,7 @@ from unilora_spec import save_adapter
 from unilora_spec.program import Program
 from unilora_spec.projection import KINDS, Gather
 from unilora_spec.protocol import (
+    SMALL,
     adapter_of,
     answering,
     array_of,
@@ -35,6 +36,7 @@ from unilora_spec.protocol import (
 
 from .attach import load_adapter
 from .expansion import Expand, index_of, storage_of
+from .programs import Frozen
 from .sites import delta_weight
 
 
@@ -49,10 +51,14 @@ def _expand(expand, r):
 
 
 def _rows(expand, p, theta, start, stop):
-    """θ_D[start:stop]: of a gather from those rows of P alone, else all of it as in training."""
+    """θ_D[start:stop]: of a gather from those rows of P alone, else all of it as in training, unless it is large."""
     start, stop = p.range_of(start, stop, p.D)
-    if isinstance(p, Program):
+    if isinstance(p, Program) and p.D <= SMALL:
         return storage_of(p, theta.device).expand(theta)[start:stop]
+    if isinstance(p, Program):
+        first = next(p.pieces(start, stop), (start,))[0]
+        rows = Frozen(p, theta.device, start, stop).expand(theta) if start < stop else theta[:0]
+        return rows[start - first : stop - first]
     return expand(theta, index_of(p, start, stop), torch.from_numpy(p.scale()))
 
 
@@ -137,6 +143,8 @@ def kernel_answers():
 
     def adjoint(r):
         p = projection_of(r)
+        if p.D > 2**24:  # a kernel walks all rows of a column, and here a slice of them is asked
+            return _adjoint(expand_by, r)
         start, stop = p.range_of(r["start"], r["stop"], p.D)
         g = torch.tensor(array_of(r, "g", stop - start), device=device)
         return {"theta": pack(kernels.adjoint(g, p.d, p.D, p.seed, start).cpu(), "theta")}

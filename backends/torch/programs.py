@@ -11,14 +11,15 @@ from unilora_spec.program import OPERATIONS, Program, ordered
 
 
 class Frozen:
-    """P as its frozen numbers: float32, and int64 of an index."""
+    """P as its frozen numbers: float32, and int64 of an index. Of the entries start … stop − 1 of θ_D what ``projection.pieces`` gives;
+    training takes all."""
 
     name = "frozen"
 
-    def __init__(self, projection: Program, device):
+    def __init__(self, projection: Program, device, start: int = 0, stop: int | None = None):
         self.projection, self.device = projection, torch.device(device)
         self.arrays, self.pieces, cuts = {}, [], {0, projection.d}
-        for _, value in projection.pieces(0, projection.D):
+        for _, value in projection.pieces(start, projection.D if stop is None else stop):
             steps = ordered([value])
             number = {step: i for i, step in enumerate(steps)}
             for step in steps:
