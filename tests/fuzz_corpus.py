@@ -58,7 +58,7 @@ def light_seeds() -> list[bytes]:
     dtypes = {"theta": "F16", "saved.head.weight": "BF16", "saved.empty": "F16"}
     base = Base("a/model", "0" * 32, "9f" * 16, "BertForSequenceClassification", ("no", "yes"))
     folded = LayerMap(transformer(6), alpha=8)
-    rows = LayerMap([Segment("w", 2, 3, 1, row=0), Segment("w", 1, 3, 2, row=2)])
+    rows = LayerMap([Segment("w", 2, 3, 1, row=0), Segment("w", 1, 3, 1, row=2)])
     adapters = [
         TINY,
         Adapter(Projection(D=folded.D, d=16, seed=7), folded, np.linspace(-1, 1, 16), base),

@@ -82,8 +82,9 @@ def config(folder, **values):
 )
 def test_the_largest_llamas_in_seconds_and_300_MiB(tmp_path, hidden, layers, heads, inner, D, parameters):
     """D by hand: a layer has q and o (h × h), k and v (8 heads of 128 × h), gate, up and down (inner × h), and a matrix
-    of out × in takes rank · (out + in). The seconds are beside those that ``import torch`` takes in the same minute: 1.7 to 1.9 of
-    them, whatever the size, so that a slow machine is no failure; 2.5 are 3 s where torch takes 1.2. The peak is 275 MiB."""
+    of out × in takes rank · (out + in). The seconds, 2.9 to 3.7 on a slow machine, are beside those
+    that the import of the model's class takes in the same minute, some 0.6 of them, whatever the size, so that a slow machine is no
+    failure. The peak is 275 MiB."""
     file = config(
         tmp_path, model_type="llama", architectures=["LlamaForCausalLM"], hidden_size=hidden, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=8, intermediate_size=inner, vocab_size=128256,
@@ -99,8 +100,8 @@ def test_the_largest_llamas_in_seconds_and_300_MiB(tmp_path, hidden, layers, hea
     bytes_ = report["bytes"]
     assert bytes_["P"] == {"computed": 0, "cached": 4 * D, "PEFT": 12 * D}
     assert bytes_["theta_D"] == bytes_["gradient of theta_D"] == 4 * D and bytes_["optimizer"] == 8 * 10**6
-    _, of_torch, *_ = measured("import torch")
-    assert seconds <= 2.5 * of_torch, f"{seconds} s, import torch alone {of_torch} s; imported: {packages}"
+    _, of_import, *_ = measured("from transformers import LlamaForCausalLM")
+    assert seconds <= of_import, f"{seconds} s, the import of the class {of_import} s; imported: {packages}"
     assert peak <= 300 * 2**20, f"{peak / 2**20:.0f} MiB; imported: {packages}"
 
 

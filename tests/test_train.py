@@ -441,7 +441,7 @@ def test_what_is_not_whole_is_passed_over(small, halt_at):
         assert checkpoints.last() == before, name
         (newest / name).write_bytes(data)
         assert checkpoints.last() == newest
-    # Others' checkpoints: of other settings, of another step than the name says, of no number, behind a link, and no folder.
+    # Others' checkpoints: of other settings, of another step than the name says, of no number, and no folder.
     shutil.copytree(newest, folder / "checkpoint-8")
     shutil.copytree(newest, folder / "checkpoint-best")
     (folder / "checkpoint-10").write_text("mine")
@@ -451,7 +451,7 @@ def test_what_is_not_whole_is_passed_over(small, halt_at):
     (folder / "settings.json").write_text('{"lr"')
     train(TrainSettings(**small, resume=True))
     assert small["output"].read_bytes() == whole
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-10", "checkpoint-9", "checkpoint-best"]
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-10", "checkpoint-best"]
 
 
 def test_the_last_whole_checkpoint_is_never_deleted(small, halt_at, monkeypatch):

@@ -218,9 +218,9 @@ def _config(base: str):
 
     file = Path(base) / "config.json" if Path(base).is_dir() else Path(base)
     try:
-        if Path(base).exists() and not file.is_file():  # a pipe would be waited for
+        if Path(base).is_dir() and not file.exists():
             raise FileNotFoundError
-        values = read_config(file) if Path(base).exists() else PretrainedConfig.get_config_dict(base)[0]
+        values = read_config(file) if file.exists() else PretrainedConfig.get_config_dict(base)[0]
         kind = values["model_type"]
     except OSError as error:  # of a folder that holds none, and of an id that is not to be had
         raise UniLoraError(

@@ -25,13 +25,14 @@ def run_as_one(command) -> None:
 
     def patient():
         try:
-            return command()
-        except KeyboardInterrupt:
-            if not is_first():
-                raise SystemExit(1) from None  # the first one speaks
-            raise
-        except Exception:  # whatever it is, ``run`` tells it; here it only waits its turn
-            time.sleep(0 if is_first() else PATIENCE)
-            raise
+            try:
+                return command()
+            except Exception:  # whatever it is, ``run`` tells it; here it only waits its turn
+                time.sleep(0 if is_first() else PATIENCE)
+                raise
+        except KeyboardInterrupt:  # the launcher's too, which ends the others by a signal
+            if is_first():
+                raise
+            raise SystemExit(1) from None
 
     run(patient)
