@@ -48,15 +48,6 @@ def settle(model: ir.Model, path: Path) -> None:
                     )
 
 
-def check(path: Path) -> None:
-    """``settle`` for a file that something else is to load. Says nothing of one that is no ONNX file."""
-    try:
-        model = ir.load(path)
-    except Exception:  # noqa: BLE001  protobuf's and onnx-ir's, of many kinds: what loads the file will say so
-        return
-    settle(model, path)
-
-
 def files(model: ir.Model) -> set[Path]:
     """The files that the data of a graph are in, as ``settle`` found them."""
     return model.meta.get("data", set())

@@ -1,5 +1,6 @@
 """A graph with its adapter as an ONNX file: written, checked and compared before it takes its place. Knows no PyTorch."""
 
+import glob
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -231,11 +232,11 @@ def _data_of(path: Path) -> set[Path]:
     They are regular files and no links, bear the graph's name, and are what the digest in their own name says: what else the
     graph may refer to is not this project's, and stays.
     """
-    beside = {path.parent.resolve() / file.name for file in path.parent.iterdir() if is_data_of(path, file)}
-    if not beside or not path.is_file():
+    if not path.is_file() or not any(path.parent.glob(f"{glob.escape(path.name)}.*.data")):
         return set()
     try:
-        return external.files(load(path)) & beside
+        own = (file for file in external.files(load(path)) if file.parent == path.parent.resolve())
+        return {file for file in own if is_data_of(path, file)}
     except UniLoraError:  # what is replaced may be anything
         return set()
 

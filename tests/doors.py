@@ -356,6 +356,10 @@ def _npz(**arrays) -> bytes:
     return file.getvalue()
 
 
+ONTO_ONNX = (
+    "export", "onnx", "--adapter", "vec.safetensors", "--base", "model.onnx", "-o", "out.onnx", "--map", f"{WEIGHT}=w",
+)  # fmt: skip
+
 DOORS = [
     Door(
         "inspect",
@@ -457,38 +461,14 @@ DOORS = [
     Door("ONNX, nodes", ("export", "nodes", "model.onnx"), "model.onnx", BASE, {"sound": Seed(graph(), None), **ONNX}),
     Door(
         "ONNX, export",
-        (
-            "export",
-            "onnx",
-            "--adapter",
-            "vec.safetensors",
-            "--base",
-            "model.onnx",
-            "-o",
-            "out.onnx",
-            "--map",
-            f"{WEIGHT}=w",
-        ),
+        ONTO_ONNX,
         "model.onnx",
         ADAPTER | BASE,
         {"sound": Seed(graph(), None), **ONNX},
     ),
     Door(
         "arrays",
-        (
-            "export",
-            "onnx",
-            "--adapter",
-            "vec.safetensors",
-            "--base",
-            "model.onnx",
-            "-o",
-            "out.onnx",
-            "--map",
-            f"{WEIGHT}=w",
-            "--inputs",
-            "in.npz",
-        ),
+        (*ONTO_ONNX, "--inputs", "in.npz"),
         "in.npz",
         ADAPTER | BASE | {"model.onnx": graph()},
         {

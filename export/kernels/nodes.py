@@ -23,7 +23,6 @@ import onnxruntime
 
 from unilora_spec import UniLoraError, WorkFailed
 
-from .. import external
 from ..onnx_limits import look_at
 from ..parity.compare import session
 from .cuda_kernels import operator
@@ -50,7 +49,6 @@ def nodes(path: Path) -> dict:
     does not load, or whose data are not its own.
     """
     look_at(Path(path))
-    external.check(Path(path))
     model, assigned = _optimized(Path(path))
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     rows, first = Counter(), {}
