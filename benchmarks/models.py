@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BertModel, LlamaConfig, LlamaModel
 
 from backends.torch import attach
-from backends.torch.base import quiet
+from backends.torch.training.base import quiet
 
 from . import peers
 

@@ -87,9 +87,9 @@ def evaluate() -> dict:
 
     import unilora_spec
     from backends.torch import load_adapter
-    from backends.torch.base import quiet
-    from backends.torch.data import load
     from backends.torch.settings import TrainSettings
+    from backends.torch.training.base import quiet
+    from backends.torch.training.data import load
     from export.parity.compare import session
 
     with quiet():

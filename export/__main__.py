@@ -176,7 +176,7 @@ def check_command(
     with status() as show_step:
         step = interruptible(show_step)
         step("loading ONNX Runtime")
-        from .parity.check import check_with_file, check_with_torch
+        from .check import check_with_file, check_with_torch
 
         adapters = [load_adapter(file) for file in adapter]
         arrays = None if inputs is None else _arrays(inputs)

@@ -39,7 +39,7 @@ import export.graph.expander
 import export.onnx
 import export.onnx_base.from_file
 from export.__main__ import app as exporter
-from export.parity.check import check_with_file
+from export.check import check_with_file
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, UniLoraError, load_adapter, save_adapter
 from unilora_spec.adapter import contents_fingerprint, structure_fingerprint
 from unilora_spec.command import run
@@ -247,10 +247,10 @@ class Train(Job):
 
     @staticmethod
     def _keeping():
-        import backends.torch.checkpoints
+        import backends.torch.training.checkpoints
 
-        backends.torch.checkpoints.Checkpoints.clear = lambda self: None
-        backends.torch.checkpoints.KEPT = 100
+        backends.torch.training.checkpoints.Checkpoints.clear = lambda self: None
+        backends.torch.training.checkpoints.KEPT = 100
 
     def arguments(self, version):
         settings = {
@@ -345,7 +345,7 @@ def _torch_with(work):
     import torch
     import transformers
 
-    import backends.torch.train  # noqa: F401
+    import backends.torch.training.train  # noqa: F401
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ from onnxruntime.quantization import quantize_dynamic
 from test_export import bert, call, llama, make_adapter
 
 from export import export_onnx, export_onnx_file
-from export.parity.check import check_with_file, check_with_torch
+from export.check import check_with_file, check_with_torch
 from export.torch_base.inputs import real_inputs
 from unilora_spec import UniLoraError, load_adapter, save_adapter
 

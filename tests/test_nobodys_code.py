@@ -21,16 +21,16 @@ from adapters import adapter_of
 from onnx import TensorProto, helper, numpy_helper
 from test_train import base, refusal, reviews, small  # noqa: F401  fixtures
 
-import backends.torch.strangers
+import backends.torch.training.strangers
 import export.torch_base.strangers
-from backends.torch.base import prepare
-from backends.torch.data import read
 from backends.torch.planning import skeleton
 from backends.torch.settings import TrainSettings
+from backends.torch.training.base import prepare
+from backends.torch.training.data import read
+from export.check import check_with_file
 from export.folders.shell import shell_of
 from export.kernels.nodes import nodes
 from export.onnx_base.from_file import export_onnx_file
-from export.parity.check import check_with_file
 from export.torch_base.base import load_base
 from unilora_spec import LayerMap, Projection, Segment, UniLoraError, save_adapter
 from unilora_spec.adapter import Adapter
@@ -223,10 +223,10 @@ def test_every_load_is_told():
                 uses += 1
     assert uses >= 8
     ours, theirs = (
-        Path(module.__file__).read_bytes() for module in (backends.torch.strangers, export.torch_base.strangers)
+        Path(module.__file__).read_bytes() for module in (backends.torch.training.strangers, export.torch_base.strangers)
     )
     assert ours == theirs  # the two packages do not know each other
-    assert backends.torch.strangers.WEIGHTS == {"trust_remote_code": False, "use_safetensors": True}
+    assert backends.torch.training.strangers.WEIGHTS == {"trust_remote_code": False, "use_safetensors": True}
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_a_killed_save_leaves_the_old_file_or_the_new_one(tmp_path):
 TRAINING = """
 import hashlib, os, runpy, signal, sys
 import torch
-from backends.torch import checkpoints, trainer
+from backends.torch.training import checkpoints, trainer
 
 log, files = open(sys.argv.pop(1), "a", buffering=1), int(sys.argv.pop(1))
 step, save = trainer._Trainer.training_step, torch.save

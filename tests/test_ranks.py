@@ -18,12 +18,12 @@ from torch import nn
 import unilora_spec
 from backends.torch import attach
 from backends.torch import plan as plan_of
-from backends.torch import train as training
-from backends.torch.checkpoints import Stopped
-from backends.torch.components import Beam, Dora, cut, norms, pairs
 from backends.torch.planning import planned, show
-from backends.torch.ranks import gelora, gradient_norm, hetero, of_flow, of_loss, snip, spread, synflow, two_nn
+from backends.torch.ranks.before import gelora, gradient_norm, hetero, of_flow, of_loss, snip, spread, synflow, two_nn
+from backends.torch.ranks.during import Beam, Dora, cut, norms, pairs
 from backends.torch.settings import DURING, PlanSettings, TrainSettings
+from backends.torch.training import train as training
+from backends.torch.training.checkpoints import Stopped
 from unilora_spec import Adapter, LayerMap, Projection, Segment, UniLoraError
 
 # Before training: GeLoRA

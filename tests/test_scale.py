@@ -15,7 +15,7 @@ from test_train import base, gpt2, reviews, sentence  # noqa: F401 (fixtures)
 
 import unilora_spec
 from backends.torch.settings import TrainSettings
-from backends.torch.train import train
+from backends.torch.training.train import train
 
 HERE = Path(__file__).parent
 

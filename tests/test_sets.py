@@ -9,7 +9,7 @@ import pytest
 from test_onnx_base import X, linear
 
 from export import export_onnx_file
-from export.parity.check import check_with_file
+from export.check import check_with_file
 from unilora_spec import LayerMap, Projection, Segment, UniLoraError, WorkFailed
 
 BESIDE = {"expander": "out.expander.onnx", "adapter": "out.onnx_adapter"}

@@ -16,10 +16,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from backends.torch import attach, expansion
-from backends.torch.expansion import index_of, storage_named, storage_of
-from backends.torch.linear import merged_linear
-from backends.torch.sites import LowRank, MergedLinear
+from backends.torch import attach
+from backends.torch.adapter import expansion
+from backends.torch.adapter.expansion import index_of, storage_named, storage_of
+from backends.torch.adapter.linear import merged_linear
+from backends.torch.adapter.sites import LowRank, MergedLinear
 from unilora_spec import KindError, LayerMapError, Projection, save_adapter
 
 

@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 import unilora_spec
 from backends.torch import attach
 from backends.torch.__main__ import app
-from backends.torch.checkpoints import Checkpoints, Stopped
-from backends.torch.data import LikeLengths, load, share
 from backends.torch.settings import TrainSettings
-from backends.torch.train import train
+from backends.torch.training.checkpoints import Checkpoints, Stopped
+from backends.torch.training.data import LikeLengths, load, share
+from backends.torch.training.train import train
 from unilora_spec import UniLoraError, WorkFailed
 from unilora_spec.command import run
 
@@ -371,7 +371,7 @@ class Halt(transformers.TrainerCallback):
 @pytest.fixture
 def halt_at(monkeypatch):
     """Makes the next runs end at a step by SIGTERM, or go through for None."""
-    from backends.torch import train as module
+    from backends.torch.training import train as module
 
     plain = module.make_trainer
 
@@ -522,7 +522,7 @@ def test_overwrite_starts_anew(small, halt_at):
 
 
 def test_a_full_disk_keeps_the_checkpoints_before(small, monkeypatch):
-    from backends.torch import trainer as module
+    from backends.torch.training import trainer as module
 
     save, written = module.save_file, []
 

@@ -2,8 +2,8 @@
 
 import unilora_spec  # noqa: F401  before torch: its first import lets Ctrl-C end in a sentence
 
-from .attach import UniLora, attach, load_adapter
-from .expansion import Expand
-from .targets import plan
+from .adapter.attach import UniLora, attach, load_adapter
+from .adapter.expansion import Expand
+from .adapter.targets import plan
 
 __all__ = ["Expand", "UniLora", "attach", "load_adapter", "plan"]

@@ -14,8 +14,8 @@ from typer.main import get_command
 from unilora_spec import WorkFailed
 from unilora_spec.command import printable
 
-from .processes import is_first, launcher, run_as_one
 from .settings import BEFORE, PlanSettings, TrainSettings, flag
+from .training.processes import is_first, launcher, run_as_one
 
 EXAMPLE = (
     "Example: python -m backends.torch train --base ./my-model --data reviews.csv --text text --label label "
@@ -43,7 +43,7 @@ def train(config: Path | None, as_json: bool, **options):
     settings = TrainSettings.from_options(options, config)
     from accelerate import PartialState
 
-    from .train import Stopped, train  # transformers takes seconds to import; a wrong call is told at once
+    from .training.train import Stopped, train  # transformers takes seconds to import; a wrong call is told at once
 
     try:
         report = train(settings, progress=True)  # on standard error, also with --json

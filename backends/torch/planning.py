@@ -21,7 +21,7 @@ from unilora_spec.documents import NoObject
 from unilora_spec.projection import MAX_DIM, Gather, kind_named
 from unilora_spec.serialization import encoded_size
 
-from .ranks import ranked
+from .ranks.before import ranked
 from .settings import BEFORE, AdapterSettings
 
 CHOICES = [
@@ -119,8 +119,8 @@ def _zeros(dtype, length) -> np.ndarray:
 
 
 def _looked_at(settings, progress):
-    from .base import prepare, quiet  # with all that a training run imports
-    from .data import sample
+    from .training.base import prepare, quiet  # with all that a training run imports
+    from .training.data import sample
 
     with quiet():
         model, _, rows, tokenizer = prepare(settings)
@@ -197,7 +197,7 @@ def skeleton(base: str) -> torch.nn.Module:
     import transformers
     from transformers import initialization
 
-    from .strangers import NO_CODE, plain
+    from .training.strangers import NO_CODE, plain
 
     config = _config(base)
     plain(config)

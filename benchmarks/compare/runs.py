@@ -24,10 +24,10 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from torch import nn
 
-from backends.torch.base import prepare, quiet
-from backends.torch.data import Data, share
 from backends.torch.settings import TrainSettings
-from backends.torch.trainer import make_trainer
+from backends.torch.training.base import prepare, quiet
+from backends.torch.training.data import Data, share
+from backends.torch.training.trainer import make_trainer
 from unilora_spec import WorkFailed, replacing
 
 from .methods import HEAD, METHODS

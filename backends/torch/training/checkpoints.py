@@ -24,7 +24,7 @@ from unilora_spec.base_model import LARGE_JSON
 from unilora_spec.documents import look_at_json, read_json
 from unilora_spec.places import check_working_folder
 
-from .settings import TrainSettings, flag
+from ..settings import TrainSettings, flag
 
 STATE = "trainer_state.json"
 RECORD = "whole.json"

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from unilora_spec import UniLoraError
 from unilora_spec.base_model import look_at_base
 
+from ..settings import PlanSettings
 from .data import Data, load
-from .settings import PlanSettings
 from .strangers import NO_CODE, WEIGHTS, config_of, reason
 
 

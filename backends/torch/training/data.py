@@ -15,9 +15,9 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from unilora_spec import UniLoraError
 
+from ..settings import TEXTS, PlanSettings
 from .progress import counted
 from .rows import FORMATS, look_at
-from .settings import TEXTS, PlanSettings
 
 
 @dataclass

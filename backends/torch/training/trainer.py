@@ -15,9 +15,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from unilora_spec import WorkFailed
 
+from ..optimizers import LoraPro, LoraRite
 from .data import LikeLengths, collator, text_lengths
 from .metrics import METRICS
-from .optimizers import LoraPro, LoraRite
 
 WEIGHTS = "model.safetensors"  # the name that a Trainer looks for
 

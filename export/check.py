@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from unilora_spec import Adapter, UniLoraError
 
-from ..modes import MODES
-from ..onnx import cases, load, metadata, outputs
-from . import compare as parity
-from .file import compare_file
+from .modes import MODES
+from .onnx import cases, load, metadata, outputs
+from .parity import compare as parity
+from .parity.file import compare_file
 
 Progress = Callable[[str], None]
 
@@ -22,8 +22,8 @@ def check_with_file(path: Path, adapters: Sequence[Adapter], base, arrays, given
     ``arrays`` by input name are what both are run on, made up where None. Raises ``UniLoraError`` where a file is none or
     another adapter's, ``WorkFailed`` where it cannot be run. PyTorch is not needed.
     """
-    from ..onnx_base.feeds import feeds_for
-    from ..onnx_base.from_file import read, reference
+    from .onnx_base.feeds import feeds_for
+    from .onnx_base.from_file import read, reference
 
     graph = _of_these(path, adapters)
     feeds = [arrays] if arrays is not None else feeds_for(read(Path(base)))
@@ -37,11 +37,11 @@ def check_with_torch(path: Path, adapters: Sequence[Adapter], base: str | None, 
     """The same, from those of the transformers model ``base``, by default the folder that the adapter names, in PyTorch."""
     graph = _of_these(path, adapters)
     progress("loading PyTorch")
-    from ..torch_base.base import load_base
-    from ..torch_base.cache import PAST
-    from ..torch_base.from_torch import after_a_past, reference
-    from ..torch_base.inputs import real_inputs, tensors
-    from ..torch_base.model import arrays as as_arrays
+    from .torch_base.base import load_base
+    from .torch_base.cache import PAST
+    from .torch_base.from_torch import after_a_past, reference
+    from .torch_base.inputs import real_inputs, tensors
+    from .torch_base.model import arrays as as_arrays
 
     model, tokenizer, _ = load_base(adapters[0], base, parity.precision(graph))
     batches = real_inputs(model, tokenizer) if arrays is None else [tensors(arrays)]
@@ -74,7 +74,7 @@ def _of_these(path: Path, adapters: Sequence[Adapter]) -> ir.Model:
 def _check_beside(path: Path, adapter: Adapter) -> None:
     """Raises ``UniLoraError`` where the expander or the .onnx_adapter beside a graph is another adapter's: a killed export may have
     placed them alone."""
-    from ..graph.expander import check_adapter
+    from .graph.expander import check_adapter
 
     _, expander, stored = outputs(path, "factored")
     said = load(expander).metadata_props if expander.exists() else metadata([adapter], "expander")

@@ -14,18 +14,18 @@ from transformers import EarlyStoppingCallback, TrainerState
 from unilora_spec import UniLoraError, WorkFailed
 from unilora_spec.places import check_output
 
-from .attach import attach, put
+from ..adapter.attach import attach, put
+from ..adapter.noise import Noise
+from ..ranks.before import ranked
+from ..ranks.during import Beam, Dora, cut
+from ..settings import BEFORE, DURING, TrainSettings, flag
 from .base import prepare, quiet
 from .chain import Links
 from .checkpoints import STATE, Checkpoints, Interruption, Stopped
-from .components import Beam, Dora, cut
 from .data import sample
 from .metrics import METRICS
-from .noise import Noise
 from .processes import is_first
 from .progress import Progress
-from .ranks import ranked
-from .settings import BEFORE, DURING, TrainSettings, flag
 from .trainer import WEIGHTS, make_trainer
 
 __all__ = ["Stopped", "TrainSettings", "train"]

@@ -1,0 +1,1 @@
+"""Planners of ranks, and what moves ranks."""

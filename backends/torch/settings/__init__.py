@@ -1,0 +1,7 @@
+"""What a call is told: every option stated once, for Python, for the command line and for a YAML file."""
+
+from .adapter import AdapterSettings
+from .options import BEFORE, DURING, TEXTS, flag
+from .run import PlanSettings, TrainSettings
+
+__all__ = ["BEFORE", "DURING", "TEXTS", "AdapterSettings", "PlanSettings", "TrainSettings", "flag"]

@@ -1,0 +1,120 @@
+"""What a plan and a training run are told of an adapter and its base."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from unilora_spec import UniLoraError
+from unilora_spec.projection import KINDS
+
+from .file import read_config
+from .options import (
+    BEFORE,
+    DURING,
+    NAMES,
+    OPTIONS,
+    PLANNERS,
+    PROXIES,
+    RANKS,
+    TEXT,
+    flag,
+    listed,
+    number,
+    one_of,
+    option,
+    whole,
+)
+
+DIM = 5760  # for MiniLM's query and value at rank 4, whose D is 36,864
+
+
+@dataclass
+class AdapterSettings:
+    """An adapter and its base; texts and numbers are converted as those of the command line are.
+
+    Raises ``UniLoraError`` with the option's name for a value that it cannot have.
+    """
+
+    base: str = option("Data and task", TEXT, "Base model: a folder, or an id of the Hugging Face Hub.")
+    targets: tuple[str, ...] = option(
+        "Adapter", NAMES, "Modules to adapt: ends of their names, or regular expressions.", ("query", "value")
+    )
+    rank: int = option(
+        "Adapter",
+        whole(0),
+        "Rank of every target, or the mean that a planner spreads; 0: no A and B, but the entries of the delta weight itself.",
+        4,
+    )
+    ranks: dict[str, int] | str | None = option(  # noqa: RUF009
+        "Adapter",
+        RANKS,
+        f"Other ranks by target, query=8,value=2, or the planner that finds them: {listed(PLANNERS)}. "
+        "gelora and hetero look at --data; beam and dora move ranks during training, of the kind identity.",
+    )
+    proxy: str = option("Adapter", one_of(*PROXIES), f"What hetero scores a target by: {listed(PROXIES)}.", PROXIES[0])
+    dim: int | None = option(
+        "Adapter", whole(1), f"Length d of the trained vector; to train, {DIM} by default; of some kinds it follows."
+    )
+    seed: int = option("Adapter", whole(0), "Gives the projection, the start and the order of the data.", 0)
+    alpha: float | None = option(
+        "Adapter", number(0), "LoRA's alpha; by default it is the rank, or 1 for rank 0, so that nothing is scaled."
+    )
+    scaling: str = option("Adapter", one_of("lora", "rslora"), "alpha / rank, or alpha / √rank with rslora.", "lora")
+    links: int | None = option(
+        "Adapter",
+        whole(2),
+        "Train a chain: so many adapters, each on the base with those before it, for --epochs. --dim is that of all.",
+    )
+    kind: str = option("Adapter", one_of(*KINDS), "Projection kind.", "balanced")
+    options: dict[str, int] | None = option(  # noqa: RUF009
+        "Adapter", OPTIONS, "The kind's own numbers: length=128,bank=90."
+    )
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.default is not None:
+                value = field.default
+            if value not in (None, ()):
+                setattr(self, field.name, self._converted(field, value))
+        if self.base is None:
+            raise UniLoraError("--base is missing; give the base model's folder")
+        if self.links:
+            if self.kind not in ("balanced", "chain"):
+                raise UniLoraError(
+                    f"--links makes a chain, whose links are balanced, and --kind is {self.kind}; leave one of them out"
+                )
+            self.kind, self.options = "chain", {"links": self.links}
+        if self.ranks in (*BEFORE, *DURING) and self.rank == 0:
+            raise UniLoraError(f"--ranks {self.ranks} gives ranks from 1, and --rank is 0; leave one of them out")
+        if self.ranks in DURING and self.kind != "identity":
+            raise UniLoraError(
+                f"--ranks {self.ranks} moves rows of A with columns of B, which --kind {self.kind} does not train as they "
+                "are; give --kind identity"
+            )
+        if isinstance(self.ranks, str) and self.rank == 0:
+            raise UniLoraError(f"--ranks {self.ranks} shares out the ranks of pairs; give --rank 1 or more")
+        if self.ranks == "beam" and self.rank < 2:
+            raise UniLoraError("--ranks beam puts one component in another's place; give --rank 2 or more")
+
+    @property
+    def start_rank(self) -> int:
+        """The rank that every target begins with: ``rank``, or half as much again where dora prunes down to it."""
+        return math.ceil(1.5 * self.rank) if self.ranks == "dora" else self.rank
+
+    @staticmethod
+    def _converted(field, value):
+        try:
+            return field.metadata["convert"](value)
+        except ValueError as error:
+            raise UniLoraError(f"{flag(field.name)} is {value!r:.200}; give {error}") from None
+
+    @classmethod
+    def from_options(cls, options: Mapping, config: Path | None = None) -> "AdapterSettings":
+        """The settings of a call: ``options`` by field name, where None means not given, before the YAML file's."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return cls(
+            **{**(read_config(config, [field.name for field in dataclasses.fields(cls)]) if config else {}), **given}
+        )

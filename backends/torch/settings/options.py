@@ -1,0 +1,117 @@
+"""How an option is stated, once for Python, for the command line and for a YAML file; what values it can have."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+TASKS = ("classification", "regression", "causal-lm")
+# Planners of ranks that look at the base before training, and the number of texts they show it: of HeteroLoRA's own example
+# 32 batches of 8; GeLoRA's could not be looked up, and with a thousand the standard error is a twentieth of the dimension.
+TEXTS = {"gelora": 1000, "hetero": 256}
+BEFORE = tuple(TEXTS)
+DURING = ("beam", "dora")  # those that move ranks while it trains
+PLANNERS = ("uniform", *BEFORE, *DURING)
+PROXIES = ("grad-norm", "snip", "synflow")
+
+
+# Each converter takes what a command line or a YAML file can hold; _as turns its refusal into what to give instead.
+
+
+def _as(expected, convert):
+    def converted(value):
+        try:
+            return convert(value)
+        except (ValueError, TypeError, AttributeError, OverflowError):
+            raise ValueError(expected) from None
+
+    return converted
+
+
+def _text(value) -> str:
+    if isinstance(value, bool | list | dict):
+        raise TypeError
+    return str(value)
+
+
+def _flag(value) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def whole(least):
+    def convert(value) -> int:
+        if isinstance(value, bool | float) or int(value) < least:
+            raise ValueError
+        return int(value)
+
+    return _as(f"a whole number from {least}", convert)
+
+
+def number(least, below=float("inf")):
+    def convert(value) -> float:  # YAML reads 5e-3 as a text
+        if isinstance(value, bool) or not least <= float(value) < below:
+            raise ValueError
+        return float(value)
+
+    return _as(f"a number from {least}" + (f" to below {below}" if below < float("inf") else ""), convert)
+
+
+def one_of(*choices):
+    def convert(value) -> str:
+        return choices[choices.index(value)]
+
+    return _as(listed(choices), convert)
+
+
+def listed(choices) -> str:
+    return ", ".join(choices[:-1]) + f" or {choices[-1]}"
+
+
+def _names(value) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in (value.split(",") if isinstance(value, str) else value))
+    if not all(names):
+        raise ValueError
+    return names
+
+
+def _pairs(value) -> list[tuple[str, str]]:
+    if isinstance(value, str):
+        value = (pair.split("=", 1) for pair in value.split(","))
+    elif isinstance(value, Mapping):
+        value = value.items()
+    return [(str(name).strip(), str(given).strip()) for name, given in value]
+
+
+def _ranks(value) -> dict[str, int] | str:
+    return value if value in PLANNERS else {name: whole(0)(rank) for name, rank in _pairs(value)}
+
+
+def _options(value) -> dict[str, int]:
+    return {name: whole(0)(number) for name, number in _pairs(value)}
+
+
+def _condition(value) -> tuple[str, str]:
+    if isinstance(value, str):  # whole: the value may hold a comma
+        value = [value.split("=", 1)]
+    elif isinstance(value, tuple):
+        value = [value]
+    ((column, wanted),) = _pairs(value)
+    return column, wanted
+
+
+TEXT, FLAG, PATH = _as("a text", _text), _as("true or false", _flag), _as("a path", lambda value: Path(_text(value)))
+NAMES = _as("names with commas between them", _names)
+RANKS = _as(f"{listed(PLANNERS)}, or pairs such as query=8,value=2", _ranks)
+OPTIONS = _as("pairs such as length=128,bank=90", _options)
+CONDITION = _as("COLUMN=VALUE", _condition)
+
+
+def option(panel, convert, help, default=None, **options):
+    """A field of a dataclass: the ``panel`` of --help that it stands in, what makes its value of a text or of YAML's, and its help."""
+    return dataclasses.field(default=default, metadata={"panel": panel, "convert": convert, "help": help}, **options)
+
+
+def flag(name: str) -> str:
+    """A field's name as the command line writes it."""
+    return "--" + name.replace("_", "-")

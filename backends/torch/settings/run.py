@@ -1,0 +1,161 @@
+"""What a training run is told besides: its data, its steps, its output."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from unilora_spec import UniLoraError
+from unilora_spec.projection import kind_named
+
+from .adapter import DIM, AdapterSettings
+from .options import (
+    BEFORE,
+    CONDITION,
+    DURING,
+    FLAG,
+    NAMES,
+    PATH,
+    TASKS,
+    TEXT,
+    flag,
+    listed,
+    number,
+    one_of,
+    option,
+    whole,
+)
+
+
+@dataclass
+class PlanSettings(AdapterSettings):
+    """An adapter, its base and its data, at which some planners of ranks look.
+
+    Raises ``UniLoraError`` with the option's name for a value that it cannot have.
+    """
+
+    data: str | None = option(
+        "Data and task",
+        TEXT,
+        "Training data: a .csv, .tsv, .json, .jsonl or .parquet file, or a data set's id or folder as "
+        "ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.",
+    )
+    text: tuple[str, ...] = option(
+        "Data and task", NAMES, "Column of the texts; two columns with a comma between them for text pairs.", ("text",)
+    )
+    label: str = option("Data and task", TEXT, "Column of the labels; causal-lm needs none.", "label")
+    task: str = option("Data and task", one_of(*TASKS), f"{listed(TASKS)}.", TASKS[0])
+    where: tuple[str, str] | None = option("Data and task", CONDITION, "COLUMN=VALUE: take only the rows that have it.")
+    eval: str | None = option("Data and task", TEXT, "Held-out data, given as --data is, in place of --holdout.")
+    holdout: float = option(
+        "Data and task",
+        number(0, 1),
+        "Share of --data to hold out, chosen by the SHA-256 of the text: the same on every machine, "
+        "and equal texts stay together.",
+        0.1,
+    )
+    limit: int | None = option("Data and task", whole(1), "Train on that many rows at most, chosen by SHA-256 too.")
+    max_length: int = option("Data and task", whole(1), "Longest text in tokens; the rest is cut off.", 128)
+    batch_size: int = option("Data and task", whole(1), "Texts a step, of all processes together.", 32)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.text) > (1 if self.task == "causal-lm" else 2):
+            raise UniLoraError(f"--text names {len(self.text)} columns; give one, or two for text pairs")
+        if self.ranks in BEFORE and self.data is None:
+            raise UniLoraError(
+                f"--ranks {self.ranks} looks at the base while it reads texts; give --data, and --text and --label where the "
+                "columns have other names"
+            )
+
+
+@dataclass
+class TrainSettings(PlanSettings):
+    """All options of a training run; texts and numbers are converted as those of the command line are.
+
+    Raises ``UniLoraError`` with the option's name for a value that it cannot have.
+    """
+
+    train_in_full: tuple[str, ...] = option(
+        "Adapter", NAMES, "Modules or parameters to train beside the vector; what the base lacks is one anyway.", ()
+    )
+    head_only: bool = option(
+        "Adapter", FLAG, "No adapter: train the head alone, for comparison. Writes no file.", False
+    )
+
+    epochs: float = option("Training", number(0.0), "Times through the data.", 1.0)
+    lr: float = option("Training", number(0), "Learning rate of the vector.", 1e-2)
+    head_lr: float = option("Training", number(0), "Learning rate of what is trained in full.", 2e-3)
+    weight_decay: float = option("Training", number(0), "Weight decay, as AdamW's.", 0.0)
+    optimizer: str = option(
+        "Training",
+        one_of("adamw", "lora-rite", "lora-pro", "lora-pro-efficient"),
+        "What steps the vector: AdamW, or by what a step does to the weights, LoRA-RITE (kind identity) or LoRA-Pro.",
+        "adamw",
+    )
+    noise: float = option(
+        "Training", number(0), "Flat-LoRA's noise on the adapted weights: 0.05 is the paper's for text.", 0.0
+    )
+    warmup: float = option("Training", number(0, 1), "Share of the steps in which the learning rates rise.", 0.06)
+    eval_steps: int | None = option(
+        "Training", whole(1), "Evaluate and write a checkpoint every so many steps; by default after each epoch."
+    )
+    patience: int | None = option(
+        "Training", whole(1), "Stop after that many evaluations without a better one, and keep the best."
+    )
+    gradient_checkpointing: bool = option("Training", FLAG, "Less memory, more time.", False)
+    bf16: bool = option("Training", FLAG, "Mixed precision in bfloat16.", False)
+    storage: str | None = option(
+        "Training",
+        one_of("cached", "computed"),
+        "The projection in memory, 4 bytes an entry, or computed at each step; by default by device and size.",
+    )
+
+    output: Path | None = option(  # noqa: RUF009
+        "Output", PATH, "The adapter's file, such as vec.safetensors."
+    )
+    resume: bool = option("Output", FLAG, "Go on from the last checkpoint of an interrupted run.", False, compare=False)
+    overwrite: bool = option(
+        "Output", FLAG, "Start anew where an interrupted run left checkpoints.", False, compare=False
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dim is None and kind_named(self.kind).d_is_free:
+            self.dim = DIM
+        if self.data is None:
+            raise UniLoraError("--data is missing; give it in the call or in the --config file")
+        if (self.output is None) != self.head_only:
+            raise UniLoraError(
+                "--head-only writes no file; leave --output out"
+                if self.head_only
+                else "--output is missing; give the file to write, such as vec.safetensors"
+            )
+        if self.head_only and self.ranks in DURING:
+            raise UniLoraError(f"--head-only trains no adapter; leave --ranks {self.ranks} out")
+        if self.head_only and (self.optimizer != "adamw" or self.noise):
+            raise UniLoraError("--head-only trains no vector; leave --optimizer and --noise out")
+        if self.optimizer != "adamw" and self.ranks in DURING:
+            raise UniLoraError(f"--ranks {self.ranks} moves what AdamW keeps for each entry; leave --optimizer out")
+        if self.patience and self.ranks == "dora":
+            raise UniLoraError(
+                "--patience keeps the best step, which may be one before dora has pruned to its budget; leave one of them out"
+            )
+        if self.epochs == 0:
+            raise UniLoraError("--epochs is 0; give a number above it")
+        if self.patience and not (self.holdout or self.eval):
+            raise UniLoraError("--patience needs held-out data; give --eval or --holdout")
+        if self.kind == "chain":
+            for name, why in (
+                ("head_only", "trains no adapter"),
+                ("patience", "would end the whole of it"),
+                ("weight_decay", "would shrink the links that are done"),
+            ):
+                if getattr(self, name):
+                    raise UniLoraError(
+                        f"{flag(name)} and a chain do not go together, as it {why}; leave one of them out"
+                    )
+            if self.optimizer != "adamw":
+                raise UniLoraError(
+                    f"--optimizer {self.optimizer} steps all links of a chain at once; leave one of them out"
+                )
+        if self.resume and self.overwrite:
+            raise UniLoraError("--resume goes on and --overwrite starts anew; give one of them")
