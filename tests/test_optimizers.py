@@ -45,8 +45,7 @@ def deltas(unilora, P=None):
 @torch.no_grad()
 def transformed(unilora):
     """The same ΔW of other factors, (RA, BR⁻¹): a copy. R has a condition number of some ten."""
-    other = copy.copy(unilora)
-    other.model = copy.deepcopy(unilora.model)
+    other = copy.deepcopy(unilora.model).unilora
     random = generator(1)
     for A, B in factors(other, other.theta.data):
         R = torch.eye(RANK) * 2 + torch.randn(RANK, RANK, generator=random)

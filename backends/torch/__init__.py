@@ -2,8 +2,9 @@
 
 import unilora_spec  # noqa: F401  before torch: its first import lets Ctrl-C end in a sentence
 
-from .adapter.attach import UniLora, attach, load_adapter
+from .adapter.attach import attach, load_adapter
 from .adapter.expansion import Expand
 from .adapter.targets import plan
+from .adapter.unilora import UniLora
 
 __all__ = ["Expand", "UniLora", "attach", "load_adapter", "plan"]

@@ -4,6 +4,8 @@
 ``computed``  nothing: columns are computed at each use, on a CPU in pieces, on a GPU within the Triton kernels
 ``theta``     nothing, and nothing to compute: of kind identity, θ is θ_D
 
+Of each, ``keeps_nothing`` says that no tensor is kept for a backward pass, so that several may come back to θ through one θ_D.
+
 A kind that is no gather has its frozen numbers instead: programs.py.
 """
 
@@ -50,6 +52,8 @@ class Expand(torch.autograd.Function):
     ``dtype`` of less precision they are rounded once more.
     """
 
+    generate_vmap_rule = True  # all of it is torch's own operators, which torch.func.vmap knows
+
     @staticmethod
     def forward(theta, index, dtype, *scale):
         return (theta.float() * torch.cat(scale)).to(dtype).index_select(0, index)
@@ -71,7 +75,7 @@ class Expand(torch.autograd.Function):
 class Cached:
     """P as an index."""
 
-    name = "cached"
+    name, keeps_nothing = "cached", True
 
     def __init__(self, projection: Gather, device):
         self.device = torch.device(device)
@@ -98,7 +102,7 @@ def _in_parts(scale, device) -> list[Tensor]:
 class Computed:
     """P as its four numbers."""
 
-    name, nbytes = "computed", 0
+    name, nbytes, keeps_nothing = "computed", 0, True
 
     def __init__(self, projection: Gather, device):
         self.projection, self.device = projection, torch.device(device)
@@ -111,7 +115,7 @@ class Computed:
 class Theta:
     """P = I."""
 
-    name, nbytes = "theta", 0
+    name, nbytes, keeps_nothing = "theta", 0, True
 
     def __init__(self, projection, device):
         self.device = torch.device(device)
@@ -206,6 +210,18 @@ def _(theta, kind, D, seed, dtype):
 @_adjoint.register_fake
 def _(g, kind, d, seed):
     return g.new_empty(d, dtype=torch.float32)
+
+
+@_expand.register_vmap
+def _(info, in_dims, theta, *rest):
+    thetas = theta.movedim(in_dims[0], 0)
+    return torch.stack([_expand(each, *rest) for each in thetas]), 0
+
+
+@_adjoint.register_vmap
+def _(info, in_dims, g, *rest):
+    gradients = g.movedim(in_dims[0], 0)
+    return torch.stack([_adjoint(each, *rest) for each in gradients]), 0
 
 
 def _setup_context(ctx, inputs, output):

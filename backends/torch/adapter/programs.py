@@ -14,7 +14,7 @@ class Frozen:
     """P as its frozen numbers: float32, and int64 of an index. Of the entries start … stop − 1 of θ_D what ``projection.pieces`` gives;
     training takes all."""
 
-    name = "frozen"
+    name, keeps_nothing = "frozen", False
 
     def __init__(self, projection: Program, device, start: int = 0, stop: int | None = None):
         self.projection, self.device = projection, torch.device(device)

@@ -13,7 +13,8 @@ from torch import nn
 from unilora_spec import LayerMap, LayerMapError, Segment, UniLoraError
 from unilora_spec.patterns import matches
 
-from .sites import DeltaWeight, LowRank, MergedLinear
+from .delta_weight import DeltaWeight
+from .sites import LowRank, MergedLinear
 
 _CONV1D = "transformers.pytorch_utils"  # looked at where a model has it: importing it takes seconds, and a plain one needs none
 

@@ -1,0 +1,151 @@
+"""W + ΔW for whoever reads the weight: of modules that use it in ways of their own, and of those whose weight others read.
+
+While the model or a part of it is called, the attribute that holds W gives W + ΔW; at any other time it is the parameter itself, so that
+what loads, counts or initializes parameters finds what it looks for. The module gets a class of the same name, derived from its own, as
+torch's parametrizations do it.
+"""
+
+import threading
+from functools import cache
+
+import torch
+
+from .in_place import InPlaceOfForward
+from .sites import delta_weight, matrix, unchanged
+
+_SITES = "_unilora_sites"  # of a module, by parameter
+
+
+class DeltaWeight:
+    """Shows W + ΔW as the attribute that holds W.
+
+    ``unilora`` gives factors and noise; ``pairs`` are (number, segment, s) of the segments of the weight.
+    """
+
+    def __init__(self, unilora, pairs):
+        self.unilora, self.pairs = unilora, pairs
+        self._made = _Made()
+
+    def install(self, module, parameter) -> list:
+        """Puts itself on the module; returns handles with ``remove``."""
+        self.module, self.parameter = module, parameter
+        segments = [segment for _, segment, _ in self.pairs]
+        self.whole_experts = all(segment.index is not None and segment.row is None for segment in segments)
+        self.experts = torch.tensor([segment.index or 0 for segment in segments])
+        sites = vars(module).setdefault(_SITES, {})
+        sites[parameter] = self
+        plain = type(module).unilora_plain if len(sites) > 1 else type(module)
+        module.__class__ = _showing(plain, tuple(sorted(sites)))
+        # torch's attention would go past a forward of ours if it saw no hook
+        return [self, _Reading(module, self._made_once), module.register_forward_pre_hook(unchanged)]
+
+    def remove(self) -> None:
+        """Gives the module its class back."""
+        sites = vars(self.module)[_SITES]
+        plain = type(self.module).unilora_plain
+        del sites[self.parameter]
+        if sites:
+            self.module.__class__ = _showing(plain, tuple(sorted(sites)))
+        else:
+            delattr(self.module, _SITES)
+            self.module.__class__ = plain
+
+    def shown(self) -> torch.Tensor:
+        """What the attribute gives now."""
+        weight = self.module._parameters[self.parameter]
+        if torch.compiler.is_compiling():
+            factors = self.unilora.factors_of_now()
+            return weight if factors is None else self._adapted(weight, factors)
+        made = self._made
+        if made.calls:
+            if made.weight is None:
+                factors = self.unilora.factors_of_now()
+                made.weight = weight if factors is None else self._adapted(weight, factors)
+            return made.weight
+        factors = self.unilora.factors_of_now() if self.unilora.is_called else None
+        return weight if factors is None else self._adapted(weight, factors)
+
+    def _made_once(self, forward, inputs, named):
+        """Within one call of the module, W + ΔW is made once."""
+        made = self._made
+        made.calls += 1
+        try:
+            return forward(*inputs, **named)
+        finally:
+            made.calls -= 1
+            made.weight = None
+
+    def _adapted(self, weight, factors):
+        deltas = []
+        for number, segment, s in self.pairs:
+            of_segment = [factor.to(weight.device, torch.float32) for factor in factors.segments[number]]
+            deltas.append(delta_weight(segment, of_segment, s, segment.part(weight).shape).to(weight.dtype))
+        if len(deltas) == 1 and self.pairs[0][1].index is None and self.pairs[0][1].row is None:
+            adapted = weight + deltas[0]
+        elif self.whole_experts:
+            # copied once: at each step, it would wait for the GPU
+            self.experts = self.experts.to(weight.device)
+            adapted = weight.index_add(0, self.experts, torch.stack(deltas))
+        else:
+            adapted = weight.clone()
+            for (_, segment, _), delta in zip(self.pairs, deltas):
+                segment.part(adapted).add_(delta)
+        with torch.no_grad():  # a constant, within what the module keeps of the adapted weight anyway
+            for (_, segment, _), draw in zip(self.pairs, self.unilora.draws(self.pairs)):
+                part = segment.part(adapted)
+                norms = matrix(segment, part).float().norm(dim=1)
+                part.add_(segment.stored(draw(norms, segment.in_features), part.shape))
+        return adapted
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "_made"}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._made = _Made()
+
+
+class _Reading(InPlaceOfForward):
+    def __init__(self, module, around):
+        super().__init__(module)
+        self.around = around
+
+    def run(self, *inputs, **named):
+        if torch.compiler.is_compiling():
+            return self.inner(*inputs, **named)
+        return self.around(self.inner, inputs, named)
+
+    remove = InPlaceOfForward.close
+
+
+class _Made(threading.local):
+    """Of a thread: how many calls of the module are open, and what the first reading in them made."""
+
+    calls = 0
+    weight = None
+
+
+@cache
+def _showing(plain: type, parameters: tuple[str, ...]) -> type:
+    def attribute(parameter):
+        return property(lambda module: vars(module)[_SITES][parameter].shown())
+
+    shown = {parameter: attribute(parameter) for parameter in parameters}
+    own = {
+        "unilora_plain": plain,
+        "__module__": plain.__module__,
+        "__qualname__": plain.__qualname__,
+        "__reduce_ex__": _reduced,
+    }
+    return type(plain.__name__, (plain,), shown | own)
+
+
+def _reduced(module, protocol):
+    """For copies and pickles: the class is made anew, as no module has it."""
+    cls = type(module)
+    return _empty, (cls.unilora_plain, tuple(sorted(vars(module)[_SITES]))), module.__dict__.copy()
+
+
+def _empty(plain, parameters):
+    cls = _showing(plain, parameters)
+    return cls.__new__(cls)

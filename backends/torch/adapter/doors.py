@@ -1,0 +1,254 @@
+"""Whoever asks for factors gets those of the θ of now, at the cost of one expansion for each call of the model or of a part.
+
+A door is a module through which calls come in: the model, and its parts down to its lists of layers. The outermost door of a
+call decides once, and its thread keeps the factors until the call ends; a module that is called by itself decides for itself. Nothing
+is asked of optimizers, nor of tensors' versions, which fused optimizers, ``.data`` and inference mode leave as they are:
+
+- A forward of the whole model that wants a gradient expands θ anew.
+- Any other takes the last factors where θ has the values that they were made of, none of which is compared with a tolerance, and where they have
+  a gradient if one is wanted, that of no backward pass that is over.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unilora_spec import LayerMap, LayerMapError
+
+from .in_place import InPlaceOfForward
+from .vector import Vector
+
+_HALVES = ({torch.bfloat16}, {torch.float16})
+
+
+class Factors(NamedTuple):
+    """The factors of every segment, and what says whether they may be used again.
+
+    ``theta``  the values of θ that they were made of; None: they are never used again
+    ``spent``  holds something once a backward pass has come back to θ through them
+    ``again``  whether several backward passes may come back through them
+    ``ready``  what sites have made of them for their own products, by whatever they call it; of factors without a gradient alone
+    """
+
+    segments: list[tuple[Tensor, ...]]
+    theta: Tensor | None
+    spent: list
+    again: bool
+    ready: dict
+
+    @property
+    def has_grad(self) -> bool:
+        return self.segments[0][0].requires_grad
+
+    def serve(self, theta: Tensor, dtype: torch.dtype, with_grad: bool) -> bool:
+        if self.theta is None or self.segments[0][0].dtype != dtype or self.theta.device != theta.device:
+            return False
+        if with_grad and not (self.has_grad and (not self.spent or self._serves_again())):
+            return False
+        if self.segments[0][0].is_inference() and not torch.is_inference_mode_enabled():
+            return False
+        return torch.equal(self.theta, theta)
+
+    def _serves_again(self):
+        """Within a backward pass, for a region that a reentrant checkpoint makes anew: where nothing was kept that is gone now."""
+        return self.again and torch._C._current_graph_task_id() != -1
+
+
+class _Call(threading.local):
+    """Of a thread: what its call of the model holds, of which ``depth`` doors are open, and that others wait for if it ``is_counted``; how
+    often the adapter is ``off``."""
+
+    held: Factors | None = None
+    depth = off = 0
+    is_counted = False
+
+
+class Door(InPlaceOfForward):
+    """A module through which calls come in, also by its ``forward``, and that an interrupt leaves as well."""
+
+    def __init__(self, module, doors: "Doors"):
+        super().__init__(module)
+        self.doors = doors
+
+    def run(self, *inputs, **named):
+        try:
+            self.doors.enter(self.module)
+            return self.inner(*inputs, **named)
+        finally:
+            self.doors.leave()
+
+
+class Doors:
+    """The doors of ``model`` and the factors of its ``vector``; ``weights`` gives the adapted weights of now.
+
+    ``parts`` are doors besides the model; ``enabled`` is whether the adapter acts, ``is_merged`` whether the weights hold W + ΔW for now.
+    """
+
+    def __init__(
+        self, model: nn.Module, vector: Vector, weights: Callable[[], Iterable[Tensor]], parts: Iterable[nn.Module]
+    ):
+        self.model, self.vector, self.weights = model, vector, weights
+        self.enabled, self.is_merged = True, False
+        self._begin()
+        self.doors = [Door(module, self) for module in dict.fromkeys([model, *parts])]
+
+    def _begin(self):
+        self._last, self._traced, self._traced_depth = None, None, 0
+        self._call, self._inside, self._switcher, self._changed = _Call(), 0, None, threading.Condition()
+
+    def now(self) -> Factors | None:
+        """The factors of now; None where the adapter does not act."""
+        if torch.compiler.is_compiling():
+            return self._traced if self._acts() else None
+        call = self._call
+        if call.off or not self._acts():
+            return None
+        held = call.held
+        if held is None or (
+            not held.has_grad and self._wants_grad()
+        ):  # a gradient wanted in a part of a call that wants none
+            return self._current(fresh=False)
+        return held
+
+    def current(self) -> Factors:
+        """Those of now whether or not the adapter acts."""
+        return self._call.held or self._current(fresh=False)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this thread is within a call of the model or of a part."""
+        return torch.compiler.is_compiling() or self._call.depth > 0
+
+    @contextlib.contextmanager
+    def off(self):
+        """Within the block, the calls of this thread are the base's."""
+        self._call.off += 1
+        try:
+            yield
+        finally:
+            self._call.off -= 1
+
+    @contextlib.contextmanager
+    def switching(self):
+        """Within the block nobody else is in a call: those of other threads end first, and those that come wait.
+
+        Raises ``LayerMapError`` within a call of the model itself.
+        """
+        if self._call.depth:
+            raise LayerMapError("the adapter cannot be changed within a forward of its model; change it between two")
+        me = threading.get_ident()
+        with self._changed:
+            nested = self._switcher == me
+            if not nested:
+                self._changed.wait_for(lambda: self._switcher is None and not self._inside)
+                self._switcher = me
+        try:
+            yield
+        finally:
+            if not nested:
+                with self._changed:
+                    self._switcher = None
+                    self._changed.notify_all()
+
+    def enter(self, module: nn.Module) -> None:
+        """A call comes in by ``module``; ``leave`` ends it."""
+        if torch.compiler.is_compiling():
+            self._traced_depth += 1
+            if self._traced_depth == 1 and not self._inside and self._acts():
+                self._traced = self._made()
+            return
+        call = self._call
+        call.depth += 1
+        if call.depth > 1:
+            return
+        with self._changed:
+            if self._switcher != threading.get_ident():
+                self._changed.wait_for(lambda: self._switcher is None)
+            self._inside += 1
+            call.is_counted = True
+        if self.is_merged and self._wants_grad():
+            raise LayerMapError("the adapter is merged for evaluation; train outside of merged(), or use no_grad()")
+        if not call.off and self._acts():
+            # Of the whole model, a step compares nothing: a GPU would wait for it, and CUDA graphs could not hold it.
+            call.held = self._traced = self._current(fresh=module is self.model and self._wants_grad())
+
+    def leave(self) -> None:
+        if torch.compiler.is_compiling():
+            self._traced_depth -= 1
+            return
+        call = self._call
+        call.depth = max(0, call.depth - 1)  # an interrupt may come before ``enter`` has counted
+        if call.depth == 0:
+            call.held = None
+            with self._changed:
+                self._inside -= call.is_counted
+                call.is_counted = False
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Takes the doors away."""
+        for door in self.doors:
+            door.close()
+
+    def _acts(self):
+        return self.enabled and not self.is_merged
+
+    def _wants_grad(self):
+        return torch.is_grad_enabled() and self.vector.theta.requires_grad
+
+    def _current(self, fresh: bool) -> Factors:
+        last = self._last  # another thread may put its own there
+        theta = self.vector.theta
+        seen = not fresh and last and not _is_unseen(theta)
+        if seen and last.serve(theta, self._dtype(), self._wants_grad()):
+            return last
+        last = self._last = self._traced = None  # the memory of the last ones before that of the next
+        self._last = made = self._made()
+        return made
+
+    def _dtype(self) -> torch.dtype:
+        dtypes = {weight.dtype for weight in self.weights()}
+        return dtypes.pop() if dtypes in _HALVES else torch.float32
+
+    def _made(self) -> Factors:
+        theta, seen, spent = self.vector.theta, None, []
+        # FSDP gathers θ for each forward, and where is told by nothing.
+        if not (torch.compiler.is_compiling() or _is_unseen(theta) or hasattr(self.model, "unshard")):
+            seen = theta.detach().clone()
+        theta_D = self.vector.expand(self._dtype())
+        if seen is not None and theta_D.requires_grad:
+            theta_D.register_hook(lambda gradient: spent.append(True))
+        return Factors(self.vector.cut(theta_D), seen, spent, self.vector.storage.keeps_nothing, {})
+
+    def __getstate__(self):
+        # Factors are part of one forward's graph; a copy of the model makes its own, and has threads of its own.
+        names = ("_last", "_traced", "_traced_depth", "_call", "_inside", "_switcher", "_changed")
+        return {name: value for name, value in vars(self).items() if name not in names}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._begin()
+
+
+def _is_unseen(theta: Tensor) -> bool:
+    """Whether the values of θ cannot be looked at: within torch.func, on the meta device, while a CUDA graph is captured."""
+    if theta.is_meta or torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    return theta.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def parts_of(model: nn.Module, layer_map: LayerMap) -> Iterator[nn.Module]:
+    """The modules with adapted weights beneath them, from the model down to its lists of layers, which nobody calls."""
+    for name in layer_map.by_weight():
+        module = model
+        for part in name.split(".")[:-2]:
+            module = getattr(module, part, None)
+            if module is None or isinstance(module, nn.ModuleList | nn.ModuleDict):
+                break
+            yield module
+            if isinstance(module, nn.Sequential):
+                break

@@ -1,0 +1,84 @@
+"""What a file holds of an adapter on a model, and what a model has to be for it (SPEC 8, 10)."""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from unilora_spec import Adapter, Base, FileError, LayerMapError
+
+from .targets import candidates
+from .vector import THETA
+
+_DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+def adapter_of(unilora, dtype: str) -> Adapter:
+    """The adapter on a model as the specification's object, θ to be stored as ``dtype``."""
+    model = unilora.model
+    parameters = {name: model.get_parameter(name) for name in unilora.trained_in_full()}
+    saved = {name: as_array(parameter) for name, parameter in parameters.items()}
+    dtypes = {f"saved.{name}": _DTYPES.get(parameter.dtype, "F32") for name, parameter in parameters.items()}
+    projection, theta = unilora.projection.stored_as(as_array(unilora.theta))
+    return Adapter(projection, unilora.layer_map, theta, base_of(unilora), saved, dtypes | {"theta": dtype})
+
+
+def base_of(unilora) -> Base:
+    """The record of the model that is adapted."""
+    model, owners = unilora.model, unilora.owners
+    shapes = {name: owner.shape for name, owner in owners.items()}
+    name, known = type(model).__name__, ()
+    if getattr(model, "config", None) is not None and hasattr(model, "name_or_path"):
+        name, known = model.name_or_path or name, (name, getattr(model.config, "id2label", None))
+    return Base.of(name, unilora.layer_map, shapes, lambda name: as_array(owners[name].values()), *known)
+
+
+def values_of(model: nn.Module) -> Callable[[str], np.ndarray]:
+    """What gives the values of a weight that can be adapted by its name: float32, of a quantized one those that its codes stand
+    for."""
+    owners = {candidate.weight: candidate for candidate in candidates(model)}
+    return lambda name: as_array(owners[name].values())
+
+
+def as_array(tensor) -> np.ndarray:
+    """A tensor as float32 on the host. Raises ``LayerMapError`` for one that has no values."""
+    if tensor.is_meta:
+        raise LayerMapError("the model is on the meta device and has no values; give it a device and its weights first")
+    if hasattr(tensor, "full_tensor"):  # of FSDP, a part in each process
+        tensor = tensor.full_tensor()
+    return tensor.detach().float().cpu().numpy()
+
+
+def check_base(model: nn.Module, adapter: Adapter) -> None:
+    """Raises ``UniLoraError`` where an adapter does not fit a model (SPEC 10.3); warns where the weights are others (10.2)."""
+    owners = {candidate.weight: candidate for candidate in candidates(model)}
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shapes |= {name: owner.shape for name, owner in owners.items()}
+    adapter.check_base(shapes)
+    adapter.check_saved(shapes)
+    for segment in adapter.layer_map.segments:
+        owner = owners.get(segment.name)
+        if owner is None:
+            raise FileError(f"{segment.name} belongs to a module that cannot be adapted while it runs; merge instead")
+        if segment.index is None and segment.transposed != owner.transposed:  # a square weight fits either way round
+            raise FileError(f"{segment.name} is stored the other way round than the adapter says; merge instead")
+    if adapter.same_contents(values_of(model)) is False:
+        warnings.warn(
+            f"the model's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=4
+        )
+
+
+def only_trained(model, state_dict, prefix, metadata) -> None:
+    """After ``state_dict``: leaves θ and what is trained in full."""
+    trained = {prefix + name for name in (THETA, *model.unilora.trained_in_full())}
+    for name in [name for name in state_dict if name.startswith(prefix) and name not in trained]:
+        del state_dict[name]
+
+
+def expect_only_trained(model, incompatible) -> None:
+    """After ``load_state_dict``: what is not trained is not missing."""
+    trained = (THETA, *model.unilora.trained_in_full())
+    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if name in trained]
+    model.unilora.vector.link = model.unilora.vector.last_link()

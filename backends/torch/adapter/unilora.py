@@ -1,0 +1,239 @@
+"""The adapter on a model: its vector, the doors that give its factors, the sites where they act, and what is done with it."""
+
+import contextlib
+import itertools
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+import unilora_spec
+from unilora_spec import Adapter, LayerMap, LayerMapError, Projection
+
+from . import merging, record
+from .delta_weight import DeltaWeight
+from .doors import Doors, Factors, parts_of
+from .in_full import InFull
+from .noise import Draw, Noise
+from .readers import readers_of
+from .targets import candidates
+from .vector import THETA, Vector
+
+METHODS = ("save_adapter", "load_adapter", "merge", "detach")
+
+
+class UniLora:
+    """The adapter on a model, as its attribute ``unilora``.
+
+    ``projection`` and ``layer_map`` are the specification's. No module of its own: containers such as nn.Sequential would run it, and
+    no buffers: nothing for DDP to send around at every step.
+    """
+
+    def __init__(self, model, projection: Projection, layer_map: LayerMap, theta, trained_in_full=(), storage=None):
+        self.model, self.projection, self.layer_map = model, projection, layer_map
+        by_weight = {candidate.weight: candidate for candidate in candidates(model)}
+        self.owners = {name: by_weight[name] for name in layer_map.by_weight()}
+        self._noise = None
+        self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
+        model.requires_grad_(False)
+        self.vector = Vector(model, projection, layer_map, theta, self._device(), storage)
+        readers = {name: list(readers_of(model, name)) for name in self.owners}
+        self.doors = Doors(
+            model,
+            self.vector,
+            self._adapted_weights,
+            [*parts_of(model, layer_map), *itertools.chain(*readers.values())],
+        )
+        self._handles = [
+            model.register_state_dict_post_hook(record.only_trained),
+            model.register_load_state_dict_post_hook(record.expect_only_trained),
+        ]
+        self._install_sites(readers)
+        model.unilora = self
+        for method in METHODS:
+            setattr(model, method, getattr(self, method))
+        self.in_full = InFull(model)
+        self.in_full.keep(trained_in_full)
+
+    def __repr__(self) -> str:
+        held = f"P {self.storage.name}: {self.storage.nbytes:,} bytes"
+        return f"UniLora({self.projection}, {len(self.layer_map)} segments, {held})"
+
+    # P and θ
+
+    @property
+    def theta(self) -> nn.Parameter:
+        """θ, float32[d], the model's own parameter ``unilora_theta``."""
+        return self.vector.theta
+
+    @property
+    def storage(self):
+        """P, where θ is: ``name`` and ``nbytes`` say how it is held."""
+        return self.vector.storage
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether each process holds a part of θ alone, as FSDP shards it."""
+        return self.vector.in_parts
+
+    @property
+    def link(self) -> int:
+        """Of a chain, the number of the link that is trained."""
+        return self.vector.link
+
+    def reset_parameters(self, bound: float | None = None) -> None:
+        """Gives θ the values that training starts from (SPEC 6.4); ``bound`` is that of ``attach``.
+
+        For a model that was attached on the meta device, after ``to_empty``, which leaves θ without values.
+        """
+        self.vector.reset(bound)
+
+    def next_link(self, bound: float | None = None) -> int:
+        """Of a chain, ends the training of its link and gives the next one its start (SPEC 11.15); returns that one's number.
+
+        From here on no gradient reaches the links before. The next one wants an optimizer of its own, as the momentum of the old
+        one would go on to move them, and one without weight decay. Raises ``KindError`` where there is no next link, and for a θ
+        in parts (FSDP).
+        """
+        return self.vector.next_link(bound)
+
+    # What a forward does
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the adapter acts; False gives the base's outputs, but for the parameters trained in full."""
+        return self.doors.enabled
+
+    @enabled.setter
+    def enabled(self, enabled: bool):
+        self.doors.enabled = bool(enabled)
+
+    @property
+    def is_merged(self) -> bool:
+        return self.doors.is_merged
+
+    @property
+    def is_called(self) -> bool:
+        """Whether this thread is within a call of the model or of a part."""
+        return self.doors.is_open
+
+    def factors_of_now(self) -> Factors | None:
+        """The factors that act in this thread now, of the θ of now; None where the adapter does not act."""
+        return self.doors.now()
+
+    def factors(self) -> list[tuple[torch.Tensor, ...]]:
+        """A (rank, in) and B (out, rank) of every segment, or of rank 0 its one factor (out, in), views of one θ_D,
+        differentiable to θ; in bfloat16 or float16 where all adapted weights are, else in float32."""
+        return self.doors.current().segments
+
+    @property
+    def noise(self) -> Noise | None:
+        """What each forward of training adds to W + ΔW: None at first. Raises ``LayerMapError`` for quantized weights, whose
+        rows have no norms to scale it by."""
+        return self._noise
+
+    @noise.setter
+    def noise(self, noise: Noise | None):
+        if noise:
+            self.refuse_quantized("noise is scaled by the weights' values; take the unquantized base")
+        self._noise = noise
+
+    def draws(self, pairs) -> list[Draw]:
+        """The noise that the segments of ``pairs`` see in this forward; none in an evaluation."""
+        noisy = self._noise and self._noise.strength and self.model.training
+        return [self._noise.draw(number) for number, *_ in pairs] if noisy else []
+
+    def _install_sites(self, readers):
+        numbered = {}
+        for number, segment in enumerate(self.layer_map.segments):
+            pair = number, segment, float(self.layer_map.factor_scale(segment))
+            numbered.setdefault(segment.name, []).append(pair)
+        for name, pairs in numbered.items():
+            owner = self.owners[name]
+            is_read = readers[name] and not owner.is_quantized
+            site = (DeltaWeight if is_read else owner.site)(self, pairs)
+            self._handles += site.install(owner.module, owner.parameter)
+
+    def _adapted_weights(self) -> Iterable[torch.Tensor]:
+        return (owner.module._parameters[owner.parameter] for owner in self.owners.values())
+
+    def _device(self):
+        return next(iter(self._adapted_weights())).device
+
+    # What is trained in full, and what a file holds
+
+    def trained_in_full(self) -> list[str]:
+        """The names of the parameters trained beside θ."""
+        return list(self.in_full.originals)
+
+    def save_adapter(self, path, dtype: str = "F32") -> int:
+        """Writes the adapter to ``path``, θ as ``dtype`` (F32, F16 or BF16); returns the file's size in bytes (SPEC 8).
+
+        Raises ``FileError`` for a θ that is not finite, ``WorkFailed`` where the disk refuses; a file that stood at
+        ``path`` stays then.
+        """
+        return unilora_spec.save_adapter(self.adapter(dtype), path)
+
+    def adapter(self, dtype: str = "F32") -> Adapter:
+        """The adapter as the specification's object, with the base model's record (SPEC 8, 10)."""
+        self.refuse_merged()
+        return record.adapter_of(self, dtype)
+
+    def load_adapter(self, path) -> nn.Module:
+        """Switches the model to the adapter in the file at ``path``: see ``backends.torch.load_adapter``."""
+        from .attach import load_adapter
+
+        return load_adapter(self.model, path)
+
+    # Merging, and taking off
+
+    def merge(self) -> nn.Module:
+        """Adds every delta weight to its weight, in float32 and rounded once to the weight's dtype, and takes the adapter
+        off; the model stays as trained, plain. Raises ``LayerMapError`` for quantized weights."""
+        self.refuse_merged()
+        with self.doors.switching():
+            merging.add_deltas(self, merging.weights_of(self))
+            return self._take_off()
+
+    @contextlib.contextmanager
+    def merged(self):
+        """Within the block the adapted weights hold W + ΔW as they do after ``merge``, so that the model costs what the base does:
+
+            with torch.no_grad(), model.unilora.merged(): evaluate(model)
+
+        Afterwards they are W again, to the bit. Meanwhile both are in memory, and θ must not change. Raises
+        ``LayerMapError`` for quantized weights, and for a forward that wants a gradient.
+        """
+        self.refuse_merged()
+        with merging.merged(self):
+            yield self.model
+
+    def detach(self) -> nn.Module:
+        """Takes the adapter off: the model is the base again, the parameters trained in full included."""
+        self.refuse_merged()
+        with self.doors.switching():
+            self.in_full.restore()
+            return self._take_off()
+
+    def refuse_quantized(self, instead: str) -> None:
+        """Raises ``LayerMapError`` where an adapted weight is quantized; the sentence ends with what to do ``instead``."""
+        for name, owner in self.owners.items():
+            if owner.is_quantized:
+                raise LayerMapError(f"{name} is quantized; {instead}")
+
+    def refuse_merged(self) -> None:
+        """Raises ``LayerMapError`` within ``merged()``."""
+        if self.is_merged:
+            raise LayerMapError("the adapter is merged for evaluation; leave merged() first")
+
+    def _take_off(self):
+        model = self.model
+        for handle in reversed(self._handles):
+            handle.remove()
+        self.doors.close()
+        del model._parameters[THETA]
+        for name in ("unilora", *METHODS):
+            delattr(model, name)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(self._required_grad.get(name, True))
+        return model

@@ -1,0 +1,90 @@
+"""θ and P on a model: the one new parameter, how P is held beside it, and the factors that both make."""
+
+import torch
+from torch import Tensor, nn
+
+from unilora_spec import KindError, LayerMap, Projection
+
+from .expansion import storage_of
+
+THETA = "unilora_theta"
+
+
+class Vector:
+    """θ as a parameter of ``model``, float32[d], and P where θ is; the layer map says which range of θ_D = Pθ is whose.
+
+    Of a chain, ``link`` is the number of the link that is trained (SPEC 11.15).
+    """
+
+    def __init__(self, model: nn.Module, projection: Projection, layer_map: LayerMap, theta, device, asked: str | None):
+        self.model, self.projection, self.layer_map, self.asked = model, projection, layer_map, asked
+        self.storage = storage_of(projection, device, asked)
+        self._sizes = [segment.size for segment in layer_map.segments]
+        with torch.inference_mode(False):  # else it could never be trained
+            model.register_parameter(THETA, nn.Parameter(torch.from_numpy(theta).to(device)))
+        self.link = self.last_link()
+
+    @property
+    def theta(self) -> nn.Parameter:
+        """θ, float32[d]."""
+        return self.model._parameters[THETA]
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether each process holds a part of θ alone, as FSDP shards it."""
+        return hasattr(self.theta, "full_tensor")
+
+    def expand(self, dtype: torch.dtype) -> Tensor:
+        """θ_D, ``dtype``[D], differentiable to θ, and never θ itself."""
+        if self.storage.device != self.theta.device:  # the model has moved
+            self.storage = storage_of(self.projection, self.theta.device, self.asked)
+        theta = self._of_link()
+        theta_D = self.storage.expand(theta, dtype)
+        return theta_D.view_as(theta_D) if theta_D is theta else theta_D
+
+    def cut(self, theta_D: Tensor) -> list[tuple[Tensor, ...]]:
+        """A (rank, in) and B (out, rank) of every segment, or of rank 0 its one factor (out, in), views of θ_D."""
+        return [s.factors(part) for s, part in zip(self.layer_map.segments, theta_D.split(self._sizes))]
+
+    @torch.no_grad()
+    def set(self, theta: Tensor) -> None:
+        """Gives θ these values."""
+        self.theta.copy_(theta)
+        self.link = self.last_link()
+
+    @torch.no_grad()
+    def reset(self, bound: float | None) -> None:
+        """Gives θ the values that training starts from (SPEC 6.4)."""
+        bound = self.layer_map.bound if bound is None else bound
+        self.theta.copy_(torch.from_numpy(self.projection.initial(self.layer_map, bound)))
+        self.link = 0
+
+    @torch.no_grad()
+    def next_link(self, bound: float | None) -> int:
+        """Ends the training of a link and gives the next one its start; returns that one's number. Raises ``KindError``."""
+        links = self.projection.links
+        if self.link + 1 >= links:
+            raise KindError(f"kind {self.projection.kind} has {links} links, and link {self.link} is the last of them")
+        if self.in_parts:
+            raise KindError(
+                "next_link gives a range of theta its start, and theta is in parts; train a chain under DDP"
+            )
+        self.link += 1
+        start = self.projection.start_of(self.link, self.layer_map.bound if bound is None else bound)
+        self.theta[self.projection.link(self.link)] = torch.from_numpy(start).to(self.theta.device)
+        return self.link
+
+    def last_link(self) -> int:
+        """The last link that has been given its start: those after it are zero."""
+        if self.projection.links == 1 or self.theta.is_meta:
+            return 0
+        begun = self.theta.detach().unflatten(0, (self.projection.links, -1)).any(dim=1).nonzero()
+        return int(begun[-1]) if len(begun) else 0
+
+    def _of_link(self) -> Tensor:
+        """θ, whose gradient is that of the link alone. (Those after it are zero, and have none anyway.)"""
+        theta = self.theta
+        if self.link == 0:
+            return theta
+        first = self.projection.link(self.link).start
+        return torch.cat([theta[:first].detach(), theta[first:]])
