@@ -49,7 +49,7 @@ class Factors(NamedTuple):
             return False
         if with_grad and not (self.has_grad and (not self.spent or self._serves_again())):
             return False
-        if self.segments[0][0].is_inference() and not torch.is_inference_mode_enabled():
+        if self.segments[0][0].is_inference() and torch.is_grad_enabled():
             return False
         return torch.equal(self.theta, theta)
 
