@@ -353,7 +353,7 @@ def test_trainer_checkpoints_hold_what_is_trained(tmp_path):
     model = attach(bert(), d=60, train_in_full=["classifier"])
     trainer(model, tmp_path / "whole").train()
     with safe_open(tmp_path / "whole/checkpoint-2/model.safetensors", "np") as file:
-        assert sorted(file.keys()) == ["classifier.bias", "classifier.weight", "unilora_theta"]
+        assert sorted(file.keys()) == ["classifier.bias", "classifier.weight", "unilora_record", "unilora_theta"]
     assert (tmp_path / "whole/checkpoint-2/optimizer.pt").exists()
     resumed = attach(bert(), d=60, train_in_full=["classifier"])
     with torch.no_grad():

@@ -7,12 +7,14 @@ import shlex
 import sys
 import typing
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from typer.main import get_command
 
-from unilora_spec import WorkFailed
+from unilora_spec import WorkFailed, save_adapter
 from unilora_spec.command import printable
+from unilora_spec.places import check_output
 
 from .settings import BEFORE, PlanSettings, TrainSettings, flag
 from .training.processes import is_first, launcher, run_as_one
@@ -81,6 +83,27 @@ def plan(as_json: bool, **options):
     print(json.dumps(report, indent=2)) if as_json else show(report)
 
 
+def adapter(
+    checkpoint: Annotated[
+        Path, typer.Option(help="A trainer's checkpoint: its folder, or the file with the model's state.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The adapter's file, such as vec.safetensors.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+):
+    """Make an adapter's file of a trainer's checkpoint, without the model and the call that attached."""
+    check_output(output)
+    from .adapter.checkpoint import adapter_in  # PyTorch takes a second to import
+
+    found = adapter_in(checkpoint)
+    size = save_adapter(found, output)
+    report = {"output": str(output), "bytes": size, "d": found.projection.d, "saved": sorted(found.saved)}
+    print(
+        json.dumps(report, indent=2)
+        if as_json
+        else printable(f"{output}: {size:,} bytes, θ of {found.projection.d:,} numbers")
+    )
+
+
 def _parameters(settings, *more):
     """A command's parameters, for Typer to read. Texts all: the settings convert those of a YAML file too."""
     for field in dataclasses.fields(settings):
@@ -115,6 +138,9 @@ def _command(function, epilog, *parameters):
 
 CONFIG = "config", Path | None, typer.Option(None, help="YAML file of options.", rich_help_panel="Output")
 _command(train, EXAMPLE, *_parameters(TrainSettings, CONFIG))
+app.command(epilog="Example: python -m backends.torch adapter --checkpoint run/checkpoint-500 -o vec.safetensors")(
+    adapter
+)
 _command(plan, PLAN_EXAMPLE, *_parameters(PlanSettings))
 
 

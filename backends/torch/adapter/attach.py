@@ -2,17 +2,23 @@
 
 import contextlib
 import itertools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
 
 import unilora_spec
-from unilora_spec import Adapter, LayerMap, LayerMapError, Projection
+from unilora_spec import Adapter, LayerMap, Projection
 from unilora_spec.adapter import check_fit
 from unilora_spec.projection import kind_named
 
+from .checkpoint import adapter_in
+from .folders import FILE, read_adapters
+from .heads import lacking
 from .in_full import names_in_full
+from .marks import refuse_marked
 from .record import check_base, values_of
 from .targets import candidates, plan
 from .unilora import UniLora
@@ -31,6 +37,7 @@ def attach(
     kind: str = "balanced",
     options: Mapping[str, int] | None = None,
     train_in_full: Sequence[str] = (),
+    untrained: Sequence[str] = (),
     bound: float | None = None,
     storage: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -47,6 +54,8 @@ def attach(
                     or 1 where that is 0
     kind, options   the projection (SPEC 9.1), and whole numbers of its own by name: docs/family has a page for each
     train_in_full   ends of names of modules or parameters trained beside θ (a new classification head)
+    untrained       ends of names of new parameters (that the base's checkpoint lacks) that nobody trains, as their values do not matter;
+                    of others, ``attach`` warns, and a file is refused
     bound           the initial θ is uniform in ±bound: by default 0.02, or 0 where all targets are of rank 0 (SPEC 6.4)
     storage         how P is held, the bits being the same: "cached", 4 bytes an entry, or "computed", none, for the time to
                     compute it at each step; by default as ``model.unilora`` shows: computed by a GPU's kernels or where
@@ -62,8 +71,7 @@ def attach(
     >>> [(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
     [('unilora_theta', (10,))]
     """
-    if hasattr(model, "unilora"):
-        raise LayerMapError("the model has an adapter already; call model.detach() or model.merge() first")
+    refuse_marked(model)
     if isinstance(targets, LayerMap):
         layer_map = targets
         check_fit(layer_map, {candidate.weight: candidate.shape for candidate in candidates(model)})
@@ -77,22 +85,43 @@ def attach(
     projection = Projection.of(layer_map, kind, d, seed, read, **options)
     progress(total, total)
     theta = projection.initial(layer_map, layer_map.bound if bound is None else bound)
-    UniLora(model, projection, layer_map, theta, names_in_full(model, train_in_full, layer_map), storage)
+    in_full = names_in_full(model, train_in_full, layer_map)
+    told = names_in_full(model, untrained, layer_map)
+    if forgotten := [name for name in lacking(model) if name not in (*in_full, *told)]:
+        warnings.warn(
+            f"{', '.join(forgotten)}: the base's checkpoint lacks them, so that they are random here; name them in train_in_full, or in "
+            "untrained where their values do not matter",
+            stacklevel=2,
+        )
+    UniLora(model, projection, layer_map, theta, in_full, storage, told)
+    read_adapters(model, load_adapter)
     return model
 
 
 def load_adapter(model: nn.Module, path) -> nn.Module:
     """Puts the adapter in the file at ``path`` on ``model``, in place of one that may be there, and returns the model.
 
+    ``path`` may also be a folder that ``save_pretrained`` of an adapted model or a trainer wrote.
+
     Raises ``UniLoraError`` with the file's name where the file is unsound or made for another architecture; warns where the
     model's weights are not those it was trained on. The model is unchanged until everything has been checked.
     """
-    adapter = unilora_spec.load_adapter(path)
+    adapter = _read(Path(path))
+    if not hasattr(model, "unilora"):
+        refuse_marked(model)
     try:
         check_base(model, adapter)
     except unilora_spec.UniLoraError as error:
         raise error.within(path) from None
-    return put(model, adapter)
+    put(model, adapter)
+    read_adapters(model, load_adapter)
+    return model
+
+
+def _read(path):
+    if path.is_dir():
+        return unilora_spec.load_adapter(path / FILE) if (path / FILE).exists() else adapter_in(path)
+    return unilora_spec.load_adapter(path)
 
 
 def put(model: nn.Module, adapter: Adapter) -> nn.Module:
@@ -111,6 +140,7 @@ def put(model: nn.Module, adapter: Adapter) -> nn.Module:
             same_kind = attached and attached.projection.kind == adapter.projection.kind
             asked = attached.vector.asked if same_kind else None  # another kind may not be held so
             attached = UniLora(model, adapter.projection, adapter.layer_map, adapter.theta, adapter.saved, asked)
+            attached.in_full.new = []  # what the file does not hold, its author did without
         attached.vector.set(torch.from_numpy(adapter.theta))
         attached.in_full.set(adapter.saved)
     return model

@@ -5,13 +5,13 @@ what loads, counts or initializes parameters finds what it looks for. The module
 torch's parametrizations do it.
 """
 
-import threading
 from functools import cache
 
 import torch
 
 from .in_place import InPlaceOfForward
 from .sites import delta_weight, matrix, unchanged
+from .threads import PerThread
 
 _SITES = "_unilora_sites"  # of a module, by parameter
 
@@ -97,13 +97,6 @@ class DeltaWeight:
                 part.add_(segment.stored(draw(norms, segment.in_features), part.shape))
         return adapted
 
-    def __getstate__(self):
-        return {name: value for name, value in vars(self).items() if name != "_made"}
-
-    def __setstate__(self, state):
-        vars(self).update(state)
-        self._made = _Made()
-
 
 class _Reading(InPlaceOfForward):
     def __init__(self, module, around):
@@ -118,7 +111,7 @@ class _Reading(InPlaceOfForward):
     remove = InPlaceOfForward.close
 
 
-class _Made(threading.local):
+class _Made(PerThread):
     """Of a thread: how many calls of the module are open, and what the first reading in them made."""
 
     calls = 0

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from unilora_spec import LayerMap, LayerMapError
 
 from .in_place import InPlaceOfForward
+from .structure import Structure
+from .threads import PerThread
 from .vector import Vector
 
 _HALVES = ({torch.bfloat16}, {torch.float16})
@@ -58,7 +60,7 @@ class Factors(NamedTuple):
         return self.again and torch._C._current_graph_task_id() != -1
 
 
-class _Call(threading.local):
+class _Call(PerThread):
     """Of a thread: what its call of the model holds, of which ``depth`` doors are open, and that others wait for if it ``is_counted``; how
     often the adapter is ``off``."""
 
@@ -81,17 +83,24 @@ class Door(InPlaceOfForward):
         finally:
             self.doors.leave()
 
+    remove = InPlaceOfForward.close
+
 
 class Doors:
     """The doors of ``model`` and the factors of its ``vector``; ``weights`` gives the adapted weights of now.
 
-    ``parts`` are doors besides the model; ``enabled`` is whether the adapter acts, ``is_merged`` whether the weights hold W + ΔW for now.
+    ``parts`` are doors besides the model, ``structure`` is looked at when the model is called; ``enabled`` is whether the adapter acts, ``is_merged`` whether the weights hold W + ΔW for now.
     """
 
     def __init__(
-        self, model: nn.Module, vector: Vector, weights: Callable[[], Iterable[Tensor]], parts: Iterable[nn.Module]
+        self,
+        model: nn.Module,
+        vector: Vector,
+        structure: Structure,
+        weights: Callable[[], Iterable[Tensor]],
+        parts: Iterable[nn.Module],
     ):
-        self.model, self.vector, self.weights = model, vector, weights
+        self.model, self.vector, self.structure, self.weights = model, vector, structure, weights
         self.enabled, self.is_merged = True, False
         self._begin()
         self.doors = [Door(module, self) for module in dict.fromkeys([model, *parts])]
@@ -170,6 +179,8 @@ class Doors:
                 self._changed.wait_for(lambda: self._switcher is None)
             self._inside += 1
             call.is_counted = True
+        if module is self.model:
+            self.structure.check()
         if self.is_merged and self._wants_grad():
             raise LayerMapError("the adapter is merged for evaluation; train outside of merged(), or use no_grad()")
         if not call.off and self._acts():
@@ -188,11 +199,6 @@ class Doors:
                 self._inside -= call.is_counted
                 call.is_counted = False
                 self._changed.notify_all()
-
-    def close(self) -> None:
-        """Takes the doors away."""
-        for door in self.doors:
-            door.close()
 
     def _acts(self):
         return self.enabled and not self.is_merged

@@ -10,9 +10,8 @@ from torch import nn
 from unilora_spec import Adapter, Base, FileError, LayerMapError
 
 from .targets import candidates
-from .vector import THETA
 
-_DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16"}
+DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def adapter_of(unilora, dtype: str) -> Adapter:
@@ -20,7 +19,7 @@ def adapter_of(unilora, dtype: str) -> Adapter:
     model = unilora.model
     parameters = {name: model.get_parameter(name) for name in unilora.trained_in_full()}
     saved = {name: as_array(parameter) for name, parameter in parameters.items()}
-    dtypes = {f"saved.{name}": _DTYPES.get(parameter.dtype, "F32") for name, parameter in parameters.items()}
+    dtypes = {f"saved.{name}": DTYPES.get(parameter.dtype, "F32") for name, parameter in parameters.items()}
     projection, theta = unilora.projection.stored_as(as_array(unilora.theta))
     return Adapter(projection, unilora.layer_map, theta, base_of(unilora), saved, dtypes | {"theta": dtype})
 
@@ -68,17 +67,3 @@ def check_base(model: nn.Module, adapter: Adapter) -> None:
         warnings.warn(
             f"the model's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=4
         )
-
-
-def only_trained(model, state_dict, prefix, metadata) -> None:
-    """After ``state_dict``: leaves θ and what is trained in full."""
-    trained = {prefix + name for name in (THETA, *model.unilora.trained_in_full())}
-    for name in [name for name in state_dict if name.startswith(prefix) and name not in trained]:
-        del state_dict[name]
-
-
-def expect_only_trained(model, incompatible) -> None:
-    """After ``load_state_dict``: what is not trained is not missing."""
-    trained = (THETA, *model.unilora.trained_in_full())
-    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if name in trained]
-    model.unilora.vector.link = model.unilora.vector.last_link()

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import nn
@@ -13,13 +14,18 @@ from unilora_spec import Adapter, LayerMap, LayerMapError, Projection
 from . import merging, record
 from .delta_weight import DeltaWeight
 from .doors import Doors, Factors, parts_of
+from .folders import save_pretrained
 from .in_full import InFull
+from .marks import mark
 from .noise import Draw, Noise
 from .readers import readers_of
+from .state import State
+from .structure import Structure
 from .targets import candidates
 from .vector import THETA, Vector
 
 METHODS = ("save_adapter", "load_adapter", "merge", "detach")
+OF_FOLDERS = "save_pretrained"  # of models that have it
 
 
 class UniLora:
@@ -29,31 +35,42 @@ class UniLora:
     no buffers: nothing for DDP to send around at every step.
     """
 
-    def __init__(self, model, projection: Projection, layer_map: LayerMap, theta, trained_in_full=(), storage=None):
+    def __init__(
+        self, model, projection: Projection, layer_map: LayerMap, theta, trained_in_full=(), storage=None, untrained=()
+    ):
         self.model, self.projection, self.layer_map = model, projection, layer_map
         by_weight = {candidate.weight: candidate for candidate in candidates(model)}
         self.owners = {name: by_weight[name] for name in layer_map.by_weight()}
-        self._noise = None
+        self._noise, self._handles = None, []
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
-        model.requires_grad_(False)
-        self.vector = Vector(model, projection, layer_map, theta, self._device(), storage)
-        readers = {name: list(readers_of(model, name)) for name in self.owners}
-        self.doors = Doors(
-            model,
-            self.vector,
-            self._adapted_weights,
-            [*parts_of(model, layer_map), *itertools.chain(*readers.values())],
-        )
-        self._handles = [
-            model.register_state_dict_post_hook(record.only_trained),
-            model.register_load_state_dict_post_hook(record.expect_only_trained),
-        ]
-        self._install_sites(readers)
-        model.unilora = self
-        for method in METHODS:
-            setattr(model, method, getattr(self, method))
         self.in_full = InFull(model)
+        self.in_full.new = [name for name in self.in_full.new if name not in untrained]
+        self.structure = Structure(model, (owner.module for owner in self.owners.values()))
+        try:
+            self._put_on(theta, trained_in_full, storage)
+        except BaseException:
+            self._take_off()
+            raise
+
+    def _put_on(self, theta, trained_in_full, storage):
+        model, layer_map = self.model, self.layer_map
+        self.vector = Vector(model, self.projection, layer_map, theta, self._device(), storage)
+        readers = {name: list(readers_of(model, name)) for name in self.owners}
+        parts = [*parts_of(model, layer_map), *itertools.chain(*readers.values())]
+        self.doors = Doors(model, self.vector, self.structure, self._adapted_weights, parts)
+        self._handles += [*self.doors.doors, *mark(model)]
+        self._install_sites(readers)
+        model.requires_grad_(False)
+        self.theta.requires_grad_(True)
         self.in_full.keep(trained_in_full)
+        self.state = State(self)
+        self._handles.append(self.state)
+        methods = {name: getattr(self, name) for name in METHODS}
+        if hasattr(model, OF_FOLDERS):
+            methods[OF_FOLDERS] = partial(save_pretrained, self)
+        for name, method in ({"unilora": self} | methods).items():
+            setattr(model, name, method)
+            self._handles.append(_Attribute(model, name))
 
     def __repr__(self) -> str:
         held = f"P {self.storage.name}: {self.storage.nbytes:,} bytes"
@@ -158,13 +175,18 @@ class UniLora:
         return (owner.module._parameters[owner.parameter] for owner in self.owners.values())
 
     def _device(self):
-        return next(iter(self._adapted_weights())).device
+        """Where θ belongs: where an adapted weight is, or will be when its module is called, if it is offloaded."""
+        for weight in self._adapted_weights():
+            if not weight.is_meta:
+                return weight.device
+        hook = getattr(next(iter(self.owners.values())).module, "_hf_hook", None)
+        return torch.device(getattr(hook, "execution_device", None) or "meta")
 
     # What is trained in full, and what a file holds
 
     def trained_in_full(self) -> list[str]:
-        """The names of the parameters trained beside θ."""
-        return list(self.in_full.originals)
+        """The names of the parameters trained beside θ: those that were named, and those that somebody has unfrozen since."""
+        return self.in_full.names()
 
     def save_adapter(self, path, dtype: str = "F32") -> int:
         """Writes the adapter to ``path``, θ as ``dtype`` (F32, F16 or BF16); returns the file's size in bytes (SPEC 8).
@@ -177,6 +199,8 @@ class UniLora:
     def adapter(self, dtype: str = "F32") -> Adapter:
         """The adapter as the specification's object, with the base model's record (SPEC 8, 10)."""
         self.refuse_merged()
+        self.structure.check()
+        self.in_full.refuse_forgotten()
         return record.adapter_of(self, dtype)
 
     def load_adapter(self, path) -> nn.Module:
@@ -191,6 +215,7 @@ class UniLora:
         """Adds every delta weight to its weight, in float32 and rounded once to the weight's dtype, and takes the adapter
         off; the model stays as trained, plain. Raises ``LayerMapError`` for quantized weights."""
         self.refuse_merged()
+        self.structure.check()
         with self.doors.switching():
             merging.add_deltas(self, merging.weights_of(self))
             return self._take_off()
@@ -230,10 +255,18 @@ class UniLora:
         model = self.model
         for handle in reversed(self._handles):
             handle.remove()
-        self.doors.close()
-        del model._parameters[THETA]
-        for name in ("unilora", *METHODS):
-            delattr(model, name)
+        self._handles = []
+        model._parameters.pop(THETA, None)
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(self._required_grad.get(name, True))
+            parameter.requires_grad_(self._required_grad.get(name, parameter.requires_grad))
         return model
+
+
+class _Attribute:
+    """The handle that takes an attribute off a model."""
+
+    def __init__(self, model, name):
+        self.model, self.name = model, name
+
+    def remove(self):
+        delattr(self.model, self.name)

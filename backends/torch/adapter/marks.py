@@ -1,0 +1,35 @@
+"""Marks on the modules of an adapted model, so that a second adapter on it or on a part of it is refused."""
+
+from torch import nn
+
+from unilora_spec import LayerMapError
+
+_MARK = "_unilora_part"
+
+
+class _Mark:
+    """The handle of a mark."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        vars(module)[_MARK] = True
+
+    def remove(self) -> None:
+        vars(self.module).pop(_MARK, None)
+
+
+def mark(model: nn.Module) -> list[_Mark]:
+    """Marks every module of ``model``; returns handles with ``remove``."""
+    return [_Mark(module) for module in model.modules()]
+
+
+def refuse_marked(model: nn.Module) -> None:
+    """Raises ``LayerMapError`` where ``model``, a part of it, or a model that it is a part of, has an adapter."""
+    if hasattr(model, "unilora"):
+        raise LayerMapError("the model has an adapter already; call model.detach() or model.merge() first")
+    for name, module in model.named_modules():
+        if _MARK in vars(module):
+            what = f"its part {name}" if name else "a model that this one is a part of, or was"
+            raise LayerMapError(
+                f"{what} has an adapter already; adapt the whole model once, or detach the other adapter first"
+            )
