@@ -79,8 +79,8 @@ def plan(
         rank_of |= dict.fromkeys(named, ranks[pattern])
     chosen = [each for each in found if each.target in parts_of]
     _refuse_unfit(model, chosen)
-    if not chosen:
-        raise LayerMapError(f"exclude leaves none of the targets; leave fewer than {len(among)} out")
+    if exclude and not chosen:
+        raise LayerMapError(f"exclude leaves none of the targets; leave out fewer than all {len(among)}")
     segments = []
     for each in chosen:
         parts = sorted(parts_of[each.target], key=lambda rows: rows or (0, 0))
