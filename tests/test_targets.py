@@ -7,6 +7,7 @@ import torch
 import transformers as T
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper, offload_wrapper
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from backends.torch import attach, plan
@@ -102,6 +103,10 @@ def test_so_are_the_wrappers_of_many_processes(tmp_path):
     try:
         with pytest.raises(LayerMapError, match="^the model is a DistributedDataParallel; attach"):
             plan(nn.parallel.DistributedDataParallel(net()), "query", 1)
+        with pytest.raises(LayerMapError, match="^1 is a FullyShardedDataParallel; attach"):
+            model = net()
+            model[1] = FullyShardedDataParallel(model[1], device_id=torch.device("cpu"))
+            candidates(model)
     finally:
         torch.distributed.destroy_process_group()
 
@@ -151,6 +156,8 @@ UNFIT = {
     "lazy convolution": (lambda: nn.LazyConv2d(8, 3), "0", "run the model once first"),
     "none": (lambda: without_weight(nn.Linear(8, 8)), "0", "is no parameter of its Linear"),
     "renormalized": (lambda: nn.Embedding(8, 8, max_norm=1.0), "0", "set max_norm to None"),
+    "a packed table": (lambda: nn.Embedding(8, 8).to(torch.float8_e4m3fn), "0", "is quantized"),
+    "a packed matrix": (lambda: Projection().to(torch.float8_e4m3fn), "0.proj", "is quantized"),
     "recurrent": (lambda: nn.LSTM(8, 8), "0.weight_hh_l0", "is read by LSTM from a list of its own"),
 }
 
@@ -345,6 +352,11 @@ def test_of_nn_MultiheadAttention_the_output_projection_is_shown_its_delta():
     """The module reads its weight and calls nothing, so that no hook on an output would see a use."""
     found = {each.target: each.site for each in candidates(attention())}
     assert found == {"in_proj_weight": DeltaWeight, "out_proj": DeltaWeight}
+
+
+def test_a_pair_acts_beside_a_weight_that_nothing_can_be_added_to():
+    (candidate,) = candidates(Scaled(8, 8).to(torch.float8_e4m3fn))
+    assert candidate.is_quantized and candidate.site is LowRank
 
 
 def test_accelerates_wrapper_of_a_forward_leaves_the_way_as_it_is_and_any_other_does_not():

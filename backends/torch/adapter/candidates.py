@@ -15,6 +15,9 @@ from torch.nn.modules import conv
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from unilora_spec import LayerMapError
 
@@ -25,6 +28,7 @@ from .sites import DeltaWeight, LowRank, MergedLinear
 _CONV1D = "transformers.pytorch_utils"  # looked at where a model has it: importing it takes seconds, and a plain one needs none
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag)
+_QUANTIZED = "is quantized, which of a Linear alone can be adapted; take the unquantized base"
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -78,9 +82,7 @@ class Candidate:
     @property
     def is_quantized(self) -> bool:
         """Whether nothing can be added to the stored weight."""
-        weight = self._stored
-        # torchao's weights call themselves floats, and those of one byte have no sums
-        return not weight.is_floating_point() or weight.dtype.itemsize == 1 or _library(weight) == "torchao"
+        return _is_quantized(self._stored)
 
     @property
     def site(self):
@@ -159,6 +161,8 @@ def _of_weight(name, module, owners):
         return Unfit(
             name, full, module, "is scaled down to max_norm at each forward; set max_norm to None first", linear
         )
+    if _is_quantized(weight) and not isinstance(module, nn.Linear):
+        return Unfit(name, full, module, _QUANTIZED, linear)
     rows, columns = weight.shape[0], math.prod(weight.shape[1:])
     if isinstance(module, nn.Linear):  # the weight of a quantized one may be packed
         rows, columns = module.out_features, module.in_features
@@ -171,20 +175,27 @@ def _of_weight(name, module, owners):
 
 def _bare(name, module, owners):
     """The matrices that any other module holds as parameters of its own."""
-    for key in _hidden(module):
+    hidden = _hidden(module)
+    for key in sorted(hidden):
         full = joined(name, key)
         yield Unfit(full, full, module, _no_weight(module, key), is_linear=False)
     for key, weight in module._parameters.items():
-        # The rest of a lazy or hidden one is its module's, or no matrix; (1, d) and (1, 1, d) are vectors.
+        # (1, d) and (1, 1, d) are vectors.
         if weight is None or is_lazy(weight) or weight.dim() not in (2, 3) or min(weight.shape[-2:]) < 2:
             continue
-        if not weight.is_floating_point() or key.removesuffix("_v").removesuffix("_orig") in _hidden(module):
+        if key.removesuffix("_v").removesuffix("_orig") in hidden:  # which weight_norm and others make a hidden one of
             continue
-        full, linear = joined(name, key), isinstance(module, nn.MultiheadAttention) or _is_experts(name, weight)
+        full, linear = (
+            joined(name, key),
+            isinstance(module, nn.MultiheadAttention) or _is_experts(joined(name, key), weight),
+        )
         target = name if key == "weight" and weight.dim() == 2 and name else full
         if isinstance(module, nn.RNNBase):
             why = f"is read by {type(module).__name__} from a list of its own, past any adapter; leave it out"
             yield Unfit(target, full, module, why, is_linear=False)
+            continue
+        if _is_quantized(weight):
+            yield Unfit(target, full, module, _QUANTIZED, linear)
             continue
         *stack, out, columns = weight.shape
         transposed = bool(stack) and bool(getattr(module, "is_transposed", False))
@@ -195,17 +206,20 @@ def _bare(name, module, owners):
         yield Candidate(target, full, module, key, out, columns, transposed, count, linear, where)
 
 
-def _is_experts(name, weight) -> bool:
-    return weight.dim() == 3 and len(weight) > 1 and any("experts" in part for part in name.split("."))
+def _is_experts(full, weight) -> bool:
+    return weight.dim() == 3 and len(weight) > 1 and "experts" in full
 
 
 def _hidden(module) -> set[str]:
     """The parameters that the module computes from others before each use, so that they are none of its own."""
-    keys = set(module._parameters)
-    hidden = {key.removesuffix("_g") for key in keys if key.endswith("_g") and f"{key[:-1]}v" in keys}
-    hidden |= {key.removesuffix("_orig") for key in keys if key.endswith("_orig")}
     parametrizations = module._modules.get("parametrizations")
-    return hidden | set(parametrizations._modules if parametrizations is not None else ())
+    hidden = set() if parametrizations is None else set(parametrizations._modules)
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, (WeightNorm, SpectralNorm)):
+            hidden.add(hook.name)
+        elif isinstance(hook, BasePruningMethod):
+            hidden.add(hook._tensor_name)
+    return hidden
 
 
 def _no_weight(module, key) -> str:
@@ -228,6 +242,11 @@ def _multiplies_only(module) -> bool:
     methods = ("forward", "_conv_forward")
     same = own and all(getattr(type(module), each, None) is getattr(own, each, None) for each in methods)
     return bool(same) and getattr(module, "groups", 1) == 1
+
+
+def _is_quantized(weight) -> bool:
+    """torchao's weights call themselves floats, and there are no sums of those of one byte."""
+    return not weight.is_floating_point() or weight.dtype.itemsize == 1 or _library(weight) == "torchao"
 
 
 def _library(thing) -> str:

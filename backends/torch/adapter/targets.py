@@ -125,16 +125,21 @@ def _all_linear(model, found) -> set[str]:
 
 
 def _heads(model) -> set[int]:
-    """Of each transformers model in ``model``, itself included, the modules that are no part of its base model."""
-    heads = set()
+    """The modules of output embeddings, and of each transformers model that stands in no other, those beside its base model."""
+    heads, inside = set(), set()
     for module in model.modules():
         if callable(getattr(module, "get_output_embeddings", None)):
             output = module.get_output_embeddings()
-            heads |= {id(each) for each in output.modules()} if isinstance(output, nn.Module) else set()
-            base = module._modules.get(module.base_model_prefix)
-            if base is not None:
-                heads |= {id(each) for each in module.modules()} - {id(each) for each in base.modules()}
+            heads |= _all_of(output) if isinstance(output, nn.Module) else set()
+            base = module._modules.get(getattr(module, "base_model_prefix", None))
+            if base is not None and id(module) not in inside:
+                heads |= _all_of(module) - _all_of(base)
+            inside |= _all_of(module)
     return heads
+
+
+def _all_of(module) -> set[int]:
+    return {id(each) for each in module.modules()}
 
 
 def _segments(candidate, parts, rank):
