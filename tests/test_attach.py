@@ -544,7 +544,7 @@ def test_a_stacked_weight_is_adapted_in_the_direction_of_its_product():
     ("module", "transposed", "message"),
     [
         (nn.Linear(4, 4), True, "0.weight is stored the other way round than the adapter says; merge instead"),
-        (nn.Embedding(4, 4), False, "0.weight is stored the other way round than the adapter says; merge instead"),
+        (nn.Embedding(4, 4), True, "0.weight is stored the other way round than the adapter says; merge instead"),
         (nn.LayerNorm((4, 4)), False, "0.weight belongs to a module that cannot be adapted while it runs; merge instead"),
     ],
 )

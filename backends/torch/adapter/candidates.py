@@ -149,7 +149,8 @@ def _of_module(name, module, owners) -> Iterator[Candidate | Unfit]:
 
 
 def _of_weight(name, module, owners):
-    """The one weight of a module of torch's own kinds."""
+    """The one weight of a module of torch's own kinds. A table (vocabulary, d) counts as it is stored, as in a graph, where it may be
+    looked up and multiplied; so does a transposed convolution's (in, out / groups, k …), which SPEC 7.4 has no turned form for."""
     full, linear = joined(name, "weight"), not isinstance(module, _LOOKED_UP)
     weight = module._parameters.get("weight")
     if weight is None:
@@ -166,7 +167,7 @@ def _of_weight(name, module, owners):
     rows, columns = weight.shape[0], math.prod(weight.shape[1:])
     if isinstance(module, nn.Linear):  # the weight of a quantized one may be packed
         rows, columns = module.out_features, module.in_features
-    transposed = is_conv1d(module) or not linear
+    transposed = is_conv1d(module)
     if transposed:
         rows, columns = columns, rows
     where = kept(name, "weight", weight, owners)
