@@ -56,7 +56,7 @@ class Patched(nn.Module):
 
 
 def experts():
-    """Of a mixture: two stacked experts, a router, a shared one."""
+    """Of two layers, each with three stacked experts and a router."""
     torch.manual_seed(0)
     config = T.MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=3, tie_word_embeddings=False)
     return T.MixtralForCausalLM(config)
