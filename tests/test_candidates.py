@@ -116,7 +116,7 @@ SITES = {  # module, its target below "0", weight, out, in, transposed, site, in
     "router": (Router, "", "weight", 4, 8, False, DeltaWeight, floats(2, 3, 8)),
     "a bare projection": (lambda: Projection(8), "proj", "proj", 8, 6, False, DeltaWeight, floats(2, 3, 8)),
     "a table of positions": (Patched, "pos_embed", "pos_embed", 5, 8, False, DeltaWeight, floats(2, 4, 8)),
-    "Bilinear": (lambda: nn.Bilinear(3, 4, 5), "weight", "weight", 3, 4, False, DeltaWeight, (floats(2, 3), floats(2, 4))),
+    "Bilinear": (lambda: nn.Bilinear(3, 4, 5), "weight", "weight", 5, 12, False, DeltaWeight, (floats(2, 3), floats(2, 4))),
 }  # fmt: skip
 
 
@@ -147,6 +147,24 @@ def test_what_is_a_linear_map_is_adapted_as_its_matrix(make, target, weight, out
     torch.manual_seed(0)
     before = make()(*inputs)
     assert not torch.allclose(before[0] if isinstance(before, tuple) else before, merged, rtol=0.1), "it has an effect"
+
+
+def test_a_bare_parameter_of_three_dimensions_is_a_matrix_unless_its_module_holds_experts():
+    """XLNet's projections are (d, heads, d of a head); stacked experts (experts, out, in), or (experts, in, out)."""
+    with torch.device("meta"):
+        xlnet = T.XLNetModel(T.XLNetConfig(vocab_size=9, d_model=8, n_layer=1, n_head=2, d_inner=8))
+        gpt_oss = T.GptOssConfig(
+            hidden_size=8, intermediate_size=6, num_local_experts=3, num_hidden_layers=1, vocab_size=9
+        )
+        gpt_oss = T.GptOssModel(gpt_oss)
+    (segment,) = plan(xlnet, "rel_attn.q", 1).segments
+    assert (segment.out_features, segment.in_features, segment.index) == (8, 8, None)
+    stacked = plan(gpt_oss, "experts.gate_up_proj", 1).segments
+    assert [(s.out_features, s.in_features, s.transposed, s.index) for s in stacked] == [
+        (12, 8, True, n) for n in range(3)
+    ]
+    named = {each.parameter for model in (xlnet, gpt_oss) for each in candidates(model)}
+    assert not any("bias" in parameter for parameter in named), "a table of biases is none to multiply by"
 
 
 def test_of_nn_MultiheadAttention_the_output_projection_is_shown_its_delta():

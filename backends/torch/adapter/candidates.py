@@ -181,15 +181,12 @@ def _bare(name, module, owners):
         full = joined(name, key)
         yield Unfit(full, full, module, _no_weight(module, key), is_linear=False)
     for key, weight in module._parameters.items():
-        # (1, d) and (1, 1, d) are vectors.
-        if weight is None or is_lazy(weight) or weight.dim() not in (2, 3) or min(weight.shape[-2:]) < 2:
+        if weight is None or is_lazy(weight) or key.endswith("bias") or not _is_matrix(weight.shape):
             continue
         if key.removesuffix("_v").removesuffix("_orig") in hidden:  # which weight_norm and others make a hidden one of
             continue
-        full, linear = (
-            joined(name, key),
-            isinstance(module, nn.MultiheadAttention) or _is_experts(joined(name, key), weight),
-        )
+        full, experts = joined(name, key), weight.dim() == 3 and _holds_experts(name, module)
+        linear = experts or isinstance(module, nn.MultiheadAttention)
         target = name if key == "weight" and weight.dim() == 2 and name else full
         if isinstance(module, nn.RNNBase):
             why = f"is read by {type(module).__name__} from a list of its own, past any adapter; leave it out"
@@ -198,17 +195,26 @@ def _bare(name, module, owners):
         if _is_quantized(weight):
             yield Unfit(target, full, module, _QUANTIZED, linear)
             continue
-        *stack, out, columns = weight.shape
-        transposed = bool(stack) and bool(getattr(module, "is_transposed", False))
+        transposed = experts and bool(getattr(module, "is_transposed", False))
+        out, *rest = weight.shape
+        stack = out if experts or out == 1 else None
+        if stack is not None:
+            out, *rest = rest
+        columns = math.prod(rest)
         if transposed:
             out, columns = columns, out
         where = kept(name, key, weight, owners)
-        count = stack[0] if stack else None
-        yield Candidate(target, full, module, key, out, columns, transposed, count, linear, where)
+        yield Candidate(target, full, module, key, out, columns, transposed, stack, linear, where)
 
 
-def _is_experts(full, weight) -> bool:
-    return weight.dim() == 3 and len(weight) > 1 and "experts" in full
+def _is_matrix(shape) -> bool:
+    """(1, d) and (1, 1, d) are vectors; (1, n, d) is a stack of one matrix."""
+    return len(shape) in (2, 3) and min(shape[-2:]) > 1
+
+
+def _holds_experts(name, module) -> bool:
+    """Whether the three dimensions of a parameter are (experts, ·, ·), not (out, k_1, k_2) as SPEC 7.4 counts any other."""
+    return "experts" in name or "experts" in type(module).__name__.lower() or hasattr(module, "num_experts")
 
 
 def _hidden(module) -> set[str]:

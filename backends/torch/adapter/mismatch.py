@@ -80,7 +80,7 @@ def _why_no_name(pattern, model, found, expressed):
     if named := _having(pattern, owned):
         module, key = owned[named[0]]
         shape = " × ".join(map(str, module._parameters[key].shape))
-        return f": {named[0]} is no matrix but has the shape {shape}; name it in train_in_full"
+        return f": {named[0]} is no matrix to multiply by, its shape is {shape}; name it in train_in_full"
     return None
 
 
