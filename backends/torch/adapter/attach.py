@@ -14,13 +14,15 @@ from unilora_spec import Adapter, LayerMap, Projection
 from unilora_spec.adapter import check_fit
 from unilora_spec.projection import kind_named
 
+from .candidates import candidates
 from .checkpoint import adapter_in
 from .folders import FILE, read_adapters
 from .heads import lacking
 from .in_full import names_in_full
 from .marks import refuse_marked
+from .names import plain
 from .record import check_base, values_of
-from .targets import candidates, plan
+from .targets import plan
 from .unilora import UniLora
 
 
@@ -29,8 +31,9 @@ def attach(
     rank: int = 4,
     d: int | None = None,
     seed: int = 0,
-    targets: str | Sequence[str] | LayerMap = ("query", "value"),
+    targets: str | Sequence[str] | LayerMap | None = ("query", "value"),
     *,
+    exclude: str | Sequence[str] = (),
     ranks: Mapping[str, int] | None = None,
     alpha: float | None = None,
     scaling: str = "lora",
@@ -48,8 +51,9 @@ def attach(
                     the entries of the delta weight itself (GPart; with kind "identity", the target trained in full)
     d               the length of θ, 1 … D; of most kinds but "balanced" it follows from the layer map, and is left out
     seed            0 … 2^64 − 1: P and the initial θ follow from it
-    targets         ends of module names, or regular expressions; see ``plan``. Or the layer map that a plan has made of the
-                    model already: rank, ranks, alpha and scaling are its own then
+    targets         ends of module names, or regular expressions, "all-linear", or None for the defaults of the model's type; see
+                    ``plan``. Or the layer map that a plan has made of the model already: rank, ranks, alpha and scaling are its own then
+    exclude         what of the targets is left out, by the same patterns
     alpha           the delta weight is alpha / rank · B·A, of rank 0 alpha times its entries; by default alpha is ``rank``,
                     or 1 where that is 0
     kind, options   the projection (SPEC 9.1), and whole numbers of its own by name: docs/family has a page for each
@@ -71,12 +75,13 @@ def attach(
     >>> [(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
     [('unilora_theta', (10,))]
     """
+    wrapped, model = model, plain(model)
     refuse_marked(model)
     if isinstance(targets, LayerMap):
         layer_map = targets
         check_fit(layer_map, {candidate.weight: candidate.shape for candidate in candidates(model)})
     else:
-        layer_map = plan(model, targets, rank, ranks, alpha, scaling)
+        layer_map = plan(model, targets, rank, ranks, alpha, scaling, exclude)
     of_kind = kind_named(kind).trained_as()
     options = of_kind.with_defaults(options or {})
     layer_map = of_kind.fitted(layer_map, **options)
@@ -95,7 +100,7 @@ def attach(
         )
     UniLora(model, projection, layer_map, theta, in_full, storage, told)
     read_adapters(model, load_adapter)
-    return model
+    return wrapped
 
 
 def load_adapter(model: nn.Module, path) -> nn.Module:
@@ -106,6 +111,7 @@ def load_adapter(model: nn.Module, path) -> nn.Module:
     Raises ``UniLoraError`` with the file's name where the file is unsound or made for another architecture; warns where the
     model's weights are not those it was trained on. The model is unchanged until everything has been checked.
     """
+    wrapped, model = model, plain(model)
     adapter = _read(Path(path))
     if not hasattr(model, "unilora"):
         refuse_marked(model)
@@ -115,7 +121,7 @@ def load_adapter(model: nn.Module, path) -> nn.Module:
         raise error.within(path) from None
     put(model, adapter)
     read_adapters(model, load_adapter)
-    return model
+    return wrapped
 
 
 def _read(path):

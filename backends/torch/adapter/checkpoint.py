@@ -9,6 +9,7 @@ from safetensors.torch import load
 from unilora_spec import Adapter, Base, FileError, LayerMap, UniLoraError, canonical_json
 from unilora_spec.projection import kind_named
 
+from .names import without_wrappers
 from .record import DTYPES, as_array
 from .state import RECORD, TENSOR
 from .vector import THETA
@@ -89,12 +90,15 @@ def _adapter(state) -> Adapter:
     if theta.shape != (projection.d,):
         raise FileError(f"{thetas[0]} has shape {list(theta.shape)}, and its record says [{projection.d}]")
     projection, theta = projection.stored_as(theta)
+    by_name = {
+        without_wrappers(name.removeprefix(prefix)): value for name, value in state.items() if name.startswith(prefix)
+    }
     for name in trained:
-        if prefix + name not in state:
+        if name not in by_name:
             raise FileError(
                 f"its record says that {name} was trained, and the tensor is missing; give a whole checkpoint"
             )
-    values = {name: state[prefix + name] for name in trained}
+    values = {name: by_name[name] for name in trained}
     dtypes = {f"saved.{name}": DTYPES.get(value.dtype, "F32") for name, value in values.items()}
     saved = {name: as_array(value) for name, value in values.items()}
     return Adapter(projection, layer_map, theta, _base(said), saved, dtypes)

@@ -9,6 +9,7 @@ from torch import nn
 from unilora_spec import FileError, LayerMap, LayerMapError
 
 from .heads import lacking
+from .names import modules, parameters
 from .targets import matching
 from .vector import THETA
 
@@ -24,28 +25,36 @@ class InFull:
         self.model, self.originals, self.new = model, {}, lacking(model)
 
     def names(self) -> list[str]:
-        """Those that were named, and those that somebody has unfrozen since."""
-        trained = [name for name, p in self.model.named_parameters() if p.requires_grad and name != THETA]
+        """Those that were named, and those that somebody has unfrozen since, as the base names them."""
+        trained = [name for name, p in self.parameters().items() if p.requires_grad and name != THETA]
         return list(dict.fromkeys([*self.originals, *trained]))
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Every parameter of the model once, by its first name."""
+        first = {}
+        for name, (module, key) in parameters(self.model).items():
+            first.setdefault(id(module._parameters[key]), (name, module._parameters[key]))
+        return dict(first.values())
 
     def keep(self, names) -> None:
         """Trains the named parameters in full; their values of now come back with ``restore``."""
-        parameters = {name: self.model.get_parameter(name) for name in names}
-        self.originals = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
+        every = self.parameters()
+        self.originals = {name: every[name].detach().clone() for name in names}
+        for name in names:
+            every[name].requires_grad_(True)
 
     @torch.no_grad()
     def set(self, values: dict[str, np.ndarray]) -> None:
         """Gives parameters the ``values`` by name."""
+        every = self.parameters() if values else {}
         for name, value in values.items():
-            self.model.get_parameter(name).copy_(torch.from_numpy(value))
+            every[name].copy_(torch.from_numpy(value))
 
     def check(self) -> None:
         """Raises ``LayerMapError`` where a parameter that was named is no longer there in its shape: it could not be given back."""
-        parameters = dict(self.model.named_parameters())
+        every = self.parameters()
         for name, value in self.originals.items():
-            if name not in parameters or parameters[name].shape != value.shape:
+            if name not in every or every[name].shape != value.shape:
                 raise LayerMapError(
                     f"{name} was exchanged after attach, and has no value of before; put its module back"
                 )
@@ -59,8 +68,9 @@ class InFull:
                 f"{', '.join(unknown)} was unfrozen after attach, and keeps its value; name it in train_in_full",
                 stacklevel=4,
             )
+        every = self.parameters()
         for name, value in self.originals.items():
-            self.model.get_parameter(name).requires_grad_(False).copy_(value)
+            every[name].requires_grad_(False).copy_(value)
         self.originals = {}
 
     def forgotten(self) -> list[str]:
@@ -79,24 +89,17 @@ class InFull:
 def names_in_full(model: nn.Module, patterns, layer_map: LayerMap) -> list[str]:
     """The names of the parameters that ``patterns`` name, themselves or by their modules, each once. Raises ``LayerMapError``."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    canonical = {id(parameter): name for name, parameter in model.named_parameters()}
-    every = [name for name, _ in model.named_modules()]
-    every += [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    named, names = matching(patterns, every), []
+    every, first, names = parameters(model), {}, []
+    for name, (module, key) in every.items():
+        first.setdefault(id(module._parameters[key]), name)
+    named = matching(patterns, [*modules(model), *every])
     for pattern in patterns:
-        found = [
-            parameter
-            for name, module in model.named_modules()
-            for parameter in (module.parameters() if name in named[pattern] else _own(module, name, named[pattern]))
-        ]
+        inside = tuple(f"{name}." if name else "" for name in named[pattern])
+        found = [name for name in every if name in named[pattern] or name.startswith(inside)]
         if not found:
             raise LayerMapError(f"train_in_full: {pattern!r} matches no module or parameter of the model")
-        names += [canonical[id(parameter)] for parameter in found]
+        names += [first[id(every[name][0]._parameters[every[name][1]])] for name in found]
     for name in names:
         if name in layer_map.by_weight():
             raise LayerMapError(f"{name} is both a target and trained in full; choose one")
     return list(dict.fromkeys(names))
-
-
-def _own(module, name, named):
-    return [p for key, p in module.named_parameters(name, recurse=False) if key in named]

@@ -9,17 +9,18 @@ from torch import nn
 
 from unilora_spec import Adapter, Base, FileError, LayerMapError
 
-from .targets import candidates
+from .candidates import candidates
+from .names import parameters
 
 DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def adapter_of(unilora, dtype: str) -> Adapter:
     """The adapter on a model as the specification's object, θ to be stored as ``dtype``."""
-    model = unilora.model
-    parameters = {name: model.get_parameter(name) for name in unilora.trained_in_full()}
-    saved = {name: as_array(parameter) for name, parameter in parameters.items()}
-    dtypes = {f"saved.{name}": DTYPES.get(parameter.dtype, "F32") for name, parameter in parameters.items()}
+    every = unilora.in_full.parameters()
+    trained = {name: every[name] for name in unilora.trained_in_full()}
+    saved = {name: as_array(parameter) for name, parameter in trained.items()}
+    dtypes = {f"saved.{name}": DTYPES.get(parameter.dtype, "F32") for name, parameter in trained.items()}
     projection, theta = unilora.projection.stored_as(as_array(unilora.theta))
     return Adapter(projection, unilora.layer_map, theta, base_of(unilora), saved, dtypes | {"theta": dtype})
 
@@ -53,7 +54,7 @@ def as_array(tensor) -> np.ndarray:
 def check_base(model: nn.Module, adapter: Adapter) -> None:
     """Raises ``UniLoraError`` where an adapter does not fit a model (SPEC 10.3); warns where the weights are others (10.2)."""
     owners = {candidate.weight: candidate for candidate in candidates(model)}
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shapes = {name: tuple(module._parameters[key].shape) for name, (module, key) in parameters(model).items()}
     shapes |= {name: owner.shape for name, owner in owners.items()}
     adapter.check_base(shapes)
     adapter.check_saved(shapes)

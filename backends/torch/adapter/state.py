@@ -12,6 +12,7 @@ import torch
 
 from unilora_spec import FileError, LayerMapError, UniLoraError, canonical_json
 
+from .names import without_wrappers
 from .record import base_of
 from .threads import PerThread
 from .vector import THETA
@@ -66,11 +67,14 @@ class State:
         if self._thread.is_the_bases:
             for name in (THETA, RECORD, *self._tensors):
                 state.pop(prefix + name, None)
-            state |= {prefix + name: value for name, value in self.unilora.in_full.originals.items()}
+            originals = self.unilora.in_full.originals
+            for name in [name for name in state if name.startswith(prefix)]:
+                state[name] = originals.get(without_wrappers(name.removeprefix(prefix)), state[name])
             return
-        trained = {prefix + name for name in self.trained()}
-        for name in [name for name in state if name.startswith(prefix) and name not in trained]:
-            del state[name]
+        trained = set(self.trained())
+        for name in [name for name in state if name.startswith(prefix)]:
+            if without_wrappers(name.removeprefix(prefix)) not in trained:
+                del state[name]
         self._name(RECORD, _as_tensor(self._described()))
         state |= {prefix + name: getattr(self.unilora.model, name) for name in (RECORD, *self._tensors)}
 
@@ -80,9 +84,8 @@ class State:
             self._refuse_other(record)
         for name in self._tensors:
             state.pop(prefix + name, None)
-        trained = {prefix + name for name in self.trained()}
         self._thread.prefix, self._thread.is_trained = prefix, prefix + THETA in state
-        frozen = [name for name in self._frozen() if prefix + name in state and prefix + name not in trained]
+        frozen = [name for name in self._frozen() if prefix + name in state]
         if self._thread.is_trained:
             for name in frozen:
                 del state[prefix + name]
@@ -101,7 +104,7 @@ class State:
         model, trained = self.unilora.model, set(self.trained())
         names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
         names += [name for name, _ in model.named_buffers(remove_duplicate=False)]
-        return [name for name in names if name not in trained]
+        return [name for name in names if without_wrappers(name) not in trained]
 
     def _defining(self):
         p, layer_map = self.unilora.projection, self.unilora.layer_map

@@ -1,135 +1,145 @@
-"""From names to a layer map: which weights of a model can be adapted, and which of them its user asked for."""
+"""From names to a layer map: which weights of a model its user asked for."""
 
-import difflib
 import re
-import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from unilora_spec import LayerMap, LayerMapError, Segment, UniLoraError
 from unilora_spec.patterns import matches
 
-from .delta_weight import DeltaWeight
-from .sites import LowRank, MergedLinear
+from .architectures import default_targets
+from .candidates import Candidate, Unfit, candidates, is_conv1d, survey
+from .mismatch import is_glob, why_glob, why_none, why_not_among
+from .names import parameters, plain
 
-_CONV1D = "transformers.pytorch_utils"  # looked at where a model has it: importing it takes seconds, and a plain one needs none
+__all__ = ["Candidate", "candidates", "matching", "plan"]
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """A weight that can be adapted: ``target`` is the name that users write, ``weight`` the parameter's own."""
-
-    target: str
-    weight: str
-    module: nn.Module
-    parameter: str
-    out_features: int
-    in_features: int
-    transposed: bool = False
-    stack: int | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The stored matrix's, also where its numbers are packed: (out, in) of a Linear says the module."""
-        linear = isinstance(self.module, nn.Linear)
-        return (self.out_features, self.in_features) if linear else tuple(self.module._parameters[self.parameter].shape)
-
-    def values(self) -> torch.Tensor:
-        """What the module multiplies by: of a quantized weight, the numbers that its codes and scales stand for."""
-        weight = self.module._parameters[self.parameter]
-        if _library(weight) == "bitsandbytes":
-            from transformers.integrations.bitsandbytes import dequantize_bnb_weight
-
-            return dequantize_bnb_weight(weight, getattr(self.module, "state", None))
-        return weight.dequantize() if _library(weight) == "torchao" else weight
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether nothing can be added to the stored weight."""
-        weight = self.module._parameters[self.parameter]
-        return not weight.is_floating_point() or _library(weight) == "torchao"  # whose weights call themselves floats
-
-    @property
-    def site(self):
-        """The way a pair acts on this weight."""
-        grouped = isinstance(self.module, nn.modules.conv._ConvNd) and self.module.groups > 1
-        if grouped or self.stack is not None:
-            return DeltaWeight
-        return MergedLinear if MergedLinear.fits(self.module) else LowRank
-
-
-def _library(weight) -> str:
-    return type(weight).__module__.partition(".")[0]
-
-
-def candidates(model: nn.Module) -> list[Candidate]:
-    """Every weight of ``model`` that can be adapted, in the order of its modules."""
-    return [candidate for name, module in model.named_modules() for candidate in _of_module(name, module)]
-
-
-def _of_module(name, module):
-    dot = f"{name}." if name else ""
-    if isinstance(module, nn.Linear):
-        yield Candidate(name, f"{dot}weight", module, "weight", module.out_features, module.in_features)
-    elif isinstance(module, nn.modules.conv._ConvNd):
-        if not module.transposed:
-            out, *kernel = module.weight.shape
-            yield Candidate(name, f"{dot}weight", module, "weight", out, kernel[0] * module.weight[0, 0].numel())
-    elif _CONV1D in sys.modules and isinstance(module, sys.modules[_CONV1D].Conv1D):
-        rows, columns = module.weight.shape
-        yield Candidate(name, f"{dot}weight", module, "weight", columns, rows, transposed=True)
-    else:
-        for parameter, weight in module._parameters.items():
-            if weight is not None and weight.dim() == 3:
-                transposed = bool(getattr(module, "is_transposed", False))
-                stack, out, columns = weight.shape
-                if transposed:
-                    out, columns = columns, out
-                full = dot + parameter
-                yield Candidate(full, full, module, parameter, out, columns, transposed, stack)
+ALL_LINEAR = "all-linear"
 
 
 def plan(
     model: nn.Module,
-    targets: str | Sequence[str],
+    targets: str | Sequence[str] | None,
     rank: int,
     ranks: Mapping[str, int] | None = None,
     alpha: float | None = None,
     scaling: str = "lora",
+    exclude: str | Sequence[str] = (),
 ) -> LayerMap:
     """The layer map of ``targets`` in ``model``, in the order of its modules (SPEC 7).
 
-    A target is the end of a module's name ("query", "attention.query"; for stacked experts, of the parameter's:
-    "experts.down_proj") or a regular expression for the whole of it; "c_attn[0:768]" is a row range of a fused weight.
-    ``ranks`` sets other ranks by the same patterns; the first that matches holds. ``alpha`` is ``rank`` by default, or 1
-    where that is 0.
-    Raises ``LayerMapError`` for a target that matches nothing, with close names, and for weights that cannot be adapted.
+    A target is the end of a module's name ("query", "attention.query"; of a parameter that no torch layer multiplies by, of the
+    parameter's: "experts.down_proj", "self_attn.in_proj_weight") or a regular expression for the whole of it; "c_attn[0:768]" is a
+    row range of a fused weight. "all-linear" is every nn.Linear, Conv1D and projection of nn.MultiheadAttention but those of heads:
+    the output embeddings, and what stands beside the base model of a transformers model. None takes the defaults of the model's
+    type (architectures.py). Names are the base's, without what ``torch.compile`` or checkpoint wrappers add.
+
+    A regular expression takes linear maps only: Linear, Conv1D, convolutions, the projections of nn.MultiheadAttention, and stacked
+    experts where the expression itself says "experts". A table (Embedding) or another bare matrix, which may be anything (a
+    position table, a router, a projection), is taken only by its name or the end of it. Vectors are never targets.
+
+    ``exclude`` leaves out what its patterns name, and ``ranks`` sets other ranks, each by the end of a name or a regular expression;
+    of ranks the first that matches holds. ``alpha`` is ``rank`` by default, or 1 where that is 0.
+    Raises ``LayerMapError`` for a pattern that matches nothing, with the reason or close names, for weights that cannot be adapted,
+    and for a model that is wrapped as no adapter can follow.
     """
-    targets = [targets] if isinstance(targets, str) else list(targets)
-    found = candidates(model)
-    parts_of, rank_of = defaultdict(set), {}
+    model = plain(model)
+    found = survey(model)
+    targets = default_targets(model, found) if targets is None else _listed(targets)
+    exclude, ranks = _listed(exclude), ranks or {}
     asked = {target: _row_range(target) for target in targets}
-    named = matching([*(pattern for pattern, _ in asked.values()), *(ranks or {})], [each.target for each in found])
-    for pattern, rows in asked.values():
-        for name in named[pattern]:
+    names = [each.target for each in found]
+    patterns = [pattern for pattern, _ in asked.values() if pattern != ALL_LINEAR]
+    by_name, by_expression = _matching([*patterns, *ranks, *exclude], names)
+
+    parts_of = defaultdict(set)
+    for target, (pattern, rows) in asked.items():
+        if pattern == ALL_LINEAR:
+            taken = _all_linear(model, found)
+        else:
+            taken = by_name[pattern] | {
+                each.target for each in found if each.target in by_expression[pattern] and _is_meant(each, pattern)
+            }
+        if not taken:
+            raise LayerMapError(why_none(target, pattern, model, found, by_expression.get(pattern, set())))
+        for name in taken:
             parts_of[name].add(rows)
-    for pattern in reversed(ranks or {}):
-        rank_of |= dict.fromkeys(named[pattern], ranks[pattern])
-    unused = {target for target, (pattern, _) in asked.items() if not named[pattern]}
-    unused |= {pattern for pattern in ranks or {} if not parts_of.keys() & named[pattern]}
+    among = [name for name in names if name in parts_of]
+    for pattern in exclude:
+        if not (out := (by_name[pattern] | by_expression[pattern]).intersection(among)):
+            raise LayerMapError(why_not_among("exclude", pattern, model, among))
+        for name in out:
+            parts_of.pop(name, None)
+    rank_of = {}
+    for pattern in reversed(ranks):
+        if not (named := (by_name[pattern] | by_expression[pattern]) & parts_of.keys()):
+            raise LayerMapError(why_not_among("ranks", pattern, model, [n for n in among if n in parts_of]))
+        rank_of |= dict.fromkeys(named, ranks[pattern])
+    chosen = [each for each in found if each.target in parts_of]
+    _refuse_unfit(model, chosen)
+    if exclude and not chosen:
+        raise LayerMapError(f"exclude leaves none of the targets; leave out fewer than all {len(among)}")
     segments = []
-    for candidate in found:
-        if parts := parts_of.get(candidate.target):
-            r = rank_of.get(candidate.target, rank)
-            segments += _segments(candidate, sorted(parts, key=lambda rows: rows or (0, 0)), r)
-    if unused:
-        raise LayerMapError(_no_match(min(unused), [candidate.target for candidate in found]))
-    _refuse_unreachable(model, {segment.name for segment in segments})
+    for each in chosen:
+        parts = sorted(parts_of[each.target], key=lambda rows: rows or (0, 0))
+        segments += _segments(each, parts, rank_of.get(each.target, rank))
     return LayerMap(segments, (rank or 1) if alpha is None else alpha, scaling)
+
+
+def matching(patterns: Sequence[str], names: Sequence[str]) -> dict[str, set[str]]:
+    """Which of ``names`` each pattern is the end of, at a dot, or a regular expression for the whole of.
+
+    Raises ``LayerMapError`` for a glob ("*.query") and for what is no regular expression.
+    """
+    by_name, by_expression = _matching(patterns, names)
+    return {pattern: by_name[pattern] | by_expression[pattern] for pattern in patterns}
+
+
+def _matching(patterns, names):
+    for pattern in filter(is_glob, patterns):
+        raise LayerMapError(why_glob(pattern))
+    by_name = {p: {name for name in names if name == p or name.endswith(f".{p}")} for p in patterns}
+    try:
+        rows = matches(patterns, names)
+    except UniLoraError as error:
+        raise LayerMapError(f"a name to look for is none, nor a pattern for names: {error}") from None
+    found = [{name for name, match in zip(names, row, strict=True) if match} for row in rows]
+    return by_name, dict(zip(patterns, found, strict=True))
+
+
+def _is_meant(each, pattern) -> bool:
+    """Whether a regular expression that matches the target may take it."""
+    stack = isinstance(each, Candidate) and each.stack is not None
+    return each.is_linear and (not stack or "experts" in pattern)
+
+
+def _all_linear(model, found) -> set[str]:
+    heads, taken = _heads(model), set()
+    for each in found:
+        kind = isinstance(each.module, (nn.Linear, nn.MultiheadAttention)) or is_conv1d(each.module)
+        if kind and each.is_linear and id(each.module) not in heads:
+            taken.add(each.target)
+    return taken
+
+
+def _heads(model) -> set[int]:
+    """The modules of output embeddings, and of each transformers model that stands in no other, those beside its base model."""
+    heads, inside = set(), set()
+    for module in model.modules():
+        if callable(getattr(module, "get_output_embeddings", None)):
+            output = module.get_output_embeddings()
+            heads |= _all_of(output) if isinstance(output, nn.Module) else set()
+            base = module._modules.get(getattr(module, "base_model_prefix", None))
+            if base is not None and id(module) not in inside:
+                heads |= _all_of(module) - _all_of(base)
+            inside |= _all_of(module)
+    return heads
+
+
+def _all_of(module) -> set[int]:
+    return {id(each) for each in module.modules()}
 
 
 def _segments(candidate, parts, rank):
@@ -145,16 +155,8 @@ def _segments(candidate, parts, rank):
             )
 
 
-def matching(patterns: Sequence[str], names: Sequence[str]) -> dict[str, set[str]]:
-    """Which of ``names`` each pattern is the end of, at a dot, or a regular expression for the whole of."""
-    found = {p: {name for name in names if name == p or name.endswith(f".{p}")} for p in patterns}
-    try:
-        expressions = matches(patterns, names)
-    except UniLoraError as error:
-        raise LayerMapError(f"a name to look for is none, nor a pattern for names: {error}") from None
-    for pattern, row in zip(patterns, expressions, strict=True):
-        found[pattern] |= {name for name, match in zip(names, row, strict=True) if match}
-    return found
+def _listed(patterns) -> list[str]:
+    return [patterns] if isinstance(patterns, str) else list(patterns)
 
 
 def _row_range(target):
@@ -162,22 +164,17 @@ def _row_range(target):
     return (found[1], (int(found[2]), int(found[3]))) if found else (target, None)
 
 
-def _no_match(target, names) -> str:
-    if not names:
-        return "the model has no Linear, convolution, Conv1D or stacked weight to adapt"
-    ends = list(dict.fromkeys(part for name in names for part in (name.rsplit(".", 1)[-1], name)))
-    close = difflib.get_close_matches(_row_range(target)[0], ends, n=4, cutoff=0.4) or ends[:6]
-    return f"the target {target!r} matches no weight that can be adapted; close names are {', '.join(close)}"
-
-
-def _refuse_unreachable(model, names):
-    """Two ways for a hook to miss a weight's use, refused by name: better no adapter than one that acts in part."""
-    uses = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
-    for name in names:
-        owner, _, parameter = name.rpartition(".")
-        weight = model.get_submodule(owner)._parameters[parameter]
-        if uses[id(weight)] > 1:
-            raise LayerMapError(f"{name} is tied to another module's weight; adapt a weight that is used once")
-        parent = model.get_submodule(owner.rpartition(".")[0])
-        if isinstance(parent, nn.MultiheadAttention):
-            raise LayerMapError(f"{name} is read by nn.MultiheadAttention without calling its module; leave it out")
+def _refuse_unfit(model, chosen) -> None:
+    """Refuses by name what can be adapted not at all, or in part only, which is worse: a weight that another module uses too."""
+    uses = defaultdict(dict)
+    for name, (module, key) in parameters(model).items():
+        uses[id(module._parameters[key])].setdefault((id(module), key), name)
+    for each in chosen:
+        if isinstance(each, Unfit):
+            raise LayerMapError(f"{each.weight} {each.why}")
+        owners = uses[id(each.module._parameters[each.parameter])]
+        others = [name for owner, name in owners.items() if owner != (id(each.module), each.parameter)]
+        if others:
+            raise LayerMapError(
+                f"{each.weight} is tied to another module's weight, {others[0]}; adapt a weight that is used once"
+            )

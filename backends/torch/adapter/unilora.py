@@ -12,6 +12,7 @@ import unilora_spec
 from unilora_spec import Adapter, LayerMap, LayerMapError, Projection
 
 from . import merging, record
+from .candidates import candidates
 from .delta_weight import DeltaWeight
 from .doors import Doors, Factors, parts_of
 from .folders import save_pretrained
@@ -21,7 +22,6 @@ from .noise import Draw, Noise
 from .readers import readers_of
 from .state import State
 from .structure import Structure
-from .targets import candidates
 from .vector import THETA, Vector
 
 METHODS = ("save_adapter", "load_adapter", "merge", "detach")
