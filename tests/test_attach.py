@@ -338,13 +338,13 @@ def test_evaluation_deepcopy_and_inference_mode():
     assert hasattr(model, "unilora")
 
 
-def trainer(model, folder, **options):
+def trainer(model, folder, held_out=None, **options):
     arguments = transformers.TrainingArguments(
         output_dir=str(folder), max_steps=4, save_steps=2, per_device_train_batch_size=4, report_to=[],
         disable_tqdm=True, logging_steps=100, use_cpu=True, **options,
     )  # fmt: skip
     data = [{"input_ids": IDS[i % 3], "labels": i % 2} for i in range(16)]
-    return transformers.Trainer(model, arguments, train_dataset=data)
+    return transformers.Trainer(model, arguments, train_dataset=data, eval_dataset=held_out)
 
 
 def test_trainer_checkpoints_hold_what_is_trained(tmp_path):

@@ -29,7 +29,5 @@ def refuse_marked(model: nn.Module) -> None:
         raise LayerMapError("the model has an adapter already; call model.detach() or model.merge() first")
     for name, module in model.named_modules():
         if _MARK in vars(module):
-            what = f"its part {name}" if name else "a model that this one is a part of, or was"
-            raise LayerMapError(
-                f"{what} has an adapter already; adapt the whole model once, or detach the other adapter first"
-            )
+            what = f"its part {name} has an adapter" if name else "it is a part of a model that has an adapter"
+            raise LayerMapError(f"{what} already; adapt the whole model once, or detach the other adapter first")

@@ -65,7 +65,7 @@ class UniLora:
         self.in_full.keep(trained_in_full)
         self.state = State(self)
         self._handles.append(self.state)
-        methods = {name: getattr(self, name) for name in METHODS}
+        methods = {name: getattr(self, name) for name in METHODS} | {"_apply": self.vector.apply}
         if hasattr(model, OF_FOLDERS):
             methods[OF_FOLDERS] = partial(save_pretrained, self)
         for name, method in ({"unilora": self} | methods).items():
