@@ -9,7 +9,8 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 
 from backends.torch import attach, plan
 from backends.torch.adapter.candidates import candidates
-from backends.torch.adapter.sites import DeltaWeight, LowRank, MergedLinear
+from backends.torch.adapter.delta_weight import DeltaWeight
+from backends.torch.adapter.sites import LowRank, MergedLinear
 from unilora_spec import LayerMapError
 
 

@@ -98,6 +98,11 @@ class DeltaWeight:
         return adapted
 
 
+def shows(module, parameter) -> bool:
+    """Whether a module shows W + ΔW as this parameter."""
+    return parameter in vars(module).get(_SITES, ())
+
+
 class _Reading(InPlaceOfForward):
     def __init__(self, module, around):
         super().__init__(module)

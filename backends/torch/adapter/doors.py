@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from unilora_spec import LayerMap, LayerMapError
 
 from .in_place import InPlaceOfForward
+from .probe import probing
 from .structure import Structure
 from .threads import PerThread
 from .vector import Vector
@@ -74,11 +75,16 @@ class Door(InPlaceOfForward):
 
     def __init__(self, module, doors: "Doors"):
         super().__init__(module)
-        self.doors = doors
+        self.doors, self.is_probed = doors, False
 
     def run(self, *inputs, **named):
         try:
             self.doors.enter(self.module)
+            if not (self.is_probed or torch.compiler.is_compiling() or in_torch_func()):
+                with probing(self.doors.multiplied()):
+                    result = self.inner(*inputs, **named)
+                self.is_probed = True
+                return result
             return self.inner(*inputs, **named)
         finally:
             self.doors.leave()
@@ -98,9 +104,11 @@ class Doors:
         vector: Vector,
         structure: Structure,
         weights: Callable[[], Iterable[Tensor]],
+        multiplied: Callable[[], dict[str, tuple[nn.Module, str]]],
         parts: Iterable[nn.Module],
     ):
-        self.model, self.vector, self.structure, self.weights = model, vector, structure, weights
+        self.model, self.vector, self.structure = model, vector, structure
+        self.weights, self.multiplied = weights, multiplied
         self.enabled, self.is_merged = True, False
         self._begin()
         self.doors = [Door(module, self) for module in dict.fromkeys([model, *parts])]
@@ -240,9 +248,14 @@ class Doors:
         self._begin()
 
 
+def in_torch_func() -> bool:
+    """Whether torch.func transforms what is computed, whose tensors have no values to look at."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def _is_unseen(theta: Tensor) -> bool:
     """Whether the values of θ cannot be looked at: within torch.func, on the meta device, while a CUDA graph is captured."""
-    if theta.is_meta or torch._C._functorch.peek_interpreter_stack() is not None:
+    if theta.is_meta or in_torch_func():
         return True
     return theta.is_cuda and torch.cuda.is_current_stream_capturing()
 

@@ -13,7 +13,7 @@ from unilora_spec import Adapter, LayerMap, LayerMapError, Projection
 
 from . import merging, record
 from .candidates import candidates
-from .delta_weight import DeltaWeight
+from .delta_weight import DeltaWeight, shows
 from .doors import Doors, Factors, parts_of
 from .folders import save_pretrained
 from .in_full import InFull
@@ -57,7 +57,7 @@ class UniLora:
         self.vector = Vector(model, self.projection, layer_map, theta, self._device(), storage)
         readers = {name: list(readers_of(model, name)) for name in self.owners}
         parts = [*parts_of(model, layer_map), *itertools.chain(*readers.values())]
-        self.doors = Doors(model, self.vector, self.structure, self._adapted_weights, parts)
+        self.doors = Doors(model, self.vector, self.structure, self._adapted_weights, self._multiplied_weights, parts)
         self._handles += [*self.doors.doors, *mark(model)]
         self._install_sites(readers)
         model.requires_grad_(False)
@@ -173,6 +173,11 @@ class UniLora:
 
     def _adapted_weights(self) -> Iterable[torch.Tensor]:
         return (owner.module._parameters[owner.parameter] for owner in self.owners.values())
+
+    def _multiplied_weights(self):
+        """The weights that act where their module multiplies by them, and nowhere else: module and key by name."""
+        owners = {name: (owner.module, owner.parameter) for name, owner in self.owners.items()}
+        return {name: place for name, place in owners.items() if not shows(*place)}
 
     def _device(self):
         """Where θ belongs: where an adapted weight is, or will be when its module is called, if it is offloaded."""
