@@ -23,6 +23,7 @@ from unilora_spec import (
 from unilora_spec.adapter import check_fit
 from unilora_spec.projection import kind_named
 
+from . import meaning
 from .expansion import storage_of
 from .noise import Draw, Noise
 from .sites import delta_weight
@@ -415,8 +416,11 @@ class UniLora:
         shapes = {candidate.weight: candidate.shape for candidate in candidates(model)}
         name, known = type(model).__name__, ()
         if getattr(model, "config", None) is not None and hasattr(model, "name_or_path"):
-            name, known = model.name_or_path or name, (name, getattr(model.config, "id2label", None))
-        return Base.of(name, self.layer_map, shapes, _values_of(model), *known)
+            config = model.config
+            known = (name, getattr(config, "id2label", None), getattr(config, "problem_type", None))
+            name = model.name_or_path or name
+        rest = meaning.fingerprint(model, {*self._trained(), *self.layer_map.by_weight()})
+        return Base.of(name, self.layer_map, shapes, _values_of(model), *known, rest=rest)
 
     def _trained(self, prefix=""):
         return {prefix + name for name in (_THETA, *self._originals)}
