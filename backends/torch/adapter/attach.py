@@ -149,6 +149,7 @@ def put(model: nn.Module, adapter: Adapter) -> nn.Module:
             attached.in_full.new = []  # what the file does not hold, its author did without
         attached.vector.set(torch.from_numpy(adapter.theta))
         attached.in_full.set(adapter.saved)
+        attached.take_meaning(adapter)
     return model
 
 

@@ -11,7 +11,7 @@ from torch import nn
 import unilora_spec
 from unilora_spec import Adapter, LayerMap, LayerMapError, Projection
 
-from . import merging, record
+from . import meaning, merging, record
 from .candidates import candidates
 from .delta_weight import DeltaWeight, shows
 from .doors import Doors, Factors, parts_of
@@ -41,7 +41,7 @@ class UniLora:
         self.model, self.projection, self.layer_map = model, projection, layer_map
         by_weight = {candidate.weight: candidate for candidate in candidates(model)}
         self.owners = {name: by_weight[name] for name in layer_map.by_weight()}
-        self._noise, self._handles = None, []
+        self._noise, self._handles, self._own_meaning = None, [], meaning.nothing
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
         self.in_full = InFull(model)
         self.in_full.new = [name for name in self.in_full.new if name not in untrained]
@@ -243,7 +243,13 @@ class UniLora:
         self.refuse_merged()
         with self.doors.switching():
             self.in_full.restore()
+            self._own_meaning()
             return self._take_off()
+
+    def take_meaning(self, adapter: Adapter) -> None:
+        """Gives the model's configuration the labels and the problem type of a head that ``adapter`` brings, until ``detach``."""
+        self._own_meaning()
+        self._own_meaning = meaning.take(self.model, adapter)
 
     def refuse_quantized(self, instead: str) -> None:
         """Raises ``LayerMapError`` where an adapted weight is quantized; the sentence ends with what to do ``instead``."""
