@@ -1,0 +1,94 @@
+"""A state in a file of somebody's: its tensors by name, each read when it is asked for, and nothing else.
+
+Of torch's own files, those of zip are read, by its reader that knows tensors alone: a pickle of anything else is a program. A zip
+whose entries are compressed, which torch does not write, may be small and unfold to any size.
+"""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unilora_spec import FileError
+from unilora_spec.base_model import read_file, read_pieces
+
+# What trainers call the file with the state: transformers and accelerate, Lightning and plain torch.
+NAMES = ("model.safetensors", "pytorch_model.bin", "*.ckpt", "*.pt", "*.pth")
+# Under what trainers keep the model's state in a file with other things.
+INNER = ("state_dict", "model_state_dict", "model", "module")
+_TORCH = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+}
+_PIECE = 2**20
+
+Tensors = dict[str, Callable[[], torch.Tensor]]
+
+
+def tensors_in(path: Path, wanted: str) -> Tensors:
+    """What gives each tensor of the state that has one called ``wanted``, whatever stands before that in its name.
+
+    Raises ``FileError`` for a file that cannot be read so.
+    """
+    if not path.is_file():
+        raise FileError("there is no such file; give a trainer's checkpoint")
+    if path.suffix == ".safetensors":
+        return {name: lambda stored=stored: _read(stored) for name, stored in read_file(path)[0].items()}
+    content = _of_torch(path)
+    while isinstance(content, dict) and not any(str(name).rpartition(".")[2] == wanted for name in content):
+        content = next((content[name] for name in INNER if isinstance(content.get(name), dict)), None)
+    tensors = content.items() if isinstance(content, dict) else ()
+    return {
+        name: lambda value=value: value for name, value in tensors if torch.is_tensor(value) and isinstance(name, str)
+    }
+
+
+def file_in(path: Path) -> Path:
+    """The file with the model's state of a checkpoint that is a folder; ``path`` where it is none. Raises ``FileError``."""
+    if not path.is_dir():
+        return path
+    found = [file for name in NAMES for file in sorted(path.glob(name))]
+    if not found:
+        raise FileError(
+            f"{path} holds none of {', '.join(NAMES)}; give the file of the checkpoint that has the model's state"
+        )
+    return found[0]
+
+
+def _read(stored):
+    if stored.dtype not in _TORCH:
+        raise FileError(f"a tensor is stored as {stored.dtype}; a state of an adapter has {', '.join(_TORCH)}")
+    raw = b"".join(read_pieces(stored, _PIECE))
+    if not raw:
+        return torch.zeros(stored.shape, dtype=_TORCH[stored.dtype])
+    return torch.frombuffer(bytearray(raw), dtype=_TORCH[stored.dtype]).reshape(stored.shape)
+
+
+def _of_torch(path):
+    try:
+        if not zipfile.is_zipfile(path):
+            raise FileError("it is no file of torch's, or one of an old form; save it again, or as .safetensors")
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.file_size != entry.compress_size for entry in archive.infolist()):
+                raise FileError("its entries are compressed, as torch writes none; save it again, or as .safetensors")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileError:
+        raise
+    except Exception as error:  # noqa: BLE001  zip's, pickle's and torch's own
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise FileError(f"it is no state of tensors alone: {reason[0]:.200}") from None
+
+
+def as_bytes(tensor: torch.Tensor, most: int) -> bytes:
+    """Those of uint8[n], n up to ``most``. Raises ``FileError``."""
+    if tensor.dtype != torch.uint8 or tensor.dim() != 1 or len(tensor) > most:
+        raise FileError(
+            f"it has a record of {tensor.dtype} and shape {list(tensor.shape)}, which is up to {most:,} bytes"
+        )
+    return np.asarray(tensor.cpu()).tobytes()
