@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from unilora_spec import LayerMap, LayerMapError
 
+from .eager import eager
 from .in_place import InPlaceOfForward
 from .structure import Structure
 from .threads import PerThread
@@ -83,8 +84,6 @@ class Door(InPlaceOfForward):
         finally:
             self.doors.leave()
 
-    remove = InPlaceOfForward.close
-
 
 class Doors:
     """The doors of ``model`` and the factors of its ``vector``; ``weights`` gives the adapted weights of now.
@@ -137,9 +136,33 @@ class Doors:
         """Within the block, the calls of this thread are the base's."""
         self._call.off += 1
         try:
-            yield
+            with eager():
+                yield
         finally:
             self._call.off -= 1
+
+    @property
+    def is_off(self) -> bool:
+        """Whether this thread sees the base, in calls and between them."""
+        if self.is_merged:
+            return False
+        return not self.enabled or (not torch.compiler.is_compiling() and self._call.off > 0)
+
+    def through(self, vector: Vector, structure: Structure, parts: Iterable[nn.Module]) -> None:
+        """Takes another vector, of another structure and other parts; within ``switching()``. The model's own door stays, so that calls
+        wait."""
+        self.vector, self.structure, self._last, self._traced = vector, structure, None, None
+        there = {door.module: door for door in self.doors}
+        wanted = dict.fromkeys([self.model, *parts])
+        for module, door in there.items():
+            if module not in wanted:
+                door.close()
+        self.doors = [there.get(module) or Door(module, self) for module in wanted]
+
+    def remove(self) -> None:
+        """Takes the doors away."""
+        for door in self.doors:
+            door.close()
 
     @contextlib.contextmanager
     def switching(self):
@@ -181,6 +204,8 @@ class Doors:
             call.is_counted = True
         if module is self.model:
             self.structure.check()
+        if self.is_merged and call.off:
+            raise LayerMapError("the adapter is merged for evaluation; the base's outputs are had outside of merged()")
         if self.is_merged and self._wants_grad():
             raise LayerMapError("the adapter is merged for evaluation; train outside of merged(), or use no_grad()")
         if not call.off and self._acts():

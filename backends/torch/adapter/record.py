@@ -10,6 +10,7 @@ from torch import nn
 from unilora_spec import Adapter, Base, FileError, LayerMapError
 
 from .candidates import candidates
+from .contents import Contents
 from .names import parameters
 
 DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -64,7 +65,14 @@ def check_base(model: nn.Module, adapter: Adapter) -> None:
             raise FileError(f"{segment.name} belongs to a module that cannot be adapted while it runs; merge instead")
         if segment.index is None and segment.transposed != owner.transposed:  # a square weight fits either way round
             raise FileError(f"{segment.name} is stored the other way round than the adapter says; merge instead")
-    if adapter.same_contents(values_of(model)) is False:
+    attached = getattr(model, "unilora", None)
+    contents, originals = (attached.adapters.contents, attached.in_full.originals) if attached else (Contents(), {})
+    weights = {name: owners[name].module._parameters[owners[name].parameter] for name in adapter.layer_map.by_weight()}
+
+    def read(name):  # what is trained in full now may be what another adapter adapts
+        return as_array(originals[name] if name in originals else owners[name].values())
+
+    if contents.same(adapter, weights, read) is False:
         warnings.warn(
             f"the model's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=4
         )
