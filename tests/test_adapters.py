@@ -157,8 +157,8 @@ def test_a_reference_shares_the_model_and_has_nothing_to_train(tuned):
     model.train()
     of_model.eval()
     state = of_model.state_dict()
-    assert state.keys() == base.state_dict().keys()
-    assert all(torch.equal(value, state[name]) for name, value in base.state_dict().items())
+    assert state.keys() == dict(base.named_parameters()).keys()
+    assert all(torch.equal(value, state[name]) for name, value in base.named_parameters())
     assert model.training and "bert" not in dict(of_model.named_children())
 
     def forward(ids):  # as TRL does: through the parts, past the model's own forward

@@ -43,4 +43,4 @@ class LeftOut:
 
     def _refuse_unseen(self):
         self.refuse_merged()
-        refuse_unseen(self.model, self.trained_in_full())
+        refuse_unseen(self.model, self.in_full.originals)
