@@ -12,9 +12,11 @@ from unilora_spec import Adapter, LayerMap, LayerMapError, Projection, UniLoraEr
 from .checkpoint import adapter_in
 from .contents import Contents
 from .expansion import storage_of
+from .factors import Factors
 from .folders import FILE
 from .mixing import check_linear, weighted, weighted_theta
 from .record import check_base
+from .stacked import Stacked
 
 BASE = (None, "base", "__base__")  # in place of a name: no adapter
 
@@ -38,7 +40,7 @@ class Adapters:
 
     def __init__(self, unilora, name: str = "default"):
         self.unilora, self.active, self.contents = unilora, name, Contents()
-        self._held = {name: None}
+        self._held, self._stacked = {name: None}, Stacked(unilora)
 
     @property
     def names(self) -> list[str]:
@@ -86,9 +88,18 @@ class Adapters:
             saved[of] = weighted(base, [weights[each] for each in brings], values)
         self._held[name] = one._replace(theta=theta, saved=saved)
 
+    def of_rows(self, names) -> Factors:
+        """The factors for a batch whose rows have these adapters: see ``UniLora.adapter_names``."""
+        names = [None if name in BASE else name for name in names]
+        held = {}
+        for name in dict.fromkeys(names):
+            if name is not None:
+                self._check_known(name)
+                held[name] = self._held[name] if name != self.active else self._now(self.unilora.in_full.named())
+        return self._stacked.factors(names, held, self.active)
+
     def replace(self, adapter: Adapter) -> None:
         """Puts an adapter that fits the model in the place of the active one, under its name."""
-        self.unilora.refuse_merged()
         with self.unilora.doors.switching():
             self._put(self._as_held(adapter))
 
@@ -97,9 +108,11 @@ class Adapters:
         self._check_known(name)
         if name != self.active:
             return self._held[name]
+        return self._now(self.unilora.in_full.taken())
+
+    def _now(self, saved):
         one = self.unilora
-        theta, saved = one.theta.detach().clone(), one.in_full.taken()
-        return Held(one.projection, one.layer_map, theta, saved, one.storage, one.in_full.new)
+        return Held(one.projection, one.layer_map, one.theta.detach().clone(), saved, one.storage, one.in_full.new)
 
     def _put(self, held):
         unilora = self.unilora
@@ -159,6 +172,8 @@ def alike(held: dict[str, Held]) -> Held:
 def fitting(model, adapter) -> Adapter:
     """The adapter in a file, in a folder that ``load_adapter`` takes, or an ``Adapter`` as it is. Raises ``UniLoraError`` where it does not fit the model, with
     the file's name; warns where the model's weights are others."""
+    if hasattr(model, "unilora"):
+        model.unilora.refuse_merged()  # the weights are not the base's
     if isinstance(adapter, Adapter):
         check_base(model, adapter)
         return adapter

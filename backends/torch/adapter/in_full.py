@@ -11,6 +11,7 @@ from unilora_spec import FileError, LayerMap, LayerMapError
 from .heads import lacking
 from .names import modules, parameters
 from .originals import Original
+from .rows import ByRow
 from .targets import matching
 from .vector import THETA
 
@@ -46,6 +47,17 @@ class InFull:
         for name in names:
             every[name].requires_grad_(True)
         self._shown = Original.of(self.model, self.originals)
+        self._shown += [ByRow(module, self.model, name) for module, name in self.shown_on().items()]
+
+    def shown_on(self) -> dict[nn.Module, str]:
+        """The modules with named parameters, and the name of one of each."""
+        return {shown.module: shown.name for shown in self._shown}
+
+    def named(self) -> dict[str, torch.Tensor]:
+        """Copies of the values of now of those that were named."""
+        return {
+            shown.name: shown.parameter_now().detach().clone() for shown in self._shown if isinstance(shown, Original)
+        }
 
     def taken(self) -> dict[str, torch.Tensor]:
         """Copies of the values of now, by name."""

@@ -33,8 +33,17 @@ class Original(Shown):
 
     def shown(self) -> Tensor:
         """The parameter, or its original."""
-        parameter = self.module._parameters[self.parameter]
-        return self.value(parameter) if self.model.unilora.doors.is_off else parameter
+        parameter, doors = self.module._parameters[self.parameter], self.model.unilora.doors
+        if doors.is_off:
+            return self.value(parameter)
+        if (rows := doors.rows) is not None and doors.is_open:
+            of_row = rows.head(self.name)
+            return self.value(parameter) if of_row is None else of_row.to(parameter)
+        return parameter
+
+    def parameter_now(self) -> nn.Parameter:
+        """The parameter itself."""
+        return self.module._parameters[self.parameter]
 
     def value(self, parameter: Tensor) -> Tensor:
         """The original where the parameter of now is, and of its dtype."""

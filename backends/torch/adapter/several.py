@@ -1,5 +1,8 @@
 """What ``model.unilora`` does with several adapters in memory."""
 
+import contextlib
+from collections.abc import Sequence
+
 
 class Several:
     """Of ``UniLora``, whose ``adapters`` hold them."""
@@ -44,3 +47,22 @@ class Several:
         table, layerwise, fastfood). Raises ``LayerMapError`` for others: a sum of pairs A, B is not the pair of the sum.
         """
         self.adapters.mix(name, weights)
+
+    @contextlib.contextmanager
+    def adapter_names(self, names: Sequence[str | None]):
+        """Within the block, row i of this thread's batches has the adapter ``names[i]``; None or "base" is the base alone.
+
+            with torch.no_grad(), model.unilora.adapter_names(["a", "b", None]): model(**batch_of_three)
+
+        A row is an entry of the first dimension of the inputs. One of n times as many rows has each n times, one after the other, as
+        beams of ``generate`` are. The adapters are those of the time the block was entered, of one layer map and
+        with the same parameters trained in full as the active one; kind, seed and d may differ. Heads are served where they are Linear,
+        Embedding, norms or convolutions.
+
+        Raises ``LayerMapError`` for other adapters, for weights that act as W + ΔW (stacked experts, grouped convolutions,
+        embeddings), for modules of a mixture that see a part of the rows, for inputs that do not go by the rows, within ``merged()``,
+        and for a call that wants a gradient.
+        """
+        self.refuse_merged()
+        with self.doors.instead(self.adapters.of_rows(names)):
+            yield self.model

@@ -184,7 +184,7 @@ class UniLora(Several, LeftOut):
         return [self._noise.draw(number) for number, *_ in pairs] if noisy else []
 
     def _install_sites(self):
-        numbered = {}
+        numbered, self.as_weights = {}, set()
         for number, segment in enumerate(self.layer_map.segments):
             pair = number, segment, float(self.layer_map.factor_scale(segment))
             numbered.setdefault(segment.name, []).append(pair)
@@ -192,6 +192,8 @@ class UniLora(Several, LeftOut):
             owner = self.owners[name]
             is_read = self._readers[name] and not owner.is_quantized
             site = (DeltaWeight if is_read else owner.site)(self, pairs)
+            if isinstance(site, DeltaWeight):
+                self.as_weights.add(name)
             self._of_vector += site.install(owner.module, owner.parameter)
 
     def _adapted_weights(self) -> Iterable[torch.Tensor]:
