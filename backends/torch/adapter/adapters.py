@@ -80,7 +80,7 @@ class Adapters:
         one = alike(held)
         check_linear(one.projection, one.layer_map)
         theta = weighted_theta(weights.values(), [each.theta for each in held.values()])
-        saved, every = {}, self.unilora.in_full.parameters()
+        saved, every = {}, self.unilora.in_full.parameters_of(n for each in held.values() for n in each.saved)
         for of in dict.fromkeys(each for one in held.values() for each in one.saved):
             brings = [each for each in held if of in held[each].saved]
             values = [held[each].saved[of] for each in brings]
@@ -94,8 +94,7 @@ class Adapters:
         held = {}
         for name in dict.fromkeys(names):
             if name is not None:
-                self._check_known(name)
-                held[name] = self._held[name] if name != self.active else self._now(self.unilora.in_full.named())
+                held[name] = self.now(name)
         return self._stacked.factors(names, held, self.active)
 
     def replace(self, adapter: Adapter) -> None:
@@ -108,19 +107,20 @@ class Adapters:
         self._check_known(name)
         if name != self.active:
             return self._held[name]
-        return self._now(self.unilora.in_full.taken())
-
-    def _now(self, saved):
         one = self.unilora
-        return Held(one.projection, one.layer_map, one.theta.detach().clone(), saved, one.storage, one.in_full.new)
+        theta, saved = one.theta.detach().clone(), one.in_full.named()
+        return Held(one.projection, one.layer_map, theta, saved, one.storage, one.in_full.new)
 
     def _put(self, held):
         unilora = self.unilora
-        if (unilora.projection, unilora.layer_map) == (held.projection, held.layer_map):
-            unilora.vector.set(held.theta)
+        if unilora.layer_map == held.layer_map:
+            if unilora.projection == held.projection:
+                unilora.vector.set(held.theta)
+            else:
+                unilora.become(held.projection, held.layer_map, held.theta)
             unilora.in_full.become(held.saved)
         else:
-            before = unilora.in_full.taken()
+            before = unilora.in_full.named()
             unilora.in_full.become({})  # its parameters may be among those that the other one adapts
             try:
                 unilora.become(held.projection, held.layer_map, held.theta)
@@ -134,7 +134,7 @@ class Adapters:
         unilora, device = self.unilora, self.unilora.theta.device
         same_kind = adapter.projection.kind == unilora.projection.kind
         storage = storage_of(adapter.projection, device, unilora.vector.asked if same_kind else None)
-        every = unilora.in_full.parameters() if adapter.saved else {}
+        every = unilora.in_full.parameters_of(adapter.saved)
         saved = {name: torch.tensor(value).to(every[name]) for name, value in adapter.saved.items()}
         theta = torch.tensor(adapter.theta, device=device)
         return Held(

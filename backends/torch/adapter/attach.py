@@ -108,8 +108,9 @@ def load_adapter(model: nn.Module, path) -> nn.Module:
     Raises ``UniLoraError`` with the file's name where the file is unsound or made for another architecture; warns where the
     model's weights are not those it was trained on. The model is unchanged until everything has been checked.
     """
-    wrapped, model = model, plain(model)
-    if not hasattr(model, "unilora"):
+    attached = getattr(model, "unilora", None)
+    wrapped, model = model, attached.model if attached else plain(model)
+    if not attached:
         refuse_marked(model)
     put(model, fitting(model, path))
     read_adapters(model, load_adapter)

@@ -25,19 +25,38 @@ class Contents:
         if adapter.base is None:
             return None
         names = tuple(adapter.layer_map.by_weight())
-        weights = [by_name[name] for name in names]
-        counted = not any(weight.is_inference() for weight in weights)  # those have no version
-        seen = [(weight.data_ptr(), weight._version) for weight in weights] if counted else None
-        key = names, adapter.base.contents
-        there, before, is_same = self._taken.get(key, ((), None, None))
-        if seen is not None and seen == before and all(ref() is weight for ref, weight in zip(there, weights)):
-            return is_same
-        is_same = adapter.same_contents(read)
-        self._taken[key] = [weakref.ref(weight) for weight in weights], seen, is_same
-        return is_same
+        weights, key = [by_name[name] for name in names], (names, adapter.base.structure, adapter.base.contents)
+        if not self._unchanged(key, weights):
+            is_same = adapter.same_contents(read)
+            self._taken[key] = [weakref.ref(weight) for weight in weights], _seen(weights), is_same
+        return self._taken[key][2]
+
+    def knows(self, adapter: Adapter, attached) -> bool:
+        """Whether an adapter is one for what ``attached`` adapts and trains in full, and the weights are those that it was found to
+        be made for: there is nothing to check then."""
+        originals = attached.in_full.originals
+        if adapter.base is None or adapter.layer_map != attached.layer_map or adapter.saved.keys() != originals.keys():
+            return False
+        if any(value.shape != tuple(originals[name].shape) for name, value in adapter.saved.items()):
+            return False
+        attached.structure.check()
+        weights = [owner.module._parameters[owner.parameter] for owner in attached.owners.values()]
+        key = tuple(attached.owners), adapter.base.structure, adapter.base.contents
+        return self._unchanged(key, weights) and self._taken[key][2]
+
+    def _unchanged(self, key, weights):
+        there, before, _ = self._taken.get(key, ((), None, None))
+        return before is not None and before == _seen(weights) and all(ref() is w for ref, w in zip(there, weights))
 
     def __getstate__(self):
         return {}  # a copy of the model has weights of its own
 
     def __setstate__(self, state):
         self._taken = {}
+
+
+def _seen(weights):
+    """Where the numbers of weights are and at which version; None of those that have no version, as what inference mode made."""
+    if any(weight.is_inference() for weight in weights):
+        return None
+    return [(weight.data_ptr(), weight._version) for weight in weights]

@@ -55,20 +55,18 @@ class InFull:
 
     def named(self) -> dict[str, torch.Tensor]:
         """Copies of the values of now of those that were named."""
-        return {
-            shown.name: shown.parameter_now().detach().clone() for shown in self._shown if isinstance(shown, Original)
-        }
+        return {name: parameter.detach().clone() for name, parameter in self.parameters_of(self.originals).items()}
 
-    def taken(self) -> dict[str, torch.Tensor]:
-        """Copies of the values of now, by name."""
-        names = self.names()
-        every = self.parameters() if names else {}
-        return {name: every[name].detach().clone() for name in names}
+    def parameters_of(self, names) -> dict[str, nn.Parameter]:
+        """The parameters of these names, without a walk through the model where nothing wraps a part of it."""
+        found = {name: _at(self.model, name) for name in names}
+        every = self.parameters() if None in found.values() else {}
+        return {name: every[name] if parameter is None else parameter for name, parameter in found.items()}
 
     @torch.no_grad()
     def set(self, values: dict[str, np.ndarray | torch.Tensor]) -> None:
         """Gives parameters the ``values`` by name."""
-        every = self.parameters() if values else {}
+        every = self.parameters_of(values)
         for name, value in values.items():
             every[name].copy_(torch.as_tensor(value))
 
@@ -139,3 +137,13 @@ def names_in_full(model: nn.Module, patterns, layer_map: LayerMap) -> list[str]:
         if name in layer_map.by_weight():
             raise LayerMapError(f"{name} is both a target and trained in full; choose one")
     return list(dict.fromkeys(names))
+
+
+def _at(model, name):
+    """The parameter of this name, or None where the way to it is another one."""
+    *way, key = name.split(".")
+    for part in way:
+        model = model._modules.get(part)
+        if model is None:
+            return None
+    return model._parameters.get(key)

@@ -42,7 +42,7 @@ class UniLora(Several, LeftOut):
     def __init__(
         self, model, projection: Projection, layer_map: LayerMap, theta, trained_in_full=(), storage=None, untrained=()
     ):
-        self.model, self._noise, self._handles, self._of_vector = model, None, [], []
+        self.model, self._noise, self._handles, self._sites, self.state = model, None, [], [], None
         self._find(projection, layer_map)
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
         self.in_full = InFull(model)
@@ -59,7 +59,8 @@ class UniLora(Several, LeftOut):
         self.vector = Vector(model, self.projection, self.layer_map, theta, self._device(), storage)
         self.doors = Doors(model, self.vector, self.structure, self._adapted_weights, self._parts())
         self._handles += [self.doors, *mark(model), self.in_full]
-        self._act()
+        self._install_sites()
+        self.state = State(self)
         model.requires_grad_(False)
         self.theta.requires_grad_(True)
         self.in_full.keep(trained_in_full)
@@ -85,13 +86,18 @@ class UniLora(Several, LeftOut):
         storage = storage_of(
             projection, self.theta.device, asked
         )  # what cannot be held is refused before anything changes
-        for handle in reversed(self._of_vector):
-            handle.remove()
-        self._of_vector = []
-        self._find(projection, layer_map)
+        sites_stay = layer_map == self.layer_map
+        if sites_stay:
+            self.projection, layer_map = projection, self.layer_map
+            self.state.remove()
+        else:
+            self._withdraw()
+            self._find(projection, layer_map)
         self.vector = Vector(self.model, projection, layer_map, theta, storage.device, asked)
         self.doors.through(self.vector, self.structure, self._parts())
-        self._act()
+        if not sites_stay:
+            self._install_sites()
+        self.state = State(self)
 
     def _find(self, projection, layer_map):
         by_weight = {candidate.weight: candidate for candidate in candidates(self.model)}
@@ -103,10 +109,13 @@ class UniLora(Several, LeftOut):
     def _parts(self):
         return [*parts_of(self.model, self.layer_map), *itertools.chain(*self._readers.values())]
 
-    def _act(self):
-        self._install_sites()
-        self.state = State(self)
-        self._of_vector.append(self.state)
+    def _withdraw(self):
+        """Takes the sites away, and the state's hooks."""
+        if self.state:
+            self.state.remove()
+        for handle in reversed(self._sites):
+            handle.remove()
+        self._sites, self.state = [], None
 
     # P and θ
 
@@ -194,7 +203,7 @@ class UniLora(Several, LeftOut):
             site = (DeltaWeight if is_read else owner.site)(self, pairs)
             if isinstance(site, DeltaWeight):
                 self.as_weights.add(name)
-            self._of_vector += site.install(owner.module, owner.parameter)
+            self._sites += site.install(owner.module, owner.parameter)
 
     def _adapted_weights(self) -> Iterable[torch.Tensor]:
         return (owner.module._parameters[owner.parameter] for owner in self.owners.values())
@@ -278,9 +287,10 @@ class UniLora(Several, LeftOut):
 
     def _take_off(self):
         model = self.model
-        for handle in reversed([*self._handles, *self._of_vector]):
+        self._withdraw()
+        for handle in reversed(self._handles):
             handle.remove()
-        self._handles, self._of_vector = [], []
+        self._handles = []
         model._parameters.pop(THETA, None)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(self._required_grad.get(name, parameter.requires_grad))
