@@ -338,6 +338,8 @@ def _cases():
         ("projection.d", True), ("layers", {}), ("scaling", True), ("base", BASE | {"structure": "0" * 31}),
         ("base", BASE | {"structure": "0" * 33}), ("base", BASE | {"contents": "A" * 32}), ("base", BASE | {"name": 1}),
         ("base", BASE | {"labels": [1]}), ("base", BASE | {"labels": "x"}), ("base", BASE | {"architecture": 1}),
+        ("base", BASE | {"problem_type": 1}), ("base", BASE | {"problem_type": "ranking"}), ("base", BASE | {"problem_type": ""}),
+        ("base", BASE | {"rest": ["0" * 16]}), ("base", BASE | {"rest": "0" * 15}), ("base", BASE | {"rest": "A" * 16}),
     ):  # fmt: skip
         several = {"layers": "7.8 8.6", "projection.seed": "1.2 8.6", "alpha": "7.7 8.6", "scaling": "7.7 8.6"}
         rules = (several | {"projection.kind": "8.6 9.1"}).get(path, "8.6")

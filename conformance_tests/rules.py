@@ -19,12 +19,13 @@ LEVELS = {
         "keys", "mix", "permutation", "inverse", "index", "members", "scale", "initial", "expand", "adjoint",
     ),
     "file": ("read", "write"),
-    "full": ("delta_weight", "fingerprints", "merge"),
+    "full": ("delta_weight", "fingerprints", "rest", "merge"),
 }  # fmt: skip
 """Each level's requests; a level includes those before it."""
 
 NOT_ASKED = {
     "8.11": "how a file comes onto a disk is not visible in an answer",
+    "8.12": "how this document grows; an implementation is asked for what it says today",
     "10.4": "names in the files of a base; a request has names of a model",
 }
 """The rules without a check, and why."""

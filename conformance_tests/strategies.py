@@ -188,7 +188,12 @@ MOST = {"F32": float(np.finfo(np.float32).max), "F16": 65504.0, "BF16": 3.389531
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 bases = st.fixed_dictionaries(
     {"name": texts, "structure": st.just("0" * 32), "contents": st.just("9f" * 16)},
-    optional={"architecture": texts, "labels": st.lists(texts, max_size=3)},
+    optional={
+        "architecture": texts,
+        "labels": st.lists(texts, max_size=3),
+        "problem_type": st.sampled_from(["regression", "single_label_classification", "multi_label_classification"]),
+        "rest": st.sampled_from(["", "0123456789abcdef", "f" * 16 + "0" * 16]),
+    },
 )
 
 

@@ -71,8 +71,9 @@ def test_every_kind_of_site_can_be_left_out(form):
     base = make()
     model = attach(copy.deepcopy(base), rank=3, d=40, targets=targets, bound=4.0)
     with torch.no_grad(), model.unilora.disabled():
-        assert torch.equal(run(model), run(base))
-    assert not torch.equal(run(model), run(base))
+        assert_same(run(model), run(base))  # not to the bit: a layer of torch's encoder without hooks is one kernel
+    with pytest.raises(AssertionError):
+        assert_same(run(model), run(base))
 
 
 def test_a_head_that_is_tied_to_an_embedding_is_the_bases_in_both_places():
@@ -421,6 +422,8 @@ SERVED = {
     "convolutions": (lambda: convolutional()[:1], IMAGES, {"targets": ["0"]}),
     "convolutions, rank 0": (lambda: convolutional()[:1], IMAGES, {"targets": ["0"], "rank": 0}),
     "bert with a head": (bert, TEXTS, {"targets": QV, "train_in_full": ["classifier", "LayerNorm"]}),
+    "bert, tables": (bert, TEXTS, {"targets": ["word_embeddings", "query"]}),
+    "bert, tables of rank 0": (bert, TEXTS, {"targets": ["word_embeddings[3:40]"], "rank": 0, "d": 60}),
     "bert, vera": (bert, TEXTS, {"targets": QV, "kind": "vera", "d": None}),
     "bert, vb": (bert, TEXTS, {"targets": QV, "kind": "vb", "d": None, "options": {"length": 2, "bank": 5, "topk": 3}}),
     "bert, fastfood": (bert, TEXTS, {"targets": QV, "kind": "fastfood"}),

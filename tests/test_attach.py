@@ -86,8 +86,18 @@ def encoder():
     return nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2).eval()
 
 
+def table(kind=nn.Embedding):
+    torch.manual_seed(0)
+    return nn.Sequential(kind(50, 16, padding_idx=3), nn.Linear(16, 5)).eval()
+
+
+class Scaled(nn.Embedding):
+    def forward(self, ids):
+        return super().forward(ids) * 3
+
+
 def inputs(model):
-    if isinstance(model, transformers.PreTrainedModel):
+    if isinstance(model, transformers.PreTrainedModel) or any(isinstance(m, nn.Embedding) for m in model.children()):
         return (IDS,)
     shape = (2, 4, 9, 9) if isinstance(model, nn.Sequential) else (2, 5, 16)
     return (torch.randn(shape, generator=torch.Generator().manual_seed(3)),)
@@ -111,6 +121,9 @@ FORMS = {
     "convolution": (convolutions, ("0", "2")),
     "convolution, row range": (convolutions, ("0[2:5]",)),
     "grouped convolution": (lambda: convolutions(2), ("0", "2")),
+    "table": (table, ("0",)),
+    "table, row range": (table, ("0[2:9]", "0[20:45]", "1")),
+    "table of its own forward": (lambda: table(Scaled), ("0",)),
     "fast path of torch's encoder": (encoder, ("linear1", "linear2")),
 }
 
@@ -338,13 +351,13 @@ def test_evaluation_deepcopy_and_inference_mode():
     assert hasattr(model, "unilora")
 
 
-def trainer(model, folder, **options):
+def trainer(model, folder, held_out=None, **options):
     arguments = transformers.TrainingArguments(
         output_dir=str(folder), max_steps=4, save_steps=2, per_device_train_batch_size=4, report_to=[],
         disable_tqdm=True, logging_steps=100, use_cpu=True, **options,
     )  # fmt: skip
     data = [{"input_ids": IDS[i % 3], "labels": i % 2} for i in range(16)]
-    return transformers.Trainer(model, arguments, train_dataset=data)
+    return transformers.Trainer(model, arguments, train_dataset=data, eval_dataset=held_out)
 
 
 def test_trainer_checkpoints_hold_what_is_trained(tmp_path):

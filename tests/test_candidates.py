@@ -9,7 +9,9 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 
 from backends.torch import attach, plan
 from backends.torch.adapter.candidates import candidates
-from backends.torch.adapter.sites import DeltaWeight, LowRank, MergedLinear
+from backends.torch.adapter.delta_weight import DeltaWeight
+from backends.torch.adapter.lookup import Lookup
+from backends.torch.adapter.sites import LowRank, MergedLinear
 from unilora_spec import LayerMapError
 
 
@@ -106,7 +108,7 @@ SITES = {  # module, its target below "0", weight, out, in, transposed, site, in
     "a Conv2d of its own": (lambda: StandardizedConv(4, 6, 3), "", "weight", 6, 36, False, DeltaWeight, floats(2, 4, 5, 5)),
     "ConvTranspose2d": (lambda: nn.ConvTranspose2d(4, 6, 3), "", "weight", 4, 54, False, DeltaWeight, floats(2, 4, 5, 5)),
     "grouped ConvTranspose1d": (lambda: nn.ConvTranspose1d(4, 6, 3, groups=2), "", "weight", 4, 9, False, DeltaWeight, floats(2, 4, 5)),
-    "Embedding": (lambda: nn.Embedding(7, 8), "", "weight", 7, 8, False, DeltaWeight, IDS),
+    "Embedding": (lambda: nn.Embedding(7, 8), "", "weight", 7, 8, False, Lookup, IDS),
     "EmbeddingBag": (lambda: nn.EmbeddingBag(7, 8), "", "weight", 7, 8, False, DeltaWeight, IDS),
     "attention, fused": (attention, "in_proj_weight", "in_proj_weight", 24, 8, False, DeltaWeight, (floats(2, 3, 8),) * 3),
     "attention, in parts": (

@@ -133,6 +133,7 @@ def test_from_peft(bases, tmp_path, name, saved):
         "folder": str(bases / name),
         "weights": 4,
         "same_contents": True,
+        "other_rest": [],
     }
 
 

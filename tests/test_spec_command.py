@@ -136,7 +136,7 @@ def test_verify(file):
         "file": str(file),
         "sound": True,
         "canonical": True,
-        "base": {"folder": str(MINILM), "weights": 12, "same_contents": True},
+        "base": {"folder": str(MINILM), "weights": 12, "same_contents": True, "other_rest": []},
     }
 
 
@@ -227,7 +227,7 @@ def test_a_base_stored_under_other_prefixes_and_dtypes(tmp_path, name, dtype):
     base = Base("b", structure_fingerprint({name: (2, 3)}), contents_fingerprint([name], lambda _: weight))
     layer_map = LayerMap([Segment(name, 2, 3, 1)])
     adapter = Adapter(Projection(D=5, d=2, seed=42), layer_map, TINY.theta, base)
-    assert compare_with_base(adapter, tmp_path) == {"weights": 1, "same_contents": True}
+    assert compare_with_base(adapter, tmp_path) == {"weights": 1, "same_contents": True, "other_rest": []}
 
 
 def test_a_base_in_bfloat16_and_several_files(tmp_path):
@@ -240,4 +240,4 @@ def test_a_base_in_bfloat16_and_several_files(tmp_path):
     base = Base("b", structure_fingerprint({"u": (2, 3), "v": (2, 3)}), contents)
     layer_map = LayerMap([Segment(name, 2, 3, 1) for name in "vu"])
     adapter = Adapter(Projection(D=10, d=2, seed=42), layer_map, TINY.theta, base)
-    assert compare_with_base(adapter, tmp_path) == {"weights": 2, "same_contents": True}
+    assert compare_with_base(adapter, tmp_path) == {"weights": 2, "same_contents": True, "other_rest": []}

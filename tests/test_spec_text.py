@@ -1,5 +1,6 @@
 """SPEC.md is true: every worked example is printed again here, and every rule that the code names is in the text."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -200,8 +201,21 @@ def fingerprints():
     yield f"          begins {contents_fingerprint(['w'], lambda name: weight)}"
 
 
+def rest():
+    tensors = {"l.0.b": [1, -0.5], "l.1.b": [0.1, 2.0**-20], "s": 3}
+    whole = unilora_spec.rest.fingerprint(unilora_spec.rest.of_arrays({n: np.float32(v) for n, v in tensors.items()}))
+    for name in ("l.0.b", "s"):
+        key = hashlib.sha256(name.encode()).hexdigest()[:8]
+        contents = whole[whole.index(key) + 8 :][:8]
+        yield f"group {name}: {key}, BF16 {contents[:4]}, F16 {contents[4:]}"
+    short = files.rounded(float(np.float32(0.1)), "BF16")
+    values = [np.float32([1, -0.5]).tobytes().hex(), np.float32([short, 0]).tobytes().hex()]
+    yield f"BF16 of l.0.b: SHA-256 of the text [2], {values[0]}, the text [2], {values[1]}"
+    yield f"base.rest: {whole}"
+
+
 EXAMPLES = [
-    keys, mix, rounds, permutation, large, uniform, values, start, delta, fold, file, table, fingerprints, streams,
+    keys, mix, rounds, permutation, large, uniform, values, start, delta, fold, file, table, fingerprints, rest, streams,
     layerwise, fastfood, nonuniform, chain,
 ]  # fmt: skip
 

@@ -9,6 +9,7 @@ import numpy as np
 from .base_model import compare_with_base
 from .command import printable, run
 from .projection import Gather
+from .rest import told
 from .serialization import SAVED, describe, is_canonical, load_adapter
 
 
@@ -74,6 +75,8 @@ def show_inspect(report: dict) -> list[str]:
         lines.append(f"  base        {base['name']}" + (f" ({base['architecture']})" if "architecture" in base else ""))
         if "labels" in base:
             lines.append(f"  labels      {', '.join(base['labels'])}")
+        if "problem_type" in base:
+            lines.append(f"  outputs     {base['problem_type']}")
         lines.append(f"  fingerprint structure {base['structure']}, contents {base['contents']}")
     for name, tensor in report["saved"].items():
         lines.append(f"  saved       {name}, {tensor['dtype']} {tensor['shape']}")
@@ -102,6 +105,7 @@ def show_verify(report: dict) -> list[str]:
             None: "and the file has no record of the values it was trained on",
         }
         lines.append(f"  {same[base['same_contents']]}")
+        lines += [f"  {line}" for line in told(base["other_rest"])]
     return lines
 
 
@@ -128,7 +132,8 @@ def main() -> int:
     else:
         lines = (show_inspect if call.command == "inspect" else show_verify)(report)
         print("\n".join(map(printable, lines)))
-    return 1 if report.get("base", {}).get("same_contents") is False else 0
+    base = report.get("base", {})
+    return 1 if base.get("same_contents") is False or base.get("other_rest") else 0
 
 
 if __name__ == "__main__":

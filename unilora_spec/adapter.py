@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import canonical_json
+from . import canonical_json, rest
 from .errors import BaseMismatch, FileError
 from .layer_map import LayerMap, Segment
 from .projection import Projection, kind_named
 
 DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 BAND = 2**20  # entries of ΔW that are in memory at once while it is added: 4 MiB, and a few copies of it
 
 
@@ -24,6 +25,8 @@ class Base:
     ``labels``        the names of its output classes, where the adapter brings a head
     ``structure``     fingerprint of the adapted weights' names and shapes (SPEC 10.1)
     ``contents``      fingerprint of their values (SPEC 10.2)
+    ``problem_type``  one of ``PROBLEM_TYPES``: what the outputs of a head are, where the model's configuration says it
+    ``rest``          fingerprint of the base outside of what the adapter changes (SPEC 10.5), or None where none was taken
     """
 
     name: str
@@ -31,24 +34,38 @@ class Base:
     contents: str
     architecture: str | None = None
     labels: tuple[str, ...] | None = None
+    problem_type: str | None = None
+    rest: str | None = None
 
     @classmethod
     def of(
-        cls, name, layer_map: LayerMap, shapes: Mapping[str, tuple[int, ...]], read, architecture=None, id2label=None
+        cls,
+        name,
+        layer_map: LayerMap,
+        shapes: Mapping[str, tuple[int, ...]],
+        read,
+        architecture=None,
+        id2label=None,
+        problem_type=None,
+        rest=None,
     ):
         """The record of a base whose weights have these ``shapes`` and the values that ``read(name)`` gives, by name.
 
         ``id2label`` are the labels as the configurations of transformers hold them: {0: "negative", …}. The two that every
-        configuration begins with say nothing, and are left out.
+        configuration begins with say nothing, and are left out where ``problem_type`` does not say that they are outputs.
+        ``rest`` is what ``rest.fingerprint`` makes of the other tensors.
         """
         names = layer_map.by_weight()
         labels = tuple(id2label[i] for i in sorted(id2label)) if id2label else ()
+        told = labels and (problem_type in PROBLEM_TYPES or labels != ("LABEL_0", "LABEL_1"))
         return cls(
             name,
             structure_fingerprint({name: tuple(shapes[name]) for name in names}),
             contents_fingerprint(names, read),
             architecture,
-            labels if labels not in ((), ("LABEL_0", "LABEL_1")) else None,
+            labels if told else None,
+            problem_type if problem_type in PROBLEM_TYPES else None,
+            rest,
         )
 
 
@@ -119,6 +136,18 @@ class Adapter:
     def same_contents(self, read) -> bool | None:
         """Whether the weights that ``read(name)`` gives have the values that are on record; None without one (SPEC 10.2)."""
         return contents_fingerprint(self.layer_map.by_weight(), read) == self.base.contents if self.base else None
+
+    def other_rest(self, tensors: Iterable[tuple[str, tuple[int, ...], np.ndarray | None]]) -> list[str]:
+        """The names of tensors of a base, one for each group of them that is not as it is on record (SPEC 10.6).
+
+        ``tensors`` are as ``rest.fingerprint`` takes them; those that the adapter changes may be among them.
+        """
+        return rest.differing(self.base.rest, self.outside(tensors)) if self.base and self.base.rest else []
+
+    def outside(self, tensors):
+        """Those of ``tensors``, each a tuple with its name first, that the adapter neither adapts nor brings (SPEC 10.5)."""
+        own = {*self.layer_map.by_weight(), *self.saved}
+        return (each for each in tensors if each[0] not in own)
 
     def merge(self, weights: Mapping[str, np.ndarray]) -> None:
         """Adds every ΔW to the float32 arrays of ``weights``, by name and in place, and puts ``saved`` in (SPEC 7.10).

@@ -1,12 +1,15 @@
 """A base model on disk: what its .safetensors files hold, and whether an adapter fits them, with NumPy alone (SPEC 10)."""
 
+import contextlib
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from . import rest
 from .adapter import Adapter
 from .documents import NoObject, look_at_json, read_json
 from .errors import BaseMismatch, FileError, UniLoraError
@@ -15,6 +18,7 @@ from .serialization import read_header
 
 MAX_HEADER = 2**24  # a hundred bytes or so for each of 140,000 tensors, more than any base has in one file
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # how NumPy holds a weight of each dtype
+WHOLE = 2**14  # bytes of a tensor that are read at once where a few of its entries are wanted
 INDEX = "model.safetensors.index.json"  # says which file of a sharded checkpoint holds which tensor
 LARGE_JSON = 2**26, 2**22  # bytes and values of a file that names every tensor, or every word of a vocabulary
 # What a model has at most of what its config.json calls so: the largest have 130 layers, ten million positions, 21,843 labels.
@@ -37,7 +41,8 @@ class Stored(NamedTuple):
 
 
 def compare_with_base(adapter: Adapter, folder) -> dict:
-    """{"weights": how many are adapted, "same_contents": whether their values are the recorded ones (None: no record)}.
+    """{"weights": how many are adapted, "same_contents": whether their values are the recorded ones (None: no record),
+    "other_rest": names of others that are not as recorded, one for each group of them (SPEC 10.6)}.
 
     ``folder`` holds the base's .safetensors files. Raises ``BaseMismatch`` where a weight is missing or of another
     shape, ``FileError`` where there is no such base or its files are unsound (SPEC 10.3).
@@ -45,7 +50,32 @@ def compare_with_base(adapter: Adapter, folder) -> dict:
     tensors = tensors_of(Path(folder))
     weights = {name: tensors[stored_name(name, tensors)] for name in adapter.layer_map.by_weight()}
     adapter.check_base({name: stored.shape for name, stored in weights.items()}, folder)
-    return {"weights": len(weights), "same_contents": adapter.same_contents(lambda name: read_values(weights[name]))}
+    same = adapter.same_contents(lambda name: read_values(weights[name]))
+    stored = {name: stored_name(name, tensors) for name in weights}
+    return {"weights": len(weights), "same_contents": same, "other_rest": other_rest(adapter, tensors, stored)}
+
+
+def other_rest(adapter: Adapter, tensors: Mapping[str, Stored], stored: Mapping[str, str]) -> list[str]:
+    """``Adapter.other_rest`` of a base's files; ``stored`` are the adapted weights' names there, by those in the model."""
+    if not (adapter.base and adapter.base.rest):
+        return []
+    return adapter.other_rest(looked_at(by_model_name(tensors, stored)))
+
+
+def affix(stored: Mapping[str, str]) -> tuple[str, str]:
+    """What the model's names have at their beginning and the files' names lack, and the other way round ("bert." and "",
+    say), where that is one for all of ``stored``, from the model's names to the files'; else two empty texts (SPEC 10.4)."""
+    pairs = {
+        (name.removesuffix(inner), "") if name.endswith(inner) else ("", inner.removesuffix(name))
+        for name, inner in stored.items()
+    }
+    return pairs.pop() if len(pairs) == 1 else ("", "")
+
+
+def by_model_name(tensors: Mapping[str, Stored], stored: Mapping[str, str]) -> dict[str, Stored]:
+    """All tensors of a base's files by the names that the model has for them, as ``affix`` tells."""
+    prefix, outer = affix(stored)
+    return {prefix + name.removeprefix(outer): each for name, each in tensors.items()}
 
 
 def tensors_of(folder: Path) -> dict[str, Stored]:
@@ -156,6 +186,42 @@ def read_raw(stored: Stored) -> np.ndarray:
     except FileError as error:
         raise error.within(stored.file) from None
     return raw.reshape(stored.shape)
+
+
+def looked_at(tensors: Mapping[str, Stored]) -> Iterator[tuple[str, tuple[int, ...], np.ndarray | None]]:
+    """The tensors of a base's files as ``rest.fingerprint`` takes them, of each the few entries that it looks at.
+
+    Raises ``FileError`` for a file that has been cut since its header was read.
+    """
+    opened = {}
+    with contextlib.ExitStack() as stack:
+        for name, stored in tensors.items():
+            values = None
+            if stored.dtype in FLOATS:
+                if stored.file not in opened:
+                    opened[stored.file] = stack.enter_context(stored.file.open("rb", buffering=0))
+                values = _entries(opened[stored.file], stored)
+            yield name, stored.shape, values
+
+
+def _entries(file, stored: Stored) -> np.ndarray:
+    form, count = np.dtype(FLOATS[stored.dtype]), math.prod(stored.shape)
+    which = rest.entries(count)
+    if stored.size <= WHOLE:
+        raw = np.frombuffer(_read_at(file, stored.start, stored.size, stored), form)[which]
+    else:
+        pieces = [_read_at(file, stored.start + int(i) * form.itemsize, form.itemsize, stored) for i in which]
+        raw = np.frombuffer(b"".join(pieces), form)
+    with np.errstate(over="ignore"):
+        return widen(raw) if stored.dtype == "BF16" else raw.astype(np.float32)
+
+
+def _read_at(file, start, count, stored) -> bytes:
+    file.seek(start)
+    try:
+        return read_exactly(file, count)
+    except FileError as error:
+        raise error.within(stored.file) from None
 
 
 def read_pieces(stored: Stored, most: int) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from . import canonical_json
+from . import canonical_json, rest
 from .adapter import Adapter, contents_fingerprint, structure_fingerprint
 from .errors import FileError
 from .layer_map import LayerMap
@@ -135,6 +135,11 @@ def _fingerprints(r):
     return {"structure": structure_fingerprint(shapes), "contents": contents_fingerprint(names, weights.get)}
 
 
+def _rest(r):
+    tensors = list(rest.of_arrays(weights_of(r)))
+    return {"rest": rest.fingerprint(tensors), "differ": rest.differing(r["record"], tensors)}
+
+
 def _merge(r):
     adapter, weights = adapter_of(r), weights_of(r)
     adapter.check_base({name: weight.shape for name, weight in weights.items()})
@@ -148,6 +153,7 @@ answer = answering(
     {
         "keys": _keys, "mix": _mix, "permutation": _permutation, "inverse": _inverse, "index": _index,
         "members": _members, "scale": _scale, "initial": _initial, "expand": _expand, "adjoint": _adjoint,
-        "read": _read, "write": _write, "delta_weight": _delta_weight, "fingerprints": _fingerprints, "merge": _merge,
+        "read": _read, "write": _write, "delta_weight": _delta_weight, "fingerprints": _fingerprints, "rest": _rest,
+        "merge": _merge,
     },
 )  # fmt: skip

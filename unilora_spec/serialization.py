@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from . import canonical_json
-from .adapter import DTYPES, Adapter, Base
+from .adapter import DTYPES, PROBLEM_TYPES, Adapter, Base
 from .errors import FileError, UniLoraError, VersionError
 from .layer_map import LayerMap
 from .placing import replacing
@@ -182,7 +182,7 @@ def parse(description: dict, own: Callable[[str, str], np.ndarray]) -> tuple[Pro
     if "base" in description:
         _fields(
             description["base"], "base", {"name": str, "structure": str, "contents": str},
-            {"architecture": str, "labels": list},
+            {"architecture": str, "labels": list, "problem_type": str, "rest": str},
         )  # fmt: skip
         base = dict(description["base"])
         for name in ("structure", "contents"):
@@ -192,6 +192,10 @@ def parse(description: dict, own: Callable[[str, str], np.ndarray]) -> tuple[Pro
             if not all(isinstance(label, str) for label in base["labels"]):
                 raise FileError("base.labels must be a list of strings", "8.6")
             base["labels"] = tuple(base["labels"])
+        if base.get("problem_type", PROBLEM_TYPES[0]) not in PROBLEM_TYPES:
+            raise FileError(f"base.problem_type must be one of {', '.join(PROBLEM_TYPES)}", "8.6")
+        if not re.fullmatch("([0-9a-f]{16})*", base.get("rest", "")):
+            raise FileError("base.rest must be hexadecimal digits, 16 for each group of tensors", "8.6")
         base = Base(**base)
     # Last, as the layer map is what may be large: nothing of another form lies beside it.
     layer_map = LayerMap.from_json(description["layers"], description["alpha"], description.get("scaling", "lora"))

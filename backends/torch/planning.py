@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from unilora_spec import Adapter, Base, LimitError, UniLoraError
+from unilora_spec import Adapter, Base, LimitError, UniLoraError, rest
 from unilora_spec.base_model import read_config
 from unilora_spec.command import printable
 from unilora_spec.documents import NoObject
 from unilora_spec.projection import MAX_DIM, Gather, kind_named
 from unilora_spec.serialization import encoded_size
 
+from .adapter import meaning
 from .ranks.before import ranked
 from .settings import BEFORE, AdapterSettings
 
@@ -63,7 +64,9 @@ def planned(settings: AdapterSettings, progress: bool = False) -> dict:
         d = of_kind.dim(layer_map, **options)
     tensors = {name: _zeros(of_kind.stored[name], n) for name, n in of_kind.lengths(layer_map, **options).items()}
     parameters = list(model.parameters())
-    base = Base(settings.base, "0" * 32, "0" * 32, type(model).__name__)  # fingerprints of the length they all have
+    others = {name for name, _ in meaning.compared(model)} - {*layer_map.by_weight()}
+    # fingerprints of the length that they will have
+    base = Base(settings.base, "0" * 32, "0" * 32, type(model).__name__, rest=rest.blank(others))
 
     def trained(d):
         projection = of_kind(

@@ -23,6 +23,7 @@ WITHOUT = {
     "8.1": "nothing is compared",
     "8.9": "an attack, not a number: memory and time are asked by chapter 8 itself",
     "8.11": "not visible in an answer",
+    "8.12": "nothing is compared",
     "10.4": "not visible in an answer",
     "11.4": "a bound on roundings, drawn by chapter 11 itself",
 }

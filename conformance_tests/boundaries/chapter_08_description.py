@@ -15,6 +15,9 @@ def _text_of(value):
     return lambda h: h.update(value)
 
 
+PROBLEM_TYPES = "regression", "single_label_classification", "multi_label_classification"
+
+
 def wrong_beside_the_version():
     """What 8.4 says comes after format and version: name → a change of the header, all of it sound JSON."""
 
@@ -136,6 +139,8 @@ def fields():
     for name, more in {
         "a base": {"base": base}, "an architecture": {"base": base | {"architecture": ""}}, "labels": {"base": base | {"labels": ["a", "b"]}},
         "labels that are equal": {"base": base | {"labels": ["a", "a", "", ""]}}, "no labels": {"base": base | {"labels": []}},
+        **{kind: {"base": base | {"problem_type": kind}} for kind in PROBLEM_TYPES}, "a rest of no groups": {"base": base | {"rest": ""}},
+        "a rest of 1,024 groups": {"base": base | {"rest": "0123456789abcdef" * 1024}},
         "10,000 labels": {"base": base | {"labels": ["x"] * 10_000}},
         "an empty name": {"base": base | {"name": ""}}, "rslora": {"scaling": "rslora"}, "lora": {"scaling": "lora"},
     }.items():  # fmt: skip
@@ -183,3 +188,16 @@ def fields():
     ):
         for key in ("structure", "contents"):
             yield refused(f"{key} {digits!r}", "8.6", file=file_of(TEXT | {"base": base | {key: digits}}))
+        if digits not in ("", "0" * 64):
+            yield refused(f"rest {digits!r}", "8.6", file=file_of(TEXT | {"base": base | {"rest": digits}}))
+    for kind in (
+        "",
+        "Regression",
+        "regression ",
+        "regression\n",
+        "multi_label",
+        "classification",
+        "__proto__",
+        "constructor",
+    ):
+        yield refused(f"problem_type {kind!r}", "8.6", file=file_of(TEXT | {"base": base | {"problem_type": kind}}))

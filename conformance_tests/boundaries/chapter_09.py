@@ -82,7 +82,16 @@ def start_of_identity():
 
 @limit("9.4", "each from 0 to d − 1, as many as D", "index", kind="table")
 def tables():
-    """Numbers from the end of θ backwards, d itself, an index in 8, 16 or 32 bits."""
+    """Numbers from the end of θ backwards, d itself, an index in 8, 16 or 32 bits; rows counted from where a slice starts."""
+    for start, stop in ((1, 3), (2, 4), (3, 5)):
+        index = [0, 1, 2, 3, 4]
+        yield gives(
+            f"{index}[{start}:{stop}]",
+            {"index": index[start:stop]},
+            projection=of_numbers("table", 5, 5) | {"index": index},
+            start=start,
+            stop=stop,
+        )
     for d, index in ((1, [0] * 5), (2, [0, 1, 1, 0, 1]), (5, [4, 3, 2, 1, 0]), (2, [1] * 5)):
         yield gives(
             f"{index}", {"index": index}, projection=of_numbers("table", d, 5) | {"index": index}, start=0, stop=5

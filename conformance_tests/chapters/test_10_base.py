@@ -10,9 +10,11 @@ from conformance_tests import hostile
 from conformance_tests.oracle import files
 from conformance_tests.rules import check
 from conformance_tests.spelling import canonical
-from conformance_tests.strategies import few, floats, layer_maps, vectors
+from conformance_tests.strategies import few, floats, layer_maps, moderate, names, vectors
 
 from .test_07_layer_map import base_of, small_adapters
+
+OF_A_DTYPE = st.sampled_from([floats, moderate, floats.map(lambda x: files.rounded(x, "BF16")).filter(np.isfinite)])
 
 
 def plain(weights):
@@ -103,3 +105,25 @@ def test_saved_parameters_that_do_not_fit(judge):
     w = {"shape": [2, 3], "values": [1.0] * 6}
     saved = ({}, {"b": {"shape": [2], "values": [0.0] * 2}}, {"b": {"shape": [1, 1], "values": [0.0]}})
     judge.each(saved, lambda b: judge.refuses("10.3", "merge", file=hostile.TINY, weights={"w": w} | b))
+
+
+@check("10.5", "10.6", needs="rest")
+@given(st.data())
+def test_rest(judge, data):
+    """A few values of each tensor, as they are in both short forms; and which groups differ from a record."""
+    sizes = st.integers(0, 3) | st.sampled_from([1, 63, 64, 65, 200])
+    weights = {
+        name: {
+            "shape": [2, n] if n % 2 == 0 else [n],
+            "values": data.draw(vectors(2 * n if n % 2 == 0 else n, data.draw(OF_A_DTYPE))),
+        }
+        for name in data.draw(st.lists(names, max_size=6, unique=True))
+        for n in [data.draw(sizes)]
+    }
+    entries = files.rest(plain(weights))
+    record = "".join(sorted(entries.values()))
+    changed = data.draw(
+        st.just(record) | st.just("") | st.sampled_from("0123456789abcdef").map(lambda c: record.replace(c, "0"))
+    )
+    expected = {"rest": record, "differ": files.differ(entries, changed)}
+    judge.gives(expected, "rest", weights=weights, record=changed)

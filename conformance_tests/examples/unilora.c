@@ -1267,16 +1267,20 @@ typedef struct {
     const Json *base;  /* checked, or NULL */
 } Description;
 
-static void check_fingerprint(String text) {
-    bool good = text.length == 32;
+static bool is_hexadecimal(String text) {
+    bool good = true;
     for (size_t i = 0; good && i < text.length; i++)
         good = memchr("0123456789abcdef", text.bytes[i], 16) != NULL;
-    if (!good)
+    return good;
+}
+
+static void check_fingerprint(String text) {
+    if (text.length != 32 || !is_hexadecimal(text))
         refuse("8.6", "a fingerprint is not 32 hexadecimal digits in small letters");
 }
 
 static void check_base(const Json *base) {
-    check_fields(base, FIELDS("name", "structure", "contents", "architecture", "labels"), "8.6");
+    check_fields(base, FIELDS("name", "structure", "contents", "architecture", "labels", "problem_type", "rest"), "8.6");
     field(base, "name", JSON_TEXT, "8.6");
     check_fingerprint(field(base, "structure", JSON_TEXT, "8.6")->text);
     check_fingerprint(field(base, "contents", JSON_TEXT, "8.6")->text);
@@ -1284,6 +1288,13 @@ static void check_base(const Json *base) {
     const Json *labels = optional_field(base, "labels", JSON_LIST, "8.6");
     for (const Json *label = labels == NULL ? NULL : labels->first; label != NULL; label = label->next)
         check_type(label, JSON_TEXT, "8.6", "a label");
+    const Json *outputs = optional_field(base, "problem_type", JSON_TEXT, "8.6");
+    if (outputs != NULL && !is(outputs->text, "regression") && !is(outputs->text, "single_label_classification")
+        && !is(outputs->text, "multi_label_classification"))
+        refuse_named("8.6", "there is no such problem_type", outputs->text);
+    const Json *rest = optional_field(base, "rest", JSON_TEXT, "8.6");
+    if (rest != NULL && (rest->text.length % 16 != 0 || !is_hexadecimal(rest->text)))
+        refuse("8.6", "the rest of the base is not 16 hexadecimal digits in small letters for each group");
 }
 
 /* The kind of the projection comes first: a file of another kind may differ in all else (9.1). */
@@ -1322,7 +1333,9 @@ static void put_text_or_texts(Text *text, const Json *value) {
 }
 
 static void put_base(Text *text, const Json *base) {
-    static const char *const keys[] = {"architecture", "contents", "labels", "name", "structure"};
+    static const char *const keys[] = {
+        "architecture", "contents", "labels", "name", "problem_type", "rest", "structure",
+    };
     put(text, ",\"base\":{");
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         const Json *value = find_field(base, keys[i]);

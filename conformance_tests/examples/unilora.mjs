@@ -1117,9 +1117,12 @@ function numberOf(value) {
   return typeof value === 'number' ? value : NaN;
 }
 
+const OPTIONAL_OF_BASE = ['architecture', 'labels', 'problem_type', 'rest'];
+const PROBLEM_TYPES = ['regression', 'single_label_classification', 'multi_label_classification'];
+
 function checkBase(base) {
   ensure(base instanceof Map, '8.6', '"base" is not an object');
-  checkFields(base, '"base"', ['name', 'structure', 'contents'], ['architecture', 'labels'], '8.6');
+  checkFields(base, '"base"', ['name', 'structure', 'contents'], OPTIONAL_OF_BASE, '8.6');
   for (const field of ['name', 'architecture']) {
     ensure(typeof (base.get(field) ?? '') === 'string', '8.6', `"base.${field}" is not a text`);
   }
@@ -1131,6 +1134,11 @@ function checkBase(base) {
   const labels = base.get('labels') ?? [];
   const sound = Array.isArray(labels) && labels.every((label) => typeof label === 'string');
   ensure(sound, '8.6', '"base.labels" is not a list of texts');
+  const outputs = base.get('problem_type') ?? PROBLEM_TYPES[0];
+  ensure(PROBLEM_TYPES.includes(outputs), '8.6', `"base.problem_type" is not one of ${PROBLEM_TYPES.join(', ')}`);
+  const rest = base.get('rest') ?? '';
+  const whole = typeof rest === 'string' && /^(?:[0-9a-f]{16})*$/.test(rest);
+  ensure(whole, '8.6', '"base.rest" is not 16 hexadecimal digits in small letters for each group');
 }
 
 function canonicalDescription({ projection, alpha, scaling, base, segments }) {

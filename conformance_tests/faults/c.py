@@ -68,5 +68,6 @@ FAULTS = of(
     ("a seed that wraps", "1.2", "        if (seed > (UINT64_MAX - digit) / 10)\n", "        if (0)\n"),
     ("a seed of 20 digits", "1.2", "        if (seed > (UINT64_MAX - digit) / 10)\n", "        if (i >= 20)\n"),
     ("a rank above the smaller side", "7.11", "segment.out < segment.in ? segment.out", "segment.out > segment.in ? segment.out"),
+    ("a rest of any length", "8.6", "rest->text.length % 16 != 0 || ", ""),
     ("a rank of 32 signed bits", "7.11", "if (segment.rank > smaller)", "if ((int32_t)segment.rank > smaller)"),
 )  # fmt: skip

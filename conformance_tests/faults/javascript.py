@@ -67,5 +67,6 @@ FAULTS = of(
     ("fingerprints by their beginning", "8.6", "/^[0-9a-f]{32}$/.test(value)", "/^[0-9a-f]{32}/i.test(value)"),
     ("j + k · d that saturates at 32 bits", "4.6", "      column[k] = this.permutation.backward(j + k * this.d);", "      column[k] = this.permutation.backward(Math.min(j + k * this.d, 2 ** 31));"),
     ("a rank above out alone", "7.11", "rank <= Math.min(out, columns)", "rank <= columns"),
+    ("problem types by what objects have", "8.6", "ensure(PROBLEM_TYPES.includes(outputs)", "ensure(outputs in PROBLEM_TYPES || outputs in {} || PROBLEM_TYPES.includes(outputs)"),
     ("a rank by bits", "7.11", "rank <= Math.min(out, columns)", "(rank | 0) <= Math.min(out, columns)"),
 )  # fmt: skip

@@ -191,3 +191,56 @@ def fingerprints(layers, weights):
     structure = canonical([[name, weights[name][0]] for name in names]).encode("utf-8")
     contents = b"".join(stored(weights[name][1], "F32") for name in names)
     return tuple(hashlib.sha256(data).hexdigest()[:32] for data in (structure, contents))
+
+
+def rest(weights) -> dict[str, str]:
+    """The entry of each group of ``weights``, by the name of its first tensor (SPEC 10.5); ``weights`` by name: (shape, values)."""
+    groups = {}
+    for name in sorted(weights, key=lambda name: name.encode("utf-8")):
+        groups.setdefault(re.sub("[0-9]+", "0", name), []).append(name)
+    return {names[0]: _digits(group) + _contents([weights[name] for name in names]) for group, names in groups.items()}
+
+
+def _digits(text):
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:8]
+
+
+def _contents(tensors):
+    looked_at = []
+    for shape, values in tensors:
+        n = len(values)
+        m = min(n, 64)
+        looked_at.append((shape, [values[i * (n - 1) // (m - 1) if i else 0] for i in range(m)]))
+    digits, exact = {}, {}
+    for form in ("BF16", "F16"):
+        pieces, exact[form] = b"", True
+        for shape, values in looked_at:
+            short = [rounded(value, form) for value in values]
+            exact[form] &= all(value == one for value, one in zip(values, short) if abs(value) >= 2**-14)
+            pieces += canonical(shape).encode() + stored([0.0 if abs(one) < 2**-14 else one for one in short], "F32")
+        digits[form] = hashlib.sha256(pieces).hexdigest()[:4]
+    if exact["BF16"]:
+        digits["F16"] = "0000"
+    elif exact["F16"]:
+        digits["BF16"] = "0000"
+    return digits["BF16"] + digits["F16"]
+
+
+def rounded(value, dtype) -> float:
+    """A float32 rounded to a shorter form, to infinity beyond its range."""
+    try:
+        return widened(stored([value], dtype), dtype)[0]
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def differ(entries, record) -> list[str]:
+    """The names of ``rest`` whose entries differ from those in the text ``record`` (SPEC 10.6)."""
+    recorded = {record[at : at + 8]: record[at + 8 : at + 16] for at in range(0, len(record), 16)}
+    found = []
+    for name, entry in entries.items():
+        other = recorded.get(entry[:8], "00000000")
+        pairs = [(entry[8:12], other[:4]), (entry[12:], other[4:])]
+        if any(one != two and "0000" not in (one, two) for one, two in pairs):
+            found.append(name)
+    return sorted(found)

@@ -5,8 +5,18 @@ import sys
 from pathlib import Path
 
 from unilora_spec import Adapter, UniLoraError
-from unilora_spec.base_model import FLOATS, Stored, read_values, stored_name, tensors_of
+from unilora_spec.base_model import (
+    FLOATS,
+    Stored,
+    affix,
+    by_model_name,
+    other_rest,
+    read_values,
+    stored_name,
+    tensors_of,
+)
 from unilora_spec.command import printable
+from unilora_spec.rest import told
 
 OTHER_CONTENTS = "the base's weights are not those that the adapter was trained on: another checkpoint of its form"
 
@@ -60,7 +70,7 @@ class BaseFiles:
     ``folder``    where they are
     ``tensors``   all of them, by the names in the files
     ``stored``    the name in the files of each adapted weight, by its name in the model
-    ``warnings``  one where the values are not those on record
+    ``warnings``  one where the values are not those on record, one where the other tensors are not
 
     ``progress(step, done, total)`` is told of the bytes that have been read. Raises ``BaseMismatch`` where a weight is missing or has another shape,
     ``UniLoraError`` where it is quantized, ``FileError`` where the files are unsound.
@@ -86,21 +96,16 @@ class BaseFiles:
             return read_values(self[name])
 
         self.warnings = [OTHER_CONTENTS] if adapter.same_contents(read) is False else []
+        self.warnings += told(other_rest(adapter, self.tensors, self.stored))
 
     def __getitem__(self, name: str) -> Stored:
         """The stored tensor of an adapted weight, by the weight's name in the model."""
         return self.tensors[self.stored[name]]
 
     def affix(self) -> tuple[str, str]:
-        """What the model's names have at their beginning and the files' names lack, and the other way round ("bert." and "",
-        say), where that is one for all adapted weights; else two empty texts (SPEC 10.4)."""
-        pairs = {
-            (name.removesuffix(stored), "") if name.endswith(stored) else ("", stored.removesuffix(name))
-            for name, stored in self.stored.items()
-        }
-        return pairs.pop() if len(pairs) == 1 else ("", "")
+        """What the model's names have at their beginning and the files' names lack, and the other way round (SPEC 10.4)."""
+        return affix(self.stored)
 
     def by_model_name(self) -> dict[str, Stored]:
         """All tensors by the names that the model has for them, as ``affix`` tells."""
-        prefix, outer = self.affix()
-        return {prefix + name.removeprefix(outer): stored for name, stored in self.tensors.items()}
+        return by_model_name(self.tensors, self.stored)

@@ -10,9 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, UniLoraError, save_adapter
+from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, UniLoraError, rest, save_adapter
 from unilora_spec.adapter import DTYPES
-from unilora_spec.base_model import Stored, read_file, read_values, stored_name, tensors_of
+from unilora_spec.base_model import (
+    Stored,
+    by_model_name,
+    looked_at,
+    read_file,
+    read_values,
+    stored_name,
+    tensors_of,
+)
 from unilora_spec.documents import read_json
 from unilora_spec.patterns import matches
 from unilora_spec.places import check_output
@@ -72,7 +80,7 @@ def import_peft(folder: Path, output: Path, base: Path | None = None) -> dict:
         Projection("table", D=layer_map.D, d=d, seed=seed, tensors={"index": index}),
         layer_map,
         read_values(tensors[THETA]),
-        _record(named, shell, layer_map) if shell else None,
+        _record(named, shell, layer_map, saved) if shell else None,
         {name: read_values(t) for name, t in saved.items()},
         {name: t.dtype for name, t in values.items() if t.dtype in DTYPES},
     )
@@ -140,9 +148,10 @@ def _shell(folder: Path, config: dict, saved: dict[str, Stored]) -> Shell:
     )
 
 
-def _record(folder: str, shell: Shell, layer_map: LayerMap) -> Base:
+def _record(folder: str, shell: Shell, layer_map: LayerMap, saved) -> Base:
     tensors = tensors_of(Path(folder))
-    stored = {name: tensors[stored_name(name, tensors)] for name in layer_map.by_weight()}
+    names = {name: stored_name(name, tensors) for name in layer_map.by_weight()}
+    stored = {name: tensors[inner] for name, inner in names.items()}
     shapes = {name: t.shape for name, t in stored.items()}
     for segment in layer_map.segments:
         segment.check_shape(shapes[segment.name])
@@ -150,7 +159,9 @@ def _record(folder: str, shell: Shell, layer_map: LayerMap) -> Base:
     def read(name):
         return read_values(stored[name])
 
-    return Base.of(folder, layer_map, shapes, read, shell.architecture, shell.id2label)
+    others = {name: t for name, t in by_model_name(tensors, names).items() if name not in (*names, *saved)}
+    found = rest.fingerprint(looked_at(others))
+    return Base.of(folder, layer_map, shapes, read, shell.architecture, shell.id2label, rest=found)
 
 
 def _saved_modules(tensors, config, shell) -> list[Module]:

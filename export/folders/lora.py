@@ -63,7 +63,7 @@ def export_lora(adapter: Path, output: Path, base: Path | None = None, progress=
         "rank": rank,
         "alpha": alpha,
         "saved": sorted(loaded.saved),
-        "warnings": files.warnings + ([HEAD_WARNING] if whole.tensors else []),
+        "warnings": files.warnings + whole.warnings + ([HEAD_WARNING] if whole.tensors else []),
     }
 
 

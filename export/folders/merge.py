@@ -189,7 +189,8 @@ class _Merge:
             write_json(self.target / INDEX, index)
 
     def _write_config(self) -> None:
-        """The model's class and labels as the adapter records them: the base's own may be those of a model without the head."""
+        """The model's class, labels and kind of outputs as the adapter records them: the base's own may be those of a model
+        without the head."""
         record, path = self.adapter.base, self.target / "config.json"
         if record is None or not path.is_file():
             return
@@ -202,6 +203,8 @@ class _Merge:
             config["label2id"] = {label: i for i, label in enumerate(record.labels)}
             if "num_labels" in config:
                 config["num_labels"] = len(record.labels)
+        if record.problem_type:
+            config["problem_type"] = record.problem_type
         if config != before:
             write_json(path, config)
 

@@ -65,7 +65,7 @@ def export_peft(adapter: Path, output: Path, base: Path | None = None, progress=
         "weights": len(modules),
         "rank": ranks[0],
         "saved": sorted(loaded.saved),
-        "warnings": files.warnings,
+        "warnings": files.warnings + whole.warnings,
     }
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from unilora_spec import Adapter, UniLoraError
 from unilora_spec.base_model import read_pieces
+from unilora_spec.documents import read_json
 
 from .base_files import BaseFiles
 from .folder import Tensor, new_folder, tensor, write_json, write_tensors
@@ -24,11 +25,13 @@ HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"
 
 
 class Whole(NamedTuple):
-    """``task`` is PEFT's task type or None, ``modules`` its modules_to_save, ``tensors`` theirs by their names in its file."""
+    """``task`` is PEFT's task type or None, ``modules`` its modules_to_save, ``tensors`` theirs by their names in its file;
+    ``warnings`` say what PEFT has no place for."""
 
     task: str | None
     modules: list[str]
     tensors: dict[str, Tensor]
+    warnings: list[str]
 
 
 def whole_modules(adapter: Adapter, base: BaseFiles) -> Whole:
@@ -53,7 +56,7 @@ def whole_modules(adapter: Adapter, base: BaseFiles) -> Whole:
         if _taken(name, (*modules, *heads))
     }
     tensors |= {PREFIX + name: tensor(value) for name, value in adapter.saved.items()}
-    return Whole(task, modules, tensors)
+    return Whole(task, modules, tensors, _unsaid(adapter, base))
 
 
 def _module(name: str, heads: tuple[str, ...]) -> str:
@@ -68,6 +71,14 @@ def _taken(name: str, modules: tuple[str, ...]) -> bool:
     """Whether a tensor is in a module that PEFT takes for one of ``modules``."""
     parts = name.split(".")
     return any(".".join(["", *parts[:i]]).endswith(module) for i in range(1, len(parts)) for module in modules)
+
+
+def _unsaid(adapter: Adapter, base: BaseFiles) -> list[str]:
+    """A warning where the head's outputs are of another kind than the base's config.json says: PEFT's folder has no place for it."""
+    path, outputs = base.folder / "config.json", adapter.base and adapter.base.problem_type
+    if not (outputs and adapter.saved) or (path.is_file() and read_json(path).get("problem_type") == outputs):
+        return []
+    return [f"PEFT's files do not say that the outputs are of a {outputs}; load the base with problem_type={outputs!r}"]
 
 
 def write_folder(output: Path, config: dict, tensors: dict[str, Tensor]) -> dict:

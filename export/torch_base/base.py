@@ -39,6 +39,8 @@ def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"
         config.num_labels = len(adapter.base.labels)
         config.id2label = dict(enumerate(adapter.base.labels))
         config.label2id = {label: i for i, label in enumerate(adapter.base.labels)}
+    if adapter.base.problem_type:
+        config.problem_type = adapter.base.problem_type
     _check_shapes(architecture, config, adapter, where)
     torch.manual_seed(0)  # what the base has no values for is drawn, and the same call is to give the same file
     try:

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 
 from unilora_spec import Adapter, UniLoraError
+from unilora_spec.rest import told
 
 from ..folders.base_files import OTHER_CONTENTS
 from ..graph.adapt import Saved, Weight
 from ..onnx import OPSETS, advice, cases, check_call, finish
 from .cache import PAST, PRESENT, split
-from .model import array, arrays, inference, run, values
+from .model import array, arrays, inference, looked_at, run, values
 from .trace import trace
 
 DEFAULT_OPSET = OPSETS[0]  # the lowest that has the operators: what torch writes itself, before it converts
@@ -122,9 +123,8 @@ def _check_base(model, adapters, parameters) -> list[str]:
         if value.is_floating_point() and value.dtype not in FLOATS:
             raise UniLoraError(f"{name} is {value.dtype}; export works in float32, float16 and bfloat16: call model.float()")
     exact = all(parameters[name].dtype == torch.float32 for name in adapters[0].layer_map.by_weight())
-    if exact and adapters[0].same_contents(lambda name: array(parameters[name])) is False:
-        return [OTHER_CONTENTS]
-    return []
+    same = adapters[0].same_contents(lambda name: array(parameters[name])) if exact else None
+    return [OTHER_CONTENTS] * (same is False) + told(adapters[0].other_rest(looked_at(model)))
 
 
 def after_a_past(model, batches: Sequence[Mapping]) -> list[dict]:

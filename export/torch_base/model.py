@@ -1,11 +1,13 @@
 """A PyTorch model for as long as an export takes: with other values, as it is run, and as it was afterwards."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
+
+from unilora_spec.rest import entries
 
 from .cache import PAST, PRESENT, cache_of, flat
 
@@ -78,6 +80,16 @@ class Flat(torch.nn.Module):
     def forward(self, batch):
         answers = run(self.model, batch)
         return [answers[name] for name in self.outputs]
+
+
+def looked_at(model: torch.nn.Module) -> Iterator[tuple[str, tuple[int, ...], np.ndarray | None]]:
+    """The tensors of a model as ``unilora_spec.rest.fingerprint`` takes them: a few entries, and none of what is packed."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        values = None
+        if tensor.is_floating_point() and type(tensor) in (torch.Tensor, torch.nn.Parameter):
+            which = torch.from_numpy(entries(tensor.numel())).to(tensor.device)
+            values = array(tensor.detach().reshape(-1)[which])
+        yield name, tuple(tensor.shape), values
 
 
 def array(tensor: torch.Tensor) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Several adapters in memory for one model, by their names: one of them is on it, and changing which costs what its numbers cost."""
 
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 import unilora_spec
-from unilora_spec import Adapter, LayerMap, LayerMapError, Projection, UniLoraError
+from unilora_spec import Adapter, Base, LayerMap, LayerMapError, Projection, UniLoraError
 
 from .checkpoint import adapter_in
 from .contents import Contents
@@ -24,7 +25,8 @@ BASE = (None, "base", "__base__")  # in place of a name: no adapter
 class Held(NamedTuple):
     """An adapter that waits: θ as float32[d] and the parameters trained in full by name, where the model is; nobody writes to them.
 
-    ``storage`` is P, one for all whose projections are equal; ``new`` are the parameters of whose values a file of it has to say something.
+    ``storage`` is P, one for all whose projections are equal; ``new`` are the parameters of whose values a file of it has to say something; ``base`` is
+    the record of its file.
     """
 
     projection: Projection
@@ -33,14 +35,15 @@ class Held(NamedTuple):
     saved: dict[str, Tensor]
     storage: object
     new: list[str]
+    base: Base | None
 
 
 class Adapters:
-    """The adapters of a model by name; what the ``active`` one holds is in the model itself."""
+    """The adapters of a model by name; what the ``active`` one holds is in the model itself, but for the record ``base`` of its file."""
 
     def __init__(self, unilora, name: str = "default"):
-        self.unilora, self.active, self.contents = unilora, name, Contents()
-        self._held, self._stacked = {name: None}, Stacked(unilora)
+        self.unilora, self.active, self.base, self.contents = unilora, name, None, Contents()
+        self._held, self._stacked, self._lock = {name: None}, Stacked(unilora), threading.RLock()
 
     @property
     def names(self) -> list[str]:
@@ -56,7 +59,7 @@ class Adapters:
         """Puts the adapter of this name on the model, and keeps what was there under its own."""
         self._check_known(name)
         self.unilora.refuse_merged()
-        with self.unilora.doors.switching():
+        with self.unilora.doors.switching(), self._lock:
             if name != self.active:
                 before, held = self.now(self.active), self._held[name]
                 self._put(held)
@@ -91,15 +94,13 @@ class Adapters:
     def of_rows(self, names) -> Factors:
         """The factors for a batch whose rows have these adapters: see ``UniLora.adapter_names``."""
         names = [None if name in BASE else name for name in names]
-        held = {}
-        for name in dict.fromkeys(names):
-            if name is not None:
-                held[name] = self.now(name)
+        with self._lock:  # not half of one adapter and half of another
+            held = {name: self.now(name) for name in dict.fromkeys(names) if name is not None}
         return self._stacked.factors(names, held, self.active)
 
     def replace(self, adapter: Adapter) -> None:
         """Puts an adapter that fits the model in the place of the active one, under its name."""
-        with self.unilora.doors.switching():
+        with self.unilora.doors.switching(), self._lock:
             self._put(self._as_held(adapter))
 
     def now(self, name: str) -> Held:
@@ -109,7 +110,7 @@ class Adapters:
             return self._held[name]
         one = self.unilora
         theta, saved = one.theta.detach().clone(), one.in_full.named()
-        return Held(one.projection, one.layer_map, theta, saved, one.storage, one.in_full.new)
+        return Held(one.projection, one.layer_map, theta, saved, one.storage, one.in_full.new, self.base)
 
     def _put(self, held):
         unilora = self.unilora
@@ -128,7 +129,8 @@ class Adapters:
                 unilora.in_full.become(before)
                 raise
             unilora.in_full.become(held.saved)
-        unilora.in_full.new = held.new
+        unilora.in_full.new, self.base = held.new, held.base
+        unilora.take_meaning(held)
 
     def _as_held(self, adapter):
         unilora, device = self.unilora, self.unilora.theta.device
@@ -137,9 +139,15 @@ class Adapters:
         every = unilora.in_full.parameters_of(adapter.saved)
         saved = {name: torch.tensor(value).to(every[name]) for name, value in adapter.saved.items()}
         theta = torch.tensor(adapter.theta, device=device)
-        return Held(
-            adapter.projection, adapter.layer_map, theta, saved, storage, []
-        )  # what a file lacks, its author did without
+        new = []  # what a file lacks, its author did without
+        return Held(adapter.projection, adapter.layer_map, theta, saved, storage, new, adapter.base)
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._lock = threading.RLock()
 
     def _refuse_taken(self, name):
         if not isinstance(name, str) or not name or name in BASE:

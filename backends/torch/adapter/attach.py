@@ -27,7 +27,7 @@ def attach(
     rank: int = 4,
     d: int | None = None,
     seed: int = 0,
-    targets: str | Sequence[str] | LayerMap | None = ("query", "value"),
+    targets: str | Sequence[str] | LayerMap | None = None,
     *,
     exclude: str | Sequence[str] = (),
     ranks: Mapping[str, int] | None = None,
@@ -47,7 +47,7 @@ def attach(
                     the entries of the delta weight itself (GPart; with kind "identity", the target trained in full)
     d               the length of θ, 1 … D; of most kinds but "balanced" it follows from the layer map, and is left out
     seed            0 … 2^64 − 1: P and the initial θ follow from it
-    targets         ends of module names, or regular expressions, "all-linear", or None for the defaults of the model's type; see
+    targets         ends of module names, or regular expressions, "all-linear", or by default those of the model's type; see
                     ``plan``. Or the layer map that a plan has made of the model already: rank, ranks, alpha and scaling are its own then
     exclude         what of the targets is left out, by the same patterns
     alpha           the delta weight is alpha / rank · B·A, of rank 0 alpha times its entries; by default alpha is ``rank``,
@@ -129,6 +129,8 @@ def put(model: nn.Module, adapter: Adapter) -> nn.Module:
         attached = UniLora(model, adapter.projection, adapter.layer_map, adapter.theta, adapter.saved)
         attached.in_full.new = []  # what the file does not hold, its author did without
         attached.in_full.set(adapter.saved)
+        attached.adapters.base = adapter.base
+        attached.take_meaning(adapter)
     return model
 
 

@@ -22,6 +22,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from unilora_spec import LayerMapError
 
 from .delta_weight import DeltaWeight
+from .lookup import Lookup
 from .names import joined, named_modules
 from .offloaded import Kept, kept
 from .sites import LowRank, MergedLinear
@@ -97,6 +98,8 @@ class Candidate:
             return DeltaWeight
         if MergedLinear.fits(self.module):
             return MergedLinear
+        if isinstance(self.module, nn.Embedding) and Lookup.fits(self.module):
+            return Lookup
         return LowRank if _multiplies_only(self.module) else DeltaWeight
 
     @property

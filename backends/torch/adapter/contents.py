@@ -1,7 +1,8 @@
-"""The fingerprint of a base's weights, taken once for as long as they seem to be the same, so that switching reads none of them."""
+"""What there is to say of a base's weights for an adapter, found out once for as long as they seem to be the same: switching then reads
+none of them."""
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
@@ -9,27 +10,26 @@ from unilora_spec import Adapter
 
 
 class Contents:
-    """Of the weights of one model, by the names that an adapter has: the fingerprint, and what the weights were when it was taken.
+    """Of one model: the sentences that were to be said for adapters of each record, and what the adapted weights were then.
 
     A weight is the same while it is the same object, with its numbers in the same place and at the same version, which torch counts
     up at what is written to a tensor. It sees nothing of what is written past that count: through ``.data`` or ``.numpy()``, by the
-    kernels of some libraries, or into the parts of a quantized weight. So the warning of a switch may be missing then; what
-    is saved is always fingerprinted anew.
+    kernels of some libraries, or into the parts of a quantized weight; nor of what happens, once it was looked at, to the base outside
+    of the adapted weights. A switch may then lack its warning; what is saved is always fingerprinted anew.
     """
 
     def __init__(self):
-        self._taken = {}
+        self._found = {}
 
-    def same(self, adapter: Adapter, by_name: Mapping[str, Tensor], read: Callable) -> bool | None:
-        """What ``adapter.same_contents(read)`` says of the weights, which ``by_name`` gives as they are stored (SPEC 10.2)."""
+    def told(self, adapter: Adapter, by_name: Mapping[str, Tensor], look: Callable[[], Iterable[str]]) -> list[str]:
+        """What ``look()`` gives of the adapter and the adapted weights, which ``by_name`` gives as they are stored."""
         if adapter.base is None:
-            return None
+            return list(look())
         names = tuple(adapter.layer_map.by_weight())
-        weights, key = [by_name[name] for name in names], (names, adapter.base.structure, adapter.base.contents)
+        key, weights = _key(names, adapter), [by_name[name] for name in names]
         if not self._unchanged(key, weights):
-            is_same = adapter.same_contents(read)
-            self._taken[key] = [weakref.ref(weight) for weight in weights], _seen(weights), is_same
-        return self._taken[key][2]
+            self._found[key] = [weakref.ref(weight) for weight in weights], _seen(weights), list(look())
+        return self._found[key][2]
 
     def knows(self, adapter: Adapter, attached) -> bool:
         """Whether an adapter is one for what ``attached`` adapts and trains in full, and the weights are those that it was found to
@@ -41,18 +41,23 @@ class Contents:
             return False
         attached.structure.check()
         weights = [owner.module._parameters[owner.parameter] for owner in attached.owners.values()]
-        key = tuple(attached.owners), adapter.base.structure, adapter.base.contents
-        return self._unchanged(key, weights) and self._taken[key][2]
+        key = _key(tuple(attached.owners), adapter)
+        return self._unchanged(key, weights) and not self._found[key][2]
 
     def _unchanged(self, key, weights):
-        there, before, _ = self._taken.get(key, ((), None, None))
+        there, before, _ = self._found.get(key, ((), None, None))
         return before is not None and before == _seen(weights) and all(ref() is w for ref, w in zip(there, weights))
 
     def __getstate__(self):
         return {}  # a copy of the model has weights of its own
 
     def __setstate__(self, state):
-        self._taken = {}
+        self._found = {}
+
+
+def _key(names, adapter):
+    base = adapter.base
+    return names, base.structure, base.contents, base.rest, tuple(adapter.saved)
 
 
 def _seen(weights):

@@ -11,16 +11,17 @@ is asked of optimizers, nor of tensors' versions, which fused optimizers, ``.dat
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-from unilora_spec import LayerMap, LayerMapError
+from unilora_spec import LayerMapError
 
 from .eager import eager
 from .factors import Factors
 from .in_place import InPlaceOfForward
+from .probe import probing
 from .structure import Structure
 from .threads import PerThread
 from .vector import Vector
@@ -43,11 +44,16 @@ class Door(InPlaceOfForward):
 
     def __init__(self, module, doors: "Doors"):
         super().__init__(module)
-        self.doors = doors
+        self.doors, self.is_probed = doors, False
 
     def run(self, *inputs, **named):
         try:
             self.doors.enter(self.module)
+            if not (self.is_probed or torch.compiler.is_compiling() or in_torch_func()):
+                with probing(self.doors.multiplied()):
+                    result = self.inner(*inputs, **named)
+                self.is_probed = True
+                return result
             return self.inner(*inputs, **named)
         finally:
             self.doors.leave()
@@ -65,9 +71,11 @@ class Doors:
         vector: Vector,
         structure: Structure,
         weights: Callable[[], Iterable[Tensor]],
+        multiplied: Callable[[], dict[str, tuple[nn.Module, str]]],
         parts: Iterable[nn.Module],
     ):
-        self.model, self.vector, self.structure, self.weights = model, vector, structure, weights
+        self.model, self.vector, self.structure = model, vector, structure
+        self.weights, self.multiplied = weights, multiplied
         self.enabled, self.is_merged = True, False
         self._begin()
         self.doors = [Door(module, self) for module in dict.fromkeys([model, *parts])]
@@ -150,6 +158,8 @@ class Doors:
             if module not in wanted:
                 door.close()
         self.doors = [there.get(module) or Door(module, self) for module in wanted]
+        for door in self.doors:
+            door.is_probed = False
 
     def remove(self) -> None:
         """Takes the doors away."""
@@ -267,21 +277,13 @@ class Doors:
         self._begin()
 
 
+def in_torch_func() -> bool:
+    """Whether torch.func transforms what is computed, whose tensors have no values to look at."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def _is_unseen(theta: Tensor) -> bool:
     """Whether the values of θ cannot be looked at: within torch.func, on the meta device, while a CUDA graph is captured."""
-    if theta.is_meta or torch._C._functorch.peek_interpreter_stack() is not None:
+    if theta.is_meta or in_torch_func():
         return True
     return theta.is_cuda and torch.cuda.is_current_stream_capturing()
-
-
-def parts_of(model: nn.Module, layer_map: LayerMap) -> Iterator[nn.Module]:
-    """The modules with adapted weights beneath them, from the model down to its lists of layers, which nobody calls."""
-    for name in layer_map.by_weight():
-        module = model
-        for part in name.split(".")[:-2]:
-            module = getattr(module, part, None)
-            if module is None or isinstance(module, nn.ModuleList | nn.ModuleDict):
-                break
-            yield module
-            if isinstance(module, nn.Sequential):
-                break

@@ -1,7 +1,6 @@
 """A forward in the place of a module's own, on the instance: the module keeps its class, its names and its hooks."""
 
 import functools
-import inspect
 
 
 class InPlaceOfForward:
@@ -15,8 +14,7 @@ class InPlaceOfForward:
         self.module, self.inner = module, module.forward
         self._was_own = "forward" in vars(module)
         self.is_closed = False
-        functools.update_wrapper(self, self.inner, updated=())
-        self.__signature__ = inspect.signature(self.inner)
+        functools.update_wrapper(self, self.inner, updated=())  # whose signature is looked up through __wrapped__
         module.forward = self
 
     def __call__(self, *inputs, **named):

@@ -1,4 +1,4 @@
-"""Marks on the modules of an adapted model, so that a second adapter on it or on a part of it is refused."""
+"""Marks on the modules of an adapted model, so that a second adapter on it or on a part of it is refused, and its attributes."""
 
 from torch import nn
 
@@ -29,7 +29,15 @@ def refuse_marked(model: nn.Module) -> None:
         raise LayerMapError("the model has an adapter already; call model.detach() or model.merge() first")
     for name, module in model.named_modules():
         if _MARK in vars(module):
-            what = f"its part {name}" if name else "a model that this one is a part of, or was"
-            raise LayerMapError(
-                f"{what} has an adapter already; adapt the whole model once, or detach the other adapter first"
-            )
+            what = f"its part {name} has an adapter" if name else "it is a part of a model that has an adapter"
+            raise LayerMapError(f"{what} already; adapt the whole model once, or detach the other adapter first")
+
+
+class Attribute:
+    """The handle that takes an attribute off a model."""
+
+    def __init__(self, model, name):
+        self.model, self.name = model, name
+
+    def remove(self):
+        delattr(self.model, self.name)

@@ -9,9 +9,11 @@ from torch import nn
 
 from unilora_spec import Adapter, Base, FileError, LayerMapError
 
+from . import meaning
 from .candidates import candidates
 from .contents import Contents
 from .names import parameters
+from .vector import THETA
 
 DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -32,8 +34,11 @@ def base_of(unilora) -> Base:
     shapes = {name: owner.shape for name, owner in owners.items()}
     name, known = type(model).__name__, ()
     if getattr(model, "config", None) is not None and hasattr(model, "name_or_path"):
-        name, known = model.name_or_path or name, (name, getattr(model.config, "id2label", None))
-    return Base.of(name, unilora.layer_map, shapes, lambda name: as_array(owners[name].values()), *known)
+        config = model.config
+        known = (name, getattr(config, "id2label", None), getattr(config, "problem_type", None))
+        name = model.name_or_path or name
+    rest = meaning.fingerprint(model, {THETA, *unilora.trained_in_full(), *owners})
+    return Base.of(name, unilora.layer_map, shapes, lambda name: as_array(owners[name].values()), *known, rest=rest)
 
 
 def values_of(model: nn.Module) -> Callable[[str], np.ndarray]:
@@ -75,7 +80,10 @@ def check_base(model: nn.Module, adapter: Adapter) -> None:
     def read(name):  # what is trained in full now may be what another adapter adapts
         return as_array(originals[name] if name in originals else owners[name].values())
 
-    if contents.same(adapter, weights, read) is False:
-        warnings.warn(
-            f"the model's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=4
-        )
+    def look():
+        if adapter.same_contents(read) is False:
+            yield f"the model's weights are not those of {adapter.base.name}, which the adapter was trained on"
+        yield from meaning.warnings(model, adapter, originals)
+
+    for line in contents.told(adapter, weights, look):
+        warnings.warn(line, stacklevel=4)

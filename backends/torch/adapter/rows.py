@@ -14,6 +14,7 @@ from unilora_spec import LayerMap, LayerMapError
 
 from .candidates import is_conv1d
 from .in_place import InPlaceOfForward
+from .shown import shows
 
 _OF_ONE_INPUT = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -47,7 +48,6 @@ class Rows:
 
     def ran(self, name: str, module, forward: Callable, x: Tensor) -> Tensor:
         """What a module with parameters trained in full gives: each row by those of its adapter."""
-        self._check(name, x, module)
 
         def one(x, i):
             self._now = i
@@ -56,7 +56,7 @@ class Rows:
             finally:
                 self._now = None
 
-        return self._each(x, one)
+        return self.each(name, module, x, one)
 
     def head(self, name: str) -> Tensor | None:
         """The parameter of this name of the adapter whose rows run now; None: the base's. Raises ``LayerMapError`` between them."""
@@ -67,8 +67,12 @@ class Rows:
             )
         return self.heads[self._now].get(name)
 
-    def _each(self, x, one):
+    def each(self, name: str, module, x: Tensor, one: Callable) -> Tensor:
         """``one(x of the rows of an adapter, its number)`` for each adapter, in the places of the rows."""
+        self._check(name, x, module)
+        return self._each(x, one)
+
+    def _each(self, x, one):
         of_row = self.of_row.repeat_interleave(len(x) // len(self.of_row))
         result = None
         for i in of_row.unique().tolist():
@@ -106,8 +110,8 @@ class ByRow(InPlaceOfForward):
 
 def check_servable(unilora) -> None:
     """Raises ``LayerMapError`` where a module of the model cannot take an adapter for each row."""
-    for name in unilora.owners:
-        if name in unilora.as_weights:
+    for name, owner in unilora.owners.items():
+        if shows(owner.module, owner.parameter):
             raise LayerMapError(
                 f"{name} acts as a whole weight W + ΔW, of which rows share one; run a batch of each adapter"
             )

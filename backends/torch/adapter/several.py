@@ -3,6 +3,12 @@
 import contextlib
 from collections.abc import Sequence
 
+from unilora_spec import LayerMap, Projection
+
+from .expansion import storage_of
+from .state import State
+from .vector import Vector
+
 
 class Several:
     """Of ``UniLora``, whose ``adapters`` hold them."""
@@ -66,3 +72,28 @@ class Several:
         self.refuse_merged()
         with self.doors.instead(self.adapters.of_rows(names)):
             yield self.model
+
+    def become(self, projection: Projection, layer_map: LayerMap, theta) -> None:
+        """Puts another vector in the place of this one, of any projection and layer map; within ``doors.switching()``.
+
+        θ is a new parameter then, of the values ``theta``, float32[d]. What is trained in full stays as it is.
+        """
+        asked = (
+            self.vector.asked if projection.kind == self.projection.kind else None
+        )  # of another kind it may be refused
+        storage = storage_of(
+            projection, self.theta.device, asked
+        )  # what cannot be held is refused before anything changes
+        sites_stay = layer_map == self.layer_map
+        if sites_stay:
+            self.projection, layer_map = projection, self.layer_map
+            self.state.remove()
+        else:
+            self._withdraw()
+            self._find(projection, layer_map)
+        self.vector = Vector(self.model, projection, layer_map, theta, storage.device, asked)
+        self.model._apply = self.vector.apply
+        self.doors.through(self.vector, self.structure, self._parts())
+        if not sites_stay:
+            self._install_sites()
+        self.state = State(self)

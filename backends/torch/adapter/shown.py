@@ -38,6 +38,11 @@ class Shown:
         raise NotImplementedError
 
 
+def shows(module, parameter) -> bool:
+    """Whether a module shows something else as this parameter."""
+    return parameter in vars(module).get(_SITES, ())
+
+
 @cache
 def _showing(plain: type, parameters: tuple[str, ...]) -> type:
     def attribute(parameter):

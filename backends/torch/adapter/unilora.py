@@ -11,19 +11,20 @@ from torch import nn
 import unilora_spec
 from unilora_spec import Adapter, LayerMap, LayerMapError, Projection
 
-from . import merging, record
+from . import meaning, merging, record
 from .adapters import Adapters
 from .candidates import candidates
 from .delta_weight import DeltaWeight
-from .doors import Doors, Factors, parts_of
-from .expansion import storage_of
+from .doors import Doors
+from .factors import Factors
 from .folders import save_pretrained
 from .in_full import InFull
 from .left_out import LeftOut
-from .marks import mark
+from .marks import Attribute, mark
 from .noise import Draw, Noise
-from .readers import readers_of
+from .readers import parts_of, readers_of
 from .several import Several
+from .shown import shows
 from .state import State
 from .structure import Structure
 from .vector import THETA, Vector
@@ -42,7 +43,8 @@ class UniLora(Several, LeftOut):
     def __init__(
         self, model, projection: Projection, layer_map: LayerMap, theta, trained_in_full=(), storage=None, untrained=()
     ):
-        self.model, self._noise, self._handles, self._sites, self.state = model, None, [], [], None
+        self.model, self._noise, self._own_meaning = model, None, meaning.nothing
+        self._handles, self._sites, self.state = [], [], None
         self._find(projection, layer_map)
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
         self.in_full = InFull(model)
@@ -57,47 +59,24 @@ class UniLora(Several, LeftOut):
     def _put_on(self, theta, trained_in_full, storage):
         model = self.model
         self.vector = Vector(model, self.projection, self.layer_map, theta, self._device(), storage)
-        self.doors = Doors(model, self.vector, self.structure, self._adapted_weights, self._parts())
+        weights = self._adapted_weights, self._multiplied_weights
+        self.doors = Doors(model, self.vector, self.structure, *weights, self._parts())
         self._handles += [self.doors, *mark(model), self.in_full]
         self._install_sites()
         self.state = State(self)
         model.requires_grad_(False)
         self.theta.requires_grad_(True)
         self.in_full.keep(trained_in_full)
-        methods = {name: getattr(self, name) for name in METHODS}
+        methods = {name: getattr(self, name) for name in METHODS} | {"_apply": self.vector.apply}
         if hasattr(model, OF_FOLDERS):
             methods[OF_FOLDERS] = partial(save_pretrained, self)
         for name, method in ({"unilora": self} | methods).items():
             setattr(model, name, method)
-            self._handles.append(_Attribute(model, name))
+            self._handles.append(Attribute(model, name))
 
     def __repr__(self) -> str:
         held = f"P {self.storage.name}: {self.storage.nbytes:,} bytes"
         return f"UniLora({self.projection}, {len(self.layer_map)} segments, {held})"
-
-    def become(self, projection: Projection, layer_map: LayerMap, theta) -> None:
-        """Puts another vector in the place of this one, of any projection and layer map; within ``doors.switching()``.
-
-        θ is a new parameter then, of the values ``theta``, float32[d]. What is trained in full stays as it is.
-        """
-        asked = (
-            self.vector.asked if projection.kind == self.projection.kind else None
-        )  # of another kind it may be refused
-        storage = storage_of(
-            projection, self.theta.device, asked
-        )  # what cannot be held is refused before anything changes
-        sites_stay = layer_map == self.layer_map
-        if sites_stay:
-            self.projection, layer_map = projection, self.layer_map
-            self.state.remove()
-        else:
-            self._withdraw()
-            self._find(projection, layer_map)
-        self.vector = Vector(self.model, projection, layer_map, theta, storage.device, asked)
-        self.doors.through(self.vector, self.structure, self._parts())
-        if not sites_stay:
-            self._install_sites()
-        self.state = State(self)
 
     def _find(self, projection, layer_map):
         by_weight = {candidate.weight: candidate for candidate in candidates(self.model)}
@@ -193,7 +172,7 @@ class UniLora(Several, LeftOut):
         return [self._noise.draw(number) for number, *_ in pairs] if noisy else []
 
     def _install_sites(self):
-        numbered, self.as_weights = {}, set()
+        numbered = {}
         for number, segment in enumerate(self.layer_map.segments):
             pair = number, segment, float(self.layer_map.factor_scale(segment))
             numbered.setdefault(segment.name, []).append(pair)
@@ -201,12 +180,15 @@ class UniLora(Several, LeftOut):
             owner = self.owners[name]
             is_read = self._readers[name] and not owner.is_quantized
             site = (DeltaWeight if is_read else owner.site)(self, pairs)
-            if isinstance(site, DeltaWeight):
-                self.as_weights.add(name)
             self._sites += site.install(owner.module, owner.parameter)
 
     def _adapted_weights(self) -> Iterable[torch.Tensor]:
         return (owner.module._parameters[owner.parameter] for owner in self.owners.values())
+
+    def _multiplied_weights(self):
+        """The weights that act where their module multiplies by them, and nowhere else: module and key by name."""
+        owners = {name: (owner.module, owner.parameter) for name, owner in self.owners.items()}
+        return {name: place for name, place in owners.items() if not shows(*place)}
 
     def _device(self):
         """Where θ belongs: where an adapted weight is, or will be when its module is called, if it is offloaded."""
@@ -272,7 +254,13 @@ class UniLora(Several, LeftOut):
         self.refuse_merged()
         with self.doors.switching():
             self.in_full.restore()
+            self._own_meaning()
             return self._take_off()
+
+    def take_meaning(self, adapter) -> None:
+        """Gives the model's configuration the labels and the problem type of a head that ``adapter`` brings, until ``detach``."""
+        self._own_meaning()
+        self._own_meaning = meaning.take(self.model, adapter)
 
     def refuse_quantized(self, instead: str) -> None:
         """Raises ``LayerMapError`` where an adapted weight is quantized; the sentence ends with what to do ``instead``."""
@@ -295,13 +283,3 @@ class UniLora(Several, LeftOut):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(self._required_grad.get(name, parameter.requires_grad))
         return model
-
-
-class _Attribute:
-    """The handle that takes an attribute off a model."""
-
-    def __init__(self, model, name):
-        self.model, self.name = model, name
-
-    def remove(self):
-        delattr(self.model, self.name)

@@ -1,5 +1,7 @@
 """θ and P on a model: the one new parameter, how P is held beside it, and the factors that both make."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -45,6 +47,17 @@ class Vector:
     def cut(self, theta_D: Tensor) -> list[tuple[Tensor, ...]]:
         """A (rank, in) and B (out, rank) of every segment, or of rank 0 its one factor (out, in), views of θ_D."""
         return [s.factors(part) for s, part in zip(self.layer_map.segments, theta_D.split(self._sizes))]
+
+    def apply(self, function, recurse: bool = True) -> nn.Module:
+        """What stands for the model's ``_apply``, by which it is moved and cast: θ stays float32 where the model goes to half
+        precision, in which small steps of training would be rounded away, and a warning says so."""
+        before = self.theta.detach()
+        model = type(self.model)._apply(self.model, function, recurse)
+        now = self.theta.dtype
+        if before.dtype == torch.float32 and now in (torch.float16, torch.bfloat16):
+            self.theta.data = before.to(self.theta.device)
+            warnings.warn(f"the model is cast to {now}, and its vector {THETA} stays float32", stacklevel=4)
+        return model
 
     @torch.no_grad()
     def set(self, theta: Tensor) -> None:

@@ -34,7 +34,9 @@ def ranked(model: nn.Module, settings: AdapterSettings, batches: Iterable[dict] 
     """
     planner = settings.ranks
     patterns = planner if isinstance(planner, Mapping) else None
-    layer_map = plan(model, settings.targets, settings.start_rank, patterns, settings.alpha, settings.scaling)
+    layer_map = plan(
+        model, settings.targets, settings.start_rank, patterns, settings.alpha, settings.scaling, settings.exclude
+    )
     if not isinstance(planner, str):
         return layer_map, None
     ranks, seen = [settings.start_rank] * len(layer_map), [{}] * len(layer_map)

@@ -38,9 +38,12 @@ class AdapterSettings:
     """
 
     base: str = option("Data and task", TEXT, "Base model: a folder, or an id of the Hugging Face Hub.")
-    targets: tuple[str, ...] = option(
-        "Adapter", NAMES, "Modules to adapt: ends of their names, or regular expressions.", ("query", "value")
+    targets: tuple[str, ...] | None = option(
+        "Adapter",
+        NAMES,
+        "Modules to adapt: ends of their names, regular expressions, or all-linear; by default those of the model's type.",
     )
+    exclude: tuple[str, ...] = option("Adapter", NAMES, "What of the targets is left out, by the same patterns.", ())
     rank: int = option(
         "Adapter",
         whole(0),

@@ -16,6 +16,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from unilora_spec import UniLoraError
 
 from ..settings import TEXTS, PlanSettings
+from .labels import check_one, classes, is_missing, is_number, value_of
 from .progress import counted
 from .rows import FORMATS, look_at
 
@@ -42,15 +43,12 @@ def load(settings: PlanSettings, base_labels=()) -> Data:
     Raises ``UniLoraError`` with the source's name and the mend.
     """
     source = _Source(settings.data, settings)
-    held_out, dropped = None, source.dropped
+    held_out, dropped, values = None, source.dropped, set(source.values)
     train = {row: share for row, share in source.shares.items() if settings.eval or share >= settings.holdout}
     if settings.eval:
         other = _Source(settings.eval, settings)
         held_out, dropped = other.rows.select(list(other.shares)), dropped + other.dropped
-        if settings.task == "classification" and (strangers := set(other.values) - set(source.values)):
-            raise UniLoraError(
-                f"{settings.eval}: {settings.label} has the value {min(strangers)!r}, which {settings.data} has not"
-            )
+        values |= set(other.values)
     elif settings.holdout:
         held_out = source.rows.select([row for row in source.shares if row not in train])
     if held_out:
@@ -64,7 +62,7 @@ def load(settings: PlanSettings, base_labels=()) -> Data:
         )
     labels, numbers = None, {}
     if settings.task == "classification":
-        labels, numbers = source.classes(base_labels)
+        labels, numbers = source.classes(values, base_labels)
     return Data(source.rows.select(list(train)), held_out, labels, numbers, dropped)
 
 
@@ -181,12 +179,13 @@ class _Source:
                 continue
             self.shares[number] = share(words)
             if label:
-                self.values[str(row[label])] += 1
+                check_one(row[label], label, number + 1, self.name)
+                self.values[value_of(row[label])] += 1
         if not self.shares:
             raise UniLoraError(f"{self.name}: {self._why_none(others)}")
         if self.settings.task == "regression":
             for value in self.values:
-                if not _is_number(value):
+                if not is_number(value):
                     raise UniLoraError(f"{self.name}: {label} has the value {value!r}; regression needs numbers")
 
     def _names(self):
@@ -194,7 +193,7 @@ class _Source:
 
     def _empty(self, value):
         unlabelled = value == -1 and self._names()  # as the test splits of the Hub have it
-        return unlabelled or value is None or not str(value).strip()
+        return unlabelled or is_missing(value, FORMATS.get(Path(self.name).suffix.lower()) == "csv")
 
     def _why_none(self, others):
         if others and not self.dropped:
@@ -202,27 +201,30 @@ class _Source:
             return f"no row has {'='.join(self.settings.where)}; values there are {close}"
         return f"no row has both a text and a label ({self.dropped} are empty)" if self.dropped else "there are no rows"
 
-    def classes(self, base_labels) -> tuple[tuple[str, ...], dict[str, int]]:
-        """The classes' names in order, and the number of each value."""
+    def classes(self, values, base_labels) -> tuple[tuple[str, ...], dict[str, int]]:
+        """The classes' names in order, and the number of each of ``values``: those of this source and of one held out beside it.
+
+        Raises ``UniLoraError`` for a value that is none of this source's classes.
+        """
         column, names = self.settings.label, self._names()
         if names:
-            values = [str(number) for number in range(len(names))]
+            named = {str(number): name for number, name in enumerate(names)}
         else:
-            numeric = all(map(_is_number, self.values))
-            if numeric and not all(float(value).is_integer() for value in self.values):
-                raise UniLoraError(f"{self.name}: {column} holds numbers, not classes; use --task regression")
-            names = values = sorted(self.values, key=float if numeric else None)
+            try:
+                named = classes(self.values, values)
+            except ValueError as error:
+                raise UniLoraError(
+                    f"{self.name}: {column} holds numbers, not classes; use --task regression"
+                ) from error
+            names = list(dict.fromkeys(named.values()))
+        if strangers := sorted(values - named.keys()):
+            raise UniLoraError(
+                f"{self.settings.eval}: {column} has the value {strangers[0]!r}, which {self.name} has not"
+            )
         if len(names) < 2:
             raise UniLoraError(f"{self.name}: {column} has the one value {names[0]!r}; classification needs two")
         order = tuple(base_labels) if set(names) == set(base_labels) else tuple(names)
-        return order, {value: order.index(name) for value, name in zip(values, names)}
-
-
-def _is_number(text) -> bool:
-    try:
-        return abs(float(text)) < float("inf")
-    except ValueError:
-        return False
+        return order, {value: order.index(name) for value, name in named.items()}
 
 
 @dataclass
@@ -249,7 +251,7 @@ class Batches:
         elif task == "regression":
             labels = torch.tensor([float(row[self.settings.label]) for row in rows])
         else:
-            labels = torch.tensor([self.numbers[str(row[self.settings.label])] for row in rows])
+            labels = torch.tensor([self.numbers[value_of(row[self.settings.label])] for row in rows])
         return {name: value for name, value in batch.items() if name in self.inputs} | {"labels": labels}
 
 

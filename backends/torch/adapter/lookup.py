@@ -1,0 +1,57 @@
+"""A and B beside a table: of an nn.Embedding, rows of B times A are added to the rows that it looks up."""
+
+from functools import partial
+
+import torch
+from torch.nn import functional as F
+
+from .sites import LowRank, matrix
+
+
+class Lookup(LowRank):
+    """Forward hook of an nn.Embedding, whose table (n, d) is W: to each row looked up, s·B[i]·A is added, or s·M[i] of rank 0.
+
+    As in the table itself, no gradient reaches the row of ``padding_idx``.
+    """
+
+    @staticmethod
+    def fits(module) -> bool:
+        """Whether the module does no more than torch's own."""
+        own = torch.nn.Embedding.forward
+        plain = getattr(type(module), "forward", None) is own and "forward" not in vars(module)
+        return plain and module.max_norm is None and not module.sparse and not module.scale_grad_by_freq
+
+    def _added(self, module, ids, output, factors):
+        if factors.rows is not None:
+            for number, segment, s in self.pairs:
+                own = [factor.to(output) for factor in factors.segments[number]]
+                delta = partial(self._delta_of_rows, module, segment, s, own)
+                output = output + factors.rows.each(segment.name, module, ids, delta)
+            return output
+        for number, segment, s in self.pairs:
+            output = output + self._delta(
+                module, ids, segment, s, *(factor.to(output) for factor in factors.segments[number])
+            )
+        for (_, segment, _), draw in zip(self.pairs, self.unilora.draws(self.pairs)):
+            norms = matrix(segment, segment.part(module.weight)).float().norm(dim=1)
+            output = output + self._rows(ids, segment, draw(norms, segment.in_features).to(output))
+        return output
+
+    def _delta_of_rows(self, module, segment, s, stacks, ids, i):
+        return self._delta(module, ids, segment, s, *(stack[i] for stack in stacks))
+
+    def _delta(self, module, ids, segment, s, first, *rest):
+        rows = self._rows(ids, segment, rest[0] if rest else first)
+        delta = s * (rows @ first if rest else rows)
+        if module.padding_idx is not None:
+            delta = torch.where((ids == module.padding_idx).unsqueeze(-1), delta.detach(), delta)
+        return delta
+
+    @staticmethod
+    def _rows(ids, segment, table):
+        """Those of a table of the segment's rows; zero for an id of another row."""
+        if segment.row is None:
+            return F.embedding(ids, table)
+        own = (ids >= segment.row) & (ids < segment.row + segment.out_features)
+        found = F.embedding((ids - segment.row).clamp(0, segment.out_features - 1), table)
+        return found * own.unsqueeze(-1)
