@@ -53,7 +53,7 @@ def fingerprint(model: nn.Module, without: Collection[str]) -> str | None:
     return rest.fingerprint(looked_at(each for each in compared(model) if each[0] not in without))
 
 
-def warnings(model: nn.Module, adapter: Adapter, originals: Mapping[str, torch.Tensor]) -> list[str]:
+def warnings(model: nn.Module, adapter: Adapter, originals: Mapping[str, torch.Tensor] = {}) -> list[str]:
     """A sentence where ``model`` differs from the base on record outside of what the adapter changes, or none (SPEC 10.6).
 
     ``originals`` are, by name, what parameters were that another adapter has changed.
