@@ -37,6 +37,7 @@ GROUPS = {
     (11,): files.merge,
     (12,): projection.growth,
     (13,): gpu.on_gpu,
+    (14,): attaching.switching,
 }
 ROWS = [number for numbers in GROUPS for number in numbers]
 QUICK = 2

@@ -1,11 +1,15 @@
-"""What it takes to put an adapter on a model: bytes that stand for P, and time. Rows 1 and 3."""
+"""What it takes to put an adapter on a model: bytes that stand for P, and time. Rows 1, 3 and 14."""
 
+import itertools
+import tempfile
 from functools import partial
+from pathlib import Path
 
 from backends.torch import attach
 
+from . import peers
 from .measure import Rounds, alternate, compared, functions, row
-from .models import D_TRAINED, MINILM, OURS, SEED, UNILORA, Case
+from .models import D_TRAINED, LORA, MINILM, OURS, SEED, UNILORA, Case
 
 Q_V, ALL_LINEAR = Case(MINILM, "q, v", 64), Case(MINILM, "all linear layers", 64)
 
@@ -48,3 +52,28 @@ def _attached(case, rounds):
     times = alternate(steps, rounds(15), prepare=lambda: (case.base(),))
     line = compared(str(case), times[OURS], times[UNILORA], 0.2, profile=f"Attach, {case}")
     return line, functions(partial(steps[OURS], case.base()))
+
+
+def switching(rounds: Rounds) -> list[dict]:
+    ours, theirs = ALL_LINEAR.adapt(ALL_LINEAR.base(), OURS), ALL_LINEAR.adapt(ALL_LINEAR.base(), LORA)
+    theirs.add_adapter("b", peers.lora_config(ALL_LINEAR.rank, MINILM.targets[ALL_LINEAR.targets]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "b.unilora")
+        ours.save_adapter(path)
+        ours.unilora.add_adapter("b", path)
+        by_name, of_lora = itertools.cycle(["b", "default"]), itertools.cycle(["b", "default"])
+        steps = {
+            "`set_adapter`, in memory": lambda: ours.unilora.set_adapter(next(by_name)),
+            "`load_adapter`, from a file": lambda: ours.load_adapter(path),
+            LORA: lambda: theirs.set_adapter(next(of_lora)),
+        }
+        times = alternate(steps, rounds(50))
+    against = times.pop(LORA)
+    lines = [compared(f"{name}, {ALL_LINEAR}", of, against) for name, of in times.items()]
+    how = (
+        f"d = {D_TRAINED:,}, one projection and layer map; the base's weights have been fingerprinted by the first load. PEFT's is"
+        " `set_adapter` between two LoRA adapters in memory, for a file as well."
+    )
+    return [
+        row(14, "Switch to another adapter", "`set_adapter` and `load_adapter`", "PEFT LoRA, `set_adapter`", how, lines)
+    ]

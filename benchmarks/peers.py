@@ -18,5 +18,9 @@ def unilora(model: nn.Module, rank: int, targets: Sequence[str], d: int, seed: i
 
 def lora(model: nn.Module, rank: int, targets: Sequence[str], **options) -> PeftModel:
     """PEFT's LoRA."""
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), lora_dropout=0.0, **options)
-    return get_peft_model(model, config)
+    return get_peft_model(model, lora_config(rank, targets, **options))
+
+
+def lora_config(rank: int, targets: Sequence[str], **options) -> LoraConfig:
+    """That of ``lora``."""
+    return LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), lora_dropout=0.0, **options)

@@ -558,7 +558,11 @@ def test_a_stacked_weight_is_adapted_in_the_direction_of_its_product():
     [
         (nn.Linear(4, 4), True, "0.weight is stored the other way round than the adapter says; merge instead"),
         (nn.Embedding(4, 4), True, "0.weight is stored the other way round than the adapter says; merge instead"),
-        (nn.LayerNorm((4, 4)), False, "0.weight belongs to a module that cannot be adapted while it runs; merge instead"),
+        (
+            nn.LayerNorm((4, 4)),
+            False,
+            "0.weight belongs to a module that cannot be adapted while it runs; merge instead",
+        ),
     ],
 )
 def test_a_file_that_only_a_merge_can_follow_is_refused(tmp_path, module, transposed, message):

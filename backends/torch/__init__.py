@@ -4,7 +4,8 @@ import unilora_spec  # noqa: F401  before torch: its first import lets Ctrl-C en
 
 from .adapter.attach import attach, load_adapter
 from .adapter.expansion import Expand
+from .adapter.reference import reference
 from .adapter.targets import plan
 from .adapter.unilora import UniLora
 
-__all__ = ["Expand", "UniLora", "attach", "load_adapter", "plan"]
+__all__ = ["Expand", "UniLora", "attach", "load_adapter", "plan", "reference"]

@@ -1,27 +1,23 @@
 """One vector on a model: ``attach`` puts a new one there, ``load_adapter`` that of a file."""
 
-import contextlib
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
-import torch
 from torch import nn
 
-import unilora_spec
 from unilora_spec import Adapter, LayerMap, Projection
 from unilora_spec.adapter import check_fit
 from unilora_spec.projection import kind_named
 
+from .adapters import fitting
 from .candidates import candidates
-from .checkpoint import adapter_in
-from .folders import FILE, read_adapters
+from .folders import read_adapters
 from .heads import lacking
 from .in_full import names_in_full
 from .marks import refuse_marked
 from .names import plain
-from .record import check_base, values_of
+from .record import values_of
 from .targets import plan
 from .unilora import UniLora
 
@@ -106,28 +102,19 @@ def attach(
 def load_adapter(model: nn.Module, path) -> nn.Module:
     """Puts the adapter in the file at ``path`` on ``model``, in place of one that may be there, and returns the model.
 
-    ``path`` may also be a folder that ``save_pretrained`` of an adapted model or a trainer wrote.
+    ``path`` may also be a folder that ``save_pretrained`` of an adapted model or a trainer wrote. Others that ``add_adapter`` has put
+    beside the adapter that was there stay.
 
     Raises ``UniLoraError`` with the file's name where the file is unsound or made for another architecture; warns where the
     model's weights are not those it was trained on. The model is unchanged until everything has been checked.
     """
-    wrapped, model = model, plain(model)
-    adapter = _read(Path(path))
-    if not hasattr(model, "unilora"):
+    attached = getattr(model, "unilora", None)
+    wrapped, model = model, attached.model if attached else plain(model)
+    if not attached:
         refuse_marked(model)
-    try:
-        check_base(model, adapter)
-    except unilora_spec.UniLoraError as error:
-        raise error.within(path) from None
-    put(model, adapter)
+    put(model, fitting(model, path))
     read_adapters(model, load_adapter)
     return wrapped
-
-
-def _read(path):
-    if path.is_dir():
-        return unilora_spec.load_adapter(path / FILE) if (path / FILE).exists() else adapter_in(path)
-    return unilora_spec.load_adapter(path)
 
 
 def put(model: nn.Module, adapter: Adapter) -> nn.Module:
@@ -136,19 +123,13 @@ def put(model: nn.Module, adapter: Adapter) -> nn.Module:
     Calls of the model in other threads end first, and those that come wait.
     """
     attached = getattr(model, "unilora", None)
-    with attached.doors.switching() if attached else contextlib.nullcontext():
-        if attached and (attached.projection, attached.layer_map) == (adapter.projection, adapter.layer_map):
-            attached.in_full.restore()
-            attached.in_full.keep(adapter.saved)
-        else:
-            if attached:
-                attached.detach()
-            same_kind = attached and attached.projection.kind == adapter.projection.kind
-            asked = attached.vector.asked if same_kind else None  # another kind may not be held so
-            attached = UniLora(model, adapter.projection, adapter.layer_map, adapter.theta, adapter.saved, asked)
-            attached.in_full.new = []  # what the file does not hold, its author did without
-        attached.vector.set(torch.from_numpy(adapter.theta))
+    if attached:
+        attached.adapters.replace(adapter)
+    else:
+        attached = UniLora(model, adapter.projection, adapter.layer_map, adapter.theta, adapter.saved)
+        attached.in_full.new = []  # what the file does not hold, its author did without
         attached.in_full.set(adapter.saved)
+        attached.adapters.base = adapter.base
         attached.take_meaning(adapter)
     return model
 

@@ -1,22 +1,18 @@
 """W + ΔW for whoever reads the weight: of modules that use it in ways of their own, and of those whose weight others read.
 
 While the model or a part of it is called, the attribute that holds W gives W + ΔW; at any other time it is the parameter itself, so that
-what loads, counts or initializes parameters finds what it looks for. The module gets a class of the same name, derived from its own, as
-torch's parametrizations do it.
+what loads, counts or initializes parameters finds what it looks for.
 """
-
-from functools import cache
 
 import torch
 
 from .in_place import InPlaceOfForward
+from .shown import Shown
 from .sites import delta_weight, matrix, unchanged
 from .threads import PerThread
 
-_SITES = "_unilora_sites"  # of a module, by parameter
 
-
-class DeltaWeight:
+class DeltaWeight(Shown):
     """Shows W + ΔW as the attribute that holds W.
 
     ``unilora`` gives factors and noise; ``pairs`` are (number, segment, s) of the segments of the weight.
@@ -28,27 +24,12 @@ class DeltaWeight:
 
     def install(self, module, parameter) -> list:
         """Puts itself on the module; returns handles with ``remove``."""
-        self.module, self.parameter = module, parameter
         segments = [segment for _, segment, _ in self.pairs]
         self.whole_experts = all(segment.index is not None and segment.row is None for segment in segments)
         self.experts = torch.tensor([segment.index or 0 for segment in segments])
-        sites = vars(module).setdefault(_SITES, {})
-        sites[parameter] = self
-        plain = type(module).unilora_plain if len(sites) > 1 else type(module)
-        module.__class__ = _showing(plain, tuple(sorted(sites)))
+        self.show(module, parameter)
         # torch's attention would go past a forward of ours if it saw no hook
         return [self, _Reading(module, self._made_once), module.register_forward_pre_hook(unchanged)]
-
-    def remove(self) -> None:
-        """Gives the module its class back."""
-        sites = vars(self.module)[_SITES]
-        plain = type(self.module).unilora_plain
-        del sites[self.parameter]
-        if sites:
-            self.module.__class__ = _showing(plain, tuple(sorted(sites)))
-        else:
-            delattr(self.module, _SITES)
-            self.module.__class__ = plain
 
     def shown(self) -> torch.Tensor:
         """What the attribute gives now."""
@@ -98,11 +79,6 @@ class DeltaWeight:
         return adapted
 
 
-def shows(module, parameter) -> bool:
-    """Whether a module shows W + ΔW as this parameter."""
-    return parameter in vars(module).get(_SITES, ())
-
-
 class _Reading(InPlaceOfForward):
     def __init__(self, module, around):
         super().__init__(module)
@@ -121,29 +97,3 @@ class _Made(PerThread):
 
     calls = 0
     weight = None
-
-
-@cache
-def _showing(plain: type, parameters: tuple[str, ...]) -> type:
-    def attribute(parameter):
-        return property(lambda module: vars(module)[_SITES][parameter].shown())
-
-    shown = {parameter: attribute(parameter) for parameter in parameters}
-    own = {
-        "unilora_plain": plain,
-        "__module__": plain.__module__,
-        "__qualname__": plain.__qualname__,
-        "__reduce_ex__": _reduced,
-    }
-    return type(plain.__name__, (plain,), shown | own)
-
-
-def _reduced(module, protocol):
-    """For copies and pickles: the class is made anew, as no module has it."""
-    cls = type(module)
-    return _empty, (cls.unilora_plain, tuple(sorted(vars(module)[_SITES]))), module.__dict__.copy()
-
-
-def _empty(plain, parameters):
-    cls = _showing(plain, parameters)
-    return cls.__new__(cls)

@@ -11,14 +11,15 @@ is asked of optimizers, nor of tensors' versions, which fused optimizers, ``.dat
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-from unilora_spec import LayerMap, LayerMapError
+from unilora_spec import LayerMapError
 
+from .eager import eager
+from .factors import Factors
 from .in_place import InPlaceOfForward
 from .probe import probing
 from .structure import Structure
@@ -28,44 +29,12 @@ from .vector import Vector
 _HALVES = ({torch.bfloat16}, {torch.float16})
 
 
-class Factors(NamedTuple):
-    """The factors of every segment, and what says whether they may be used again.
-
-    ``theta``  the values of θ that they were made of; None: they are never used again
-    ``spent``  holds something once a backward pass has come back to θ through them
-    ``again``  whether several backward passes may come back through them
-    ``ready``  what sites have made of them for their own products, by whatever they call it; of factors without a gradient alone
-    """
-
-    segments: list[tuple[Tensor, ...]]
-    theta: Tensor | None
-    spent: list
-    again: bool
-    ready: dict
-
-    @property
-    def has_grad(self) -> bool:
-        return self.segments[0][0].requires_grad
-
-    def serve(self, theta: Tensor, dtype: torch.dtype, with_grad: bool) -> bool:
-        if self.theta is None or self.segments[0][0].dtype != dtype or self.theta.device != theta.device:
-            return False
-        if with_grad and not (self.has_grad and (not self.spent or self._serves_again())):
-            return False
-        if self.segments[0][0].is_inference() and torch.is_grad_enabled():
-            return False
-        return torch.equal(self.theta, theta)
-
-    def _serves_again(self):
-        """Within a backward pass, for a region that a reentrant checkpoint makes anew: where nothing was kept that is gone now."""
-        return self.again and torch._C._current_graph_task_id() != -1
-
-
 class _Call(PerThread):
     """Of a thread: what its call of the model holds, of which ``depth`` doors are open, and that others wait for if it ``is_counted``; how
-    often the adapter is ``off``."""
+    often the adapter is ``off``, and the factors that act ``instead`` of θ's."""
 
     held: Factors | None = None
+    instead: Factors | None = None
     depth = off = 0
     is_counted = False
 
@@ -88,8 +57,6 @@ class Door(InPlaceOfForward):
             return self.inner(*inputs, **named)
         finally:
             self.doors.leave()
-
-    remove = InPlaceOfForward.close
 
 
 class Doors:
@@ -124,6 +91,9 @@ class Doors:
         call = self._call
         if call.off or not self._acts():
             return None
+        if call.instead is not None:
+            self._check(call.instead)
+            return call.instead
         held = call.held
         if held is None or (
             not held.has_grad and self._wants_grad()
@@ -145,9 +115,56 @@ class Doors:
         """Within the block, the calls of this thread are the base's."""
         self._call.off += 1
         try:
-            yield
+            with eager():
+                yield
         finally:
             self._call.off -= 1
+
+    @property
+    def is_off(self) -> bool:
+        """Whether this thread sees the base, in calls and between them."""
+        if self.is_merged:
+            return False
+        return not self.enabled or (not torch.compiler.is_compiling() and self._call.off > 0)
+
+    @contextlib.contextmanager
+    def instead(self, factors: Factors):
+        """Within the block, these factors act in this thread, whatever θ is."""
+        before, self._call.instead = self._call.instead, factors
+        try:
+            with eager():
+                yield
+        finally:
+            self._call.instead = before
+
+    @property
+    def rows(self):
+        """The ``Rows`` of this thread's batch; None where all rows have one adapter, or none."""
+        if torch.compiler.is_compiling() or self._call.instead is None or self._call.off or not self._acts():
+            return None
+        return self._call.instead.rows
+
+    def _check(self, instead):
+        if instead.rows.layer_map is not self.vector.layer_map and instead.rows.layer_map != self.vector.layer_map:
+            raise LayerMapError("an adapter of other weights was set within adapter_names; set it between two batches")
+
+    def through(self, vector: Vector, structure: Structure, parts: Iterable[nn.Module]) -> None:
+        """Takes another vector, of another structure and other parts; within ``switching()``. The model's own door stays, so that calls
+        wait."""
+        self.vector, self.structure, self._last, self._traced = vector, structure, None, None
+        there = {door.module: door for door in self.doors}
+        wanted = dict.fromkeys([self.model, *parts])
+        for module, door in there.items():
+            if module not in wanted:
+                door.close()
+        self.doors = [there.get(module) or Door(module, self) for module in wanted]
+        for door in self.doors:
+            door.is_probed = False
+
+    def remove(self) -> None:
+        """Takes the doors away."""
+        for door in self.doors:
+            door.close()
 
     @contextlib.contextmanager
     def switching(self):
@@ -161,9 +178,12 @@ class Doors:
         with self._changed:
             nested = self._switcher == me
             if not nested:
-                self._changed.wait_for(lambda: self._switcher is None and not self._inside)
-                self._switcher = me
+                self._changed.wait_for(lambda: self._switcher is None)
+                self._switcher = me  # from here on calls wait: a model that serves without a break would never be free
         try:
+            if not nested:
+                with self._changed:
+                    self._changed.wait_for(lambda: not self._inside)
             yield
         finally:
             if not nested:
@@ -189,6 +209,13 @@ class Doors:
             call.is_counted = True
         if module is self.model:
             self.structure.check()
+        if self.is_merged and (call.off or call.instead):
+            raise LayerMapError("the adapter is merged for evaluation; other outputs are had outside of merged()")
+        if call.instead is not None and not call.off and self._acts():
+            if self._wants_grad():
+                raise LayerMapError("adapter_names is for inference; call the model within torch.no_grad()")
+            self._check(call.instead)
+            return
         if self.is_merged and self._wants_grad():
             raise LayerMapError("the adapter is merged for evaluation; train outside of merged(), or use no_grad()")
         if not call.off and self._acts():
@@ -218,13 +245,15 @@ class Doors:
         last = self._last  # another thread may put its own there
         theta = self.vector.theta
         seen = not fresh and last and not _is_unseen(theta)
-        if seen and last.serve(theta, self._dtype(), self._wants_grad()):
+        if seen and last.serve(theta, self.dtype, self._wants_grad()):
             return last
         last = self._last = self._traced = None  # the memory of the last ones before that of the next
         self._last = made = self._made()
         return made
 
-    def _dtype(self) -> torch.dtype:
+    @property
+    def dtype(self) -> torch.dtype:
+        """What factors are made in: the adapted weights' own where all are of one half precision, else float32."""
         dtypes = {weight.dtype for weight in self.weights()}
         return dtypes.pop() if dtypes in _HALVES else torch.float32
 
@@ -233,7 +262,7 @@ class Doors:
         # FSDP gathers θ for each forward, and where is told by nothing.
         if not (torch.compiler.is_compiling() or _is_unseen(theta) or hasattr(self.model, "unshard")):
             seen = theta.detach().clone()
-        theta_D = self.vector.expand(self._dtype())
+        theta_D = self.vector.expand(self.dtype)
         if seen is not None and theta_D.requires_grad:
             theta_D.register_hook(lambda gradient: spent.append(True))
         return Factors(self.vector.cut(theta_D), seen, spent, self.vector.storage.keeps_nothing, {})
@@ -258,16 +287,3 @@ def _is_unseen(theta: Tensor) -> bool:
     if theta.is_meta or in_torch_func():
         return True
     return theta.is_cuda and torch.cuda.is_current_stream_capturing()
-
-
-def parts_of(model: nn.Module, layer_map: LayerMap) -> Iterator[nn.Module]:
-    """The modules with adapted weights beneath them, from the model down to its lists of layers, which nobody calls."""
-    for name in layer_map.by_weight():
-        module = model
-        for part in name.split(".")[:-2]:
-            module = getattr(module, part, None)
-            if module is None or isinstance(module, nn.ModuleList | nn.ModuleDict):
-                break
-            yield module
-            if isinstance(module, nn.Sequential):
-                break

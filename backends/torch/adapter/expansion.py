@@ -11,6 +11,7 @@ A kind that is no gather has its frozen numbers instead: programs.py.
 
 import importlib.util
 import itertools
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -87,6 +88,10 @@ class Cached:
         return self.index.nbytes
 
     def expand(self, theta: Tensor, dtype=torch.float32) -> Tensor:
+        if (
+            torch.compiler.is_compiling() and not torch.is_grad_enabled()
+        ):  # there, it would be given a context that it has not
+            return Expand.forward(theta, self.index, dtype, *self.scale)
         return Expand.apply(theta, self.index, dtype, *self.scale)
 
 
@@ -147,9 +152,17 @@ def storage_named(projection: Projection, device, asked: str | None = None) -> t
     return Computed if asked == "computed" or (asked is None and by_default) else Cached
 
 
+_held = weakref.WeakValueDictionary()
+
+
 def storage_of(projection: Projection, device, asked: str | None = None) -> Cached | Computed | Theta | Frozen:
-    """P held on ``device``, ready to expand: see ``storage_named``."""
-    return storage_named(projection, device, asked)(projection, device)
+    """P held on ``device``, ready to expand: see ``storage_named``. Equal projections share one that somebody still holds."""
+    of_kind, device = storage_named(projection, device, asked), torch.device(device)
+    key = of_kind, projection, device
+    storage = _held.get(key)
+    if storage is None:
+        storage = _held[key] = of_kind(projection, device)
+    return storage
 
 
 @lru_cache(maxsize=8)

@@ -10,6 +10,8 @@ from unilora_spec import FileError, LayerMap, LayerMapError
 
 from .heads import lacking
 from .names import modules, parameters
+from .originals import Original
+from .rows import ByRow
 from .targets import matching
 from .vector import THETA
 
@@ -19,10 +21,12 @@ class InFull:
 
     ``originals``  those that ``attach`` or a file named, with the values that they had before, by name
     ``new``        those that the checkpoint of the base lacks, of whose values a file has to say something
+
+    The parameters keep the trained values. Whoever computes where the adapter is off reads the original ones: originals.py.
     """
 
     def __init__(self, model: nn.Module):
-        self.model, self.originals, self.new = model, {}, lacking(model)
+        self.model, self.originals, self.new, self._shown = model, {}, lacking(model), []
 
     def names(self) -> list[str]:
         """Those that were named, and those that somebody has unfrozen since, as the base names them."""
@@ -42,13 +46,36 @@ class InFull:
         self.originals = {name: every[name].detach().clone() for name in names}
         for name in names:
             every[name].requires_grad_(True)
+        self._shown = Original.of(self.model, self.originals)
+        self._shown += [ByRow(module, self.model, name) for module, name in self.shown_on().items()]
+
+    def shown_on(self) -> dict[nn.Module, str]:
+        """The modules with named parameters, and the name of one of each."""
+        return {shown.module: shown.name for shown in self._shown}
+
+    def named(self) -> dict[str, torch.Tensor]:
+        """Copies of the values of now of those that were named."""
+        return {name: parameter.detach().clone() for name, parameter in self.parameters_of(self.originals).items()}
+
+    def parameters_of(self, names) -> dict[str, nn.Parameter]:
+        """The parameters of these names, without a walk through the model where nothing wraps a part of it."""
+        found = {name: _at(self.model, name) for name in names}
+        every = self.parameters() if None in found.values() else {}
+        return {name: every[name] if parameter is None else parameter for name, parameter in found.items()}
 
     @torch.no_grad()
-    def set(self, values: dict[str, np.ndarray]) -> None:
+    def set(self, values: dict[str, np.ndarray | torch.Tensor]) -> None:
         """Gives parameters the ``values`` by name."""
-        every = self.parameters() if values else {}
+        every = self.parameters_of(values)
         for name, value in values.items():
-            every[name].copy_(torch.from_numpy(value))
+            every[name].copy_(torch.as_tensor(value))
+
+    def become(self, values: dict[str, torch.Tensor]) -> None:
+        """Trains the parameters that ``values`` names in place of those of now, and gives them the values."""
+        if values.keys() != self.originals.keys():
+            self.restore()
+            self.keep(values)
+        self.set(values)
 
     def check(self) -> None:
         """Raises ``LayerMapError`` where a parameter that was named is no longer there in its shape: it could not be given back."""
@@ -69,9 +96,16 @@ class InFull:
                 stacklevel=4,
             )
         every = self.parameters()
+        self.remove()
         for name, value in self.originals.items():
             every[name].requires_grad_(False).copy_(value)
         self.originals = {}
+
+    def remove(self) -> None:
+        """Leaves the parameters as they are, and no longer shows others where the adapter is off."""
+        for shown in self._shown:
+            shown.remove()
+        self._shown = []
 
     def forgotten(self) -> list[str]:
         """The new parameters that nobody trains."""
@@ -103,3 +137,13 @@ def names_in_full(model: nn.Module, patterns, layer_map: LayerMap) -> list[str]:
         if name in layer_map.by_weight():
             raise LayerMapError(f"{name} is both a target and trained in full; choose one")
     return list(dict.fromkeys(names))
+
+
+def _at(model, name):
+    """The parameter of this name, or None where the way to it is another one."""
+    *way, key = name.split(".")
+    for part in way:
+        model = model._modules.get(part)
+        if model is None:
+            return None
+    return model._parameters.get(key)

@@ -1,5 +1,7 @@
 """A and B beside a table: of an nn.Embedding, rows of B times A are added to the rows that it looks up."""
 
+from functools import partial
+
 import torch
 from torch.nn import functional as F
 
@@ -20,17 +22,30 @@ class Lookup(LowRank):
         return plain and module.max_norm is None and not module.sparse and not module.scale_grad_by_freq
 
     def _added(self, module, ids, output, factors):
+        if factors.rows is not None:
+            for number, segment, s in self.pairs:
+                own = [factor.to(output) for factor in factors.segments[number]]
+                delta = partial(self._delta_of_rows, module, segment, s, own)
+                output = output + factors.rows.each(segment.name, module, ids, delta)
+            return output
         for number, segment, s in self.pairs:
-            first, *rest = (factor.to(output) for factor in factors.segments[number])
-            rows = self._rows(ids, segment, rest[0] if rest else first)
-            delta = s * (rows @ first if rest else rows)
-            if module.padding_idx is not None:
-                delta = torch.where((ids == module.padding_idx).unsqueeze(-1), delta.detach(), delta)
-            output = output + delta
+            output = output + self._delta(
+                module, ids, segment, s, *(factor.to(output) for factor in factors.segments[number])
+            )
         for (_, segment, _), draw in zip(self.pairs, self.unilora.draws(self.pairs)):
             norms = matrix(segment, segment.part(module.weight)).float().norm(dim=1)
             output = output + self._rows(ids, segment, draw(norms, segment.in_features).to(output))
         return output
+
+    def _delta_of_rows(self, module, segment, s, stacks, ids, i):
+        return self._delta(module, ids, segment, s, *(stack[i] for stack in stacks))
+
+    def _delta(self, module, ids, segment, s, first, *rest):
+        rows = self._rows(ids, segment, rest[0] if rest else first)
+        delta = s * (rows @ first if rest else rows)
+        if module.padding_idx is not None:
+            delta = torch.where((ids == module.padding_idx).unsqueeze(-1), delta.detach(), delta)
+        return delta
 
     @staticmethod
     def _rows(ids, segment, table):

@@ -1,4 +1,4 @@
-"""Marks on the modules of an adapted model, so that a second adapter on it or on a part of it is refused."""
+"""Marks on the modules of an adapted model, so that a second adapter on it or on a part of it is refused, and its attributes."""
 
 from torch import nn
 
@@ -31,3 +31,13 @@ def refuse_marked(model: nn.Module) -> None:
         if _MARK in vars(module):
             what = f"its part {name} has an adapter" if name else "it is a part of a model that has an adapter"
             raise LayerMapError(f"{what} already; adapt the whole model once, or detach the other adapter first")
+
+
+class Attribute:
+    """The handle that takes an attribute off a model."""
+
+    def __init__(self, model, name):
+        self.model, self.name = model, name
+
+    def remove(self):
+        delattr(self.model, self.name)

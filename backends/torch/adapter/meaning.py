@@ -1,7 +1,7 @@
 """What an adapter's outputs mean, beside its own values: the configuration of its head, and the base outside of what it changes
 (SPEC 8.6, 10.5, 10.6)."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -53,9 +53,15 @@ def fingerprint(model: nn.Module, without: Collection[str]) -> str | None:
     return rest.fingerprint(looked_at(each for each in compared(model) if each[0] not in without))
 
 
-def warnings(model: nn.Module, adapter: Adapter) -> list[str]:
-    """A sentence where ``model`` differs from the base on record outside of what the adapter changes, or none (SPEC 10.6)."""
-    return rest.told(adapter.other_rest(looked_at(compared(model)))) if adapter.base and adapter.base.rest else []
+def warnings(model: nn.Module, adapter: Adapter, originals: Mapping[str, torch.Tensor] = {}) -> list[str]:
+    """A sentence where ``model`` differs from the base on record outside of what the adapter changes, or none (SPEC 10.6).
+
+    ``originals`` are, by name, what parameters were that another adapter has changed.
+    """
+    if not (adapter.base and adapter.base.rest):
+        return []
+    base = ((name, originals.get(name, tensor)) for name, tensor in compared(model))
+    return rest.told(adapter.other_rest(looked_at(base)))
 
 
 def compared(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

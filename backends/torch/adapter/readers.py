@@ -1,4 +1,4 @@
-"""Modules that read the weight of another without calling it, as the mixers of Mamba do with that of their convolution."""
+"""Modules above adapted weights: those that are parts of a call, and those that read the weight of another without calling it, as the mixers of Mamba do with that of their convolution."""
 
 import inspect
 import re
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import cache
 
 from torch import nn
+
+from unilora_spec import LayerMap
 
 # What is read of a weight to look at it; everything else computes with it.
 _LOOKS = "dtype|device|shape|size|dim|ndim|numel|requires_grad|is_floating_point|is_cuda|is_meta|element_size"
@@ -41,3 +43,16 @@ def _read(cls: type) -> frozenset[str]:
             if "init" not in method.partition("(")[0]:
                 found |= set(_READING.findall(method))
     return frozenset(found)
+
+
+def parts_of(model: nn.Module, layer_map: LayerMap) -> Iterator[nn.Module]:
+    """The modules with adapted weights beneath them, from the model down to its lists of layers, which nobody calls."""
+    for name in layer_map.by_weight():
+        module = model
+        for part in name.split(".")[:-2]:
+            module = getattr(module, part, None)
+            if module is None or isinstance(module, nn.ModuleList | nn.ModuleDict):
+                break
+            yield module
+            if isinstance(module, nn.Sequential):
+                break

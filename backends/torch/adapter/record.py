@@ -11,6 +11,7 @@ from unilora_spec import Adapter, Base, FileError, LayerMapError
 
 from . import meaning
 from .candidates import candidates
+from .contents import Contents
 from .names import parameters
 from .vector import THETA
 
@@ -58,6 +59,10 @@ def as_array(tensor) -> np.ndarray:
 
 def check_base(model: nn.Module, adapter: Adapter) -> None:
     """Raises ``UniLoraError`` where an adapter does not fit a model (SPEC 10.3); warns where the weights are others (10.2)."""
+    attached = getattr(model, "unilora", None)
+    contents = attached.adapters.contents if attached else Contents()
+    if attached and contents.knows(adapter, attached):
+        return
     owners = {candidate.weight: candidate for candidate in candidates(model)}
     shapes = {name: tuple(module._parameters[key].shape) for name, (module, key) in parameters(model).items()}
     shapes |= {name: owner.shape for name, owner in owners.items()}
@@ -69,9 +74,16 @@ def check_base(model: nn.Module, adapter: Adapter) -> None:
             raise FileError(f"{segment.name} belongs to a module that cannot be adapted while it runs; merge instead")
         if segment.index is None and segment.transposed != owner.transposed:  # a square weight fits either way round
             raise FileError(f"{segment.name} is stored the other way round than the adapter says; merge instead")
-    if adapter.same_contents(values_of(model)) is False:
-        warnings.warn(
-            f"the model's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=4
-        )
-    for line in meaning.warnings(model, adapter):
+    originals = attached.in_full.originals if attached else {}
+    weights = {name: owners[name].module._parameters[owners[name].parameter] for name in adapter.layer_map.by_weight()}
+
+    def read(name):  # what is trained in full now may be what another adapter adapts
+        return as_array(originals[name] if name in originals else owners[name].values())
+
+    def look():
+        if adapter.same_contents(read) is False:
+            yield f"the model's weights are not those of {adapter.base.name}, which the adapter was trained on"
+        yield from meaning.warnings(model, adapter, originals)
+
+    for line in contents.told(adapter, weights, look):
         warnings.warn(line, stacklevel=4)

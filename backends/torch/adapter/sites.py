@@ -49,6 +49,11 @@ class LowRank:
         return self._added(module, inputs[0], output, factors)
 
     def _added(self, module, x, output, factors):
+        if factors.rows is not None:
+            for number, segment, s in self.pairs:
+                own = factors.segments[number]
+                output = factors.rows.added(module, x, output, segment, s, own, _add, self._convolved)
+            return output
         draws = self.unilora.draws(self.pairs)
         if self._is_one_token(module, x, output, draws):
             return self._added_to_one(x, output, factors)
@@ -121,11 +126,16 @@ class LowRank:
 
     @classmethod
     def _add_convolution(cls, module, segment, x, first, rest, s, output):
+        delta = cls._convolved(module, segment, x, first, rest, s)
+        return _add(output, delta.to(output.dtype), segment, cls._channels(module))
+
+    @classmethod
+    def _convolved(cls, module, segment, x, first, rest, s):
         channels = cls._channels(module)
         delta = module._conv_forward(x, first.reshape(-1, *module.weight.shape[1:]), None) * s
         for B in rest:
             delta = F.linear(delta.movedim(channels, -1), B).movedim(-1, channels)
-        return _add(output, delta.to(output.dtype), segment, channels)
+        return delta
 
 
 class MergedLinear(LowRank):
@@ -144,7 +154,7 @@ class MergedLinear(LowRank):
 
     def forward(self, module, x):
         factors = self.unilora.factors_of_now()
-        if factors is None or not self._costs_less(x, module.weight):
+        if factors is None or factors.rows is not None or not self._costs_less(x, module.weight):
             output = F.linear(x, module.weight, module.bias)
             return output if factors is None else self._added(module, x, output, factors)
         return self._merged(x, module, factors)

@@ -12,23 +12,28 @@ import unilora_spec
 from unilora_spec import Adapter, LayerMap, LayerMapError, Projection
 
 from . import meaning, merging, record
+from .adapters import Adapters
 from .candidates import candidates
-from .delta_weight import DeltaWeight, shows
-from .doors import Doors, Factors, parts_of
+from .delta_weight import DeltaWeight
+from .doors import Doors
+from .factors import Factors
 from .folders import save_pretrained
 from .in_full import InFull
-from .marks import mark
+from .left_out import LeftOut
+from .marks import Attribute, mark
 from .noise import Draw, Noise
-from .readers import readers_of
+from .readers import parts_of, readers_of
+from .several import Several
+from .shown import shows
 from .state import State
 from .structure import Structure
 from .vector import THETA, Vector
 
-METHODS = ("save_adapter", "load_adapter", "merge", "detach")
+METHODS = ("save_adapter", "load_adapter", "merge", "detach", "disable_adapter")
 OF_FOLDERS = "save_pretrained"  # of models that have it
 
 
-class UniLora:
+class UniLora(Several, LeftOut):
     """The adapter on a model, as its attribute ``unilora``.
 
     ``projection`` and ``layer_map`` are the specification's. No module of its own: containers such as nn.Sequential would run it, and
@@ -38,14 +43,13 @@ class UniLora:
     def __init__(
         self, model, projection: Projection, layer_map: LayerMap, theta, trained_in_full=(), storage=None, untrained=()
     ):
-        self.model, self.projection, self.layer_map = model, projection, layer_map
-        by_weight = {candidate.weight: candidate for candidate in candidates(model)}
-        self.owners = {name: by_weight[name] for name in layer_map.by_weight()}
-        self._noise, self._handles, self._own_meaning = None, [], meaning.nothing
+        self.model, self._noise, self._own_meaning = model, None, meaning.nothing
+        self._handles, self._sites, self.state = [], [], None
+        self._find(projection, layer_map)
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
         self.in_full = InFull(model)
         self.in_full.new = [name for name in self.in_full.new if name not in untrained]
-        self.structure = Structure(model, (owner.module for owner in self.owners.values()))
+        self.adapters = Adapters(self)
         try:
             self._put_on(theta, trained_in_full, storage)
         except BaseException:
@@ -53,28 +57,44 @@ class UniLora:
             raise
 
     def _put_on(self, theta, trained_in_full, storage):
-        model, layer_map = self.model, self.layer_map
-        self.vector = Vector(model, self.projection, layer_map, theta, self._device(), storage)
-        readers = {name: list(readers_of(model, name)) for name in self.owners}
-        parts = [*parts_of(model, layer_map), *itertools.chain(*readers.values())]
-        self.doors = Doors(model, self.vector, self.structure, self._adapted_weights, self._multiplied_weights, parts)
-        self._handles += [*self.doors.doors, *mark(model)]
-        self._install_sites(readers)
+        model = self.model
+        self.vector = Vector(model, self.projection, self.layer_map, theta, self._device(), storage)
+        weights = self._adapted_weights, self._multiplied_weights
+        self.doors = Doors(model, self.vector, self.structure, *weights, self._parts())
+        self._handles += [self.doors, *mark(model), self.in_full]
+        self._install_sites()
+        self.state = State(self)
         model.requires_grad_(False)
         self.theta.requires_grad_(True)
         self.in_full.keep(trained_in_full)
-        self.state = State(self)
-        self._handles.append(self.state)
         methods = {name: getattr(self, name) for name in METHODS} | {"_apply": self.vector.apply}
         if hasattr(model, OF_FOLDERS):
             methods[OF_FOLDERS] = partial(save_pretrained, self)
         for name, method in ({"unilora": self} | methods).items():
             setattr(model, name, method)
-            self._handles.append(_Attribute(model, name))
+            self._handles.append(Attribute(model, name))
 
     def __repr__(self) -> str:
         held = f"P {self.storage.name}: {self.storage.nbytes:,} bytes"
         return f"UniLora({self.projection}, {len(self.layer_map)} segments, {held})"
+
+    def _find(self, projection, layer_map):
+        by_weight = {candidate.weight: candidate for candidate in candidates(self.model)}
+        self.projection, self.layer_map = projection, layer_map
+        self.owners = {name: by_weight[name] for name in layer_map.by_weight()}
+        self.structure = Structure(self.model, (owner.module for owner in self.owners.values()))
+        self._readers = {name: list(readers_of(self.model, name)) for name in self.owners}
+
+    def _parts(self):
+        return [*parts_of(self.model, self.layer_map), *itertools.chain(*self._readers.values())]
+
+    def _withdraw(self):
+        """Takes the sites away, and the state's hooks."""
+        if self.state:
+            self.state.remove()
+        for handle in reversed(self._sites):
+            handle.remove()
+        self._sites, self.state = [], None
 
     # P and θ
 
@@ -117,15 +137,6 @@ class UniLora:
     # What a forward does
 
     @property
-    def enabled(self) -> bool:
-        """Whether the adapter acts; False gives the base's outputs, but for the parameters trained in full."""
-        return self.doors.enabled
-
-    @enabled.setter
-    def enabled(self, enabled: bool):
-        self.doors.enabled = bool(enabled)
-
-    @property
     def is_merged(self) -> bool:
         return self.doors.is_merged
 
@@ -160,16 +171,16 @@ class UniLora:
         noisy = self._noise and self._noise.strength and self.model.training
         return [self._noise.draw(number) for number, *_ in pairs] if noisy else []
 
-    def _install_sites(self, readers):
+    def _install_sites(self):
         numbered = {}
         for number, segment in enumerate(self.layer_map.segments):
             pair = number, segment, float(self.layer_map.factor_scale(segment))
             numbered.setdefault(segment.name, []).append(pair)
         for name, pairs in numbered.items():
             owner = self.owners[name]
-            is_read = readers[name] and not owner.is_quantized
+            is_read = self._readers[name] and not owner.is_quantized
             site = (DeltaWeight if is_read else owner.site)(self, pairs)
-            self._handles += site.install(owner.module, owner.parameter)
+            self._sites += site.install(owner.module, owner.parameter)
 
     def _adapted_weights(self) -> Iterable[torch.Tensor]:
         return (owner.module._parameters[owner.parameter] for owner in self.owners.values())
@@ -246,7 +257,7 @@ class UniLora:
             self._own_meaning()
             return self._take_off()
 
-    def take_meaning(self, adapter: Adapter) -> None:
+    def take_meaning(self, adapter) -> None:
         """Gives the model's configuration the labels and the problem type of a head that ``adapter`` brings, until ``detach``."""
         self._own_meaning()
         self._own_meaning = meaning.take(self.model, adapter)
@@ -264,6 +275,7 @@ class UniLora:
 
     def _take_off(self):
         model = self.model
+        self._withdraw()
         for handle in reversed(self._handles):
             handle.remove()
         self._handles = []
@@ -271,13 +283,3 @@ class UniLora:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(self._required_grad.get(name, parameter.requires_grad))
         return model
-
-
-class _Attribute:
-    """The handle that takes an attribute off a model."""
-
-    def __init__(self, model, name):
-        self.model, self.name = model, name
-
-    def remove(self):
-        delattr(self.model, self.name)

@@ -23,7 +23,7 @@ class Vector:
         self.storage = storage_of(projection, device, asked)
         self._sizes = [segment.size for segment in layer_map.segments]
         with torch.inference_mode(False):  # else it could never be trained
-            model.register_parameter(THETA, nn.Parameter(torch.from_numpy(theta).to(device)))
+            model.register_parameter(THETA, nn.Parameter(torch.as_tensor(theta).to(device, copy=True)))
         self.link = self.last_link()
 
     @property
