@@ -79,7 +79,7 @@ def test_fsdp_gives_the_theta_of_one_process(fsdp, way, relative):
     assert torch.equal(first[way], second[way])
     assert_trained_as_one(first[way], first, relative)
     assert first["shard"] == 32 * 64 // 2, "each process holds half of the base"
-    assert first["state"] == ["classifier.bias", "classifier.weight", "unilora_theta"]
+    assert first["state"] == ["classifier.bias", "classifier.weight", "unilora_record", "unilora_theta"]
 
 
 def test_an_evaluation_between_two_steps_of_fsdp_sees_the_theta_of_now(fsdp):
@@ -161,7 +161,7 @@ def test_the_command_trains_and_reports_in_two_processes_as_in_one(runs, by_two,
     written = unilora_spec.load_adapter(first["output"])
     assert written.theta.tolist() == first["state"]["unilora_theta"].tolist()
     assert {key: value.tolist() for key, value in written.saved.items()} == {
-        key: value.tolist() for key, value in first["state"].items() if key != "unilora_theta"
+        key: value.tolist() for key, value in first["state"].items() if not key.startswith("unilora_")
     }
 
 

@@ -6,6 +6,7 @@ What a boundary finds, whose inputs are the same whatever the seed, is asked onc
 import argparse
 import json
 import shutil
+import sys
 from concurrent.futures import ProcessPoolExecutor
 
 from rich.console import Console
@@ -62,9 +63,17 @@ def main() -> int:
 
 def _found(what, jobs):
     """What ``caught_by`` gives of each of these calls, in order."""
+    console = Console(stderr=True)
     with ProcessPoolExecutor() as pool:
         found = pool.map(caught_by, *zip(*jobs, strict=True)) if jobs else []
-        return list(track(found, what, len(jobs), console=Console(stderr=True), transient=True))
+        if console.is_terminal:
+            return list(track(found, what, len(jobs), console=console, transient=True))
+        seen = []
+        for each in found:
+            seen.append(each)
+            if len(seen) % max(1, len(jobs) // 20) == 0:
+                print(f"{what}: {len(seen)} of {len(jobs)}", file=sys.stderr, flush=True)
+        return seen
 
 
 if __name__ == "__main__":
