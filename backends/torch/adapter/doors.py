@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from unilora_spec import LayerMapError
 
+from .compiling import has_compiled, is_within_compiled, itself_uncompiled, uncompiled
 from .eager import eager
 from .factors import Factors
 from .in_place import InPlaceOfForward
@@ -47,16 +48,31 @@ class Door(InPlaceOfForward):
         self.doors, self.is_probed = doors, False
 
     def run(self, *inputs, **named):
+        if torch.compiler.is_compiling():
+            return self._traced(inputs, named)
+        return self._called(inputs, named)
+
+    def _traced(self, inputs, named):
+        self.doors.enter_graph()
         try:
-            self.doors.enter(self.module)
-            if not (self.is_probed or torch.compiler.is_compiling() or in_torch_func()):
-                with probing(self.doors.multiplied()):
-                    result = self.inner(*inputs, **named)
-                self.is_probed = True
-                return result
             return self.inner(*inputs, **named)
         finally:
+            self.doors.leave_graph()
+
+    @itself_uncompiled
+    def _called(self, inputs, named):
+        try:
+            self.doors.enter(self.module)
+            if self.is_probed or in_torch_func() or is_within_compiled() or has_compiled(self.module):
+                return self.inner(*inputs, **named)
+            with probing(self.doors.multiplied()):
+                result = self.inner(*inputs, **named)
+            self.is_probed = True
+            return result
+        finally:
             self.doors.leave()
+
+    remove = InPlaceOfForward.close
 
 
 class Doors:
@@ -191,13 +207,18 @@ class Doors:
                     self._switcher = None
                     self._changed.notify_all()
 
+    def enter_graph(self) -> None:
+        """A graph is traced, whose outermost door makes factors as a part of it, if it is not itself within a call."""
+        self._traced_depth += 1
+        if self._traced_depth == 1 and not self._inside and self._acts():
+            self._traced = self._made()
+
+    def leave_graph(self) -> None:
+        self._traced_depth -= 1
+
+    @uncompiled
     def enter(self, module: nn.Module) -> None:
         """A call comes in by ``module``; ``leave`` ends it."""
-        if torch.compiler.is_compiling():
-            self._traced_depth += 1
-            if self._traced_depth == 1 and not self._inside and self._acts():
-                self._traced = self._made()
-            return
         call = self._call
         call.depth += 1
         if call.depth > 1:
@@ -222,10 +243,8 @@ class Doors:
             # Of the whole model, a step compares nothing: a GPU would wait for it, and CUDA graphs could not hold it.
             call.held = self._traced = self._current(fresh=module is self.model and self._wants_grad())
 
+    @uncompiled
     def leave(self) -> None:
-        if torch.compiler.is_compiling():
-            self._traced_depth -= 1
-            return
         call = self._call
         call.depth = max(0, call.depth - 1)  # an interrupt may come before ``enter`` has counted
         if call.depth == 0:
@@ -241,6 +260,7 @@ class Doors:
     def _wants_grad(self):
         return torch.is_grad_enabled() and self.vector.theta.requires_grad
 
+    @uncompiled
     def _current(self, fresh: bool) -> Factors:
         last = self._last  # another thread may put its own there
         theta = self.vector.theta

@@ -1,0 +1,85 @@
+"""torch.compile around an adapted model: before attach and after, of the whole and of blocks, with graphs that break."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from backends.torch import attach
+
+X = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Breaking(nn.Module):
+    """A layer in whose middle a graph breaks."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        torch._dynamo.graph_break()
+        return self.second(x)
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), Breaking())
+
+
+def adapted(model):
+    return attach(model, rank=2, d=20, targets=["0", "2.first", "2.second"], bound=1.0)
+
+
+def in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+def blocks(model):
+    for i in (0, 2):
+        model[i] = torch.compile(model[i], backend="eager")
+    return model
+
+
+COMPILED = {"whole": lambda model: torch.compile(model, backend="eager"), "in place": in_place, "blocks": blocks}
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("how", COMPILED)
+def test_a_compiled_model_follows_theta_as_a_plain_one_does(how, before):
+    torch._dynamo.reset()
+    plain, model = adapted(net()), net()
+    if before:
+        model = COMPILED[how](model)
+        model(X)  # its graphs are there, and know of no adapter
+        adapted(model)
+    else:
+        model = COMPILED[how](adapted(model))
+    optimizers = [torch.optim.AdamW([one.unilora.theta], lr=0.1, fused=True) for one in (plain, model)]
+    for _ in range(3):
+        for one, optimizer in zip((plain, model), optimizers):
+            one(X).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        with torch.no_grad():
+            assert torch.equal(model(X), plain(X))
+    assert torch.equal(model.unilora.theta, plain.unilora.theta)
+    with torch.inference_mode():
+        for one in (plain, model):
+            one.unilora.theta.data.mul_(2)
+        assert torch.equal(model(X), plain(X)) and not torch.equal(model(X), net()(X))
+    model.detach()
+    assert torch.equal(model(X), net()(X))
+
+
+def test_a_part_that_is_compiled_and_called_by_itself():
+    torch._dynamo.reset()
+    plain, model = adapted(net()), adapted(net())
+    part = torch.compile(model[2], backend="eager")
+    for scale in (1, 2):
+        for one in (plain, model):
+            one.unilora.theta.data.mul_(scale)
+        assert torch.equal(part(X), copy.deepcopy(plain)[2](X))
