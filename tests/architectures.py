@@ -194,7 +194,7 @@ CASES = {
     "BLOOM": Case("BloomForCausalLM", {"vocab_size": 50, "hidden_size": 32, "n_layer": 1, "n_head": 4}, ("query_key_value[0:8]", "dense")),
     "RWKV": Case(
         "RwkvForCausalLM", {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32, "intermediate_size": 48},
-        ("key", "receptance", "output"), "ids, no cache",
+        ("key", "receptance", "attention.value"), "ids, no cache",
     ),
     "LLaVA": Case(
         "LlavaForConditionalGeneration",

@@ -89,3 +89,13 @@ def test_what_cannot_be_adapted_is_refused_by_name(name):
     with pytest.raises(LayerMapError) as refusal:
         plan(CASES[name].model(), target, RANK)
     assert str(refusal.value).startswith(sentence)
+
+
+def test_a_weight_that_the_model_changes_by_itself_is_refused_at_its_first_call():
+    """RWKV divides some for an evaluation by 2 for each six layers, and would not divide ΔW."""
+    case = CASES["RWKV"]
+    model = attach(case.model(), RANK, D, targets=["key", "output"])
+    with pytest.raises(
+        LayerMapError, match=r"^rwkv\.blocks\.0\.attention\.output\.weight is read by the model \(div_\)"
+    ):
+        looked_at(model, case)
