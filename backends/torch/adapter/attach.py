@@ -16,7 +16,7 @@ from unilora_spec.projection import kind_named
 
 from .candidates import candidates
 from .checkpoint import adapter_in
-from .folders import FILE, read_adapters
+from .folders import read_adapters
 from .heads import lacking
 from .in_full import names_in_full
 from .marks import refuse_marked
@@ -112,7 +112,8 @@ def load_adapter(model: nn.Module, path) -> nn.Module:
     model's weights are not those it was trained on. The model is unchanged until everything has been checked.
     """
     wrapped, model = model, plain(model)
-    adapter = _read(Path(path))
+    path = Path(path)
+    adapter = adapter_in(path) if path.is_dir() else unilora_spec.load_adapter(path)
     if not hasattr(model, "unilora"):
         refuse_marked(model)
     try:
@@ -122,12 +123,6 @@ def load_adapter(model: nn.Module, path) -> nn.Module:
     put(model, adapter)
     read_adapters(model, load_adapter)
     return wrapped
-
-
-def _read(path):
-    if path.is_dir():
-        return unilora_spec.load_adapter(path / FILE) if (path / FILE).exists() else adapter_in(path)
-    return unilora_spec.load_adapter(path)
 
 
 def put(model: nn.Module, adapter: Adapter) -> nn.Module:
