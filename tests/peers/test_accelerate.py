@@ -79,4 +79,6 @@ def test_a_base_that_is_offloaded_before_attach_trains_as_one_that_is_not(where,
     model.save_adapter(tmp_path / "vec.safetensors")
     loaded = load_adapter(llama(), tmp_path / "vec.safetensors")
     with torch.no_grad():
-        torch.testing.assert_close(logits(loaded), logits(plain), rtol=0, atol=1e-4)  # of logits near 10, after such a θ
+        torch.testing.assert_close(
+            logits(loaded), logits(plain), rtol=0, atol=1e-4
+        )  # of logits near 10, after such a θ

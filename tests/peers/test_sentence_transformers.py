@@ -11,8 +11,13 @@ st = pytest.importorskip("sentence_transformers")
 datasets = pytest.importorskip("datasets")
 losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
 
-PAIRS = {"anchor": ["the cat", "a dog", "the sun", "a car"] * 4, "positive": ["good cat", "bad dog", "warm sun", "cold car"] * 4}
-CROSSED = PAIRS | {"positive": ["cold car", "warm sun", "bad dog", "good cat"] * 4}  # held out: training makes their loss rise
+PAIRS = {
+    "anchor": ["the cat", "a dog", "the sun", "a car"] * 4,
+    "positive": ["good cat", "bad dog", "warm sun", "cold car"] * 4,
+}
+CROSSED = PAIRS | {
+    "positive": ["cold car", "warm sun", "bad dog", "good cat"] * 4
+}  # held out: training makes their loss rise
 
 
 @pytest.fixture
@@ -21,7 +26,12 @@ def fresh(tmp_path):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     config = T.BertConfig(
-        vocab_size=len(WORDS) + 2, pad_token_id=0, initializer_range=0.2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **sizes
+        vocab_size=len(WORDS) + 2,
+        pad_token_id=0,
+        initializer_range=0.2,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        **sizes,
     )
     T.BertModel(config).save_pretrained(tmp_path / "base")
     tokenizer().save_pretrained(tmp_path / "base")

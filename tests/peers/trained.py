@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from backends.torch import attach, load_adapter
 from backends.torch.__main__ import app
 
-WORDS = "the a cat dog sun car is was good bad warm cold".split()
+WORDS = ["the", "a", "cat", "dog", "sun", "car", "is", "was", "good", "bad", "warm", "cold"]
 IDS = torch.arange(2, 14).reshape(2, 6)
 
 
