@@ -9,7 +9,7 @@ SOURCES := $(shell find unilora_spec backends export conformance_tests docs test
 INSTALLED := .venv/installed-$(RUNTIME)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test faults fuzz kills attack compare bench clean
+.PHONY: demo test peers faults fuzz kills attack compare bench clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -52,6 +52,11 @@ compare: .venv/installed-compare
 bench: .venv/installed-compare
 	$(BIN)/python -m benchmarks
 
+# docs/trainers.md: the trainers of other libraries, each with an adapter, in an environment of their own; two minutes on two cores.
+# Less: .venv-peers/bin/python -m pytest -o addopts=-q tests/peers/test_trl.py
+peers: .venv-peers/installed
+	HF_DATASETS_DISABLE_PROGRESS_BARS=1 OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -o addopts="--durations=8 -q" tests/peers
+
 build/demo/result.json: $(INSTALLED) $(filter-out tests/% conformance_tests/% docs/%,$(SOURCES))
 	$(BIN)/python examples/demo.py
 
@@ -78,5 +83,13 @@ build/torchao: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[compare]"
 	@touch $@
 
+# timm without what it names: a build of torchvision has to be that of torch, and no model of timm's uses it.
+.venv-peers/installed: pyproject.toml constraints.txt
+	@echo "Installing into .venv-peers, which takes a minute or two …"
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet -c constraints.txt -e ".[peers]"
+	@.venv-peers/bin/python -m pip install --quiet -c constraints.txt --no-deps timm
+	@touch $@
+
 clean:
-	rm -rf build .venv
+	rm -rf build .venv .venv-peers

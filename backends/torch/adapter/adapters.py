@@ -14,7 +14,6 @@ from .checkpoint import adapter_in
 from .contents import Contents
 from .expansion import storage_of
 from .factors import Factors
-from .folders import FILE
 from .mixing import check_linear, weighted, weighted_theta
 from .record import check_base
 from .stacked import Stacked
@@ -186,13 +185,9 @@ def fitting(model, adapter) -> Adapter:
         check_base(model, adapter)
         return adapter
     path = Path(adapter)
-    adapter = adapter_in(path) if path.is_dir() and not (path / FILE).exists() else _in_file(path)
+    adapter = adapter_in(path) if path.is_dir() else unilora_spec.load_adapter(path)
     try:
         check_base(model, adapter)
     except UniLoraError as error:
         raise error.within(path) from None
     return adapter
-
-
-def _in_file(path):
-    return unilora_spec.load_adapter(path / FILE if path.is_dir() else path)

@@ -76,7 +76,7 @@ _DEFAULTS = {
     ("q_b_proj", "kv_proj"): "deepseek_v4",
     ("q_proj", "kv_b_proj"): "mistral_large4_text",
     ("q_proj", "v_proj_current"): "zaya",
-    ("key", "value", "receptance", "output"): "rwkv",
+    ("key", "receptance", "attention.value"): "rwkv",  # output and feed_forward.value are divided in place for an evaluation
 }  # fmt: skip
 DEFAULTS = {model_type: targets for targets, types in _DEFAULTS.items() for model_type in types.split()}
 

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from unilora_spec import Adapter, Base, FileError, LayerMap, UniLoraError, canonical_json
+from unilora_spec import Adapter, Base, FileError, LayerMap, UniLoraError, canonical_json, load_adapter
 from unilora_spec.projection import kind_named
 from unilora_spec.serialization import MAX_HEADER
 
+from .folders import FILE
 from .names import without_wrappers
 from .record import DTYPES, as_array
 from .state import RECORD, TENSOR
@@ -24,11 +25,15 @@ _BASE = {
 
 
 def adapter_in(path) -> Adapter:
-    """The adapter whose training is in a checkpoint: a file of a state (.safetensors, or one of torch's), or the folder that holds one.
+    """The adapter whose training is in a checkpoint: a file of a state (.safetensors, or one of torch's), or the folder that holds one, or
+    an adapter's file beside the base, as sentence-transformers' trainer makes them.
 
     Raises ``FileError`` where there is no state of an adapted model, and what an adapter's file may refuse.
     """
-    path = file_in(Path(path))
+    path = Path(path)
+    if path.is_dir() and (path / FILE).is_file():
+        return load_adapter(path / FILE)
+    path = file_in(path)
     try:
         return _adapter(tensors_in(path, THETA))
     except UniLoraError as error:

@@ -1,7 +1,8 @@
 """Folders that ``save_pretrained`` of an adapted model writes: the base as it was, and the adapter as ``unilora.safetensors``.
 
-``from_pretrained`` of transformers and diffusers gives the base of such a folder with the adapter on it, once a model has been adapted in
-this process; elsewhere it gives the base alone, and ``load_adapter(model, folder)`` the rest.
+``from_pretrained`` of transformers and diffusers, and sentence-transformers by a model's name, give the base of such a folder with the
+adapter on it, once a model of theirs has been adapted in this process; elsewhere they give the base alone, and
+``load_adapter(model, folder)`` the rest.
 """
 
 import functools
@@ -10,13 +11,19 @@ from pathlib import Path
 
 from torch import nn
 
-from unilora_spec import UniLoraError
+from unilora_spec import UniLoraError, load_adapter, save_adapter
 from unilora_spec.base_model import read_file
 
+from .names import parameters
 from .vector import THETA
 
 FILE = "unilora.safetensors"
-_LIBRARIES = (("transformers", "PreTrainedModel"), ("diffusers", "ModelMixin"))
+_LIBRARIES = (
+    ("transformers", "PreTrainedModel"),
+    ("diffusers", "ModelMixin"),
+    ("sentence_transformers.base.model", "BaseModel"),
+)
+_MODULES = "modules.json"  # of a folder of sentence-transformers
 
 
 def save_pretrained(unilora, folder, *args, **named):
@@ -35,18 +42,26 @@ def save_pretrained(unilora, folder, *args, **named):
     with unilora.state.of_the_base():
         result = own(model, folder, *args, **named)
     if named.get("is_main_process", True):
-        from unilora_spec import save_adapter
-
         save_adapter(adapter, Path(folder) / FILE)
     return result
 
 
 def read_adapters(model: nn.Module, put_on) -> None:
-    """Lets ``from_pretrained`` of the library that a model comes from read the adapter in a folder; ``put_on(model, file)`` loads it."""
-    for library, name in _LIBRARIES:
-        base = getattr(sys.modules.get(library), name, None)
-        if base is not None and isinstance(model, base) and not hasattr(base.from_pretrained, "reads_adapters"):
-            base.from_pretrained = classmethod(_reading(base.from_pretrained.__func__, put_on))
+    """Lets what makes a model of a folder read the adapter in it, once a model of one of these libraries has been adapted;
+    ``put_on(model, file)`` loads it."""
+    classes = [getattr(sys.modules[library], name) for library, name in _LIBRARIES if library in sys.modules]
+    if not isinstance(model, tuple(classes)):
+        return
+    for cls in classes:
+        has_method = hasattr(cls, "from_pretrained")
+        own = cls.from_pretrained.__func__ if has_method else cls.__init__
+        if not hasattr(own, "reads_adapters"):
+            wrapped = (_reading if has_method else _making)(own, put_on)
+            wrapped.reads_adapters = True
+            if has_method:
+                cls.from_pretrained = classmethod(wrapped)
+            else:
+                cls.__init__ = wrapped
 
 
 def _reading(own, put_on):
@@ -55,12 +70,30 @@ def _reading(own, put_on):
         folder = Path(str(name), named.get("subfolder") or "")
         _refuse_checkpoint(folder)
         loaded = own(cls, name, *args, **named)
-        if (folder / FILE).is_file():
-            put_on(loaded[0] if isinstance(loaded, tuple) else loaded, folder / FILE)
+        model, file = loaded[0] if isinstance(loaded, tuple) else loaded, folder / FILE
+        if file.is_file() and not ((folder / _MODULES).is_file() and _is_of_another(file, model)):
+            put_on(model, file)
         return loaded
 
-    from_pretrained.reads_adapters = True
     return from_pretrained
+
+
+def _making(own, put_on):
+    """sentence-transformers makes the encoder by ``from_pretrained``, which has given it an adapter that is its own."""
+
+    @functools.wraps(own)
+    def __init__(self, model_name_or_path=None, *args, **named):
+        own(self, model_name_or_path, *args, **named)
+        file = Path(str(model_name_or_path), FILE)
+        if file.is_file() and not any(hasattr(module, "unilora") for module in self.modules()):
+            put_on(self, file)
+
+    return __init__
+
+
+def _is_of_another(file, model) -> bool:
+    """Whether none of the adapter's weights is the model's: it is that of the model around this one."""
+    return not load_adapter(file).layer_map.by_weight().keys() & parameters(model).keys()
 
 
 def _refuse_checkpoint(folder):

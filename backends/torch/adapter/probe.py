@@ -38,7 +38,8 @@ def probing(weights: Mapping[str, tuple[nn.Module, str]]):
 class _Looked(TorchFunctionMode):
     def __init__(self, weights):
         super().__init__()
-        self.weights = {id(module._parameters[key]): (name, module) for name, (module, key) in weights.items()}
+        # Each is held, as accelerate exchanges an offloaded one during a call, and another tensor would get its id.
+        self.weights = {id(w := module._parameters[key]): (w, name, module) for name, (module, key) in weights.items()}
         self.modules = list({id(module): module for module, _ in weights.values()}.values())
         self.called = []
 
@@ -58,7 +59,7 @@ class _Looked(TorchFunctionMode):
         for value in (*args, *kwargs.values()):
             for each in value if isinstance(value, list | tuple) else (value,):
                 if id(each) in self.weights:
-                    self._computed(function, *self.weights[id(each)])
+                    self._computed(function, *self.weights[id(each)][1:])
         return function(*args, **kwargs)
 
     def _computed(self, function, name, module):

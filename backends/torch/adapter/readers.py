@@ -1,9 +1,11 @@
 """Modules above adapted weights: those that are parts of a call, and those that read the weight of another without calling it, as the mixers of Mamba do with that of their convolution."""
 
 import inspect
+import linecache
 import re
 from collections.abc import Iterator
 from functools import cache
+from types import CodeType, FunctionType
 
 from torch import nn
 
@@ -33,15 +35,10 @@ def _read(cls: type) -> frozenset[str]:
     """The names of modules whose weights the methods of a class compute with, those aside that give weights their start."""
     found = set()
     for each in cls.__mro__:
-        if each in _EXEMPT:
-            continue
-        try:
-            methods = re.split(r"\n    def (?=\w)", inspect.getsource(each))
-        except (OSError, TypeError):  # made in a console, or built in
-            continue
-        for method in methods:
-            if "init" not in method.partition("(")[0]:
-                found |= set(_READING.findall(method))
+        if each not in _EXEMPT:
+            for function in _functions(each):
+                if "init" not in function.__name__:
+                    found |= set(_READING.findall(_source(function)))
     return frozenset(found)
 
 
@@ -56,3 +53,24 @@ def parts_of(model: nn.Module, layer_map: LayerMap) -> Iterator[nn.Module]:
             yield module
             if isinstance(module, nn.Sequential):
                 break
+
+
+def _functions(cls) -> Iterator[FunctionType]:
+    """Those that the class itself defines, inside of decorators that say what they wrap."""
+    for value in vars(cls).values():
+        value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        value = inspect.unwrap(value) if callable(value) else value
+        if isinstance(value, FunctionType):
+            yield value
+
+
+def _source(function) -> str:
+    """The lines that have a part in what is run: inspect.getsource parses the whole file, which for a model takes a second. Of a function
+    whose file is not there, nothing."""
+    file = linecache.getlines(function.__code__.co_filename, function.__globals__)
+    return "".join(file[number - 1] for number in sorted(_numbers(function.__code__)) if number <= len(file))
+
+
+def _numbers(code: CodeType) -> set[int]:
+    within = [_numbers(const) for const in code.co_consts if isinstance(const, CodeType)]
+    return {number for _, _, number in code.co_lines() if number}.union(*within)
