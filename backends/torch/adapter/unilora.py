@@ -20,6 +20,7 @@ from .in_full import InFull
 from .marks import mark
 from .noise import Draw, Noise
 from .readers import readers_of
+from .sites import unchanged
 from .state import State
 from .structure import Structure
 from .vector import THETA, Vector
@@ -170,6 +171,10 @@ class UniLora:
             is_read = readers[name] and not owner.is_quantized
             site = (DeltaWeight if is_read else owner.site)(self, pairs)
             self._handles += site.install(owner.module, owner.parameter)
+        # torch's encoder layers go past the forwards of all that is in them where they see no hook
+        layers = [module for module in self.model.modules() if isinstance(module, nn.TransformerEncoderLayer)]
+        for module in {self.model, *layers}:
+            self._handles.append(module.register_forward_pre_hook(unchanged))
 
     def _adapted_weights(self) -> Iterable[torch.Tensor]:
         return (owner.module._parameters[owner.parameter] for owner in self.owners.values())
