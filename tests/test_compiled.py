@@ -11,6 +11,11 @@ from backends.torch import attach
 X = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
 
 
+def assert_same(actual, expected):
+    """Few tokens take other products in a graph than outside of one: sums of eight numbers of size one, in another order."""
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
 class Breaking(nn.Module):
     """A layer in whose middle a graph breaks."""
 
@@ -65,12 +70,13 @@ def test_a_compiled_model_follows_theta_as_a_plain_one_does(how, before):
             optimizer.step()
             optimizer.zero_grad()
         with torch.no_grad():
-            assert torch.equal(model(X), plain(X))
+            assert_same(model(X), plain(X))
     assert torch.equal(model.unilora.theta, plain.unilora.theta)
     with torch.inference_mode():
         for one in (plain, model):
             one.unilora.theta.data.mul_(2)
-        assert torch.equal(model(X), plain(X)) and not torch.equal(model(X), net()(X))
+        assert_same(model(X), plain(X))
+        assert (model(X) - net()(X)).abs().max() > 1e-2
     model.detach()
     assert torch.equal(model(X), net()(X))
 
@@ -82,4 +88,4 @@ def test_a_part_that_is_compiled_and_called_by_itself():
     for scale in (1, 2):
         for one in (plain, model):
             one.unilora.theta.data.mul_(scale)
-        assert torch.equal(part(X), copy.deepcopy(plain)[2](X))
+        assert_same(part(X), copy.deepcopy(plain)[2](X))

@@ -57,7 +57,9 @@ def test_noise_is_added_to_the_weight_in_both_passes(make, targets, rank):
     model.unilora.noise = None
     for ours, wanted in zip(seen, outcome(model)):
         assert_same(ours, wanted)
-    assert (without[1] - seen[1]).abs().max() > 0.02 * seen[1].abs().max(), "the noise is far above the tolerance"
+    # (θ's gradient by a table at the bottom of a linear model is the same without it.)
+    apart = [(a - b).abs().max() / b.abs().max() for a, b in zip(without, seen)]
+    assert max(apart) > 0.02, "the noise is far above the tolerance"
 
 
 def test_low_rank_paths_of_half_precision_see_the_same_noise():

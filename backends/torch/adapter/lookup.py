@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
-from .sites import LowRank, matrix
+from .sites import LowRank
 
 
 class Lookup(LowRank):
@@ -32,8 +32,8 @@ class Lookup(LowRank):
             output = output + self._delta(
                 module, ids, segment, s, *(factor.to(output) for factor in factors.segments[number])
             )
-        for (_, segment, _), draw in zip(self.pairs, self.unilora.draws(self.pairs)):
-            norms = matrix(segment, segment.part(module.weight)).float().norm(dim=1)
+        for (number, segment, s), draw in zip(self.pairs, self.unilora.draws(self.pairs)):
+            norms = self._norms(module, segment, factors.segments[number], s)
             output = output + self._rows(ids, segment, draw(norms, segment.in_features).to(output))
         return output
 

@@ -1,8 +1,9 @@
 """Where a pair (A, B) acts: on the module that owns the adapted weight. The base's own parameters never change.
 
 ``LowRank`` adds s·(x Aᵀ)Bᵀ to the output of a module that multiplies by its weight. ``MergedLinear`` is the same for nn.Linear,
-and takes x(W + ΔW)ᵀ where that costs less. ``DeltaWeight`` (delta_weight.py) lets whoever reads a weight read W + ΔW: of stacked experts,
-grouped convolutions, embeddings, and of modules whose weight another one reads without calling them.
+and takes x(W + ΔW)ᵀ where that costs less. Both leave few tokens without a gradient to few_tokens.py. ``DeltaWeight``
+(delta_weight.py) lets whoever reads a weight read W + ΔW: of stacked experts, grouped convolutions, embeddings, and of modules
+whose weight another one reads without calling them.
 
 Of rank 0 there is one factor in place of the pair (SPEC 7.2): what is added is s·(x Mᵀ). Each adds the noise of training, where
 there is one, in its own way.
@@ -15,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unilora_spec import Segment
 
+from . import few_tokens
 from .in_place import InPlaceOfForward
 from .linear import merged_linear, merged_weight
 
@@ -40,13 +42,40 @@ class LowRank:
 
     def install(self, module, parameter) -> list:
         """Puts itself on the module; returns handles with ``remove``."""
-        return [module.register_forward_hook(self)]
+        self._look_at(module)
+        return [module.register_forward_hook(self, with_kwargs=True)]
 
-    def __call__(self, module, inputs, output):
+    def _look_at(self, module):
+        self.is_convolution = isinstance(module, nn.modules.conv._ConvNd)
+        self.has_pairs = all(segment.rank for _, segment, _ in self.pairs)
+        self.is_matrix_of_pairs = self.has_pairs and not self.is_convolution
+
+    def __call__(self, module, inputs, named, output):
         factors = self.unilora.factors_of_now()
         if factors is None:
             return output
-        return self._added(module, inputs[0], output, factors)
+        x = inputs[0] if inputs else next(iter(named.values()))
+        if self._are_few(x, output, factors):
+            own = output.clone(memory_format=torch.contiguous_format)  # a hook before this one may have kept the other
+            return self._added_to_few(x, own, factors)
+        return self._added(module, x, output, factors)
+
+    def _are_few(self, x, output, factors):
+        """Whether few_tokens.py does this."""
+        return (
+            factors.rows is None
+            and self.is_matrix_of_pairs
+            and few_tokens.are_few(x, output)
+            and not self.unilora.draws(self.pairs)
+        )
+
+    def _added_to_few(self, x, output, factors):
+        key = self, x.dtype, x.device
+        ready = factors.ready.get(key)
+        if ready is None:
+            pairs = [(segment, s, *factors.segments[number]) for number, segment, s in self.pairs]
+            ready = factors.ready[key] = few_tokens.prepared(x, pairs)
+        return few_tokens.add(x, output, ready)
 
     def _added(self, module, x, output, factors):
         if factors.rows is not None:
@@ -55,12 +84,9 @@ class LowRank:
                 output = factors.rows.added(module, x, output, segment, s, own, _add, self._convolved)
             return output
         draws = self.unilora.draws(self.pairs)
-        if self._is_one_token(module, x, output, draws):
-            return self._added_to_one(x, output, factors)
-        is_convolution = isinstance(module, nn.modules.conv._ConvNd)
         for number, segment, s in self.pairs:
             first, *rest = (factor.to(x) for factor in factors.segments[number])
-            if is_convolution:
+            if self.is_convolution:
                 output = self._add_convolution(module, segment, x, first, rest, s, output)
             else:
                 delta = F.linear(x, first) * s
@@ -75,35 +101,6 @@ class LowRank:
             )
             output = _add(output, noise.to(output.dtype), segment, self._channels(module))
         return output
-
-    @staticmethod
-    def _is_one_token(module, x, output, draws):
-        """Whether a text is continued, one token at a time: the time then goes into calls, not into products."""
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or draws:
-            return False
-        return (
-            x.numel() == x.shape[-1]
-            and output.is_contiguous()
-            and x.dtype == output.dtype
-            and not isinstance(module, nn.modules.conv._ConvNd)
-        )
-
-    def _added_to_one(self, x, output, factors):
-        """The same by products of matrices and vectors, in less than half of the time."""
-        key = self, x.dtype, x.device
-        ready = factors.ready.get(key)
-        if ready is None:
-            ready = factors.ready[key] = [
-                (segment, s, [factor.to(x) for factor in factors.segments[number]]) for number, segment, s in self.pairs
-            ]
-        x, y = x.view(-1), output.view(-1)
-        for segment, s, (first, *rest) in ready:
-            by = (rest[0], torch.mv(first, x)) if rest else (first, x)
-            if segment.row is None:
-                y = torch.addmv(y, *by, alpha=s)
-            else:
-                y.narrow(0, segment.row, segment.out_features).addmv_(*by, alpha=s)
-        return y.view(output.shape)
 
     @staticmethod
     @torch.no_grad()
@@ -147,17 +144,23 @@ class MergedLinear(LowRank):
         return getattr(type(module), "forward", None) is nn.Linear.forward and "forward" not in vars(module)
 
     def install(self, module, parameter) -> list:
-        has_pairs = all(segment.rank for _, segment, _ in self.pairs)
-        self.per_token = sum(module.weight.shape) if has_pairs else module.weight.numel()
-        # torch's encoder layers would go past a forward of ours if they saw no hook
-        return [_MergedForward(module, self), module.register_forward_pre_hook(unchanged)]
+        self._look_at(module)
+        # Making W + ΔW takes in · out · rank products, the low-rank path (in + out) · rank for each token; of rank 0, in · out sums,
+        # and in · out products for each token.
+        inside, outside = module.in_features, module.out_features
+        self.break_even = inside * outside // (inside + outside) if self.has_pairs else 1
+        return [_MergedForward(module, self)]
 
     def forward(self, module, x):
         factors = self.unilora.factors_of_now()
-        if factors is None or factors.rows is not None or not self._costs_less(x, module.weight):
-            output = F.linear(x, module.weight, module.bias)
-            return output if factors is None else self._added(module, x, output, factors)
-        return self._merged(x, module, factors)
+        if factors is not None and factors.rows is None and self._costs_less(x, module):
+            return self._merged(x, module, factors)
+        output = F.linear(x, module.weight, module.bias)
+        if factors is None:
+            return output
+        if self._are_few(x, output, factors):
+            return self._added_to_few(x, output, factors)
+        return self._added(module, x, output, factors)
 
     def _merged(self, x, module, factors):
         places = tuple((segment.row, s, len(factors.segments[number])) for number, segment, s in self.pairs)
@@ -165,12 +168,13 @@ class MergedLinear(LowRank):
         draws = self.unilora.draws(self.pairs)
         return merged_linear(x, module.weight, module.bias, places, *flat, draws=draws)
 
-    def _costs_less(self, x, weight):
-        """Making W + ΔW takes in · out · rank products, the low-rank path (in + out) · rank for each token; of rank 0, in · out
-        sums, and in · out products for each token. In half precision a sum with W would round ΔW away, a quantized weight
-        cannot be added to, and torch.func does not know the autograd function."""
-        tokens = x.numel() // x.shape[-1]
-        if tokens * self.per_token <= weight.numel() or x.dtype != weight.dtype or weight.requires_grad:
+    def _costs_less(self, x, module):
+        """Whether W + ΔW does. In half precision a sum with W would round ΔW away, a quantized weight cannot be added to, and
+        torch.func does not know the autograd function."""
+        if x.numel() <= self.break_even * x.shape[-1]:
+            return False
+        weight = module.weight
+        if x.dtype != weight.dtype or weight.requires_grad:
             return False
         plain = type(weight) in (nn.Parameter, torch.Tensor) and x.dtype in (torch.float32, torch.float64)
         device = x.device.type

@@ -25,6 +25,7 @@ from .noise import Draw, Noise
 from .readers import parts_of, readers_of
 from .several import Several
 from .shown import shows
+from .sites import unchanged
 from .state import State
 from .structure import Structure
 from .vector import THETA, Vector
@@ -181,6 +182,10 @@ class UniLora(Several, LeftOut):
             is_read = self._readers[name] and not owner.is_quantized
             site = (DeltaWeight if is_read else owner.site)(self, pairs)
             self._sites += site.install(owner.module, owner.parameter)
+        # torch's encoder layers go past the forwards of all that is in them where they see no hook
+        layers = [module for module in self.model.modules() if isinstance(module, nn.TransformerEncoderLayer)]
+        for module in dict.fromkeys([self.model, *layers]):
+            self._sites.append(module.register_forward_pre_hook(unchanged))
 
     def _adapted_weights(self) -> Iterable[torch.Tensor]:
         return (owner.module._parameters[owner.parameter] for owner in self.owners.values())
