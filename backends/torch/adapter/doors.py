@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from unilora_spec import LayerMap, LayerMapError
 
 from .in_place import InPlaceOfForward
-from .probe import probing
+from .probe import is_made, probing
 from .structure import Structure
 from .threads import PerThread
 from .vector import Vector
@@ -80,7 +80,7 @@ class Door(InPlaceOfForward):
     def run(self, *inputs, **named):
         try:
             self.doors.enter(self.module)
-            if not (self.is_probed or torch.compiler.is_compiling() or in_torch_func()):
+            if not (self.is_probed or torch.compiler.is_compiling() or in_torch_func() or is_made(self.module)):
                 with probing(self.doors.multiplied()):
                     result = self.inner(*inputs, **named)
                 self.is_probed = True
