@@ -6,7 +6,6 @@ for a part of a graph.
 
 from collections.abc import Callable
 
-from torch import nn
 from torch._C._dynamo import eval_frame  # not torch._dynamo, whose import takes a second
 
 
@@ -23,11 +22,6 @@ def itself_uncompiled(function: Callable) -> Callable:
 def is_within_compiled() -> bool:
     """Whether this code runs between the graphs of a compiled model."""
     return eval_frame.get_eval_frame_callback() not in (None, False)
-
-
-def has_compiled(model: nn.Module) -> bool:
-    """Whether the model, or a part of it, is compiled: its graphs call no modules."""
-    return any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in model.modules())
 
 
 def _skipped(function, what_it_calls):

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from unilora_spec import LayerMapError
 
-from .compiling import has_compiled, is_within_compiled, itself_uncompiled, uncompiled
+from .compiling import is_within_compiled, itself_uncompiled, uncompiled
 from .eager import eager
 from .factors import Factors
 from .in_place import InPlaceOfForward
-from .probe import probing
+from .probe import is_made, probing
 from .structure import Structure
 from .threads import PerThread
 from .vector import Vector
@@ -63,7 +63,7 @@ class Door(InPlaceOfForward):
     def _called(self, inputs, named):
         try:
             self.doors.enter(self.module)
-            if self.is_probed or in_torch_func() or is_within_compiled() or has_compiled(self.module):
+            if self.is_probed or in_torch_func() or is_within_compiled() or is_made(self.module):
                 return self.inner(*inputs, **named)
             with probing(self.doors.multiplied()):
                 result = self.inner(*inputs, **named)

@@ -69,7 +69,7 @@ class Expand(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         scale = torch.cat(ctx.scale)
-        total = torch.zeros_like(scale).index_add_(0, ctx.index, g.float())
+        total = torch.zeros_like(scale).index_add(0, ctx.index, g.float())  # not in place: of a vmap, g is a batch
         return (total * scale).to(ctx.dtype), *[None] * (2 + len(ctx.scale))
 
 
@@ -88,11 +88,9 @@ class Cached:
         return self.index.nbytes
 
     def expand(self, theta: Tensor, dtype=torch.float32) -> Tensor:
-        if (
-            torch.compiler.is_compiling() and not torch.is_grad_enabled()
-        ):  # there, it would be given a context that it has not
-            return Expand.forward(theta, self.index, dtype, *self.scale)
-        return Expand.apply(theta, self.index, dtype, *self.scale)
+        # Where no gradient is wanted, torch.compile would hand a function with a setup_context its arguments in other places.
+        expand = Expand.apply if torch.is_grad_enabled() else Expand.forward
+        return expand(theta, self.index, dtype, *self.scale)
 
 
 def _in_parts(scale, device) -> list[Tensor]:

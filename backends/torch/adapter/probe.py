@@ -7,6 +7,7 @@ given the module, would take W where the adapter's W + ΔW belongs; nothing in w
 import contextlib
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -33,6 +34,14 @@ def probing(weights: Mapping[str, tuple[nn.Module, str]]):
     finally:
         for handle in handles:
             handle.remove()
+
+
+def is_made(module: nn.Module) -> bool:
+    """Whether a call of ``module`` runs what torch.compile has made, of it, of a part, or of what is around it: which multiplies by the
+    weights without calling their modules, with A and B traced into it."""
+    if torch._C._dynamo.eval_frame.get_eval_frame_callback() is not None:
+        return True
+    return any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in module.modules())
 
 
 class _Looked(TorchFunctionMode):
