@@ -2,7 +2,7 @@
 
 import torch
 
-from backends.torch.adapter.expansion import storage_of
+from backends.torch.adapter.theta.expansion import storage_of
 from unilora_spec import Projection
 
 from .measure import Rounds, alternate, compared, operators, row

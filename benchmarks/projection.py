@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from peft.tuners.unilora.model import UniLoraModel
 
-from backends.torch.adapter.expansion import index_of, storage_of
+from backends.torch.adapter.theta.expansion import index_of, storage_of
 from unilora_spec import Projection
 
 from .measure import Rounds, alternate, compared, functions, operators, row

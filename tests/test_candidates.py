@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from backends.torch import attach, plan
-from backends.torch.adapter.candidates import candidates
-from backends.torch.adapter.delta_weight import DeltaWeight
-from backends.torch.adapter.lookup import Lookup
-from backends.torch.adapter.sites import LowRank, MergedLinear
+from backends.torch.adapter.sites.delta_weight import DeltaWeight
+from backends.torch.adapter.sites.lookup import Lookup
+from backends.torch.adapter.sites.low_rank import LowRank, MergedLinear
+from backends.torch.adapter.targets.candidates import candidates
 from unilora_spec import LayerMapError
 
 

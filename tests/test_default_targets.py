@@ -7,7 +7,7 @@ import torch
 import transformers as T
 
 from backends.torch import plan
-from backends.torch.adapter.architectures import _DEFAULTS, DEFAULTS
+from backends.torch.adapter.targets.architectures import _DEFAULTS, DEFAULTS
 
 OPTIONS = {  # of configurations whose defaults build no model, or none with attention
     "autoformer": {"prediction_length": 4},

@@ -17,7 +17,7 @@ from torch import nn
 
 import unilora_spec
 from backends.torch import attach, load_adapter
-from backends.torch.adapter.expansion import storage_of
+from backends.torch.adapter.theta.expansion import storage_of
 from export.conformance import expanded
 from unilora_spec import KindError, LimitError, Projection
 from unilora_spec.program import Program

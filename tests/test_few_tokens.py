@@ -8,9 +8,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from backends.torch import attach
-from backends.torch.adapter import few_tokens
-from backends.torch.adapter.noise import Noise
-from backends.torch.adapter.sites import LowRank
+from backends.torch.adapter.sites import few_tokens
+from backends.torch.adapter.sites.low_rank import LowRank
+from backends.torch.adapter.sites.noise import Noise
 
 LAYERS = {
     "linear": lambda: nn.Linear(24, 20),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from backends.torch import attach
-from backends.torch.adapter import meaning
+from backends.torch.adapter.files import meaning
 from export.folders.lora import export_lora
 from export.folders.merge import merge
 from export.torch_base.base import load_base

@@ -8,9 +8,9 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from backends.torch import plan
-from backends.torch.adapter import names
-from backends.torch.adapter.candidates import candidates
-from backends.torch.adapter.sites import MergedLinear
+from backends.torch.adapter.sites.low_rank import MergedLinear
+from backends.torch.adapter.targets import names
+from backends.torch.adapter.targets.candidates import candidates
 from unilora_spec import LayerMapError
 
 

@@ -10,8 +10,8 @@ from test_attach import FORMS, assert_same, run
 from test_step import batch, layers
 
 from backends.torch import attach
-from backends.torch.adapter.noise import Draw, Noise
-from backends.torch.adapter.targets import Candidate
+from backends.torch.adapter.sites.noise import Draw, Noise
+from backends.torch.adapter.targets.plan import Candidate
 from unilora_spec import LayerMapError
 
 

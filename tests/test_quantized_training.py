@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from backends.torch import attach, load_adapter
-from backends.torch.adapter.candidates import candidates
+from backends.torch.adapter.targets.candidates import candidates
 from unilora_spec import LayerMapError
 
 

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from backends.torch import attach, load_adapter
 from backends.torch.__main__ import app
-from backends.torch.adapter.checkpoint import adapter_in
-from backends.torch.adapter.vector import Vector
+from backends.torch.adapter.files.checkpoint import adapter_in
+from backends.torch.adapter.theta.vector import Vector
 from unilora_spec import FileError, LayerMapError, UniLoraError
 from unilora_spec.serialization import encode
 

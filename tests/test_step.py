@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backends.torch import attach
-from backends.torch.adapter import expansion
-from backends.torch.adapter.expansion import index_of, storage_named, storage_of
-from backends.torch.adapter.linear import merged_linear
-from backends.torch.adapter.sites import LowRank, MergedLinear
+from backends.torch.adapter.sites.linear import merged_linear
+from backends.torch.adapter.sites.low_rank import LowRank, MergedLinear
+from backends.torch.adapter.theta import expansion
+from backends.torch.adapter.theta.expansion import index_of, storage_named, storage_of
 from unilora_spec import KindError, LayerMapError, Projection, save_adapter
 
 

@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
-from backends.torch.adapter import triton_kernels as kernels
+from backends.torch.adapter.theta import triton_kernels as kernels
 
 ROOT = Path(__file__).parents[1]
 compiles = pytest.mark.skipif(triton.knobs.runtime.interpret, reason="TRITON_INTERPRET is set; nothing is compiled")

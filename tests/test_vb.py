@@ -9,7 +9,7 @@ from torch import nn
 
 import unilora_spec
 from backends.torch import attach, load_adapter
-from backends.torch.adapter.expansion import storage_of
+from backends.torch.adapter.theta.expansion import storage_of
 from unilora_spec import Adapter, FileError, LayerMap, LayerMapError, LimitError, Projection, Segment
 
 OPTIONS = {"length": 4, "bank": 7, "topk": 3}

@@ -14,7 +14,7 @@ from unilora_spec import LimitError, Projection
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
-from backends.torch.adapter import triton_kernels as kernels
+from backends.torch.adapter.theta import triton_kernels as kernels
 
 INTERPRETED = triton.knobs.runtime.interpret
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

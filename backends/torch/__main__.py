@@ -92,7 +92,7 @@ def adapter(
 ):
     """Make an adapter's file of a trainer's checkpoint, without the model and the call that attached."""
     check_output(output)
-    from .adapter.checkpoint import adapter_in  # PyTorch takes a second to import
+    from .adapter.files.checkpoint import adapter_in  # PyTorch takes a second to import
 
     found = adapter_in(checkpoint)
     size = save_adapter(found, output)

@@ -35,9 +35,9 @@ from unilora_spec.protocol import (
 )
 
 from .adapter.attach import load_adapter
-from .adapter.expansion import Expand, index_of, storage_of
-from .adapter.programs import Frozen
-from .adapter.sites import delta_weight
+from .adapter.sites.low_rank import delta_weight
+from .adapter.theta.expansion import Expand, index_of, storage_of
+from .adapter.theta.programs import Frozen
 
 
 def _index(r):
@@ -127,7 +127,7 @@ def compiled_expand():
 
 def kernel_answers():
     """The requests that the Triton kernels answer: of kind `balanced`; ``more`` of ``implementation``."""
-    from .adapter import triton_kernels as kernels  # here, so that all else runs where there is no Triton
+    from .adapter.theta import triton_kernels as kernels  # here, so that all else runs where there is no Triton
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
 

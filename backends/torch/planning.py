@@ -21,7 +21,7 @@ from unilora_spec.documents import NoObject
 from unilora_spec.projection import MAX_DIM, Gather, kind_named
 from unilora_spec.serialization import encoded_size
 
-from .adapter import meaning
+from .adapter.files import meaning
 from .ranks.before import ranked
 from .settings import BEFORE, AdapterSettings
 

@@ -10,15 +10,15 @@ from unilora_spec import Adapter, LayerMap, Projection
 from unilora_spec.adapter import check_fit
 from unilora_spec.projection import kind_named
 
-from .adapters import fitting
-from .candidates import candidates
-from .folders import read_adapters
-from .heads import lacking
-from .in_full import names_in_full
-from .marks import refuse_marked
-from .names import plain
-from .record import values_of
-from .targets import plan
+from .calls.marks import refuse_marked
+from .files.folders import read_adapters
+from .files.heads import lacking
+from .files.in_full import names_in_full
+from .files.record import values_of
+from .several.adapters import fitting
+from .targets.candidates import candidates
+from .targets.names import plain
+from .targets.plan import plan
 from .unilora import UniLora
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from .originals import refuse_unseen
+from .files.originals import refuse_unseen
 
 
 class LeftOut:

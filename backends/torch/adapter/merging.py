@@ -5,7 +5,7 @@ import contextlib
 import torch
 from torch import Tensor
 
-from .sites import delta_weight
+from .sites.low_rank import delta_weight
 
 
 def weights_of(unilora) -> dict[str, Tensor]:

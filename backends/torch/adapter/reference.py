@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from unilora_spec import LayerMapError
 
-from .vector import THETA
+from .theta.vector import THETA
 
 
 class Reference(nn.Module):

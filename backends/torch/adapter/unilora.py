@@ -11,24 +11,25 @@ from torch import nn
 import unilora_spec
 from unilora_spec import Adapter, LayerMap, LayerMapError, Projection
 
-from . import meaning, merging, record
-from .adapters import Adapters
-from .candidates import candidates
-from .delta_weight import DeltaWeight
-from .doors import Doors
-from .factors import Factors
-from .folders import save_pretrained
-from .in_full import InFull
+from . import merging
+from .calls.doors import Doors
+from .calls.marks import Attribute, mark
+from .files import meaning, record
+from .files.folders import save_pretrained
+from .files.in_full import InFull
+from .files.state import State
 from .left_out import LeftOut
-from .marks import Attribute, mark
-from .noise import Draw, Noise
-from .readers import parts_of, readers_of
-from .several import Several
-from .shown import shows
-from .sites import unchanged
-from .state import State
-from .structure import Structure
-from .vector import THETA, Vector
+from .several.adapters import Adapters
+from .several.several import Several
+from .sites.delta_weight import DeltaWeight
+from .sites.low_rank import unchanged
+from .sites.noise import Draw, Noise
+from .sites.shown import shows
+from .targets.candidates import candidates
+from .targets.readers import parts_of, readers_of
+from .targets.structure import Structure
+from .theta.factors import Factors
+from .theta.vector import THETA, Vector
 
 METHODS = ("save_adapter", "load_adapter", "merge", "detach", "disable_adapter")
 OF_FOLDERS = "save_pretrained"  # of models that have it

@@ -15,7 +15,7 @@ from unilora_spec import UniLoraError, WorkFailed
 from unilora_spec.places import check_output
 
 from ..adapter.attach import attach, put
-from ..adapter.noise import Noise
+from ..adapter.sites.noise import Noise
 from ..ranks.before import ranked
 from ..ranks.during import Beam, Dora, cut
 from ..settings import BEFORE, DURING, TrainSettings, flag

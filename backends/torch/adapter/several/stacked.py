@@ -7,8 +7,8 @@ from torch import Tensor
 
 from unilora_spec import LayerMapError
 
-from .expansion import storage_of
-from .factors import Factors
+from ..theta.expansion import storage_of
+from ..theta.factors import Factors
 from .rows import Rows, check_servable
 
 

@@ -8,12 +8,12 @@ from torch import nn
 
 from unilora_spec import FileError, LayerMap, LayerMapError
 
+from ..several.rows import ByRow
+from ..targets.names import modules, parameters
+from ..targets.plan import matching
+from ..theta.vector import THETA
 from .heads import lacking
-from .names import modules, parameters
 from .originals import Original
-from .rows import ByRow
-from .targets import matching
-from .vector import THETA
 
 
 class InFull:

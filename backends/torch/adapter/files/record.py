@@ -9,11 +9,11 @@ from torch import nn
 
 from unilora_spec import Adapter, Base, FileError, LayerMapError
 
+from ..targets.candidates import candidates
+from ..targets.names import parameters
+from ..theta.vector import THETA
 from . import meaning
-from .candidates import candidates
 from .contents import Contents
-from .names import parameters
-from .vector import THETA
 
 DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16"}
 

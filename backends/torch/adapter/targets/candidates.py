@@ -21,11 +21,11 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from unilora_spec import LayerMapError
 
-from .delta_weight import DeltaWeight
-from .lookup import Lookup
+from ..sites.delta_weight import DeltaWeight
+from ..sites.lookup import Lookup
+from ..sites.low_rank import LowRank, MergedLinear
 from .names import joined, named_modules
 from .offloaded import Kept, kept
-from .sites import LowRank, MergedLinear
 
 _CONV1D = "transformers.pytorch_utils"  # looked at where a model has it: importing it takes seconds, and a plain one needs none
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

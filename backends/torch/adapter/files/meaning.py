@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from unilora_spec import Adapter, rest
 
-from .names import without_wrappers
+from ..targets.names import without_wrappers
 
 _FIELDS = ("id2label", "label2id", "problem_type")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

@@ -12,10 +12,10 @@ import torch
 
 from unilora_spec import FileError, LayerMapError, UniLoraError, canonical_json
 
-from .names import without_wrappers
+from ..calls.threads import PerThread
+from ..targets.names import without_wrappers
+from ..theta.vector import THETA
 from .record import base_of
-from .threads import PerThread
-from .vector import THETA
 
 RECORD = "unilora_record"
 TENSOR = "unilora_tensor_"  # and the name of a tensor that the kind has in an adapter's file beside θ

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from unilora_spec import LayerMap, Projection
 
-from .expansion import storage_of
-from .state import State
-from .vector import Vector
+from ..files.state import State
+from ..theta.expansion import storage_of
+from ..theta.vector import Vector
 
 
 class Several:

@@ -6,12 +6,12 @@ from unilora_spec import Adapter, Base, FileError, LayerMap, UniLoraError, canon
 from unilora_spec.projection import kind_named
 from unilora_spec.serialization import MAX_HEADER
 
+from ..targets.names import without_wrappers
+from ..theta.vector import THETA
 from .folders import FILE
-from .names import without_wrappers
 from .record import DTYPES, as_array
 from .state import RECORD, TENSOR
 from .stored_state import Tensors, as_bytes, file_in, tensors_in
-from .vector import THETA
 
 _BASE = {
     "name": str,

@@ -6,6 +6,7 @@ for a part of a graph.
 
 from collections.abc import Callable
 
+import torch
 from torch._C._dynamo import eval_frame  # not torch._dynamo, whose import takes a second
 
 
@@ -19,12 +20,12 @@ def itself_uncompiled(function: Callable) -> Callable:
     return _skipped(function, eval_frame._FrameAction.DEFAULT)
 
 
-def is_within_compiled() -> bool:
-    """Whether this code runs between the graphs of a compiled model."""
-    return eval_frame.get_eval_frame_callback() not in (None, False)
-
-
 def _skipped(function, what_it_calls):
     strategy = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, what_it_calls)
     eval_frame.set_code_exec_strategy(function.__code__, strategy)
     return function
+
+
+def in_torch_func() -> bool:
+    """Whether torch.func transforms what is computed, whose tensors have no values to look at."""
+    return torch._C._functorch.peek_interpreter_stack() is not None

@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from unilora_spec import Segment
 
+from ..calls.in_place import InPlaceOfForward
 from . import few_tokens
-from .in_place import InPlaceOfForward
 from .linear import merged_linear, merged_weight
 
 

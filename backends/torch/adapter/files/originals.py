@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from unilora_spec import LayerMapError
 
-from .names import modules, parameters
-from .shown import Shown
+from ..sites.shown import Shown
+from ..targets.names import modules, parameters
 
 
 class Original(Shown):

@@ -9,7 +9,7 @@ from torch import nn
 from unilora_spec import UniLoraError
 from unilora_spec.base_model import tensors_of
 
-from .names import parameters
+from ..targets.names import parameters
 
 
 def lacking(model: nn.Module) -> list[str]:

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
-from .sites import LowRank
+from .low_rank import LowRank
 
 
 class Lookup(LowRank):

@@ -10,12 +10,12 @@ from torch import Tensor
 import unilora_spec
 from unilora_spec import Adapter, Base, LayerMap, LayerMapError, Projection, UniLoraError
 
-from .checkpoint import adapter_in
-from .contents import Contents
-from .expansion import storage_of
-from .factors import Factors
+from ..files.checkpoint import adapter_in
+from ..files.contents import Contents
+from ..files.record import check_base
+from ..theta.expansion import storage_of
+from ..theta.factors import Factors
 from .mixing import check_linear, weighted, weighted_theta
-from .record import check_base
 from .stacked import Stacked
 
 BASE = (None, "base", "__base__")  # in place of a name: no adapter

@@ -14,8 +14,8 @@ from torch import nn
 from unilora_spec import UniLoraError, load_adapter, save_adapter
 from unilora_spec.base_model import read_file
 
-from .names import parameters
-from .vector import THETA
+from ..targets.names import parameters
+from ..theta.vector import THETA
 
 FILE = "unilora.safetensors"
 _LIBRARIES = (

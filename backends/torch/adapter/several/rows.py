@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from unilora_spec import LayerMap, LayerMapError
 
-from .candidates import is_conv1d
-from .in_place import InPlaceOfForward
-from .shown import shows
+from ..calls.in_place import InPlaceOfForward
+from ..sites.shown import shows
+from ..targets.candidates import is_conv1d
 
 _OF_ONE_INPUT = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

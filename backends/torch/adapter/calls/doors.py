@@ -18,14 +18,13 @@ from torch import Tensor, nn
 
 from unilora_spec import LayerMapError
 
-from .compiling import is_within_compiled, itself_uncompiled, uncompiled
+from ..targets.structure import Structure
+from ..theta.factors import Factors
+from ..theta.vector import Vector
+from .compiling import in_torch_func, uncompiled
+from .door import Door
 from .eager import eager
-from .factors import Factors
-from .in_place import InPlaceOfForward
-from .probe import is_made, probing
-from .structure import Structure
 from .threads import PerThread
-from .vector import Vector
 
 _HALVES = ({torch.bfloat16}, {torch.float16})
 
@@ -38,41 +37,6 @@ class _Call(PerThread):
     instead: Factors | None = None
     depth = off = 0
     is_counted = False
-
-
-class Door(InPlaceOfForward):
-    """A module through which calls come in, also by its ``forward``, and that an interrupt leaves as well."""
-
-    def __init__(self, module, doors: "Doors"):
-        super().__init__(module)
-        self.doors, self.is_probed = doors, False
-
-    def run(self, *inputs, **named):
-        if torch.compiler.is_compiling():
-            return self._traced(inputs, named)
-        return self._called(inputs, named)
-
-    def _traced(self, inputs, named):
-        self.doors.enter_graph()
-        try:
-            return self.inner(*inputs, **named)
-        finally:
-            self.doors.leave_graph()
-
-    @itself_uncompiled
-    def _called(self, inputs, named):
-        try:
-            self.doors.enter(self.module)
-            if self.is_probed or in_torch_func() or is_within_compiled() or is_made(self.module):
-                return self.inner(*inputs, **named)
-            with probing(self.doors.multiplied()):
-                result = self.inner(*inputs, **named)
-            self.is_probed = True
-            return result
-        finally:
-            self.doors.leave()
-
-    remove = InPlaceOfForward.close
 
 
 class Doors:
@@ -295,11 +259,6 @@ class Doors:
     def __setstate__(self, state):
         vars(self).update(state)
         self._begin()
-
-
-def in_torch_func() -> bool:
-    """Whether torch.func transforms what is computed, whose tensors have no values to look at."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _is_unseen(theta: Tensor) -> bool:

@@ -6,10 +6,10 @@ what loads, counts or initializes parameters finds what it looks for.
 
 import torch
 
-from .in_place import InPlaceOfForward
+from ..calls.in_place import InPlaceOfForward
+from ..calls.threads import PerThread
+from .low_rank import delta_weight, matrix, unchanged
 from .shown import Shown
-from .sites import delta_weight, matrix, unchanged
-from .threads import PerThread
 
 
 class DeltaWeight(Shown):

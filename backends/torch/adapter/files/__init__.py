@@ -1,0 +1,1 @@
+"""What is saved of a model with an adapter, and read again: files, states, checkpoints, folders."""

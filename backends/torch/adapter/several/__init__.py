@@ -1,0 +1,1 @@
+"""Several adapters in memory, one of them on the model, or one for each row of a batch."""

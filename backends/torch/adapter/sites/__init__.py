@@ -1,0 +1,1 @@
+"""Where factors act: beside a module's product, or in place of its weight."""

@@ -1,0 +1,1 @@
+"""Which weights a user means, by which names, and as which matrices."""
