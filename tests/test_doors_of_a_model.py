@@ -233,3 +233,17 @@ def test_a_gradient_that_is_wanted_in_a_call_that_wants_none():
     wanted(model(X)).backward()
     assert gradient.abs().max() > 0
     assert torch.equal(gradient, model.unilora.theta.grad)
+
+
+def test_a_weight_that_is_on_disk_between_two_calls(tmp_path):
+    """accelerate exchanges it during a call, and other tensors get its place in memory."""
+    accelerate = pytest.importorskip("accelerate")
+    case = CASES["Llama"]
+    model, plain = case.model(), adapted(case.model(), ("q_proj", "v_proj", "down_proj"))
+    accelerate.disk_offload(model, tmp_path, "cpu")
+    adapted(model, ("q_proj", "v_proj", "down_proj"))
+    for each in (model, plain):
+        each(**case.batch()).logits.square().mean().backward()
+    # The one adds x(W + ΔW), the other xW and xΔW: some dozen roundings of 2^-24 of the largest, there and back.
+    gradient = plain.unilora.theta.grad
+    torch.testing.assert_close(model.unilora.theta.grad, gradient, rtol=0, atol=1e-4 * gradient.abs().max().item())

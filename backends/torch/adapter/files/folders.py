@@ -6,6 +6,7 @@ adapter on it, once a model of theirs has been adapted in this process; elsewher
 """
 
 import functools
+import inspect
 import sys
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from ..targets.names import parameters
 from ..theta.vector import THETA
 
 FILE = "unilora.safetensors"
+# Of each library, the class of its models, and what makes one of a folder.
 _LIBRARIES = (
-    ("transformers", "PreTrainedModel"),
-    ("diffusers", "ModelMixin"),
-    ("sentence_transformers.base.model", "BaseModel"),
+    ("transformers", "PreTrainedModel", "from_pretrained"),
+    ("diffusers", "ModelMixin", "from_pretrained"),
+    ("sentence_transformers.base.model", "BaseModel", "__init__"),
 )
 _MODULES = "modules.json"  # of a folder of sentence-transformers
 
@@ -49,19 +51,16 @@ def save_pretrained(unilora, folder, *args, **named):
 def read_adapters(model: nn.Module, put_on) -> None:
     """Lets what makes a model of a folder read the adapter in it, once a model of one of these libraries has been adapted;
     ``put_on(model, file)`` loads it."""
-    classes = [getattr(sys.modules[library], name) for library, name in _LIBRARIES if library in sys.modules]
-    if not isinstance(model, tuple(classes)):
+    makers = [(getattr(sys.modules[library], name), how) for library, name, how in _LIBRARIES if library in sys.modules]
+    if not isinstance(model, tuple(cls for cls, _ in makers)):
         return
-    for cls in classes:
-        has_method = hasattr(cls, "from_pretrained")
-        own = cls.from_pretrained.__func__ if has_method else cls.__init__
+    for cls, how in makers:
+        own = inspect.getattr_static(cls, how)
+        own = getattr(own, "__func__", own)
         if not hasattr(own, "reads_adapters"):
-            wrapped = (_reading if has_method else _making)(own, put_on)
+            wrapped = _making(own, put_on) if how == "__init__" else _reading(own, put_on)
             wrapped.reads_adapters = True
-            if has_method:
-                cls.from_pretrained = classmethod(wrapped)
-            else:
-                cls.__init__ = wrapped
+            setattr(cls, how, wrapped if how == "__init__" else classmethod(wrapped))
 
 
 def _reading(own, put_on):
