@@ -406,7 +406,7 @@ def test_stopped_and_resumed_run_gives_the_same_bytes(small, halt_at, extra):
         train(TrainSettings(**small))
     folder = small["output"].with_suffix(".checkpoints")
     assert not small["output"].exists() and (folder / "checkpoint-6").is_dir()
-    assert (folder / "checkpoint-6/model.safetensors").stat().st_size < 3000  # θ and the head alone
+    assert (folder / "checkpoint-6/model.safetensors").stat().st_size < 4000  # θ, the head and the record
     halt_at(None)
     assert "give --resume to go on or --overwrite" in refusal(**small)
     assert "--lr is 0.1, but the interrupted run had" in refusal(**small | {"lr": 0.1, "resume": True})
