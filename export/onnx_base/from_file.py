@@ -88,7 +88,7 @@ def export_onnx_file(
             for n in names
         )
         checks = cases(mode, adapters, feeds, answers)
-    report = finish(graph, adapters, weights, saved, mode, path, checks, progress)
+    report = finish(graph, adapters, weights, saved, mode, path, checks, progress, base)
     warnings = advice(mode, adapters[0].layer_map)
     if same is False:
         warnings.append(OTHER_CONTENTS)

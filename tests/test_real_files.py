@@ -1,0 +1,160 @@
+"""Files as real tools write them: what onnx does not know of, and what they do to weights and inputs."""
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+ir = pytest.importorskip("onnx_ir")
+
+from adapters import adapter_of
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import quantize_dynamic
+from torch import nn
+
+from export.kernels.nodes import nodes
+from export.onnx_base.from_file import export_onnx_file
+from export.parity import compare as parity
+from export.parity import unrounded
+from unilora_spec import Segment, WorkFailed
+
+
+def save(path, made, inputs, outputs, arrays=None, opset=18):
+    """A file of nodes, with inputs and outputs {name: (type, shape)}."""
+    values = [[helper.make_tensor_value_info(n, *form) for n, form in each.items()] for each in (inputs, outputs)]
+    constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in (arrays or {}).items()]
+    graph = helper.make_graph(made, "graph", *values, constants)
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    return path
+
+
+def floats(*shape):
+    return TensorProto.FLOAT, shape
+
+
+def normal(*shape):
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+def linear(out=8, width=8):
+    """An adapter of one layer ``0``, and its weight as (in, out)."""
+    model = nn.Sequential(nn.Linear(width, out, bias=False))
+    adapter = adapter_of(model, [Segment("0.weight", out, width, 2)], "linear", d=20)
+    return adapter, model[0].weight.detach().numpy().T.copy()
+
+
+# What onnx does not know, ONNX Runtime judges
+
+
+def norm_and_product(path):
+    """SimplifiedLayerNormalization in ONNX's own domain, where ONNX Runtime registers it and onnx does not."""
+    adapter, W = linear()
+    norm = helper.make_node("SimplifiedLayerNormalization", ["x", "g"], ["n"], axis=-1, epsilon=1e-6)
+    made = [norm, helper.make_node("MatMul", ["n", "0.weight"], ["y"])]
+    return save(
+        path, made, {"x": floats("n", 8)}, {"y": floats("n", 8)}, {"g": np.ones(8, np.float32), "0.weight": W}
+    ), adapter
+
+
+def branches_of_equal_names(path):
+    """An If both of whose branches name what they compute alike, at which onnx's propagation of values stumbles."""
+
+    def branch(name, axis):
+        made = [
+            helper.make_node("Shape", ["x"], ["s"], name="/s"),
+            helper.make_node("Gather", ["s", "k"], ["g"], axis=0),
+            helper.make_node("Unsqueeze", ["g", "zero"], [name]),
+        ]
+        constant = numpy_helper.from_array(np.array(axis, np.int64), "k")
+        return helper.make_graph(
+            made, name, [], [helper.make_tensor_value_info(name, TensorProto.INT64, [1])], [constant]
+        )
+
+    adapter, W = linear()
+    made = [
+        helper.make_node("If", ["c"], ["size"], then_branch=branch("t", 0), else_branch=branch("e", 1)),
+        helper.make_node("MatMul", ["x", "0.weight"], ["y"]),
+    ]
+    inputs = {"c": (TensorProto.BOOL, []), "x": floats("n", 8)}
+    outputs = {"size": (TensorProto.INT64, [1]), "y": floats("n", 8)}
+    return save(path, made, inputs, outputs, {"zero": np.array([0]), "0.weight": W}), adapter
+
+
+@pytest.mark.parametrize("compare", [True, False])
+@pytest.mark.parametrize("mode", ["merged", "reconstruct", "input", "factored"])
+@pytest.mark.parametrize("build", [norm_and_product, branches_of_equal_names])
+def test_what_onnx_refuses_of_the_base_is_left_to_onnx_runtime(tmp_path, build, mode, compare):
+    base, adapter = build(tmp_path / "base.onnx")
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode, compare=compare)
+    assert (report["comparison"] is not None) == compare
+    parity.session(tmp_path / "out.onnx")
+
+
+def test_what_onnx_accepts_of_the_base_it_has_to_accept_of_the_result(tmp_path):
+    """The base fails one of the judges only; the result fails another."""
+    base, _ = branches_of_equal_names(tmp_path / "base.onnx")
+    model = onnx.load(base)
+    model.graph.node.append(helper.make_node("Relu", ["nobody's"], ["z"]))
+    onnx.save(model, tmp_path / "out.onnx")
+    with pytest.raises(WorkFailed, match="onnx's checker refuses .*nobody's"):
+        parity.check(tmp_path / "out.onnx", base)
+
+
+def test_what_onnx_cannot_judge_onnx_runtime_has_to_load(tmp_path):
+    base, _ = norm_and_product(tmp_path / "base.onnx")
+    model = onnx.load(base)
+    model.graph.node[0].attribute[0].i = 7  # of an input of two axes
+    model.graph.node[1].input[0] = "nobody's"
+    onnx.save(model, tmp_path / "out.onnx")
+    with pytest.raises(WorkFailed, match="ONNX Runtime refuses"):
+        parity.check(tmp_path / "out.onnx", base)
+
+
+def test_nodes_of_operators_that_onnx_does_not_know(tmp_path):
+    base, _ = norm_and_product(tmp_path / "base.onnx")
+    assert {row["operator"] for row in nodes(base)["nodes"]} == {"SimplifiedLayerNormalization", "MatMul"}
+
+
+# Rounding of activations, on whichever side of a product
+
+CLOSE = 1e-5  # of entries up to 10: sums of up to 64 float32 products; rounding to 8 bits moves them by 1e-2
+
+
+def without_rounding(base, feed):
+    """The answers of a file quantized dynamically, its activations not rounded; and those of the file itself."""
+    target = base.with_name("quantized.onnx")
+    quantize_dynamic(
+        base, target, extra_options={"MatMulConstBOnly": False}, op_types_to_quantize=["MatMul", "Conv", "Attention"]
+    )
+    kinds = {node.op_type for node in onnx.load(target).graph.node}
+    (got,) = unrounded.session(ir.load(target)).run(None, feed)
+    (want,) = parity.session(base).run(None, feed)
+    return got, want, kinds
+
+
+def test_a_product_of_two_activations_is_compared_without_rounding(tmp_path):
+    made = [helper.make_node("MatMul", ["x", "z"], ["y"], name="product")]
+    base = save(tmp_path / "base.onnx", made, {"x": floats(4, 8), "z": floats(8, 4)}, {"y": floats(4, 4)})
+    got, want, kinds = without_rounding(base, {"x": normal(4, 8), "z": normal(8, 4)})
+    assert "MatMulInteger" in kinds and np.abs(got - want).max() < CLOSE
+
+
+def whole(*shape):
+    """Numbers that 8 bits hold."""
+    array = np.random.default_rng(0).integers(-127, 128, shape)
+    array.flat[0] = 127
+    return (array / 127).astype(np.float32)
+
+
+def test_convolutions_and_fused_attention_are_compared_without_rounding(tmp_path):
+    made = [helper.make_node("Conv", ["x", "W"], ["y"], name="conv", pads=[1, 1], kernel_shape=[3])]
+    base = save(tmp_path / "conv.onnx", made, {"x": floats(1, 2, 9)}, {"y": floats(1, 3, 9)}, {"W": whole(3, 2, 3)})
+    got, want, kinds = without_rounding(base, {"x": normal(1, 2, 9)})
+    assert "ConvInteger" in kinds and np.abs(got - want).max() < CLOSE
+
+    made = [helper.make_node("Attention", ["x", "W", "b"], ["y"], name="fused", domain="com.microsoft", num_heads=2)]
+    arrays = {"W": whole(8, 24), "b": normal(24)}
+    base = save(tmp_path / "attention.onnx", made, {"x": floats(1, 5, 8)}, {"y": floats(1, 5, 8)}, arrays)
+    got, want, kinds = without_rounding(base, {"x": normal(1, 5, 8)})
+    assert "QAttention" in kinds and np.abs(got - want).max() < CLOSE
