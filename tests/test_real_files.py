@@ -10,13 +10,16 @@ ir = pytest.importorskip("onnx_ir")
 from adapters import adapter_of
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 from torch import nn
 
 from export.kernels.nodes import nodes
-from export.onnx_base.from_file import export_onnx_file
+from export.onnx import feeds_of
+from export.onnx_base.feeds import feeds_for
+from export.onnx_base.from_file import export_onnx_file, read
 from export.parity import compare as parity
 from export.parity import unrounded
-from unilora_spec import Segment, WorkFailed
+from unilora_spec import BaseMismatch, Segment, WorkFailed
 
 
 def save(path, made, inputs, outputs, arrays=None, opset=18):
@@ -158,3 +161,122 @@ def test_convolutions_and_fused_attention_are_compared_without_rounding(tmp_path
     base = save(tmp_path / "attention.onnx", made, {"x": floats(1, 5, 8)}, {"y": floats(1, 5, 8)}, arrays)
     got, want, kinds = without_rounding(base, {"x": normal(1, 5, 8)})
     assert "QAttention" in kinds and np.abs(got - want).max() < CLOSE
+
+
+# onnxruntime-genai's builder
+
+
+def grouped(path, packed, lengths=False):
+    """One GroupQueryAttention as the builder writes it: 4 heads of 8, 2 of keys and values; the cache's last axis is open."""
+    cache = {
+        f"past_key_values.0.{n}": floats("batch_size", 2, "past_sequence_length", "kv_cache_dim")
+        for n in ("key", "value")
+    }
+    present = {
+        f"present.0.{n}": floats("batch_size", 2, "total_sequence_length", "kv_cache_dim") for n in ("key", "value")
+    }
+    inputs = {"x": floats("batch_size", "sequence_length", 32)} | cache
+    arrays = {"W": normal(32, 64), "one": np.array(1), "axis": np.array([1]), "second": np.array(1)}
+    made = [helper.make_node("MatMul", ["x", "W"], ["qkv"], name="/model/layers.0/attn/qkv_proj/MatMul")]
+    attended = ["qkv", "", ""]
+    if not packed:
+        arrays["sizes"] = np.array([32, 16, 16])
+        made += [helper.make_node("Split", ["qkv", "sizes"], ["q", "k", "v"], axis=-1)]
+        attended = ["q", "k", "v"]
+    if lengths:
+        inputs |= {"seqlens_k": (TensorProto.INT32, ["batch_size"]), "total_sequence_length": (TensorProto.INT32, [])}
+    else:
+        inputs["attention_mask"] = TensorProto.INT64, ["batch_size", "total_sequence_length"]
+        made += [
+            helper.make_node("ReduceSum", ["attention_mask", "axis"], ["rows"], keepdims=0),
+            helper.make_node("Sub", ["rows", "one"], ["less"]),
+            helper.make_node("Cast", ["less"], ["seqlens_k"], to=TensorProto.INT32),
+            helper.make_node("Shape", ["attention_mask"], ["shape"]),
+            helper.make_node("Gather", ["shape", "second"], ["total"]),
+            helper.make_node("Cast", ["total"], ["total_sequence_length"], to=TensorProto.INT32),
+        ]
+    taken = [*attended, *cache, "seqlens_k", "total_sequence_length"]
+    options = {"domain": "com.microsoft", "num_heads": 4, "kv_num_heads": 2}
+    made += [helper.make_node("GroupQueryAttention", taken, ["y", *present], **options)]
+    save(path, made, inputs, {"y": floats("batch_size", "sequence_length", 32)} | present, arrays)
+    model = onnx.load(path)
+    widths = {"qkv": 64} if packed else {"q": 32, "k": 16, "v": 16}
+    model.graph.value_info.extend(
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch_size", "sequence_length", width])
+        for n, width in widths.items()
+    )
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_made_up_fits_grouped_query_attention(tmp_path, packed, lengths):
+    base = grouped(tmp_path / "base.onnx", packed, lengths)
+    feeds = feeds_for(read(base))
+    assert {feed["past_key_values.0.key"].shape[3] for feed in feeds} == {8}
+    assert any(feed["past_key_values.0.key"].shape[2] and feed["x"].shape[1] > 1 for feed in feeds)
+    assert any(feed["past_key_values.0.key"].shape[2] and len(feed["x"]) > 1 for feed in feeds)
+    session = parity.session(base)
+    for feed in feeds:
+        answers = parity.run(session, feed, ["y", "present.0.key"])
+        total = feed["past_key_values.0.key"].shape[2] + feed["x"].shape[1]
+        assert answers["present.0.key"].shape[2] == total and np.isfinite(answers["y"]).all()
+
+
+def gated(path, bits=None, scales=False):
+    """gate_up_proj of a model as the builder splits it, in floats or in 4 bits; its adapter, and the whole weight."""
+    model = nn.Module()
+    model.mlp = nn.Module()
+    model.mlp.gate_up_proj = nn.Linear(32, 48, bias=False)
+    adapter = adapter_of(model, [Segment("mlp.gate_up_proj.weight", 48, 32, 3)], "gated", d=40)
+    W = model.mlp.gate_up_proj.weight.detach().numpy()
+    made = [
+        helper.make_node("MatMul", ["x", f"mlp.{part}_proj.MatMul.weight"], [part], name=f"/mlp/{part}_proj/MatMul")
+        for part in ("gate", "up")
+    ]
+    made += [helper.make_node("Sigmoid", ["gate"], ["g"]), helper.make_node("Mul", ["g", "up"], ["y"])]
+    arrays = {"mlp.gate_proj.MatMul.weight": W[:24].T.copy(), "mlp.up_proj.MatMul.weight": W[24:].T.copy()}
+    save(path, made, {"x": floats("n", 32)}, {"y": floats("n", 24)}, arrays)
+    if bits:
+        options = DefaultWeightOnlyQuantConfig(block_size=16, is_symmetric=not scales)
+        quantizer = MatMulNBitsQuantizer(onnx.load(path), algo_config=options)
+        quantizer.process()
+        quantizer.model.save_model_to_file(str(path))
+    return path, adapter, W
+
+
+@pytest.mark.parametrize("mode", ["merged", "reconstruct", "input", "factored"])
+def test_a_weight_that_a_tool_has_split(tmp_path, mode):
+    base, adapter, W = gated(tmp_path / "base.onnx")
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode)
+    assert report["same_contents"] is True
+    ((segment, offset),) = adapter.layer_map.placed()
+    adapter.add_deltas([(segment, offset)], W := W.copy())
+    x = normal(5, 32)
+    gate, up = x @ W[:24].T, x @ W[24:].T
+    feed = {"x": x} | (feeds_of(adapter) if mode == "factored" else {})
+    (y,) = parity.run(parity.session(tmp_path / "out.onnx"), feed, ["y"]).values()
+    assert np.abs(y - up / (1 + np.exp(-gate))).max() < CLOSE
+    names = {tensor.name for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer}
+    assert not any("gate_proj" in name or "up_proj" in name.replace("gate_up_proj", "") for name in names)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_quantized_weight_that_a_tool_has_split(tmp_path, zeros):
+    base, adapter, _ = gated(tmp_path / "base.onnx", 4, zeros)
+    x = normal(5, 32)
+    plain = parity.run(parity.session(base), {"x": x}, ["y"])["y"]
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", "factored")
+    assert report["comparison"]["within"] and report["adapter_moves_outputs_by"] > 0.01
+    unfed = parity.run(parity.session(tmp_path / "out.onnx"), {"x": x}, ["y"])["y"]
+    assert np.abs(unfed - plain).max() < CLOSE
+
+
+def test_an_error_speaks_of_quantized_weights_only_where_some_are(tmp_path):
+    adapter, W = linear(8, 16)
+    made = [helper.make_node("MatMul", ["x", "other"], ["y"])]
+    save(tmp_path / "base.onnx", made, {"x": floats("n", 4)}, {"y": floats("n", 4)}, {"other": normal(4, 4)})
+    with pytest.raises(BaseMismatch) as refused:
+        export_onnx_file(tmp_path / "base.onnx", adapter, tmp_path / "out.onnx")
+    assert "quantized" not in str(refused.value) and "none that is free has its shape" in str(refused.value)

@@ -21,6 +21,7 @@ from ..graph.sites import FLOATS, uses
 from . import by_content
 from .exporter_names import spellings, stacks
 from .fitting import HOWS, Constant, File, Saved, Weight, release
+from .joining import join
 from .prepare import prepare
 
 __all__ = ["Match", "match", "not_comparable", "prepare", "table", "values"]
@@ -63,6 +64,8 @@ def match(model: ir.Model, adapter: Adapter, given: Mapping[str, str] = {}) -> t
     """
     file = File(model)
     wanted = [Weight(name, segments) for name, segments in adapter.layer_map.by_weight().items()]
+    if join(file, [weight for weight in wanted if weight.name not in given]):
+        file = File(model)
     wanted += [Saved(name, value.shape) for name, value in adapter.saved.items()]
     found = _given(file, {each.name: each for each in wanted}, given)
     doubts = {}
@@ -238,7 +241,11 @@ def _by_content(file: File, adapter: Adapter, missing, found, doubts) -> dict[st
     for prefix, group in by_content.grouped([each.name for each in missing], lambda name: weights[name].form):
         places = _places(floats, weights[group[0]])
         if not places:
-            raise _not_found(file, weights[group[0]], found, doubts, "no fingerprint can tell what is quantized")
+            quantized = any(
+                constant.value.dtype not in FLOATS and weights[group[0]].fits(constant) for constant in file.constants
+            )
+            why = "no fingerprint can tell what is quantized" if quantized else None
+            raise _not_found(file, weights[group[0]], found, doubts, why)
         groups.append(by_content.Group(prefix, group, places))
 
     sizes = [4 * s.out_features * s.in_features for s in adapter.layer_map.segments]
