@@ -274,7 +274,7 @@ def test_a_quantized_weight_that_a_tool_has_split(tmp_path, zeros):
 
 
 def test_an_error_speaks_of_quantized_weights_only_where_some_are(tmp_path):
-    adapter, W = linear(8, 16)
+    adapter, _ = linear(8, 16)
     made = [helper.make_node("MatMul", ["x", "other"], ["y"])]
     save(tmp_path / "base.onnx", made, {"x": floats("n", 4)}, {"y": floats("n", 4)}, {"other": normal(4, 4)})
     with pytest.raises(BaseMismatch) as refused:
