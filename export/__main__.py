@@ -44,6 +44,14 @@ Given = Annotated[
         "--map", metavar="NAME=INITIALIZER[@ROW]", help="Where a weight is in the ONNX base; may be given again."
     ),
 ]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Of a model in several ONNX files, the part that the base is, as the weights' names say it: encoder, decoder, text,"
+        " vision. What is in none of its initializers is left to the others; onnx-folder does them all.",
+    ),
+]
 Inputs = Annotated[
     Path | None,
     typer.Option(metavar="FILE.npz", help="Arrays by input name that are compared on; by default they are made up."),
@@ -88,6 +96,7 @@ def onnx_command(
         typer.Option("--with-past", help="A decoder that takes and gives its cache of keys and values."),
     ] = False,
     given: Given = None,
+    part: Part = None,
     inputs: Inputs = None,
     compare: Annotated[
         bool | None,
@@ -109,9 +118,10 @@ def onnx_command(
             for option, value in (("opset", opset), ("dtype", dtype), ("with-past", with_past or None)):
                 if value is not None:
                     raise UniLoraError(f"--{option} is for bases that are no ONNX files; {base} keeps its own")
-            report = _from_file(base, adapters, output, mode, given, inputs, compare, step)
-        elif given:
-            raise UniLoraError("--map is for a base that is an ONNX file; --base names none")
+            report = _from_file(base, adapters, output, mode, given, part, inputs, compare, step)
+        elif given or part:
+            option = "map" if given else "part"
+            raise UniLoraError(f"--{option} is for a base that is an ONNX file; --base names none")
         else:
             report = _from_torch(base, adapters, output, mode, opset, dtype, with_past, inputs, compare, step)
     tell(report, as_json, show)
@@ -125,13 +135,15 @@ def _keep(adapters, *files):
             raise UniLoraError(f"{file} is the adapter itself; give another output")
 
 
-def _from_file(base, adapters, output, mode, given, inputs, compare, step):
+def _from_file(base, adapters, output, mode, given, part, inputs, compare, step):
     step("loading ONNX Runtime")
     from .onnx_base.from_file import export_onnx_file
 
     pairs = dict(_pair(text) for text in given or ())
     feeds = None if inputs is None else [_arrays(inputs)]
-    report = export_onnx_file(base, adapters, output, mode, given=pairs, feeds=feeds, compare=compare, progress=step)
+    report = export_onnx_file(
+        base, adapters, output, mode, given=pairs, feeds=feeds, compare=compare, part=part, progress=step
+    )
     return report | {"input": "generated" if inputs is None else str(inputs), "reference": "the ONNX base and ΔW"}
 
 
@@ -166,6 +178,7 @@ def check_command(
     adapter: Annotated[list[Path], typer.Option(help="The adapter's file; for a bank all, in its order.")],
     base: Base = None,
     given: Given = None,
+    part: Part = None,
     inputs: Inputs = None,
     as_json: AsJson = False,
 ):
@@ -181,7 +194,8 @@ def check_command(
         adapters = [load_adapter(file) for file in adapter]
         arrays = None if inputs is None else _arrays(inputs)
         if base is not None and base.endswith(".onnx"):
-            report = check_with_file(model, adapters, base, arrays, dict(_pair(text) for text in given or ()), step)
+            pairs = dict(_pair(text) for text in given or ())
+            report = check_with_file(model, adapters, base, arrays, pairs, step, part)
         else:
             report = check_with_torch(model, adapters, base, arrays, step)
     report["input"] = "made-up input" if inputs is None else str(inputs)

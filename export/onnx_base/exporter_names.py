@@ -12,8 +12,9 @@ import onnx_ir as ir
 
 from ..graph.sites import Use
 
-# By onnxruntime.quantization: quantize_dynamic and quantize_static, MatMulNBitsQuantizer and its relatives.
-RENAMED = re.compile(r"(_Transposed|_quantized|(_DQ)?_Q\d+(G-?\d+)?|_Bnb4)+$")
+# By onnxruntime.quantization: quantize_dynamic and quantize_static, MatMulNBitsQuantizer and its relatives; by Optimum, which
+# gives the branches of a merged decoder what they have in common.
+RENAMED = re.compile(r"(_Transposed|_quantized|(_DQ)?_Q\d+(G-?\d+)?|_Bnb4|_merged_\d+)+$")
 SCOPES = "pkg.torch.onnx.name_scopes"  # torch.export's exporter: the modules around a node, and the node
 PASSING = ("Cast", "DequantizeLinear", "Identity")
 BIASES = {"Add": (0, 1), "QLinearAdd": (0, 3), "BiasGelu": (1,), "FastGelu": (1,), "SkipLayerNormalization": (4,)}

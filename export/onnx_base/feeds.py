@@ -64,7 +64,7 @@ def _array(value, sizes, random):
             return np.ones(shape, value.dtype.numpy())
         return random.normal(size=shape).astype(value.dtype.numpy())
     if value.dtype == ir.DataType.BOOL:
-        return np.zeros(shape, bool) if "use_cache" in value.name else np.ones(shape, bool)
+        return np.full(shape, sizes["past"] > 0 if "use_cache" in value.name else True)
     if value.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
         raise UniLoraError(
             f"the input {value.name} is {value.dtype.name}; give --inputs an .npz file with arrays by name"

@@ -10,7 +10,7 @@ from unilora_spec import BaseMismatch, Segment
 from unilora_spec.base_model import stored_name
 
 from ..graph.sites import Use, uses
-from .exporter_names import names
+from .exporter_names import names, original
 
 HOWS = ("name", "node name", "bias name")
 NEVER_WEIGHTS = (ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING)
@@ -31,6 +31,12 @@ class Constant:
         if len(self.forms) != 1:
             self.forms = [(shape, False), (shape[::-1], True)] if len(shape) == 2 else []
         self.packed = any(use.form == "product" and use.node.op_type == "MatMulNBits" for use in found)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether its name, or what is around it, tells a parameter."""
+        own = original(self.value.name)
+        return len(self.names) > 1 or ("." in own and "::" not in own)
 
     @property
     def family(self):
@@ -84,10 +90,11 @@ class File:
             for how, name in constant.names:
                 self.index[how][name][constant.value] = constant
 
-    def find(self, how, name) -> list[Constant]:
-        """The constants of that name, with or without leading parts (SPEC 10.4)."""
+    def find(self, how, name, whole=False) -> list[Constant]:
+        """The constants of that name, with or without leading parts (SPEC 10.4); ``whole``: with none of the name's left out."""
         try:
-            return list(self.index[how][stored_name(name, self.index[how])].values())
+            stored = stored_name(name, self.index[how])
+            return list(self.index[how][stored].values()) if not whole or f".{stored}".endswith(f".{name}") else []
         except BaseMismatch:
             return []
 
