@@ -13,7 +13,7 @@ from unilora_spec.documents import size_of
 from unilora_spec.places import check_output
 
 from .modes import MODES
-from .screen import bar, interruptible, show, show_check, show_folder, show_nodes, status, tell
+from .screen import bar, interruptible, show, show_check, show_folder, show_nodes, show_parts, status, tell
 
 WHEN = "\n    ".join(f"  {name:12} {words}" for name, words in MODES.items())
 MOST_INPUTS = 2**31  # bytes of the arrays of --inputs
@@ -166,6 +166,34 @@ def _from_torch(base, adapters, output, mode, opset, dtype, with_past, inputs, c
     made_up = "sentences" if tokenizer else "random"
     report |= {"input": made_up if inputs is None else str(inputs), "reference": "PyTorch"}
     return report | {"warnings": warnings + report["warnings"]}
+
+
+@app.command(
+    "onnx-folder",
+    epilog="Example: python -m export onnx-folder --adapter vec.safetensors --base optimum-folder -o adapted",
+)
+def onnx_folder_command(
+    adapter: Annotated[list[Path], typer.Option(help="The adapter's file; several for the mode bank.")],
+    base: Annotated[Path, typer.Option(metavar="DIR", help="The folder with the ONNX files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A folder that is not there yet.")],
+    mode: Annotated[str, typer.Option(metavar="|".join(MODES), help="As of `export onnx`.")] = "merged",
+    compare: Annotated[
+        bool | None, typer.Option("--compare/--no-compare", help="As of `export onnx`, for each file.")
+    ] = None,
+    as_json: AsJson = False,
+):
+    """Put the adapter into all ONNX files of a folder that are one model: an encoder and its decoders.
+
+    Each file is written and compared as `export onnx --part` does it; what lies beside them is copied.
+    """
+    with status() as show_step:
+        step = interruptible(show_step)
+        step("loading ONNX Runtime")
+        from .onnx_base.folder import export_onnx_folder
+
+        adapters = [load_adapter(file) for file in adapter]
+        report = export_onnx_folder(base, adapters, output, mode, compare=compare, progress=step)
+    tell(report, as_json, show_parts)
 
 
 @app.command(

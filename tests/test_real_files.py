@@ -10,16 +10,19 @@ ir = pytest.importorskip("onnx_ir")
 from adapters import adapter_of
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 from torch import nn
 
 from export.kernels.nodes import nodes
 from export.onnx import feeds_of
+from export.onnx_base.exporter_names import in_attention
 from export.onnx_base.feeds import feeds_for
+from export.onnx_base.folder import export_onnx_folder
 from export.onnx_base.from_file import export_onnx_file, read
 from export.parity import compare as parity
 from export.parity import unrounded
-from unilora_spec import BaseMismatch, Segment, WorkFailed
+from unilora_spec import BaseMismatch, Segment, UniLoraError, WorkFailed
 
 
 def save(path, made, inputs, outputs, arrays=None, opset=18):
@@ -280,3 +283,188 @@ def test_an_error_speaks_of_quantized_weights_only_where_some_are(tmp_path):
     with pytest.raises(BaseMismatch) as refused:
         export_onnx_file(tmp_path / "base.onnx", adapter, tmp_path / "out.onnx")
     assert "quantized" not in str(refused.value) and "none that is free has its shape" in str(refused.value)
+
+
+# A model in several files, as Optimum writes encoder-decoders
+
+WEIGHTS = ("model.encoder.layers.0.fc", "model.decoder.layers.0.fc", "model.decoder.layers.0.encoder_attn.v")
+
+
+def products(path, names, suffix="", inner=lambda name: name):
+    """A chain of products with weights of 8 × 8 whose nodes bear the names of their modules."""
+    made, arrays, last = [], {}, "x"
+    for number, (name, W) in enumerate(names.items()):
+        scope = f"/{inner(name).replace('.', '/').replace('/0', '.0')}/MatMul"
+        stored, result = f"onnx::MatMul_{number}{suffix}", "y" if number == len(names) - 1 else f"v{number}"
+        made.append(helper.make_node("MatMul", [last, stored], [result], name=scope))
+        arrays[stored], last = W.T.copy(), result
+    return save(path, made, {"x": floats("n", 8)}, {"y": floats("n", 8)}, arrays)
+
+
+@pytest.fixture
+def in_parts(tmp_path):
+    """(folder, adapter, weights by name): encoder and decoder in files, the encoder's without its prefix as Optimum writes it."""
+    model = nn.Module()
+    for name in WEIGHTS:
+        place = model
+        for part in name.split("."):
+            if part not in dict(place.named_children()):
+                place.add_module(part, nn.Linear(8, 8, bias=False) if part == name.split(".")[-1] else nn.Module())
+            place = getattr(place, part)
+    segments = [Segment(f"{name}.weight", 8, 8, 2) for name in WEIGHTS]
+    adapter = adapter_of(model, segments, "parts", d=20)
+    W = {name: model.get_submodule(name).weight.detach().numpy() for name in WEIGHTS}
+    folder = tmp_path / "base"
+    folder.mkdir()
+    encoder, decoder = {WEIGHTS[0]: W[WEIGHTS[0]]}, {name: W[name] for name in WEIGHTS[1:]}
+    products(folder / "encoder_model.onnx", encoder, inner=lambda name: name.removeprefix("model.encoder."))
+    products(folder / "decoder_model_merged.onnx", decoder, "_merged_0")
+    products(
+        folder / "decoder_with_past_model.onnx", {WEIGHTS[1]: W[WEIGHTS[1]]}
+    )  # its cache holds the encoder's values
+    (folder / "config.json").write_text("{}")
+    return folder, adapter, W
+
+
+def chain(adapter, weights, names, x):
+    for name in names:
+        W = weights[name].copy()
+        adapter.add_deltas(adapter.layer_map.placed_by_weight()[f"{name}.weight"], W)
+        x = x @ W.T
+    return x
+
+
+@pytest.mark.parametrize("mode", ["merged", "reconstruct", "input", "factored"])
+def test_a_folder_of_parts_in_one_call(in_parts, tmp_path, mode):
+    folder, adapter, W = in_parts
+    report = export_onnx_folder(folder, adapter, tmp_path / "out", mode)
+    assert report["same_contents"] is True  # of the weights of all files together
+    assert (tmp_path / "out" / "config.json").exists()
+    x = normal(3, 8)
+    feed = {"x": x} | (feeds_of(adapter) if mode == "factored" else {})
+    files = {"encoder_model": WEIGHTS[:1], "decoder_model_merged": WEIGHTS[1:], "decoder_with_past_model": WEIGHTS[1:2]}
+    for name, held in files.items():
+        (y,) = parity.run(parity.session(tmp_path / "out" / f"{name}.onnx"), feed, ["y"]).values()
+        assert np.abs(y - chain(adapter, W, held, x)).max() < CLOSE
+
+
+def test_one_part_by_itself(in_parts, tmp_path):
+    folder, adapter, _ = in_parts
+    base = folder / "encoder_model.onnx"
+    with pytest.raises(BaseMismatch, match="no initializer of the file is known to be model.decoder"):
+        export_onnx_file(base, adapter, tmp_path / "out.onnx")
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", part="encoder")
+    assert report["elsewhere"] == [f"{name}.weight" for name in WEIGHTS[1:]] and report["same_contents"] is None
+    assert "in other files" in report["not_comparable"]
+    other = products(folder / "other.onnx", {"vision.fc": normal(8, 8)})
+    with pytest.raises(BaseMismatch, match="holds none of the adapter's weights as the part 'encoder'"):
+        export_onnx_file(other, adapter, tmp_path / "other.onnx", part="encoder")
+
+
+def test_a_part_of_which_a_weight_may_be_nameless_is_refused(in_parts, tmp_path):
+    """What is not found by its name is elsewhere only where nothing in the file could be it."""
+    folder, adapter, _ = in_parts
+    base = folder / "decoder_model_merged.onnx"
+    model = onnx.load(base)
+    model.graph.node[1].name = "MatMul_1"
+    onnx.save(model, base)
+    with pytest.raises(BaseMismatch, match="no initializer .*encoder_attn.v.weight .* --map"):
+        export_onnx_file(base, adapter, tmp_path / "out.onnx", part="decoder")
+    given = {f"{WEIGHTS[2]}.weight": "onnx::MatMul_1_merged_0"}
+    assert len(export_onnx_file(base, adapter, tmp_path / "out.onnx", part="decoder", given=given)["weights"]) == 2
+
+
+def test_a_folder_that_lacks_a_weight_is_refused(in_parts, tmp_path):
+    folder, adapter, _ = in_parts
+    (folder / "decoder_model_merged.onnx").unlink()
+    with pytest.raises(
+        BaseMismatch, match="encoder_attn.v.weight is in none of decoder_with_past_model.onnx, encoder_model.onnx"
+    ):
+        export_onnx_folder(folder, adapter, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# Fused attention, whose weights have lost their names
+
+
+def fused(path, half=False):
+    """Two layers of fused attention and their output projections, which alone keep their modules' names; its adapter of q and v."""
+    model, made, arrays, last = nn.Module(), [], {}, "x"
+    model.layer = nn.ModuleList(nn.Module() for _ in range(2))
+    segments = []
+    for number in range(2):
+        attention = model.layer[number].attention = nn.Module()
+        attention.self = nn.Module()
+        for name in ("query", "key", "value"):
+            attention.self.add_module(name, nn.Linear(8, 8, bias=False))
+        segments += [Segment(f"layer.{number}.attention.self.{name}.weight", 8, 8, 2) for name in ("query", "value")]
+        W = np.concatenate([each.weight.detach().numpy().T for each in attention.self.children()], 1)
+        # In the file the layers come the other way round than their numbers say: order tells nothing.
+        stored, scope = f"Attention_{1 - number}_qkv_weight", f"/layer.{number}/attention/output/dense/MatMul"
+        arrays |= {stored: W, f"b{number}": normal(24), f"dense{number}": normal(8, 8)}
+        options = {"domain": "com.microsoft", "num_heads": 2, "name": f"Attention_{1 - number}"}
+        made.append(helper.make_node("Attention", [last, stored, f"b{number}"], [f"a{number}"], **options))
+        made.append(helper.make_node("MatMul", [f"a{number}", f"dense{number}"], [f"d{number}"], name=scope))
+        last = f"d{number}"
+    made[-1].output[0] = "y"
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    if half:
+        arrays = {name: array.astype(np.float16) for name, array in arrays.items()}
+    save(path, made, {"x": (kind, (1, "n", 8))}, {"y": (kind, (1, "n", 8))}, arrays)
+    return path, adapter_of(model, segments, "fused", d=40)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_fused_attention_is_found_by_the_names_behind_it(tmp_path, half):
+    base, adapter = fused(tmp_path / "base.onnx", half=half)
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", "input")
+    assert report["same_contents"] is (None if half else True)  # the fingerprint confirms it where the values are exact
+    where = {row["name"]: (row["initializer"], row["how"]) for row in report["weights"]}
+    for number in (0, 1):
+        for name, row in (("query", 0), ("value", 16)):
+            place = f"Attention_{1 - number}_qkv_weight, rows from {row}"
+            assert where[f"layer.{number}.attention.self.{name}.weight"] == (place, "node name")
+
+
+def test_quantized_fused_attention_is_refused_by_name(tmp_path):
+    base, adapter = fused(tmp_path / "base.onnx")
+    quantize_dynamic(base, tmp_path / "quantized.onnx", op_types_to_quantize=["Attention"])
+    with pytest.raises(
+        UniLoraError, match="layer.0.attention.self.query.weight is used by QAttention .* W is quantized"
+    ):
+        export_onnx_file(tmp_path / "quantized.onnx", adapter, tmp_path / "out.onnx", "reconstruct")
+
+
+@pytest.mark.parametrize(
+    "name, projection, place",
+    [
+        ("bert.encoder.layer.0.attention.self.query.weight", "encoder.layer.0.attention.output.dense", 0),
+        ("encoder.layer.0.attention.self.value.weight", "bert.encoder.layer.0.attention.output.dense", 2),
+        ("transformer.layer.3.attention.k_lin.weight", "transformer.layer.3.attention.out_lin", 1),
+        ("model.encoder.layers.0.self_attn.k_proj.weight", "layers.0.self_attn.out_proj", 1),
+        ("encoder.layer.1.attention.self.query.weight", "encoder.layer.0.attention.output.dense", None),
+        ("decoder.layers.0.encoder_attn.q_proj.weight", "decoder.layers.0.self_attn.out_proj", None),
+        ("a.0.layer.1.attn.q.weight", "a.1.layer.1.attn.o", None),
+        ("encoder.layer.0.attention.output.dense.weight", "encoder.layer.0.attention.output.dense", None),
+    ],
+)
+def test_which_attention_a_weight_is_in(name, projection, place):
+    assert in_attention(name, projection) == place
+
+
+# Quantized in other ways
+
+
+@pytest.mark.parametrize("mode", ["reconstruct", "input", "factored"])
+def test_weights_of_bitsandbytes(tmp_path, mode):
+    adapter, W = linear(32, 64)
+    made = [helper.make_node("MatMul", ["x", "0.weight"], ["y"], name="product")]
+    base = save(tmp_path / "base.onnx", made, {"x": floats("n", 64)}, {"y": floats("n", 32)}, {"0.weight": W})
+    quantizer = MatMulBnb4Quantizer(onnx.load(base), quant_type=MatMulBnb4Quantizer.NF4, block_size=16)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(base))
+    assert "MatMulBnb4" in {node.op_type for node in onnx.load(base).graph.node}
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode)
+    assert report["comparison"]["within"] and report["adapter_moves_outputs_by"] > 0.01
+    with pytest.raises(UniLoraError, match="is quantized"):
+        export_onnx_file(base, adapter, tmp_path / "merged.onnx", "merged")

@@ -111,6 +111,11 @@ def _mat_mul_n_bits(node, position, state):
         return *_product(node, state, False, dtype=node.inputs[2].dtype), (_attribute(node, "N"), _attribute(node, "K"))
 
 
+def _mat_mul_bnb4(node, position, state):
+    if position == 1:
+        return *_product(node, state, False, dtype=node.inputs[2].dtype), (_attribute(node, "N"), _attribute(node, "K"))
+
+
 def _mat_mul_integer(node, position, state):
     """As quantize_dynamic writes it: MatMulInteger, Cast, and a product with both scales."""
     cast = _only_consumer(node.outputs[0], "Cast")
@@ -168,6 +173,7 @@ FORMS = {
     "Gemm": _gemm,
     "FusedMatMul": _fused_mat_mul,
     "MatMulNBits": _mat_mul_n_bits,
+    "MatMulBnb4": _mat_mul_bnb4,
     "MatMulInteger": _mat_mul_integer,
     "QLinearMatMul": _q_linear_mat_mul,
     "QGemm": _q_gemm,

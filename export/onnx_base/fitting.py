@@ -10,11 +10,10 @@ from unilora_spec import BaseMismatch, Segment
 from unilora_spec.base_model import stored_name
 
 from ..graph.sites import Use, uses
-from .exporter_names import names, original
+from .exporter_names import ATTENTION, names, original
 
 HOWS = ("name", "node name", "bias name")
 NEVER_WEIGHTS = (ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING)
-FUSED = ("Attention", "QAttention", "QOrderedAttention")
 
 
 class Constant:
@@ -80,7 +79,9 @@ class File:
         order = {node: i for i, node in enumerate(model.graph.all_nodes())}
         self.initializers = dict(model.graph.initializers)
         self.constants, self.index = [], {how: defaultdict(dict) for how in HOWS}
-        self.fused = next((node for node in order if node.domain == "com.microsoft" and node.op_type in FUSED), None)
+        self.fused = next(
+            (node for node in order if node.domain == "com.microsoft" and node.op_type in ATTENTION), None
+        )
         for value in self.initializers.values():
             if value.const_value is not None and value.dtype not in NEVER_WEIGHTS and (found := uses(value)):
                 self.constants.append(Constant(value, found))

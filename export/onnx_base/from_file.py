@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from unilora_spec import Adapter, UniLoraError, WorkFailed
+from unilora_spec import Adapter, BaseMismatch, UniLoraError, WorkFailed
 
 from .. import external
 from ..folders.base_files import OTHER_CONTENTS
@@ -66,9 +66,19 @@ def export_onnx_file(
         )
     progress("looking for the adapter's weights")
     matches, same = match(graph, adapters[0], given, part)
+    if not matches:
+        raise BaseMismatch(
+            f"{base} holds none of the adapter's weights as the part {part!r:.40}; it needs no adapter, or give another --part",
+            "10.3",
+        )
     there = {each.name for each in matches}
     elsewhere = [name for name in (*adapters[0].layer_map.by_weight(), *adapters[0].saved) if name not in there]
-    found = {"elsewhere": elsewhere, "weights": table(matches), "same_contents": same, "not_comparable": not_comparable(matches, adapters[0])}
+    found = {
+        "elsewhere": elsewhere,
+        "weights": table(matches),
+        "same_contents": same,
+        "not_comparable": not_comparable(matches, adapters[0]),
+    }
     weights, saved = _places(matches, adapters[0])
     check_mode(weights, mode)
     if compare is None:

@@ -19,7 +19,7 @@ from unilora_spec import Adapter, BaseMismatch, Segment, UniLoraError, contents_
 
 from ..graph.sites import FLOATS, uses
 from . import by_content
-from .exporter_names import spellings, stacks
+from .exporter_names import ATTENTION, attended, in_attention, spellings, stacks
 from .fitting import HOWS, Constant, File, Saved, Weight, release
 from .joining import join
 from .prepare import prepare
@@ -76,11 +76,15 @@ def match(
     for each in wanted:
         # Another part's weights may bear the same names, but for what tells the part.
         whole = part is not None and not _is_of(part, each.name)
-        if each.name not in found and (matches := _by_names(file, each, doubts, whole) or _left_out(file, each, whole)):
+        if each.name in found:
+            continue
+        matches = _by_names(file, each, doubts, whole) or _left_out(file, each, whole)
+        matches = matches or ([] if whole else _in_attention(file, each))
+        if matches:
             found[each.name] = matches
     missing = [each for each in wanted if each.name not in found]
     if missing and part is not None:
-        _check_elsewhere(file, part, missing, found, doubts)
+        _check_elsewhere(file, sorted(missing, key=lambda each: not _is_of(part, each.name)), found, doubts)
         wanted = [each for each in wanted if each.name in found]
     elif missing:
         found |= _by_content(file, adapter, missing, found, doubts)
@@ -177,22 +181,16 @@ def _near(name, there) -> str:
 
 def _is_of(part: str, name: str) -> bool:
     """Whether a parameter's name says that it is in a part of the model: model.encoder.…, text_model.…"""
-    return not {part, f"{part}_model"}.isdisjoint(name.split("."))
+    return not {part, f"{part}_model", f"{part}_tower"}.isdisjoint(name.split("."))
 
 
-def _check_elsewhere(file: File, part, missing, found, doubts) -> None:
+def _check_elsewhere(file: File, missing, found, doubts) -> None:
     """Raises ``BaseMismatch`` unless the missing weights are in other files: where one is in doubt, or may be one without a name."""
     taken = {each.value for matches in found.values() for each in matches}
     nameless = [each for each in file.constants if each.value not in taken and not each.is_named]
     for each in missing:
         if each.name in doubts or any(each.fits(constant) for constant in nameless):
             raise _not_found(file, each, found, doubts, "a part of a model has no fingerprint to tell it by")
-    if not found:
-        raise BaseMismatch(
-            f"the file holds none of the adapter's weights by their names, as {missing[0]}; it needs no export, or is not the part"
-            f" {part!r:.40}",
-            "10.3",
-        )
 
 
 def _by_names(file: File, wanted, doubts: dict[str, str], whole: bool) -> list[Match]:
@@ -225,6 +223,28 @@ def _in_stacks(file, wanted, how, name, whole) -> list[Match]:
                 if row >= part * out:
                     found.append(Match(wanted.name, constant.value, turned, how, row))
     return found
+
+
+def _in_attention(file: File, wanted) -> list[Match]:
+    """In the one matrix of a fused attention, which the names behind it tell."""
+    if not isinstance(wanted, Weight):
+        return []
+    out, found = wanted.segments[0].out_features, []
+    for constant in file.constants:
+        node = constant.uses[0].node
+        if node.op_type not in ATTENTION or node.domain != "com.microsoft" or node.inputs[1] is not constant.value:
+            continue
+        places = {place for name in attended(node) if (place := in_attention(wanted.name, name)) is not None}
+        for turned, height in wanted.stacked(constant) if len(places) == 1 else ():
+            sizes = (
+                node.attributes["qkv_hidden_sizes"].as_ints()
+                if "qkv_hidden_sizes" in node.attributes
+                else [height // 3] * 3
+            )
+            (place,) = places
+            if sizes[place] == out and sum(sizes) == height:
+                found.append(Match(wanted.name, constant.value, turned, "node name", sum(sizes[:place])))
+    return found if len(found) == 1 else []
 
 
 def _left_out(file: File, wanted, whole: bool) -> list[Match]:
