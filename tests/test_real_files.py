@@ -468,3 +468,28 @@ def test_weights_of_bitsandbytes(tmp_path, mode):
     assert report["comparison"]["within"] and report["adapter_moves_outputs_by"] > 0.01
     with pytest.raises(UniLoraError, match="is quantized"):
         export_onnx_file(base, adapter, tmp_path / "merged.onnx", "merged")
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("kind", ["DynamicQuantizeMatMul", "MatMulIntegerToFloat"])
+def test_dynamic_quantization_that_onnx_runtime_has_fused(tmp_path, kind, columns):
+    """What its optimizer makes of MatMulInteger and what stands around it, with a scale for the matrix or for each column."""
+    adapter, W = linear(16, 8)
+    scale = np.abs(W).max(0 if columns else None) / np.float32(127)
+    integers, zero = np.rint(W / scale).astype(np.int8), np.zeros_like(scale, dtype=np.int8)
+    arrays = {"W": integers, "scale": scale, "zero": zero, "b": normal(16)}
+    if kind == "DynamicQuantizeMatMul":
+        made = [helper.make_node(kind, ["x", "W", "scale", "zero", "b"], ["y"], domain="com.microsoft")]
+    else:
+        taken = ["q", "W", "x.scale", "scale", "x.zero", "zero", "b"]
+        made = [helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "x.scale", "x.zero"])]
+        made += [helper.make_node(kind, taken, ["y"], domain="com.microsoft", name="/0/MatMul_quant")]
+    base = save(tmp_path / "base.onnx", made, {"x": floats("n", 8)}, {"y": floats("n", 16)}, arrays)
+    x = normal(3, 8)
+    (got,) = unrounded.session(ir.load(base)).run(None, {"x": x})
+    assert np.abs(got - (x @ (integers * scale) + arrays["b"])).max() < CLOSE
+    given = {"0.weight": "W"}
+    for mode in ("reconstruct", "factored"):
+        report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode, given=given)
+        assert report["comparison"]["within"] and report["adapter_moves_outputs_by"] > 0.01
+        assert report["weights"][0]["uses"][0].startswith(kind)

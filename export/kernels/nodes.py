@@ -169,7 +169,9 @@ def _has_kernel(node, opsets, types) -> bool:
         for variable in variables[min(i, len(variables) - 1)]
     ]
     return any(
-        (since in (None, first) or (last is not None and first <= since <= last))  # without an end, it was made for one version
+        (
+            since in (None, first) or (last is not None and first <= since <= last)
+        )  # without an end, it was made for one version
         and all(dtype in allowed[variable].split() for variable, dtype in actual if variable in allowed)
         for first, last, allowed in kernels
     )

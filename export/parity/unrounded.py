@@ -16,7 +16,14 @@ from ..graph.rebuild import GraphTape
 from . import compare as parity
 
 # ONNX Runtime makes a MatMulNBits of a product with a weight that is dequantized, and lets it round the other factor.
-ROUNDING = ("DynamicQuantizeLinear", "QuantizeLinear", "QAttention", "MatMulNBits", "DequantizeLinear")
+ROUNDING = (
+    "DynamicQuantizeLinear",
+    "DynamicQuantizeMatMul",
+    "QuantizeLinear",
+    "QAttention",
+    "MatMulNBits",
+    "DequantizeLinear",
+)
 
 
 def rounds(model: ir.Model) -> bool:
@@ -56,6 +63,25 @@ def _take_place(old, new):
 def _mat_mul_integer(tape, node):
     factors = _over_scales(tape, node)
     return factors and tape.add("MatMul", *factors)
+
+
+def _mat_mul_integer_to_float(tape, node):
+    x, W, x_scale, W_scale, x_zero, W_zero, bias = [*node.inputs, *[None] * (7 - len(node.inputs))]
+    return _scaled(tape, tape.add("DequantizeLinear", x, x_scale, x_zero), W, W_scale, W_zero, bias)
+
+
+def _dynamic_quantize_mat_mul(tape, node):
+    return _scaled(tape, *[*node.inputs, *[None] * (5 - len(node.inputs))])
+
+
+def _scaled(tape, x, W, scale, zero, bias):
+    product = tape.add("MatMul", x, tape.add("DequantizeLinear", W, scale, zero, **_columns(scale)))
+    return product if bias is None else tape.add("Add", product, bias)
+
+
+def _columns(scale):
+    """The attribute by which DequantizeLinear takes a scale for each column, where there is more than one."""
+    return {"axis": 1} if scale.shape is None or math.prod(scale.shape) > 1 else {}
 
 
 def _conv_integer(tape, node):
@@ -115,9 +141,8 @@ def _q_attention(tape, node):
     if len(node.outputs) > 1:
         return None
     x, W, bias, x_scale, W_scale, mask, x_zero, W_zero, past = [*node.inputs, *[None] * (9 - len(node.inputs))]
-    columns = {"axis": 1} if W_scale.shape is None or math.prod(W_scale.shape) > 1 else {}
     x = tape.add("DequantizeLinear", x, x_scale, x_zero)
-    W = tape.add("DequantizeLinear", W, W_scale, W_zero, **columns)
+    W = tape.add("DequantizeLinear", W, W_scale, W_zero, **_columns(W_scale))
     return tape.add("Attention", x, W, bias, mask, past, domain="com.microsoft", **_attributes(node))
 
 
@@ -131,6 +156,8 @@ def _mat_mul_n_bits(tape, node):
 
 FORMS = {
     "MatMulInteger": _mat_mul_integer,
+    "MatMulIntegerToFloat": _mat_mul_integer_to_float,
+    "DynamicQuantizeMatMul": _dynamic_quantize_mat_mul,
     "ConvInteger": _conv_integer,
     "QAttention": _q_attention,
     "QLinearMatMul": _q_linear_mat_mul,
