@@ -17,13 +17,7 @@ Progress = Callable[[str], None]
 
 
 def check_with_file(
-    path: Path,
-    adapters: Sequence[Adapter],
-    base,
-    arrays,
-    given: Mapping[str, str],
-    progress: Progress,
-    part: str | None = None,
+    path: Path, adapters: Sequence[Adapter], base, arrays, given: Mapping[str, str], progress: Progress, part: str | None = None
 ) -> dict:
     """How far the outputs of ``path`` are from those of the ONNX file ``base`` with ΔW as NumPy computes it.
 
@@ -71,9 +65,7 @@ def _of_these(path: Path, adapters: Sequence[Adapter]) -> ir.Model:
         for key, value in metadata(adapters, mode).items():
             said = graph.metadata_props.get(key)
             if said != value and key != "unilora.base":
-                raise UniLoraError(
-                    f"{path} is another adapter's: its {key} is {said!r:.80}, the adapter's {value!r:.80}"
-                )
+                raise UniLoraError(f"{path} is another adapter's: its {key} is {said!r:.80}, the adapter's {value!r:.80}")
     elif len(adapters) > 1:
         raise UniLoraError(f"{path} does not say that it is a bank; give one adapter")
     if mode == "factored":
@@ -89,14 +81,7 @@ def _check_beside(path: Path, adapter: Adapter) -> None:
     _, expander, stored = outputs(path, "factored")
     said = load(expander).metadata_props if expander.exists() else metadata([adapter], "expander")
     for file, own in (
-        (
-            expander,
-            all(
-                said.get(key) == value
-                for key, value in metadata([adapter], "expander").items()
-                if key != "unilora.base"
-            ),
-        ),
+        (expander, all(said.get(key) == value for key, value in metadata([adapter], "expander").items() if key != "unilora.base")),
         (stored, not stored.exists() or check_adapter(adapter, stored)),
     ):
         if not own:

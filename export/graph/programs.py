@@ -7,15 +7,15 @@ import onnx_ir as ir
 from unilora_spec.program import Program, Value, ordered
 
 
-def theta_D(tape, projection: Program, theta: ir.Value, name: str, start: int = 0, stop: int | None = None) -> ir.Value:
+def theta_D(
+    tape, projection: Program, theta: ir.Value, name: str, start: int = 0, stop: int | None = None
+) -> ir.Value:
     """θ_D, float32[D], of theta, float32[d]; or of its entries start … stop − 1 what ``projection.pieces`` gives."""
     pieces = [value for _, value in projection.pieces(start, projection.D if stop is None else stop)]
     made: dict[Value, ir.Value] = {}
     for value in ordered(pieces):
         made[value] = _WRITTEN[value.op](tape, value, theta, *(made[each] for each in value.inputs))
-    return tape.add(
-        "Concat", *(made[value] for value in pieces), axis=0, shape=[sum(value.size for value in pieces)], name=name
-    )
+    return tape.add("Concat", *(made[value] for value in pieces), axis=0, shape=[sum(value.size for value in pieces)], name=name)
 
 
 def _operation(op_type):

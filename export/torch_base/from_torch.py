@@ -121,9 +121,7 @@ def _check_base(model, adapters, parameters) -> list[str]:
         adapter.check_saved(shapes)
     for name, value in parameters.items():
         if value.is_floating_point() and value.dtype not in FLOATS:
-            raise UniLoraError(
-                f"{name} is {value.dtype}; export works in float32, float16 and bfloat16: call model.float()"
-            )
+            raise UniLoraError(f"{name} is {value.dtype}; export works in float32, float16 and bfloat16: call model.float()")
     exact = all(parameters[name].dtype == torch.float32 for name in adapters[0].layer_map.by_weight())
     same = adapters[0].same_contents(lambda name: array(parameters[name])) if exact else None
     return [OTHER_CONTENTS] * (same is False) + told(adapters[0].other_rest(looked_at(model)))
