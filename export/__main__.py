@@ -13,7 +13,7 @@ from unilora_spec.documents import size_of
 from unilora_spec.places import check_output
 
 from .modes import MODES
-from .screen import bar, interruptible, show, show_check, show_folder, show_nodes, status, tell
+from .screen import bar, interruptible, show, show_check, show_folder, show_nodes, show_parts, status, tell
 
 WHEN = "\n    ".join(f"  {name:12} {words}" for name, words in MODES.items())
 MOST_INPUTS = 2**31  # bytes of the arrays of --inputs
@@ -42,6 +42,14 @@ Given = Annotated[
     list[str] | None,
     typer.Option(
         "--map", metavar="NAME=INITIALIZER[@ROW]", help="Where a weight is in the ONNX base; may be given again."
+    ),
+]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Of a model in several ONNX files, the part that the base is, as the weights' names say it: encoder, decoder, text,"
+        " vision. What is in none of its initializers is left to the others; onnx-folder does them all.",
     ),
 ]
 Inputs = Annotated[
@@ -88,6 +96,7 @@ def onnx_command(
         typer.Option("--with-past", help="A decoder that takes and gives its cache of keys and values."),
     ] = False,
     given: Given = None,
+    part: Part = None,
     inputs: Inputs = None,
     compare: Annotated[
         bool | None,
@@ -109,9 +118,10 @@ def onnx_command(
             for option, value in (("opset", opset), ("dtype", dtype), ("with-past", with_past or None)):
                 if value is not None:
                     raise UniLoraError(f"--{option} is for bases that are no ONNX files; {base} keeps its own")
-            report = _from_file(base, adapters, output, mode, given, inputs, compare, step)
-        elif given:
-            raise UniLoraError("--map is for a base that is an ONNX file; --base names none")
+            report = _from_file(base, adapters, output, mode, given, part, inputs, compare, step)
+        elif given or part:
+            option = "map" if given else "part"
+            raise UniLoraError(f"--{option} is for a base that is an ONNX file; --base names none")
         else:
             report = _from_torch(base, adapters, output, mode, opset, dtype, with_past, inputs, compare, step)
     tell(report, as_json, show)
@@ -125,13 +135,15 @@ def _keep(adapters, *files):
             raise UniLoraError(f"{file} is the adapter itself; give another output")
 
 
-def _from_file(base, adapters, output, mode, given, inputs, compare, step):
+def _from_file(base, adapters, output, mode, given, part, inputs, compare, step):
     step("loading ONNX Runtime")
     from .onnx_base.from_file import export_onnx_file
 
     pairs = dict(_pair(text) for text in given or ())
     feeds = None if inputs is None else [_arrays(inputs)]
-    report = export_onnx_file(base, adapters, output, mode, given=pairs, feeds=feeds, compare=compare, progress=step)
+    report = export_onnx_file(
+        base, adapters, output, mode, given=pairs, feeds=feeds, compare=compare, part=part, progress=step
+    )
     return report | {"input": "generated" if inputs is None else str(inputs), "reference": "the ONNX base and ΔW"}
 
 
@@ -157,6 +169,34 @@ def _from_torch(base, adapters, output, mode, opset, dtype, with_past, inputs, c
 
 
 @app.command(
+    "onnx-folder",
+    epilog="Example: python -m export onnx-folder --adapter vec.safetensors --base optimum-folder -o adapted",
+)
+def onnx_folder_command(
+    adapter: Annotated[list[Path], typer.Option(help="The adapter's file; several for the mode bank.")],
+    base: Annotated[Path, typer.Option(metavar="DIR", help="The folder with the ONNX files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A folder that is not there yet.")],
+    mode: Annotated[str, typer.Option(metavar="|".join(MODES), help="As of `export onnx`.")] = "merged",
+    compare: Annotated[
+        bool | None, typer.Option("--compare/--no-compare", help="As of `export onnx`, for each file.")
+    ] = None,
+    as_json: AsJson = False,
+):
+    """Put the adapter into all ONNX files of a folder that are one model: an encoder and its decoders.
+
+    Each file is written and compared as `export onnx --part` does it; what lies beside them is copied.
+    """
+    with status() as show_step:
+        step = interruptible(show_step)
+        step("loading ONNX Runtime")
+        from .onnx_base.folder import export_onnx_folder
+
+        adapters = [load_adapter(file) for file in adapter]
+        report = export_onnx_folder(base, adapters, output, mode, compare=compare, progress=step)
+    tell(report, as_json, show_parts)
+
+
+@app.command(
     "check",
     epilog="Examples: python -m export check model.onnx --adapter vec.safetensors"
     " · python -m export check out.onnx --adapter vec.safetensors --base deployed.onnx --inputs batch.npz",
@@ -166,6 +206,7 @@ def check_command(
     adapter: Annotated[list[Path], typer.Option(help="The adapter's file; for a bank all, in its order.")],
     base: Base = None,
     given: Given = None,
+    part: Part = None,
     inputs: Inputs = None,
     as_json: AsJson = False,
 ):
@@ -181,7 +222,8 @@ def check_command(
         adapters = [load_adapter(file) for file in adapter]
         arrays = None if inputs is None else _arrays(inputs)
         if base is not None and base.endswith(".onnx"):
-            report = check_with_file(model, adapters, base, arrays, dict(_pair(text) for text in given or ()), step)
+            pairs = dict(_pair(text) for text in given or ())
+            report = check_with_file(model, adapters, base, arrays, pairs, step, part)
         else:
             report = check_with_torch(model, adapters, base, arrays, step)
     report["input"] = "made-up input" if inputs is None else str(inputs)

@@ -16,7 +16,9 @@ from .parity.file import compare_file
 Progress = Callable[[str], None]
 
 
-def check_with_file(path: Path, adapters: Sequence[Adapter], base, arrays, given: Mapping[str, str], progress: Progress) -> dict:
+def check_with_file(
+    path: Path, adapters: Sequence[Adapter], base, arrays, given: Mapping[str, str], progress: Progress, part: str | None = None
+) -> dict:
     """How far the outputs of ``path`` are from those of the ONNX file ``base`` with ΔW as NumPy computes it.
 
     ``arrays`` by input name are what both are run on, made up where None. Raises ``UniLoraError`` where a file is none or
@@ -29,7 +31,7 @@ def check_with_file(path: Path, adapters: Sequence[Adapter], base, arrays, given
     feeds = [arrays] if arrays is not None else feeds_for(read(Path(base)))
     names = _outputs(graph)
     progress("running the base and ΔW")
-    answers = [reference(Path(base), each, given, feeds, names) for each in adapters]
+    answers = [reference(Path(base), each, given, feeds, names, part) for each in adapters]
     return _compared(path, graph, adapters, feeds, answers, progress) | {"reference": f"{base} and ΔW"}
 
 

@@ -140,10 +140,12 @@ def finish(
     path: Path,
     checks: list[tuple[dict, dict]] | None,
     progress: Callable[[str], None],
+    base: Path | None = None,
 ) -> dict:
     """Puts the adapters into ``graph``, writes it to ``path``, and returns a report of it.
 
-    It is checked by onnx and, unless ``checks`` is None, has to answer what these say, in ONNX Runtime. Raises
+    It is checked by onnx, as far as the ONNX file ``base`` that it was made of passes, and, unless ``checks`` is None, has to
+    answer what these say, in ONNX Runtime. Raises
     ``UniLoraError`` where the mode cannot be had, ``WorkFailed`` where the file is not sound or disagrees; then nothing at
     ``path`` has changed.
     """
@@ -159,7 +161,7 @@ def finish(
         if mode == "factored":
             files += _write_beside(adapters[0], graph.opset_imports[""], folder, path)
         progress("checking it with onnx")
-        parity.check(files[0])
+        parity.check(files[0], base)
         comparison, providers = None, ["CPUExecutionProvider"]
         if checks is not None:
             progress("running it in ONNX Runtime")

@@ -99,6 +99,9 @@ def show_weights(report: dict) -> None:
         None: f"cannot be held against a record: {report['not_comparable']}",
     }[report["same_contents"]]
     _line(f"  weights     {len(rows)} found; values {verdict}")
+    if elsewhere := report.get("elsewhere"):
+        more = f" and {len(elsewhere) - 2} more" if len(elsewhere) > 2 else ""
+        _line(f"  elsewhere   {', '.join(elsewhere[:2])}{more}")
     for row in rows:
         _line(f"    {row['name']:{widths[0]}}  {row['initializer']:{widths[1]}}  by {row['how']}, {row['stored']}")
 
@@ -166,6 +169,19 @@ def show_folder(report: dict, done: str) -> None:
     _line(f"{report['output']}: {report['files']} files, {report['bytes']:,} bytes; {done}")
     if left_out := report.get("left_out"):
         _line(f"  left out, as their weights would not be merged: {', '.join(left_out)}")
+
+
+def show_parts(report: dict) -> None:
+    """The report of a folder of ONNX files."""
+    verdict = {True: "are those on record", False: "are other than on record", None: "cannot be held against a record"}
+    show_folder(report, f"mode {report['mode']}; values {verdict[report['same_contents']]}")
+    for name, part in report["parts"].items():
+        outputs = part["comparison"]["outputs"].values() if part["comparison"] else ()
+        most = max((row["relative"] for row in outputs), default=None)
+        compared = (
+            "not compared" if most is None else f"at most {most:.2g} of an output's largest entry from the base and ΔW"
+        )
+        _line(f"  {name}  {len(part['weights'])} weights found, {len(part['elsewhere'])} elsewhere; {compared}")
 
 
 def tell(report: dict, as_json: bool, show: Callable[[dict], None]) -> None:

@@ -111,6 +111,11 @@ def _mat_mul_n_bits(node, position, state):
         return *_product(node, state, False, dtype=node.inputs[2].dtype), (_attribute(node, "N"), _attribute(node, "K"))
 
 
+def _mat_mul_bnb4(node, position, state):
+    if position == 1:
+        return *_product(node, state, False, dtype=node.inputs[2].dtype), (_attribute(node, "N"), _attribute(node, "K"))
+
+
 def _mat_mul_integer(node, position, state):
     """As quantize_dynamic writes it: MatMulInteger, Cast, and a product with both scales."""
     cast = _only_consumer(node.outputs[0], "Cast")
@@ -126,6 +131,24 @@ def _mat_mul_integer(node, position, state):
     else:
         return None
     return _product(node, state, True, x, (scaled.outputs[0],), ir.DataType.FLOAT)
+
+
+def _mat_mul_integer_to_float(node, position, state):
+    """What ONNX Runtime's optimizer makes of MatMulInteger and what scales it."""
+    if position == 1:
+        source = node.inputs[0].producer()
+        given = source is not None and source.op_type == "DynamicQuantizeLinear"
+        x = (
+            source.inputs[:1]
+            if given
+            else tuple(v for v in (node.inputs[0], node.inputs[2], *node.inputs[4:5]) if v is not None)
+        )
+        return _product(node, state, True, x, dtype=node.inputs[2].dtype or ir.DataType.FLOAT)
+
+
+def _dynamic_quantize_mat_mul(node, position, state):
+    if position == 1:
+        return _product(node, state, True, dtype=node.inputs[2].dtype or ir.DataType.FLOAT)
 
 
 def _q_linear_mat_mul(node, position, state):
@@ -168,7 +191,10 @@ FORMS = {
     "Gemm": _gemm,
     "FusedMatMul": _fused_mat_mul,
     "MatMulNBits": _mat_mul_n_bits,
+    "MatMulBnb4": _mat_mul_bnb4,
     "MatMulInteger": _mat_mul_integer,
+    "MatMulIntegerToFloat": _mat_mul_integer_to_float,
+    "DynamicQuantizeMatMul": _dynamic_quantize_mat_mul,
     "QLinearMatMul": _q_linear_mat_mul,
     "QGemm": _q_gemm,
     "Gather": _gather,

@@ -169,19 +169,25 @@ def _has_kernel(node, opsets, types) -> bool:
         for variable in variables[min(i, len(variables) - 1)]
     ]
     return any(
-        (first == since or (last is not None and first <= since <= last))  # without an end, it was made for one version
+        (
+            since in (None, first) or (last is not None and first <= since <= last)
+        )  # without an end, it was made for one version
         and all(dtype in allowed[variable].split() for variable, dtype in actual if variable in allowed)
         for first, last, allowed in kernels
     )
 
 
 @functools.cache
-def _signature(op_type, domain, opset) -> tuple[int, list, list]:
-    """The version that an operator has in an opset, and what a kernel may call the types of its inputs and outputs."""
+def _signature(op_type, domain, opset) -> tuple[int | None, list, list]:
+    """The version that an operator has in an opset, and what a kernel may call the types of its inputs and outputs. Where nobody
+    tells, any kernel is taken to fit."""
     if own := _table()["signatures"].get(operator(domain, op_type)):
         inputs, outputs = ([[variable] for variable in variables] for variables in own)
         return 1, inputs, outputs
-    schema = onnx.defs.get_schema(op_type, opset, domain)
+    try:
+        schema = onnx.defs.get_schema(op_type, opset, domain)
+    except onnx.defs.SchemaError:  # ONNX Runtime registers operators of its own in ONNX's domain too, and newer ones
+        return None, [], []
     return schema.since_version, *(
         [[formal.type_str, formal.name] for formal in formals] for formals in (schema.inputs, schema.outputs)
     )

@@ -5,6 +5,7 @@ without meaning (``onnx::MatMul_412``, ``val_92``); then the nodes that use it t
 """
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 
@@ -12,14 +13,17 @@ import onnx_ir as ir
 
 from ..graph.sites import Use
 
-# By onnxruntime.quantization: quantize_dynamic and quantize_static, MatMulNBitsQuantizer and its relatives.
-RENAMED = re.compile(r"(_Transposed|_quantized|(_DQ)?_Q\d+(G-?\d+)?|_Bnb4)+$")
+# By onnxruntime.quantization: quantize_dynamic and quantize_static, MatMulNBitsQuantizer and its relatives; by Optimum, which
+# gives the branches of a merged decoder what they have in common.
+RENAMED = re.compile(r"(_Transposed|_quantized|(_DQ)?_Q\d+(G-?\d+)?|_Bnb4|_merged_\d+)+$")
 SCOPES = "pkg.torch.onnx.name_scopes"  # torch.export's exporter: the modules around a node, and the node
 PASSING = ("Cast", "DequantizeLinear", "Identity")
 BIASES = {"Add": (0, 1), "QLinearAdd": (0, 3), "BiasGelu": (1,), "FastGelu": (1,), "SkipLayerNormalization": (4,)}
 
 # onnxruntime-genai's builder has names of its own, and stacks matrices on top of each other.
 ALIASES = (("", ""), (".self_attn.", ".attn."))
+ATTENTION = ("Attention", "QAttention", "QOrderedAttention")  # of com.microsoft: q, k and v of a layer are one matrix
+LETTERS = re.compile(r"([qkv])(_proj|_lin|uery|ey|alue)?")
 STACKS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
@@ -50,6 +54,40 @@ def stacks(name: str) -> Iterator[tuple[str, int, int]]:
         for i, part in enumerate(parts):
             if f".{part}." in name:
                 yield name.replace(f".{part}.", f".{stack}."), i, len(parts)
+
+
+def attended(node: ir.Node) -> Iterator[str]:
+    """The names that the projection behind a fused attention may have: its own weight has lost them."""
+    waiting = [node.outputs[0]]
+    for value in waiting:
+        for user, position in value.uses():
+            if user.op_type in PASSING or user.op_type in (
+                "Reshape",
+                "Transpose",
+                "QuantizeLinear",
+                "DynamicQuantizeLinear",
+            ):
+                waiting.append(user.outputs[0])
+            elif position == 0:
+                yield from scopes(user)
+
+
+def in_attention(name: str, projection: str) -> int | None:
+    """Which of q, k, v a weight is in the attention that ends with ``projection``, by their names; None where it is none of it.
+
+    Both are below the attention's module, which itself is below the layer's number. Leading parts may be left out on either side.
+    """
+    *above, last = name.removesuffix(".weight").split(".")
+    letter, beside = LETTERS.fullmatch(last), projection.split(".")[:-1]
+    forms = [(above[i:], beside, above[:i]) for i in range(len(above))] + [
+        (above, beside[i:], beside[:i]) for i in range(1, len(beside))
+    ]
+    for mine, others, left_out in forms if letter else ():
+        common = os.path.commonprefix([mine, others])
+        apart = left_out + mine[len(common) :] + others[len(common) :]
+        if common and not common[-1].isdecimal() and not any(part.isdecimal() for part in apart):
+            return "qkv".index(letter[1])
+    return None
 
 
 def scopes(node: ir.Node, *results: ir.Value) -> list[str]:

@@ -14,6 +14,25 @@ SIZES = (
     {"batch": 5, "sequence": 12, "past": 2},
 )
 """Three batches of different sizes."""
+SIZES_GROUPED = (*SIZES[:2], {"batch": 5, "sequence": 1, "past": 6})
+"""GroupQueryAttention takes several tokens after a past for one row alone."""
+ATTENTION = {  # where ONNX Runtime's attention takes its past, and gives the one that is then
+    "GroupQueryAttention": {3: 1, 4: 2},
+    "SparseAttention": {3: 1, 4: 2},
+    "MultiHeadAttention": {6: 1, 7: 2},
+    "DecoderMaskedMultiHeadAttention": {5: 1, 6: 2},
+}
+LENGTHS = {("GroupQueryAttention", 5): -1, ("SparseAttention", 6): 0}
+"""Where it takes the length of each row, its past included, as so much more than it is."""
+TOTALS = {("GroupQueryAttention", 6), ("SparseAttention", 5)}  # and that of the longest
+UNCHANGED = (
+    "Cast",
+    "Identity",
+    "Reshape",
+    "Unsqueeze",
+    "Squeeze",
+    "Flatten",
+)  # the same numbers in another shape or type
 MOST = 2**26  # entries of an input that is made up
 SIDE = 64  # of an image where the axis is open
 
@@ -26,7 +45,10 @@ def feeds_for(model: ir.Model) -> list[dict[str, np.ndarray]]:
     """
     given = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
     random = np.random.default_rng(0)
-    return [{value.name: _array(value, sizes, random) for value in given} for sizes in SIZES]
+    grouped = any(node.op_type in ("GroupQueryAttention", "SparseAttention") for node in model.graph.all_nodes())
+    return [
+        {value.name: _array(value, sizes, random) for value in given} for sizes in (SIZES_GROUPED if grouped else SIZES)
+    ]
 
 
 def _array(value, sizes, random):
@@ -42,7 +64,7 @@ def _array(value, sizes, random):
             return np.ones(shape, value.dtype.numpy())
         return random.normal(size=shape).astype(value.dtype.numpy())
     if value.dtype == ir.DataType.BOOL:
-        return np.zeros(shape, bool) if "use_cache" in value.name else np.ones(shape, bool)
+        return np.full(shape, sizes["past"] > 0 if "use_cache" in value.name else True)
     if value.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
         raise UniLoraError(
             f"the input {value.name} is {value.dtype.name}; give --inputs an .npz file with arrays by name"
@@ -52,6 +74,13 @@ def _array(value, sizes, random):
 
 
 def _integers(value, shape, sizes, random):
+    reached = list(_reached(value))
+    for node, position in reached:
+        length = sizes["past"] + sizes["sequence"]
+        if (node.op_type, position) in TOTALS:
+            return np.full(shape, length)
+        if (node.op_type, position) in LENGTHS:
+            return np.full(shape, length + LENGTHS[node.op_type, position])
     if "mask" in value.name:
         made = np.ones(shape, np.int64)
         if len(shape) == 2 and shape[0] > 1:
@@ -65,10 +94,13 @@ def _integers(value, shape, sizes, random):
 
 
 def _size(value, axis, size, sizes):
-    """By the axis's name, which may be a sum; where it says nothing, the batch is first, and the cache's third is its past."""
+    """By the axis's name, which may be a sum; where it says nothing, the batch is first, and the cache's third is its past. Its heads
+    and their size are what the attention that takes it has."""
     if isinstance(size, int):
         return size
     name = (size.value or "").lower()
+    if axis in (1, 3) and len(value.shape) == 4 and (known := _of_attention(value)[axis == 3]):
+        return known
     if "+" in name:
         return sum(_term(part.strip(), sizes) for part in name.split("+"))
     if re.search(r"total|past.*(and|plus)|kv_?len", name) or _is_mask_over_the_past(value, axis, size):
@@ -80,6 +112,36 @@ def _size(value, axis, size, sizes):
     if name in ("height", "width"):
         return SIDE
     return sizes["batch" if "batch" in name or (axis == 0 and "seq" not in name) else "sequence"]
+
+
+def _reached(value, depth=4):
+    """(node, position) of what uses a value, or its numbers in another shape or type."""
+    for node, position in value.uses() if depth else ():
+        if node.op_type in UNCHANGED and position == 0:
+            yield from _reached(node.outputs[0], depth - 1)
+        else:
+            yield node, position
+
+
+def _of_attention(past):
+    """(heads, the size of one) of a cache, each None where nothing tells."""
+    for node, position in _reached(past):
+        if position not in ATTENTION.get(node.op_type, {}):
+            continue
+        present = node.outputs[ATTENTION[node.op_type][position]].shape or (None,) * 4
+        heads = [node.attributes[name].as_int() for name in ("num_heads", "kv_num_heads") if name in node.attributes]
+        widths = [_width(each) for each in node.inputs[:3]]
+        packed = node.inputs[1] is None and len(heads) == 2
+        size = widths[0] and widths[0] // (heads[0] + 2 * heads[1] if packed else heads[0])
+        return [
+            known if isinstance(known, int) else told for known, told in ((present[1], heads[-1]), (present[3], size))
+        ]
+    return None, None
+
+
+def _width(value):
+    """The last axis of a value, where the file says it."""
+    return value.shape[-1] if value is not None and value.shape and isinstance(value.shape[-1], int) else None
 
 
 def _term(name, sizes):
@@ -108,6 +170,6 @@ def _rows(value, depth=8):
             axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
             if isinstance(rows := node.inputs[0].shape[axis], int):
                 found.append(rows)
-        elif node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten") and position == 0:
+        elif node.op_type in UNCHANGED and position == 0:
             found.append(_rows(node.outputs[0], depth - 1))
     return min((rows for rows in found if rows > 2), default=2)

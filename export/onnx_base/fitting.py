@@ -10,11 +10,10 @@ from unilora_spec import BaseMismatch, Segment
 from unilora_spec.base_model import stored_name
 
 from ..graph.sites import Use, uses
-from .exporter_names import names
+from .exporter_names import ATTENTION, names, original
 
 HOWS = ("name", "node name", "bias name")
 NEVER_WEIGHTS = (ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING)
-FUSED = ("Attention", "QAttention", "QOrderedAttention")
 
 
 class Constant:
@@ -31,6 +30,12 @@ class Constant:
         if len(self.forms) != 1:
             self.forms = [(shape, False), (shape[::-1], True)] if len(shape) == 2 else []
         self.packed = any(use.form == "product" and use.node.op_type == "MatMulNBits" for use in found)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether its name, or what is around it, tells a parameter."""
+        own = original(self.value.name)
+        return len(self.names) > 1 or ("." in own and "::" not in own)
 
     @property
     def family(self):
@@ -74,7 +79,9 @@ class File:
         order = {node: i for i, node in enumerate(model.graph.all_nodes())}
         self.initializers = dict(model.graph.initializers)
         self.constants, self.index = [], {how: defaultdict(dict) for how in HOWS}
-        self.fused = next((node for node in order if node.domain == "com.microsoft" and node.op_type in FUSED), None)
+        self.fused = next(
+            (node for node in order if node.domain == "com.microsoft" and node.op_type in ATTENTION), None
+        )
         for value in self.initializers.values():
             if value.const_value is not None and value.dtype not in NEVER_WEIGHTS and (found := uses(value)):
                 self.constants.append(Constant(value, found))
@@ -84,10 +91,11 @@ class File:
             for how, name in constant.names:
                 self.index[how][name][constant.value] = constant
 
-    def find(self, how, name) -> list[Constant]:
-        """The constants of that name, with or without leading parts (SPEC 10.4)."""
+    def find(self, how, name, whole=False) -> list[Constant]:
+        """The constants of that name, with or without leading parts (SPEC 10.4); ``whole``: with none of the name's left out."""
         try:
-            return list(self.index[how][stored_name(name, self.index[how])].values())
+            stored = stored_name(name, self.index[how])
+            return list(self.index[how][stored].values()) if not whole or f".{stored}".endswith(f".{name}") else []
         except BaseMismatch:
             return []
 

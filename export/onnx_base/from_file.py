@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from unilora_spec import Adapter, UniLoraError, WorkFailed
+from unilora_spec import Adapter, BaseMismatch, UniLoraError, WorkFailed
 
 from .. import external
 from ..folders.base_files import OTHER_CONTENTS
@@ -34,6 +34,7 @@ def export_onnx_file(
     given: Mapping[str, str] = {},
     feeds: Sequence[Mapping[str, np.ndarray]] | None = None,
     compare: bool | None = None,
+    part: str | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> dict:
     """Writes the model in the ONNX file ``base`` with ``adapter`` to ``path`` and returns a report of it.
@@ -42,6 +43,8 @@ def export_onnx_file(
     ``given``    {the adapter's name of a weight: the name of its initializer, or NAME@ROW}, where it cannot be found
     ``feeds``    what the file is compared on; made up from its inputs' names and types where None
     ``compare``  whether it is compared with the base and ΔW as NumPy computes it; by default where it is below 2 GB
+
+    ``part``     of a model in several files, the part that ``base`` is ("encoder"): it need not hold all of the adapter's weights
 
     The base stays as it is, tensors are read when they are written. Raises ``UniLoraError`` for a call that cannot be met
     and ``WorkFailed`` where the file disagrees.
@@ -62,8 +65,20 @@ def export_onnx_file(
             f"{base} is of opset {opset}, and the mode {mode} needs {LEAST_OPSET}; convert it with onnx.version_converter"
         )
     progress("looking for the adapter's weights")
-    matches, same = match(graph, adapters[0], given)
-    found = {"weights": table(matches), "same_contents": same, "not_comparable": not_comparable(matches, adapters[0])}
+    matches, same = match(graph, adapters[0], given, part)
+    if not matches:
+        raise BaseMismatch(
+            f"{base} holds none of the adapter's weights as the part {part!r:.40}; it needs no adapter, or give another --part",
+            "10.3",
+        )
+    there = {each.name for each in matches}
+    elsewhere = [name for name in (*adapters[0].layer_map.by_weight(), *adapters[0].saved) if name not in there]
+    found = {
+        "elsewhere": elsewhere,
+        "weights": table(matches),
+        "same_contents": same,
+        "not_comparable": not_comparable(matches, adapters[0]),
+    }
     weights, saved = _places(matches, adapters[0])
     check_mode(weights, mode)
     if compare is None:
@@ -81,14 +96,14 @@ def export_onnx_file(
         answers = []
         for each in adapters:
             progress("running the base and ΔW as NumPy computes it")
-            answers.append(reference(base, each, given, feeds, names))
+            answers.append(reference(base, each, given, feeds, names, part))
         moved = max(
             float(np.abs(a[n].astype(np.float64) - p[n]).max(initial=0))
             for a, p in zip(answers[0], plain)
             for n in names
         )
         checks = cases(mode, adapters, feeds, answers)
-    report = finish(graph, adapters, weights, saved, mode, path, checks, progress)
+    report = finish(graph, adapters, weights, saved, mode, path, checks, progress, base)
     warnings = advice(mode, adapters[0].layer_map)
     if same is False:
         warnings.append(OTHER_CONTENTS)
@@ -116,10 +131,10 @@ def size_of(graph: ir.Model) -> int:
     return sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
 
 
-def reference(base: Path, adapter: Adapter, given, feeds, names) -> list[dict[str, np.ndarray]]:
+def reference(base: Path, adapter: Adapter, given, feeds, names, part=None) -> list[dict[str, np.ndarray]]:
     """What the base with the adapter answers: ΔW comes from NumPy, whole, and acts beside W (``x·ΔWᵀ`` is added)."""
     graph = read(base)
-    weights, saved = _places(match(graph, adapter, given)[0], adapter)
+    weights, saved = _places(match(graph, adapter, given, part)[0], adapter)
     put_in(graph, saved, adapter)
     opset = graph.opset_imports[""]
     for weight in weights:

@@ -19,8 +19,9 @@ from unilora_spec import Adapter, BaseMismatch, Segment, UniLoraError, contents_
 
 from ..graph.sites import FLOATS, uses
 from . import by_content
-from .exporter_names import spellings, stacks
+from .exporter_names import ATTENTION, attended, in_attention, spellings, stacks
 from .fitting import HOWS, Constant, File, Saved, Weight, release
+from .joining import join
 from .prepare import prepare
 
 __all__ = ["Match", "match", "not_comparable", "prepare", "table", "values"]
@@ -49,7 +50,9 @@ class Match:
     row: int | None = None
 
 
-def match(model: ir.Model, adapter: Adapter, given: Mapping[str, str] = {}) -> tuple[list[Match], bool | None]:
+def match(
+    model: ir.Model, adapter: Adapter, given: Mapping[str, str] = {}, part: str | None = None
+) -> tuple[list[Match], bool | None]:
     """Where the adapter's weights, in the order of the layer map, and then its saved parameters are in a prepared model,
     and whether the weights have the values that the adapter records (None: ``not_comparable`` says why).
 
@@ -57,26 +60,41 @@ def match(model: ir.Model, adapter: Adapter, given: Mapping[str, str] = {}) -> t
     bias trained in full that the exporter left out, as it was zero, is put into the model.
 
     ``given``  {the adapter's name: "initializer" or "initializer@row"} where the user knows better
+    ``part``   of a model in several files: the part that this file is, as in the names of its weights ("encoder"). Weights that no
+               initializer can be are then elsewhere, and left out
 
     Raises ``BaseMismatch`` for a weight that is not there or of another shape (SPEC 10.3), or that nothing tells apart from
     others, and ``UniLoraError`` for a ``given`` that means nothing.
     """
     file = File(model)
     wanted = [Weight(name, segments) for name, segments in adapter.layer_map.by_weight().items()]
+    if join(file, [weight for weight in wanted if weight.name not in given]):
+        file = File(model)
     wanted += [Saved(name, value.shape) for name, value in adapter.saved.items()]
     found = _given(file, {each.name: each for each in wanted}, given)
     doubts = {}
     for each in wanted:
-        if each.name not in found and (matches := _by_names(file, each, doubts) or _left_out(file, each)):
+        # Another part's weights may bear the same names, but for what tells the part.
+        whole = part is not None and not _is_of(part, each.name)
+        if each.name in found:
+            continue
+        matches = _by_names(file, each, doubts, whole) or _left_out(file, each, whole)
+        matches = matches or ([] if whole else _in_attention(file, each))
+        if matches:
             found[each.name] = matches
     missing = [each for each in wanted if each.name not in found]
-    if missing:
+    if missing and part is not None:
+        _check_elsewhere(file, sorted(missing, key=lambda each: not _is_of(part, each.name)), found, doubts)
+        wanted = [each for each in wanted if each.name in found]
+    elif missing:
         found |= _by_content(file, adapter, missing, found, doubts)
     _check_taken_once(found, wanted)
     first_row = functools.cache(lambda constant, turned: constant.read(turned, np.arange(1)).tobytes())
     for each in wanted:
         found[each.name] += _copies(file, each, found, first_row)
     matches = [each for item in wanted for each in found[item.name]]
+    if adapter.layer_map.by_weight().keys() - found.keys():
+        return matches, None
     _check_base(adapter, file, found)
     return matches, _same_contents(adapter, found)
 
@@ -85,6 +103,8 @@ def not_comparable(matches: list[Match], adapter: Adapter) -> str | None:
     """Why the values of a file cannot be held against the adapter's record, in words; None where they can be."""
     if adapter.base is None:
         return "the adapter records no base"
+    if there := len(adapter.layer_map.by_weight().keys() - {each.name for each in matches}):
+        return f"{there} of the adapter's weights are in other files, and the record is of all of them"
     for each in matches:
         if each.name not in adapter.saved and each.how != "copy" and each.value.dtype != ir.DataType.FLOAT:
             kind = "rounded to" if each.value.dtype in FLOATS else "quantized,"
@@ -159,15 +179,29 @@ def _near(name, there) -> str:
 # By names
 
 
-def _by_names(file: File, wanted, doubts: dict[str, str]) -> list[Match]:
+def _is_of(part: str, name: str) -> bool:
+    """Whether a parameter's name says that it is in a part of the model: model.encoder.…, text_model.…"""
+    return not {part, f"{part}_model", f"{part}_tower"}.isdisjoint(name.split("."))
+
+
+def _check_elsewhere(file: File, missing, found, doubts) -> None:
+    """Raises ``BaseMismatch`` unless the missing weights are in other files: where one is in doubt, or may be one without a name."""
+    taken = {each.value for matches in found.values() for each in matches}
+    nameless = [each for each in file.constants if each.value not in taken and not each.is_named]
+    for each in missing:
+        if each.name in doubts or any(each.fits(constant) for constant in nameless):
+            raise _not_found(file, each, found, doubts, "a part of a model has no fingerprint to tell it by")
+
+
+def _by_names(file: File, wanted, doubts: dict[str, str], whole: bool) -> list[Match]:
     for how in HOWS:
         for name in spellings(wanted.name):
             found = [
                 Match(wanted.name, constant.value, fits[0], how)
-                for constant in file.find(how, name)
+                for constant in file.find(how, name, whole)
                 if (fits := wanted.fits(constant, how == "name"))
             ]
-            found = found or _in_stacks(file, wanted, how, name)
+            found = found or _in_stacks(file, wanted, how, name, whole)
             if len(found) == 1 or (found and how == "name"):  # by one name: kept in floats and quantized
                 return found
             if found:
@@ -177,13 +211,13 @@ def _by_names(file: File, wanted, doubts: dict[str, str]) -> list[Match]:
     return []
 
 
-def _in_stacks(file, wanted, how, name) -> list[Match]:
+def _in_stacks(file, wanted, how, name, whole) -> list[Match]:
     """Stacks are q, k, v or gate, up. The last two matrices of one have the same size, the first may have another."""
     if not isinstance(wanted, Weight):
         return []
     out, found = wanted.segments[0].out_features, []
     for stack, part, parts in stacks(name):
-        for constant in file.find(how, stack):
+        for constant in file.find(how, stack, whole):
             for turned, height in wanted.stacked(constant):
                 row = height - (parts - part) * out if part else 0
                 if row >= part * out:
@@ -191,12 +225,34 @@ def _in_stacks(file, wanted, how, name) -> list[Match]:
     return found
 
 
-def _left_out(file: File, wanted) -> list[Match]:
+def _in_attention(file: File, wanted) -> list[Match]:
+    """In the one matrix of a fused attention, which the names behind it tell."""
+    if not isinstance(wanted, Weight):
+        return []
+    out, found = wanted.segments[0].out_features, []
+    for constant in file.constants:
+        node = constant.uses[0].node
+        if node.op_type not in ATTENTION or node.domain != "com.microsoft" or node.inputs[1] is not constant.value:
+            continue
+        places = {place for name in attended(node) if (place := in_attention(wanted.name, name)) is not None}
+        for turned, height in wanted.stacked(constant) if len(places) == 1 else ():
+            sizes = (
+                node.attributes["qkv_hidden_sizes"].as_ints()
+                if "qkv_hidden_sizes" in node.attributes
+                else [height // 3] * 3
+            )
+            (place,) = places
+            if sizes[place] == out and sum(sizes) == height:
+                found.append(Match(wanted.name, constant.value, turned, "node name", sum(sizes[:place])))
+    return found if len(found) == 1 else []
+
+
+def _left_out(file: File, wanted, whole: bool) -> list[Match]:
     """torch.export's optimizer drops a bias of zeros from a Gemm; that of a new head is one. It is put in again."""
     if not (isinstance(wanted, Saved) and len(wanted.shape) == 1 and wanted.name.endswith(".bias")):
         return []
     weight = wanted.name.removesuffix("bias") + "weight"
-    constants = file.find("name", weight) or file.find("node name", weight)
+    constants = file.find("name", weight, whole) or file.find("node name", weight, whole)
     found = [use for constant in constants for use in constant.uses]
     without = [
         use for use in found if use.node.op_type == "Gemm" and use.shape[:1] == wanted.shape and _no_bias(use.node)
@@ -238,7 +294,11 @@ def _by_content(file: File, adapter: Adapter, missing, found, doubts) -> dict[st
     for prefix, group in by_content.grouped([each.name for each in missing], lambda name: weights[name].form):
         places = _places(floats, weights[group[0]])
         if not places:
-            raise _not_found(file, weights[group[0]], found, doubts, "no fingerprint can tell what is quantized")
+            quantized = any(
+                constant.value.dtype not in FLOATS and weights[group[0]].fits(constant) for constant in file.constants
+            )
+            why = "no fingerprint can tell what is quantized" if quantized else None
+            raise _not_found(file, weights[group[0]], found, doubts, why)
         groups.append(by_content.Group(prefix, group, places))
 
     sizes = [4 * s.out_features * s.in_features for s in adapter.layer_map.segments]

@@ -4,6 +4,7 @@ Of two sums that differ in their last bit one may be rounded up and one down, an
 quantization's own error: 0.08 of the largest logit in MiniLM. So graphs of quantized models are compared without it.
 """
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -15,7 +16,14 @@ from ..graph.rebuild import GraphTape
 from . import compare as parity
 
 # ONNX Runtime makes a MatMulNBits of a product with a weight that is dequantized, and lets it round the other factor.
-ROUNDING = ("DynamicQuantizeLinear", "QuantizeLinear", "QAttention", "MatMulNBits", "DequantizeLinear")
+ROUNDING = (
+    "DynamicQuantizeLinear",
+    "DynamicQuantizeMatMul",
+    "QuantizeLinear",
+    "QAttention",
+    "MatMulNBits",
+    "DequantizeLinear",
+)
 
 
 def rounds(model: ir.Model) -> bool:
@@ -32,7 +40,7 @@ def session(model: ir.Model) -> onnxruntime.InferenceSession:
             _take_place(node.outputs[0], value)
     for node in list(model.graph.all_nodes()):
         before = node.inputs[0].producer() if node.op_type == "DequantizeLinear" else None
-        if before is not None and before.op_type == "QuantizeLinear":
+        if _is_rounding(before):
             _take_place(node.outputs[0], before.inputs[0])
     RemoveUnusedNodesPass()(model)
     with tempfile.TemporaryDirectory() as folder:
@@ -53,14 +61,61 @@ def _take_place(old, new):
 
 
 def _mat_mul_integer(tape, node):
-    """DynamicQuantizeLinear's scale is divided by here, as what follows multiplies with it."""
-    source = node.inputs[0].producer()
-    if source is None or source.op_type != "DynamicQuantizeLinear":
+    factors = _over_scales(tape, node)
+    return factors and tape.add("MatMul", *factors)
+
+
+def _mat_mul_integer_to_float(tape, node):
+    x, W, x_scale, W_scale, x_zero, W_zero, bias = [*node.inputs, *[None] * (7 - len(node.inputs))]
+    return _scaled(tape, tape.add("DequantizeLinear", x, x_scale, x_zero), W, W_scale, W_zero, bias)
+
+
+def _dynamic_quantize_mat_mul(tape, node):
+    return _scaled(tape, *[*node.inputs, *[None] * (5 - len(node.inputs))])
+
+
+def _scaled(tape, x, W, scale, zero, bias):
+    product = tape.add("MatMul", x, tape.add("DequantizeLinear", W, scale, zero, **_columns(scale)))
+    return product if bias is None else tape.add("Add", product, bias)
+
+
+def _columns(scale):
+    """The attribute by which DequantizeLinear takes a scale for each column, where there is more than one."""
+    return {"axis": 1} if scale.shape is None or math.prod(scale.shape) > 1 else {}
+
+
+def _conv_integer(tape, node):
+    factors = _over_scales(tape, node)
+    return factors and tape.add("Conv", *factors, **_attributes(node))
+
+
+def _over_scales(tape, node):
+    """Both factors of a product of integers, divided by their scales, as what follows multiplies with these; None where neither has
+    been rounded in the graph."""
+    sources = [value.producer() for value in node.inputs[:2]]
+    if not any(_is_rounding(source) for source in sources):
         return None
-    W = tape.add("Cast", node.inputs[1], to=1)
-    if len(node.inputs) > 3 and node.inputs[3] is not None:
-        W = tape.add("Sub", W, tape.add("Cast", node.inputs[3], to=1))
-    return tape.add("MatMul", tape.add("Div", source.inputs[0], source.outputs[1]), W)
+    return [_over_scale(tape, node, i, source) for i, source in enumerate(sources)]
+
+
+def _is_rounding(node):
+    return node is not None and node.op_type in ("DynamicQuantizeLinear", "QuantizeLinear")
+
+
+def _over_scale(tape, node, i, source):
+    if _is_rounding(source):
+        scale = source.outputs[1] if source.op_type == "DynamicQuantizeLinear" else source.inputs[1]
+        return tape.add("Div", source.inputs[0], scale)
+    integers, zero = tape.add("Cast", node.inputs[i], to=1), node.inputs[i + 2] if len(node.inputs) > i + 2 else None
+    if zero is None:
+        return integers
+    zero = tape.add("Cast", zero, to=1)
+    if node.op_type == "ConvInteger" and zero.shape is not None and math.prod(zero.shape) > 1:
+        channels = tape.add(
+            "Constant", value_ints=[-1, *[1] * (len(node.inputs[1].shape) - 1)], dtype=ir.DataType.INT64
+        )
+        zero = tape.add("Reshape", zero, channels)
+    return tape.add("Sub", integers, zero)
 
 
 def _q_linear_mat_mul(tape, node):
@@ -82,12 +137,29 @@ def _q_gemm(tape, node):
     return tape.add("QuantizeLinear", result, *node.inputs[7:9], dtype=node.inputs[8].dtype)
 
 
+def _q_attention(tape, node):
+    if len(node.outputs) > 1:
+        return None
+    x, W, bias, x_scale, W_scale, mask, x_zero, W_zero, past = [*node.inputs, *[None] * (9 - len(node.inputs))]
+    x = tape.add("DequantizeLinear", x, x_scale, x_zero)
+    W = tape.add("DequantizeLinear", W, W_scale, W_zero, **_columns(W_scale))
+    return tape.add("Attention", x, W, bias, mask, past, domain="com.microsoft", **_attributes(node))
+
+
+def _attributes(node):
+    return {name: attribute.value for name, attribute in node.attributes.items()}
+
+
 def _mat_mul_n_bits(tape, node):
     node.attributes.pop("accuracy_level", None)  # 4 lets x be rounded
 
 
 FORMS = {
     "MatMulInteger": _mat_mul_integer,
+    "MatMulIntegerToFloat": _mat_mul_integer_to_float,
+    "DynamicQuantizeMatMul": _dynamic_quantize_mat_mul,
+    "ConvInteger": _conv_integer,
+    "QAttention": _q_attention,
     "QLinearMatMul": _q_linear_mat_mul,
     "QGemm": _q_gemm,
     "MatMulNBits": _mat_mul_n_bits,

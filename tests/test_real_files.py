@@ -1,0 +1,495 @@
+"""Files as real tools write them: what onnx does not know of, and what they do to weights and inputs."""
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+ir = pytest.importorskip("onnx_ir")
+
+from adapters import adapter_of
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
+from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+from torch import nn
+
+from export.kernels.nodes import nodes
+from export.onnx import feeds_of
+from export.onnx_base.exporter_names import in_attention
+from export.onnx_base.feeds import feeds_for
+from export.onnx_base.folder import export_onnx_folder
+from export.onnx_base.from_file import export_onnx_file, read
+from export.parity import compare as parity
+from export.parity import unrounded
+from unilora_spec import BaseMismatch, Segment, UniLoraError, WorkFailed
+
+
+def save(path, made, inputs, outputs, arrays=None, opset=18):
+    """A file of nodes, with inputs and outputs {name: (type, shape)}."""
+    values = [[helper.make_tensor_value_info(n, *form) for n, form in each.items()] for each in (inputs, outputs)]
+    constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in (arrays or {}).items()]
+    graph = helper.make_graph(made, "graph", *values, constants)
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    return path
+
+
+def floats(*shape):
+    return TensorProto.FLOAT, shape
+
+
+def normal(*shape):
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+def linear(out=8, width=8):
+    """An adapter of one layer ``0``, and its weight as (in, out)."""
+    model = nn.Sequential(nn.Linear(width, out, bias=False))
+    adapter = adapter_of(model, [Segment("0.weight", out, width, 2)], "linear", d=20)
+    return adapter, model[0].weight.detach().numpy().T.copy()
+
+
+# What onnx does not know, ONNX Runtime judges
+
+
+def norm_and_product(path):
+    """SimplifiedLayerNormalization in ONNX's own domain, where ONNX Runtime registers it and onnx does not."""
+    adapter, W = linear()
+    norm = helper.make_node("SimplifiedLayerNormalization", ["x", "g"], ["n"], axis=-1, epsilon=1e-6)
+    made = [norm, helper.make_node("MatMul", ["n", "0.weight"], ["y"])]
+    return save(
+        path, made, {"x": floats("n", 8)}, {"y": floats("n", 8)}, {"g": np.ones(8, np.float32), "0.weight": W}
+    ), adapter
+
+
+def branches_of_equal_names(path):
+    """An If both of whose branches name what they compute alike, at which onnx's propagation of values stumbles."""
+
+    def branch(name, axis):
+        made = [
+            helper.make_node("Shape", ["x"], ["s"], name="/s"),
+            helper.make_node("Gather", ["s", "k"], ["g"], axis=0),
+            helper.make_node("Unsqueeze", ["g", "zero"], [name]),
+        ]
+        constant = numpy_helper.from_array(np.array(axis, np.int64), "k")
+        return helper.make_graph(
+            made, name, [], [helper.make_tensor_value_info(name, TensorProto.INT64, [1])], [constant]
+        )
+
+    adapter, W = linear()
+    made = [
+        helper.make_node("If", ["c"], ["size"], then_branch=branch("t", 0), else_branch=branch("e", 1)),
+        helper.make_node("MatMul", ["x", "0.weight"], ["y"]),
+    ]
+    inputs = {"c": (TensorProto.BOOL, []), "x": floats("n", 8)}
+    outputs = {"size": (TensorProto.INT64, [1]), "y": floats("n", 8)}
+    return save(path, made, inputs, outputs, {"zero": np.array([0]), "0.weight": W}), adapter
+
+
+@pytest.mark.parametrize("compare", [True, False])
+@pytest.mark.parametrize("mode", ["merged", "reconstruct", "input", "factored"])
+@pytest.mark.parametrize("build", [norm_and_product, branches_of_equal_names])
+def test_what_onnx_refuses_of_the_base_is_left_to_onnx_runtime(tmp_path, build, mode, compare):
+    base, adapter = build(tmp_path / "base.onnx")
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode, compare=compare)
+    assert (report["comparison"] is not None) == compare
+    parity.session(tmp_path / "out.onnx")
+
+
+def test_what_onnx_accepts_of_the_base_it_has_to_accept_of_the_result(tmp_path):
+    """The base fails one of the judges only; the result fails another."""
+    base, _ = branches_of_equal_names(tmp_path / "base.onnx")
+    model = onnx.load(base)
+    model.graph.node.append(helper.make_node("Relu", ["nobody's"], ["z"]))
+    onnx.save(model, tmp_path / "out.onnx")
+    with pytest.raises(WorkFailed, match="onnx's checker refuses .*nobody's"):
+        parity.check(tmp_path / "out.onnx", base)
+
+
+def test_what_onnx_cannot_judge_onnx_runtime_has_to_load(tmp_path):
+    base, _ = norm_and_product(tmp_path / "base.onnx")
+    model = onnx.load(base)
+    model.graph.node[0].attribute[0].i = 7  # of an input of two axes
+    model.graph.node[1].input[0] = "nobody's"
+    onnx.save(model, tmp_path / "out.onnx")
+    with pytest.raises(WorkFailed, match="ONNX Runtime refuses"):
+        parity.check(tmp_path / "out.onnx", base)
+
+
+def test_nodes_of_operators_that_onnx_does_not_know(tmp_path):
+    base, _ = norm_and_product(tmp_path / "base.onnx")
+    assert {row["operator"] for row in nodes(base)["nodes"]} == {"SimplifiedLayerNormalization", "MatMul"}
+
+
+# Rounding of activations, on whichever side of a product
+
+CLOSE = 1e-5  # of entries up to 10: sums of up to 64 float32 products; rounding to 8 bits moves them by 1e-2
+
+
+def without_rounding(base, feed):
+    """The answers of a file quantized dynamically, its activations not rounded; and those of the file itself."""
+    target = base.with_name("quantized.onnx")
+    quantize_dynamic(
+        base, target, extra_options={"MatMulConstBOnly": False}, op_types_to_quantize=["MatMul", "Conv", "Attention"]
+    )
+    kinds = {node.op_type for node in onnx.load(target).graph.node}
+    (got,) = unrounded.session(ir.load(target)).run(None, feed)
+    (want,) = parity.session(base).run(None, feed)
+    return got, want, kinds
+
+
+def test_a_product_of_two_activations_is_compared_without_rounding(tmp_path):
+    made = [helper.make_node("MatMul", ["x", "z"], ["y"], name="product")]
+    base = save(tmp_path / "base.onnx", made, {"x": floats(4, 8), "z": floats(8, 4)}, {"y": floats(4, 4)})
+    got, want, kinds = without_rounding(base, {"x": normal(4, 8), "z": normal(8, 4)})
+    assert "MatMulInteger" in kinds and np.abs(got - want).max() < CLOSE
+
+
+def whole(*shape):
+    """Numbers that 8 bits hold."""
+    array = np.random.default_rng(0).integers(-127, 128, shape)
+    array.flat[0] = 127
+    return (array / 127).astype(np.float32)
+
+
+def test_convolutions_and_fused_attention_are_compared_without_rounding(tmp_path):
+    made = [helper.make_node("Conv", ["x", "W"], ["y"], name="conv", pads=[1, 1], kernel_shape=[3])]
+    base = save(tmp_path / "conv.onnx", made, {"x": floats(1, 2, 9)}, {"y": floats(1, 3, 9)}, {"W": whole(3, 2, 3)})
+    got, want, kinds = without_rounding(base, {"x": normal(1, 2, 9)})
+    assert "ConvInteger" in kinds and np.abs(got - want).max() < CLOSE
+
+    made = [helper.make_node("Attention", ["x", "W", "b"], ["y"], name="fused", domain="com.microsoft", num_heads=2)]
+    arrays = {"W": whole(8, 24), "b": normal(24)}
+    base = save(tmp_path / "attention.onnx", made, {"x": floats(1, 5, 8)}, {"y": floats(1, 5, 8)}, arrays)
+    got, want, kinds = without_rounding(base, {"x": normal(1, 5, 8)})
+    assert "QAttention" in kinds and np.abs(got - want).max() < CLOSE
+
+
+# onnxruntime-genai's builder
+
+
+def grouped(path, packed, lengths=False):
+    """One GroupQueryAttention as the builder writes it: 4 heads of 8, 2 of keys and values; the cache's last axis is open."""
+    cache = {
+        f"past_key_values.0.{n}": floats("batch_size", 2, "past_sequence_length", "kv_cache_dim")
+        for n in ("key", "value")
+    }
+    present = {
+        f"present.0.{n}": floats("batch_size", 2, "total_sequence_length", "kv_cache_dim") for n in ("key", "value")
+    }
+    inputs = {"x": floats("batch_size", "sequence_length", 32)} | cache
+    arrays = {"W": normal(32, 64), "one": np.array(1), "axis": np.array([1]), "second": np.array(1)}
+    made = [helper.make_node("MatMul", ["x", "W"], ["qkv"], name="/model/layers.0/attn/qkv_proj/MatMul")]
+    attended = ["qkv", "", ""]
+    if not packed:
+        arrays["sizes"] = np.array([32, 16, 16])
+        made += [helper.make_node("Split", ["qkv", "sizes"], ["q", "k", "v"], axis=-1)]
+        attended = ["q", "k", "v"]
+    if lengths:
+        inputs |= {"seqlens_k": (TensorProto.INT32, ["batch_size"]), "total_sequence_length": (TensorProto.INT32, [])}
+    else:
+        inputs["attention_mask"] = TensorProto.INT64, ["batch_size", "total_sequence_length"]
+        made += [
+            helper.make_node("ReduceSum", ["attention_mask", "axis"], ["rows"], keepdims=0),
+            helper.make_node("Sub", ["rows", "one"], ["less"]),
+            helper.make_node("Cast", ["less"], ["seqlens_k"], to=TensorProto.INT32),
+            helper.make_node("Shape", ["attention_mask"], ["shape"]),
+            helper.make_node("Gather", ["shape", "second"], ["total"]),
+            helper.make_node("Cast", ["total"], ["total_sequence_length"], to=TensorProto.INT32),
+        ]
+    taken = [*attended, *cache, "seqlens_k", "total_sequence_length"]
+    options = {"domain": "com.microsoft", "num_heads": 4, "kv_num_heads": 2}
+    made += [helper.make_node("GroupQueryAttention", taken, ["y", *present], **options)]
+    save(path, made, inputs, {"y": floats("batch_size", "sequence_length", 32)} | present, arrays)
+    model = onnx.load(path)
+    widths = {"qkv": 64} if packed else {"q": 32, "k": 16, "v": 16}
+    model.graph.value_info.extend(
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch_size", "sequence_length", width])
+        for n, width in widths.items()
+    )
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_made_up_fits_grouped_query_attention(tmp_path, packed, lengths):
+    base = grouped(tmp_path / "base.onnx", packed, lengths)
+    feeds = feeds_for(read(base))
+    assert {feed["past_key_values.0.key"].shape[3] for feed in feeds} == {8}
+    assert any(feed["past_key_values.0.key"].shape[2] and feed["x"].shape[1] > 1 for feed in feeds)
+    assert any(feed["past_key_values.0.key"].shape[2] and len(feed["x"]) > 1 for feed in feeds)
+    session = parity.session(base)
+    for feed in feeds:
+        answers = parity.run(session, feed, ["y", "present.0.key"])
+        total = feed["past_key_values.0.key"].shape[2] + feed["x"].shape[1]
+        assert answers["present.0.key"].shape[2] == total and np.isfinite(answers["y"]).all()
+
+
+def gated(path, bits=None, scales=False):
+    """gate_up_proj of a model as the builder splits it, in floats or in 4 bits; its adapter, and the whole weight."""
+    model = nn.Module()
+    model.mlp = nn.Module()
+    model.mlp.gate_up_proj = nn.Linear(32, 48, bias=False)
+    adapter = adapter_of(model, [Segment("mlp.gate_up_proj.weight", 48, 32, 3)], "gated", d=40)
+    W = model.mlp.gate_up_proj.weight.detach().numpy()
+    made = [
+        helper.make_node("MatMul", ["x", f"mlp.{part}_proj.MatMul.weight"], [part], name=f"/mlp/{part}_proj/MatMul")
+        for part in ("gate", "up")
+    ]
+    made += [helper.make_node("Sigmoid", ["gate"], ["g"]), helper.make_node("Mul", ["g", "up"], ["y"])]
+    arrays = {"mlp.gate_proj.MatMul.weight": W[:24].T.copy(), "mlp.up_proj.MatMul.weight": W[24:].T.copy()}
+    save(path, made, {"x": floats("n", 32)}, {"y": floats("n", 24)}, arrays)
+    if bits:
+        options = DefaultWeightOnlyQuantConfig(block_size=16, is_symmetric=not scales)
+        quantizer = MatMulNBitsQuantizer(onnx.load(path), algo_config=options)
+        quantizer.process()
+        quantizer.model.save_model_to_file(str(path))
+    return path, adapter, W
+
+
+@pytest.mark.parametrize("mode", ["merged", "reconstruct", "input", "factored"])
+def test_a_weight_that_a_tool_has_split(tmp_path, mode):
+    base, adapter, W = gated(tmp_path / "base.onnx")
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode)
+    assert report["same_contents"] is True
+    ((segment, offset),) = adapter.layer_map.placed()
+    adapter.add_deltas([(segment, offset)], W := W.copy())
+    x = normal(5, 32)
+    gate, up = x @ W[:24].T, x @ W[24:].T
+    feed = {"x": x} | (feeds_of(adapter) if mode == "factored" else {})
+    (y,) = parity.run(parity.session(tmp_path / "out.onnx"), feed, ["y"]).values()
+    assert np.abs(y - up / (1 + np.exp(-gate))).max() < CLOSE
+    names = {tensor.name for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer}
+    assert not any("gate_proj" in name or "up_proj" in name.replace("gate_up_proj", "") for name in names)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_quantized_weight_that_a_tool_has_split(tmp_path, zeros):
+    base, adapter, _ = gated(tmp_path / "base.onnx", 4, zeros)
+    x = normal(5, 32)
+    plain = parity.run(parity.session(base), {"x": x}, ["y"])["y"]
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", "factored")
+    assert report["comparison"]["within"] and report["adapter_moves_outputs_by"] > 0.01
+    unfed = parity.run(parity.session(tmp_path / "out.onnx"), {"x": x}, ["y"])["y"]
+    assert np.abs(unfed - plain).max() < CLOSE
+
+
+def test_an_error_speaks_of_quantized_weights_only_where_some_are(tmp_path):
+    adapter, _ = linear(8, 16)
+    made = [helper.make_node("MatMul", ["x", "other"], ["y"])]
+    save(tmp_path / "base.onnx", made, {"x": floats("n", 4)}, {"y": floats("n", 4)}, {"other": normal(4, 4)})
+    with pytest.raises(BaseMismatch) as refused:
+        export_onnx_file(tmp_path / "base.onnx", adapter, tmp_path / "out.onnx")
+    assert "quantized" not in str(refused.value) and "none that is free has its shape" in str(refused.value)
+
+
+# A model in several files, as Optimum writes encoder-decoders
+
+WEIGHTS = ("model.encoder.layers.0.fc", "model.decoder.layers.0.fc", "model.decoder.layers.0.encoder_attn.v")
+
+
+def products(path, names, suffix="", inner=lambda name: name):
+    """A chain of products with weights of 8 × 8 whose nodes bear the names of their modules."""
+    made, arrays, last = [], {}, "x"
+    for number, (name, W) in enumerate(names.items()):
+        scope = f"/{inner(name).replace('.', '/').replace('/0', '.0')}/MatMul"
+        stored, result = f"onnx::MatMul_{number}{suffix}", "y" if number == len(names) - 1 else f"v{number}"
+        made.append(helper.make_node("MatMul", [last, stored], [result], name=scope))
+        arrays[stored], last = W.T.copy(), result
+    return save(path, made, {"x": floats("n", 8)}, {"y": floats("n", 8)}, arrays)
+
+
+@pytest.fixture
+def in_parts(tmp_path):
+    """(folder, adapter, weights by name): encoder and decoder in files, the encoder's without its prefix as Optimum writes it."""
+    model = nn.Module()
+    for name in WEIGHTS:
+        place = model
+        for part in name.split("."):
+            if part not in dict(place.named_children()):
+                place.add_module(part, nn.Linear(8, 8, bias=False) if part == name.split(".")[-1] else nn.Module())
+            place = getattr(place, part)
+    segments = [Segment(f"{name}.weight", 8, 8, 2) for name in WEIGHTS]
+    adapter = adapter_of(model, segments, "parts", d=20)
+    W = {name: model.get_submodule(name).weight.detach().numpy() for name in WEIGHTS}
+    folder = tmp_path / "base"
+    folder.mkdir()
+    encoder, decoder = {WEIGHTS[0]: W[WEIGHTS[0]]}, {name: W[name] for name in WEIGHTS[1:]}
+    products(folder / "encoder_model.onnx", encoder, inner=lambda name: name.removeprefix("model.encoder."))
+    products(folder / "decoder_model_merged.onnx", decoder, "_merged_0")
+    products(
+        folder / "decoder_with_past_model.onnx", {WEIGHTS[1]: W[WEIGHTS[1]]}
+    )  # its cache holds the encoder's values
+    (folder / "config.json").write_text("{}")
+    return folder, adapter, W
+
+
+def chain(adapter, weights, names, x):
+    for name in names:
+        W = weights[name].copy()
+        adapter.add_deltas(adapter.layer_map.placed_by_weight()[f"{name}.weight"], W)
+        x = x @ W.T
+    return x
+
+
+@pytest.mark.parametrize("mode", ["merged", "reconstruct", "input", "factored"])
+def test_a_folder_of_parts_in_one_call(in_parts, tmp_path, mode):
+    folder, adapter, W = in_parts
+    report = export_onnx_folder(folder, adapter, tmp_path / "out", mode)
+    assert report["same_contents"] is True  # of the weights of all files together
+    assert (tmp_path / "out" / "config.json").exists()
+    x = normal(3, 8)
+    feed = {"x": x} | (feeds_of(adapter) if mode == "factored" else {})
+    files = {"encoder_model": WEIGHTS[:1], "decoder_model_merged": WEIGHTS[1:], "decoder_with_past_model": WEIGHTS[1:2]}
+    for name, held in files.items():
+        (y,) = parity.run(parity.session(tmp_path / "out" / f"{name}.onnx"), feed, ["y"]).values()
+        assert np.abs(y - chain(adapter, W, held, x)).max() < CLOSE
+
+
+def test_one_part_by_itself(in_parts, tmp_path):
+    folder, adapter, _ = in_parts
+    base = folder / "encoder_model.onnx"
+    with pytest.raises(BaseMismatch, match="no initializer of the file is known to be model.decoder"):
+        export_onnx_file(base, adapter, tmp_path / "out.onnx")
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", part="encoder")
+    assert report["elsewhere"] == [f"{name}.weight" for name in WEIGHTS[1:]] and report["same_contents"] is None
+    assert "in other files" in report["not_comparable"]
+    other = products(folder / "other.onnx", {"vision.fc": normal(8, 8)})
+    with pytest.raises(BaseMismatch, match="holds none of the adapter's weights as the part 'encoder'"):
+        export_onnx_file(other, adapter, tmp_path / "other.onnx", part="encoder")
+
+
+def test_a_part_of_which_a_weight_may_be_nameless_is_refused(in_parts, tmp_path):
+    """What is not found by its name is elsewhere only where nothing in the file could be it."""
+    folder, adapter, _ = in_parts
+    base = folder / "decoder_model_merged.onnx"
+    model = onnx.load(base)
+    model.graph.node[1].name = "MatMul_1"
+    onnx.save(model, base)
+    with pytest.raises(BaseMismatch, match="no initializer .*encoder_attn.v.weight .* --map"):
+        export_onnx_file(base, adapter, tmp_path / "out.onnx", part="decoder")
+    given = {f"{WEIGHTS[2]}.weight": "onnx::MatMul_1_merged_0"}
+    assert len(export_onnx_file(base, adapter, tmp_path / "out.onnx", part="decoder", given=given)["weights"]) == 2
+
+
+def test_a_folder_that_lacks_a_weight_is_refused(in_parts, tmp_path):
+    folder, adapter, _ = in_parts
+    (folder / "decoder_model_merged.onnx").unlink()
+    with pytest.raises(
+        BaseMismatch, match="encoder_attn.v.weight is in none of decoder_with_past_model.onnx, encoder_model.onnx"
+    ):
+        export_onnx_folder(folder, adapter, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# Fused attention, whose weights have lost their names
+
+
+def fused(path, half=False):
+    """Two layers of fused attention and their output projections, which alone keep their modules' names; its adapter of q and v."""
+    model, made, arrays, last = nn.Module(), [], {}, "x"
+    model.layer = nn.ModuleList(nn.Module() for _ in range(2))
+    segments = []
+    for number in range(2):
+        attention = model.layer[number].attention = nn.Module()
+        attention.self = nn.Module()
+        for name in ("query", "key", "value"):
+            attention.self.add_module(name, nn.Linear(8, 8, bias=False))
+        segments += [Segment(f"layer.{number}.attention.self.{name}.weight", 8, 8, 2) for name in ("query", "value")]
+        W = np.concatenate([each.weight.detach().numpy().T for each in attention.self.children()], 1)
+        # In the file the layers come the other way round than their numbers say: order tells nothing.
+        stored, scope = f"Attention_{1 - number}_qkv_weight", f"/layer.{number}/attention/output/dense/MatMul"
+        arrays |= {stored: W, f"b{number}": normal(24), f"dense{number}": normal(8, 8)}
+        options = {"domain": "com.microsoft", "num_heads": 2, "name": f"Attention_{1 - number}"}
+        made.append(helper.make_node("Attention", [last, stored, f"b{number}"], [f"a{number}"], **options))
+        made.append(helper.make_node("MatMul", [f"a{number}", f"dense{number}"], [f"d{number}"], name=scope))
+        last = f"d{number}"
+    made[-1].output[0] = "y"
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    if half:
+        arrays = {name: array.astype(np.float16) for name, array in arrays.items()}
+    save(path, made, {"x": (kind, (1, "n", 8))}, {"y": (kind, (1, "n", 8))}, arrays)
+    return path, adapter_of(model, segments, "fused", d=40)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_fused_attention_is_found_by_the_names_behind_it(tmp_path, half):
+    base, adapter = fused(tmp_path / "base.onnx", half=half)
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", "input")
+    assert report["same_contents"] is (None if half else True)  # the fingerprint confirms it where the values are exact
+    where = {row["name"]: (row["initializer"], row["how"]) for row in report["weights"]}
+    for number in (0, 1):
+        for name, row in (("query", 0), ("value", 16)):
+            place = f"Attention_{1 - number}_qkv_weight, rows from {row}"
+            assert where[f"layer.{number}.attention.self.{name}.weight"] == (place, "node name")
+
+
+def test_quantized_fused_attention_is_refused_by_name(tmp_path):
+    base, adapter = fused(tmp_path / "base.onnx")
+    quantize_dynamic(base, tmp_path / "quantized.onnx", op_types_to_quantize=["Attention"])
+    with pytest.raises(
+        UniLoraError, match="layer.0.attention.self.query.weight is used by QAttention .* W is quantized"
+    ):
+        export_onnx_file(tmp_path / "quantized.onnx", adapter, tmp_path / "out.onnx", "reconstruct")
+
+
+@pytest.mark.parametrize(
+    "name, projection, place",
+    [
+        ("bert.encoder.layer.0.attention.self.query.weight", "encoder.layer.0.attention.output.dense", 0),
+        ("encoder.layer.0.attention.self.value.weight", "bert.encoder.layer.0.attention.output.dense", 2),
+        ("transformer.layer.3.attention.k_lin.weight", "transformer.layer.3.attention.out_lin", 1),
+        ("model.encoder.layers.0.self_attn.k_proj.weight", "layers.0.self_attn.out_proj", 1),
+        ("encoder.layer.1.attention.self.query.weight", "encoder.layer.0.attention.output.dense", None),
+        ("decoder.layers.0.encoder_attn.q_proj.weight", "decoder.layers.0.self_attn.out_proj", None),
+        ("a.0.layer.1.attn.q.weight", "a.1.layer.1.attn.o", None),
+        ("encoder.layer.0.attention.output.dense.weight", "encoder.layer.0.attention.output.dense", None),
+    ],
+)
+def test_which_attention_a_weight_is_in(name, projection, place):
+    assert in_attention(name, projection) == place
+
+
+# Quantized in other ways
+
+
+@pytest.mark.parametrize("mode", ["reconstruct", "input", "factored"])
+def test_weights_of_bitsandbytes(tmp_path, mode):
+    adapter, W = linear(32, 64)
+    made = [helper.make_node("MatMul", ["x", "0.weight"], ["y"], name="product")]
+    base = save(tmp_path / "base.onnx", made, {"x": floats("n", 64)}, {"y": floats("n", 32)}, {"0.weight": W})
+    quantizer = MatMulBnb4Quantizer(onnx.load(base), quant_type=MatMulBnb4Quantizer.NF4, block_size=16)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(base))
+    assert "MatMulBnb4" in {node.op_type for node in onnx.load(base).graph.node}
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode)
+    assert report["comparison"]["within"] and report["adapter_moves_outputs_by"] > 0.01
+    with pytest.raises(UniLoraError, match="is quantized"):
+        export_onnx_file(base, adapter, tmp_path / "merged.onnx", "merged")
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("kind", ["DynamicQuantizeMatMul", "MatMulIntegerToFloat"])
+def test_dynamic_quantization_that_onnx_runtime_has_fused(tmp_path, kind, columns):
+    """What its optimizer makes of MatMulInteger and what stands around it, with a scale for the matrix or for each column."""
+    adapter, W = linear(16, 8)
+    scale = np.abs(W).max(0 if columns else None) / np.float32(127)
+    integers, zero = np.rint(W / scale).astype(np.int8), np.zeros_like(scale, dtype=np.int8)
+    arrays = {"W": integers, "scale": scale, "zero": zero, "b": normal(16)}
+    if kind == "DynamicQuantizeMatMul":
+        made = [helper.make_node(kind, ["x", "W", "scale", "zero", "b"], ["y"], domain="com.microsoft")]
+    else:
+        taken = ["q", "W", "x.scale", "scale", "x.zero", "zero", "b"]
+        made = [helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "x.scale", "x.zero"])]
+        made += [helper.make_node(kind, taken, ["y"], domain="com.microsoft", name="/0/MatMul_quant")]
+    base = save(tmp_path / "base.onnx", made, {"x": floats("n", 8)}, {"y": floats("n", 16)}, arrays)
+    x = normal(3, 8)
+    (got,) = unrounded.session(ir.load(base)).run(None, {"x": x})
+    assert np.abs(got - (x @ (integers * scale) + arrays["b"])).max() < CLOSE
+    given = {"0.weight": "W"}
+    for mode in ("reconstruct", "factored"):
+        report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode, given=given)
+        assert report["comparison"]["within"] and report["adapter_moves_outputs_by"] > 0.01
+        assert report["weights"][0]["uses"][0].startswith(kind)
