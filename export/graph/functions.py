@@ -117,6 +117,28 @@ def ExpandRows(theta: FLOAT[...], scale: FLOAT[...], index) -> FLOAT[...]:
 
 
 @script(DOMAIN, default_opset=op)
+def ExpandRowsInline(theta: FLOAT[...], scale: FLOAT[...], index) -> FLOAT[...]:
+    """The same by an operator that every runtime has."""
+    return op.Gather(theta * scale, index, axis=1)
+
+
+@script(DOMAIN, default_opset=op)
+def NumberInBank(number: INT64[...], bank: FLOAT[...]) -> INT64[...]:
+    """A number of each row of the batch, those outside of the bank as its length: Gather would take −1 for the last one, and refuses this."""
+    length = op.Slice(op.Shape(bank), op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
+    return op.Where(op.And(number >= op.Constant(value_int=0), number < length), number, length)
+
+
+@script(DOMAIN, default_opset=op)
+def ThetaOfBank(bank: FLOAT[...], number: INT64[...]) -> FLOAT[...]:
+    """The vector of each row of the batch; where a runtime does not refuse a number outside of the bank (on a GPU none does), its answers
+    are no numbers."""
+    length = op.Slice(op.Shape(bank), op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
+    inside = op.Unsqueeze(number < length, op.Constant(value_ints=[1]))
+    return op.Where(inside, op.Gather(bank, number), op.Constant(value_float=float("nan")))
+
+
+@script(DOMAIN, default_opset=op)
 def View(x: FLOAT[...], dims: Sequence[int]) -> FLOAT[...]:
     """The same entries in another shape: of a range of θ_D, A or B (SPEC 7.2)."""
     return op.Reshape(x, op.Constant(value_ints=dims))
@@ -144,6 +166,27 @@ def Scaled(M: FLOAT[...], s: FLOAT) -> FLOAT[...]:
 def LowRank(x: FLOAT[...], A: FLOAT[...], B: FLOAT[...], s: FLOAT) -> FLOAT[...]:
     """x·ΔWᵀ without ΔW: what a product with W lacks."""
     return op.MatMul(op.MatMul(x, op.Transpose(A, perm=[1, 0])) * s, op.Transpose(B, perm=[1, 0]))
+
+
+@script(DOMAIN, default_opset=op)
+def PairDelta(A: FLOAT[...], B: FLOAT[...]) -> FLOAT[...]:
+    """ΔW of A (in, rank) and s·B (rank, out), as they are fed."""
+    return op.Transpose(op.MatMul(A, B), perm=[1, 0])
+
+
+@script(DOMAIN, default_opset=op)
+def PairProduct(x: FLOAT[...], A: FLOAT[...], B: FLOAT[...]) -> FLOAT[...]:
+    """x·ΔWᵀ without ΔW, of A (in, rank) and s·B (rank, out)."""
+    return op.MatMul(op.MatMul(x, A), B)
+
+
+@script(DOMAIN, default_opset=op)
+def PairLookup(ids, A: FLOAT[...], B: FLOAT[...]) -> FLOAT[...]:
+    """The rows ``ids`` of ΔW without ΔW, of A (in, rank) and s·B (rank, out), of which no more than these rows is turned."""
+    columns = op.Gather(B, op.Reshape(ids, op.Constant(value_ints=[-1])), axis=1)
+    rows = op.MatMul(op.Transpose(columns, perm=[1, 0]), op.Transpose(A, perm=[1, 0]))
+    features = op.Slice(op.Shape(A), op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
+    return op.Reshape(rows, op.Concat(op.Shape(ids), features, axis=0))
 
 
 @script(DOMAIN, default_opset=op)
@@ -199,7 +242,7 @@ def AddRows(x: FLOAT[...], b: FLOAT[...]) -> FLOAT[...]:
 def Rows(x: FLOAT[...], batch: FLOAT[...]) -> FLOAT[...]:
     """x as (rows of the batch, all between, features), whatever its shape: x starts with the batch."""
     first = op.Slice(op.Shape(batch), op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
-    last = op.Slice(op.Shape(x), op.Constant(value_ints=[-1]), op.Constant(value_ints=[2**31]))
+    last = op.Slice(op.Shape(x), op.Constant(value_ints=[-1]), op.Constant(value_ints=[2**31 - 1]))
     return op.Reshape(x, op.Concat(first, op.Constant(value_ints=[-1]), last, axis=0))
 
 
@@ -214,7 +257,7 @@ FUNCTIONS = {
     function.name: function
     for function in (
         CountTo, Mix, Round, Pass, Walk, Columns, UniformIndex, BalancedScale, Expand, ExpandInput, ExpandRows,
-        View, Zeros, DeltaWeight, Scaled, LowRank, LowRankRows, LowRankLookup, LowRankLookupRows, Product, ProductRows,
+        ExpandRowsInline, NumberInBank, ThetaOfBank, View, Zeros, DeltaWeight, Scaled, PairDelta, PairProduct, PairLookup, LowRank, LowRankRows, LowRankLookup, LowRankLookupRows, Product, ProductRows,
         Lookup, LookupRows, AddRows, Rows, Unrows,
     )
 }  # fmt: skip
