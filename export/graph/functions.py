@@ -12,7 +12,7 @@ an attribute handed on through two calls is a corner of the standard that no run
 from collections.abc import Sequence
 
 import onnx_ir as ir
-from onnxscript import FLOAT, INT32, INT64, script
+from onnxscript import BOOL, FLOAT, INT32, INT64, script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
@@ -93,6 +93,15 @@ def BalancedScale(d: INT64, longer: int, scale_longer: float, scale: float) -> F
     """1 / √n_j: the first ``longer`` columns hold one row more than the others (SPEC 4.6, 6.1)."""
     has_more = CountTo(d) < op.Constant(value_int=longer)
     return op.Where(has_more, op.Constant(value_float=scale_longer), op.Constant(value_float=scale))
+
+
+@script(DOMAIN, default_opset=op)
+def IfExact(scale: FLOAT[...], index: INT64[...], known: INT64[...]) -> FLOAT[...]:
+    """The scale, or no numbers at all where the index does not begin as is ``known``: a runtime that computes int64 in 32 bits, as
+    OpenVINO does, would make another θ_D, and say nothing."""
+    begin = op.Slice(index, op.Constant(value_ints=[0]), op.Shape(known))
+    same = op.ReduceMin(op.Cast(begin == known, to=INT32.dtype), keepdims=0)
+    return op.Where(op.Cast(same, to=BOOL.dtype), scale, op.Constant(value_float=float("nan")))
 
 
 @script(DOMAIN, default_opset=op)
@@ -256,7 +265,7 @@ def Unrows(y: FLOAT[...], x: FLOAT[...]) -> FLOAT[...]:
 FUNCTIONS = {
     function.name: function
     for function in (
-        CountTo, Mix, Round, Pass, Walk, Columns, UniformIndex, BalancedScale, Expand, ExpandInput, ExpandRows,
+        CountTo, Mix, Round, Pass, Walk, Columns, UniformIndex, BalancedScale, IfExact, Expand, ExpandInput, ExpandRows,
         ExpandRowsInline, NumberInBank, ThetaOfBank, View, Zeros, DeltaWeight, Scaled, PairDelta, PairProduct, PairLookup, LowRank, LowRankRows, LowRankLookup, LowRankLookupRows, Product, ProductRows,
         Lookup, LookupRows, AddRows, Rows, Unrows,
     )

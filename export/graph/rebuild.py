@@ -24,6 +24,9 @@ LARGEST_COMPUTED = 2**18
 chain: some 1.5 KB an entry, thus 0.4 GB and 0.3 s here, and 2.9 GB for two million entries. Stored, an entry takes 4
 bytes of the file. docs/onnx.md has the table."""
 COMPUTING_OPSET = 18  # brought BitwiseXor and BitwiseAnd
+KNOWN = 64
+"""The entries of a computed index that a graph compares with what they have to be. Where integers overflow, every entry is another
+number below d: of 64 some differ, unless d is 1 and all are 0."""
 
 
 class GraphTape(Tape):
@@ -154,14 +157,17 @@ def _theta_D(tape: GraphTape, adapter: Adapter, theta, rows, fed) -> ir.Value:
     if isinstance(p, Program):
         return programs.theta_D(tape, p, theta, "unilora.theta_D")
     d = tape.integers("d", p.d)
+    scale = _scale(tape, p, d)
     if _index_is_computed(p, tape.opset, tape.inline):
         index = COMPUTED[p.kind](tape, p, d)
+        known = tape.integers("known", p.index(0, min(p.D, KNOWN)))
+        scale = tape.call("IfExact", scale, index, known, shape=scale.shape)
     else:
         index = tape.constant("unilora.index", p.index(), np.int32)
     expand, shape = "ExpandInput" if fed and not tape.inline else "Expand", [p.D]
     if rows is not None:
         expand, shape = "ExpandRowsInline" if tape.inline else "ExpandRows", [rows, p.D]
-    return tape.call(expand, theta, _scale(tape, p, d), index, name="unilora.theta_D", shape=shape)
+    return tape.call(expand, theta, scale, index, name="unilora.theta_D", shape=shape)
 
 
 def _balanced_index(tape: GraphTape, p, d) -> ir.Value:
