@@ -58,8 +58,8 @@ def write_adapter(adapter: Adapter, mode: str, path: Path, marked: bool = True) 
 def check_adapter(adapter: Adapter, mode: str, path: Path) -> bool:
     """Whether an .onnx_adapter file holds what ``write_adapter`` writes, with its mark or without. Raises ``UniLoraError`` where it is no such file."""
     try:
-        found = onnxruntime.AdapterFormat.read_adapter(str(path)).get_parameters()
-        arrays = {name: value.numpy() for name, value in found.items()}
+        file = onnxruntime.AdapterFormat.read_adapter(str(path))  # its values are views of it, which do not keep it
+        arrays = {name: value.numpy().copy() for name, value in file.get_parameters().items()}
     except Exception as error:  # ONNX Runtime's, of its own classes
         raise UniLoraError(f"{path} is no adapter of ONNX Runtime: {str(error).splitlines()[0]:.200}") from error
     stored = _stored(adapter, mode)
