@@ -111,6 +111,13 @@ def onnx_command(
             help="An .onnx_adapter of input or factored for graphs of other tools, as Olive's: without the mark of what it belongs to.",
         ),
     ] = False,
+    genai: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder of onnxruntime-genai's builder as the base; -o is a new folder, which genai's own loop runs.",
+        ),
+    ] = None,
     compare: Annotated[
         bool | None,
         typer.Option(
@@ -119,8 +126,11 @@ def onnx_command(
     ] = None,
     as_json: AsJson = False,
 ):
-    output = output or adapter[0].with_suffix(".onnx")
-    check_output(output)
+    output = output or adapter[0].with_suffix(".onnx" if genai is None else ".genai")
+    if genai is None:
+        check_output(output)
+    elif base is not None:
+        raise UniLoraError("--genai and --base are both bases; give one of them")
     _keep(adapter, output, output.with_suffix(".onnx_adapter"), output.with_suffix(".expander.onnx"))
     if dtype not in (None, *DTYPES):
         raise UniLoraError(f"--dtype is {dtype!r}; give {', '.join(DTYPES)}")
@@ -128,10 +138,11 @@ def onnx_command(
     with status() as show_step:
         step = interruptible(show_step)
         adapters = [load_adapter(file) for file in adapter]
-        if base is not None and base.endswith(".onnx"):
+        if genai is not None or (base is not None and base.endswith(".onnx")):
             for option, value in (("opset", opset), ("dtype", dtype), ("with-past", with_past or None)):
                 if value is not None:
-                    raise UniLoraError(f"--{option} is for bases that are no ONNX files; {base} keeps its own")
+                    raise UniLoraError(f"--{option} is for bases that are no ONNX files; {genai or base} keeps its own")
+            base = genai or base
             report = _from_file(base, adapters, output, mode, form, given, inputs, compare, step)
         elif given:
             raise UniLoraError("--map is for a base that is an ONNX file; --base names none")
@@ -151,10 +162,12 @@ def _keep(adapters, *files):
 def _from_file(base, adapters, output, mode, form, given, inputs, compare, step):
     step("loading ONNX Runtime")
     from .onnx_base.from_file import export_onnx_file
+    from .onnx_base.genai import export_genai
 
+    write = export_genai if isinstance(base, Path) else export_onnx_file
     pairs = dict(_pair(text) for text in given or ())
     feeds = None if inputs is None else [_arrays(inputs)]
-    report = export_onnx_file(
+    report = write(
         base, adapters, output, mode, given=pairs, feeds=feeds, compare=compare, progress=step, **form
     )
     return report | {"input": "generated" if inputs is None else str(inputs), "reference": "the ONNX base and ΔW"}
