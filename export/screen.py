@@ -88,7 +88,7 @@ def show(report: dict) -> None:
         _line("  options.add_active_adapter(adapter)")
         feed += ", options"
     _line(f"  session.run(None, {feed})")
-    if report["mode"] in ("input", "bank"):
+    if report["mode"] in ("input", "bank") and "theta" in report["defaults"]:
         _line("Feed `theta` as well for other vectors than the ones in the file.")
 
 
