@@ -9,7 +9,7 @@ SOURCES := $(shell find unilora_spec backends export conformance_tests docs test
 INSTALLED := .venv/installed-$(RUNTIME)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test peers faults fuzz kills attack compare bench clean
+.PHONY: demo test peers runtimes faults fuzz kills attack compare bench clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -57,6 +57,18 @@ bench: .venv/installed-compare
 peers: .venv-peers/installed
 	HF_DATASETS_DISABLE_PROGRESS_BARS=1 OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -o addopts="--durations=8 -q" tests/peers
 
+# The table of runtimes in docs/onnx.md, by running every mode in each: a minute or two, most of it for installing. Needs node and npm.
+# onnxruntime-node's script would fetch CUDA's libraries.
+runtimes: .venv-runtimes/installed
+	.venv-runtimes/bin/python -m benchmarks.runtimes --write
+	.venv-runtimes/bin/python -m pytest -p no:cacheprovider tests/test_runtimes.py
+
+.venv-runtimes/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-runtimes
+	.venv-runtimes/bin/python -m pip install --quiet -e ".[runtimes]"
+	npm install --silent --ignore-scripts --prefix .venv-runtimes/js onnxruntime-node onnxruntime-web
+	@touch $@
+
 build/demo/result.json: $(INSTALLED) $(filter-out tests/% conformance_tests/% docs/%,$(SOURCES))
 	$(BIN)/python examples/demo.py
 
@@ -92,4 +104,4 @@ build/torchao: $(INSTALLED)
 	@touch $@
 
 clean:
-	rm -rf build .venv .venv-peers
+	rm -rf build .venv .venv-peers .venv-runtimes

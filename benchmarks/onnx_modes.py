@@ -4,7 +4,6 @@
     python -m benchmarks.onnx_modes vec.safetensors        an adapter of yours
 
 Two threads. Latencies are ratios to the base's: each round runs every file once, the ratio is the median over the rounds.
-Beside our modes stands "LoRA inputs", the same adapter as ONNX Runtime's own tools put it in: A and B as inputs, transposed.
 """
 
 import importlib.util
@@ -15,7 +14,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime
 import pandas
 import torch
@@ -24,12 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from export import export_onnx
-from export.graph.paths import add_beside
-from export.graph.sites import uses
 from export.modes import MODES
 from export.onnx import feeds_of
-from export.onnx_base.from_file import export_onnx_file, read
-from export.onnx_base.matching import match
+from export.onnx_base.from_file import export_onnx_file
 from export.parity import compare as parity
 from export.torch_base.base import load_base
 from export.torch_base.inputs import real_inputs
@@ -72,49 +67,9 @@ def main(adapter: Adapter):
         export_onnx_file(folder / "base.onnx", adapter, folder / "again.onnx", "input")
         print(f"Export of {type(model).__name__}: at most {max(seconds.values()):.1f} s from PyTorch", end=", ")
         print(f"{time.perf_counter() - begin:.1f} s from its ONNX file, compared with the reference each time.")
-        lora_inputs(folder / "base.onnx", adapter, folder / "LoRA inputs.onnx")
-        rows = [folder / f"{name}.onnx" for name in ("base", *MODES, "LoRA inputs")]
+        rows = [folder / f"{name}.onnx" for name in ("base", *MODES)]
         show(measure(rows, adapter), agreement(rows[1:], adapter, model, tokenizer))
         switching(folder, adapter)
-
-
-def lora_inputs(base: Path, adapter: Adapter, path: Path) -> None:
-    """x·A·B·s beside each product, A (in, rank) and B (rank, out) inputs with empty defaults."""
-    graph = read(base)
-    for found in match(graph, adapter)[0]:
-        if found.name in adapter.saved:
-            continue
-        ((segment, _),) = adapter.layer_map.placed_by_weight()[found.name]
-        pair = []
-        for factor, shape, empty in (
-            ("A", [segment.in_features, "rank"], (segment.in_features, 0)),
-            ("B", ["rank", segment.out_features], (0, segment.out_features)),
-        ):
-            name = f"{segment.name}.{factor}"
-            value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
-            value.const_value = ir.Tensor(np.zeros(empty, np.float32), name=name)
-            graph.graph.inputs.append(value)
-            graph.graph.register_initializer(value)
-            pair.append(value)
-        s = adapter.layer_map.factor_scale(segment)
-
-        def path_of(tape, x, pair=pair, s=s):
-            return tape.add("Mul", tape.add("MatMul", tape.add("MatMul", x, pair[0]), pair[1]), tape.constant("s", s))
-
-        for use in uses(found.value):
-            add_beside(graph.opset_imports[""], use, _with_constant(path_of, graph.graph))
-    ir.save(graph, path)
-
-
-def _with_constant(path_of, graph):
-    def change(tape, x):
-        result = path_of(tape, x)
-        for value in tape.initializers:
-            if value.name not in graph.initializers:
-                graph.register_initializer(value)
-        return result
-
-    return change
 
 
 def session(path) -> onnxruntime.InferenceSession:
@@ -130,8 +85,6 @@ def more_inputs(path: Path, adapter: Adapter, rows: int) -> dict:
         return {"theta": adapter.theta}
     if path.stem == "factored":
         return feeds_of(adapter)
-    if path.stem == "LoRA inputs":
-        return {name: np.ascontiguousarray(value.T) for name, value in feeds_of(adapter).items() if value.ndim == 2}
     return {"adapter": np.zeros(rows, np.int64)} if path.stem == "bank" else {}
 
 

@@ -12,7 +12,7 @@ from unilora_spec.command import run
 from unilora_spec.documents import size_of
 from unilora_spec.places import check_output
 
-from .modes import MODES
+from .modes import MODES, Form
 from .screen import bar, interruptible, show, show_check, show_folder, show_nodes, show_parts, status, tell
 
 WHEN = "\n    ".join(f"  {name:12} {words}" for name, words in MODES.items())
@@ -98,6 +98,35 @@ def onnx_command(
     given: Given = None,
     part: Part = None,
     inputs: Inputs = None,
+    required_inputs: Annotated[
+        bool,
+        typer.Option(
+            "--required-inputs",
+            help="The adapter's inputs have no default, in input, factored and bank: onnxruntime-node, onnxruntime-web and OpenVINO"
+            " know no optional inputs, and ignore or refuse what is fed.",
+        ),
+    ] = False,
+    inline: Annotated[
+        bool,
+        typer.Option(
+            "--inline",
+            help="A graph without local functions and 64-bit arithmetic, for OpenVINO and others that lack them; the index is stored.",
+        ),
+    ] = False,
+    unmarked: Annotated[
+        bool,
+        typer.Option(
+            "--unmarked",
+            help="An .onnx_adapter of input or factored for graphs of other tools, as Olive's: without the mark of what it belongs to.",
+        ),
+    ] = False,
+    genai: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder of onnxruntime-genai's builder as the base; -o is a new folder, which genai's own loop runs.",
+        ),
+    ] = None,
     compare: Annotated[
         bool | None,
         typer.Option(
@@ -106,24 +135,29 @@ def onnx_command(
     ] = None,
     as_json: AsJson = False,
 ):
-    output = output or adapter[0].with_suffix(".onnx")
-    check_output(output)
+    output = output or adapter[0].with_suffix(".onnx" if genai is None else ".genai")
+    if genai is None:
+        check_output(output)
+    elif base is not None:
+        raise UniLoraError("--genai and --base are both bases; give one of them")
     _keep(adapter, output, output.with_suffix(".onnx_adapter"), output.with_suffix(".expander.onnx"))
     if dtype not in (None, *DTYPES):
         raise UniLoraError(f"--dtype is {dtype!r}; give {', '.join(DTYPES)}")
+    form = {"required_inputs": required_inputs, "inline": inline, "marked": not unmarked}
     with status() as show_step:
         step = interruptible(show_step)
         adapters = [load_adapter(file) for file in adapter]
-        if base is not None and base.endswith(".onnx"):
+        if genai is not None or (base is not None and base.endswith(".onnx")):
             for option, value in (("opset", opset), ("dtype", dtype), ("with-past", with_past or None)):
                 if value is not None:
-                    raise UniLoraError(f"--{option} is for bases that are no ONNX files; {base} keeps its own")
-            report = _from_file(base, adapters, output, mode, given, part, inputs, compare, step)
+                    raise UniLoraError(f"--{option} is for bases that are no ONNX files; {genai or base} keeps its own")
+            base = genai or base
+            report = _from_file(base, adapters, output, mode, form, given, part, inputs, compare, step)
         elif given or part:
             option = "map" if given else "part"
             raise UniLoraError(f"--{option} is for a base that is an ONNX file; --base names none")
         else:
-            report = _from_torch(base, adapters, output, mode, opset, dtype, with_past, inputs, compare, step)
+            report = _from_torch(base, adapters, output, mode, form, opset, dtype, with_past, inputs, compare, step)
     tell(report, as_json, show)
 
 
@@ -135,33 +169,35 @@ def _keep(adapters, *files):
             raise UniLoraError(f"{file} is the adapter itself; give another output")
 
 
-def _from_file(base, adapters, output, mode, given, part, inputs, compare, step):
+def _from_file(base, adapters, output, mode, form, given, part, inputs, compare, step):
     step("loading ONNX Runtime")
     from .onnx_base.from_file import export_onnx_file
+    from .onnx_base.genai import export_genai
 
+    write = export_genai if isinstance(base, Path) else export_onnx_file
     pairs = dict(_pair(text) for text in given or ())
     feeds = None if inputs is None else [_arrays(inputs)]
-    report = export_onnx_file(
-        base, adapters, output, mode, given=pairs, feeds=feeds, compare=compare, part=part, progress=step
+    report = write(
+        base, adapters, output, mode, given=pairs, feeds=feeds, compare=compare, part=part, progress=step, **form
     )
     return report | {"input": "generated" if inputs is None else str(inputs), "reference": "the ONNX base and ΔW"}
 
 
-def _from_torch(base, adapters, output, mode, opset, dtype, with_past, inputs, compare, step):
+def _from_torch(base, adapters, output, mode, form, opset, dtype, with_past, inputs, compare, step):
     step("loading PyTorch")
     from .onnx import check_call
     from .torch_base.base import load_base
     from .torch_base.from_torch import DEFAULT_OPSET, check_opset, export_onnx
     from .torch_base.inputs import real_inputs, tensors
 
-    check_call(output, mode, adapters)
+    check_call(output, mode, adapters, Form(form["required_inputs"], form["inline"], form["marked"]))
     check_opset(DEFAULT_OPSET if opset is None else opset)
     step("loading the base model")
     model, tokenizer, warnings = load_base(adapters[0], base, dtype or "float32")
     first, *more = real_inputs(model, tokenizer) if inputs is None else [tensors(_arrays(inputs))]
     report = export_onnx(
         model, adapters, first, output, mode, opset, more_inputs=more, with_past=with_past,
-        compare=compare is not False, progress=step,
+        compare=compare is not False, progress=step, **form,
     )  # fmt: skip
     made_up = "sentences" if tokenizer else "random"
     report |= {"input": made_up if inputs is None else str(inputs), "reference": "PyTorch"}

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from unilora_spec import Adapter, UniLoraError
 
-from .modes import MODES
+from .modes import BESIDE, MODES
 from .onnx import cases, load, metadata, outputs
 from .parity import compare as parity
 from .parity.file import compare_file
@@ -68,23 +68,24 @@ def _of_these(path: Path, adapters: Sequence[Adapter]) -> ir.Model:
                 raise UniLoraError(f"{path} is another adapter's: its {key} is {said!r:.80}, the adapter's {value!r:.80}")
     elif len(adapters) > 1:
         raise UniLoraError(f"{path} does not say that it is a bank; give one adapter")
-    if mode == "factored":
-        _check_beside(path, adapters[0])
+    if mode in BESIDE:
+        _check_beside(path, mode, adapters[0])
     return graph
 
 
-def _check_beside(path: Path, adapter: Adapter) -> None:
+def _check_beside(path: Path, mode: str, adapter: Adapter) -> None:
     """Raises ``UniLoraError`` where the expander or the .onnx_adapter beside a graph is another adapter's: a killed export may have
     placed them alone."""
     from .graph.expander import check_adapter
 
-    _, expander, stored = outputs(path, "factored")
-    said = load(expander).metadata_props if expander.exists() else metadata([adapter], "expander")
-    for file, own in (
-        (expander, all(said.get(key) == value for key, value in metadata([adapter], "expander").items() if key != "unilora.base")),
-        (stored, not stored.exists() or check_adapter(adapter, stored)),
-    ):
-        if not own:
+    def is_own(file):
+        if file.suffix != ".onnx":
+            return check_adapter(adapter, mode, file)
+        said = load(file).metadata_props
+        return all(said.get(key) == value for key, value in metadata([adapter], "expander").items() if key != "unilora.base")
+
+    for file in outputs(path, mode)[1:]:
+        if file.exists() and not is_own(file):
             raise UniLoraError(f"{file} is another adapter's than {path} beside it; export them again, together")
 
 
@@ -98,6 +99,7 @@ def _outputs(graph):
 
 def _compared(path, graph, adapters, feeds: Sequence[Mapping[str, np.ndarray]], answers, progress):
     progress("running the file in ONNX Runtime")
-    checks = cases(_mode(graph), adapters, feeds, answers)
+    required = any(value.name not in graph.graph.initializers for value in graph.graph.inputs if value.name in ("theta", *adapters[0].saved))
+    checks = cases(_mode(graph), adapters, feeds, answers, required)
     comparison, providers = compare_file(path, checks)
     return {"file": str(path), "mode": _mode(graph), "providers": providers, "comparison": comparison}

@@ -17,8 +17,8 @@ from unilora_spec.program import Program
 from . import external
 from .graph.adapt import Saved, Weight, adapt
 from .graph.marks import marks
-from .graph.rebuild import factor_name, index_words
-from .modes import MODES
+from .graph.rebuild import index_words, pairs
+from .modes import BESIDE, MODES, PLAIN, Form
 from .onnx_limits import look_at
 from .parity import compare as parity
 from .parity.file import compare_file
@@ -34,10 +34,11 @@ GATHERED = {"input": 2**22, "bank": 2**20}
 for a bank so much for each row of the batch, with 4 bytes an entry. python -m benchmarks.large_onnx --adapter measures it."""
 
 
-def check_call(path: Path, mode: str, adapters: Sequence[Adapter]) -> None:
+def check_call(path: Path, mode: str, adapters: Sequence[Adapter], form: Form = PLAIN) -> None:
     """Refuses what can be refused before anything is loaded. Raises ``UniLoraError``."""
     if mode not in MODES:
         raise UniLoraError(f"mode is {mode!r}; give {', '.join(MODES)}")
+    form.check(mode)
     if not path.parent.is_dir():
         raise UniLoraError(f"{path}: the folder {path.parent} does not exist; make it, or give another output")
     check_output(path)
@@ -85,8 +86,7 @@ def load(path: Path) -> ir.Model:
 
 def outputs(path: Path, mode: str) -> list[Path]:
     """The files of an export to ``path``, the graph first: but for its data, where it is large."""
-    beside = (".expander.onnx", ".onnx_adapter") if mode == "factored" else ()
-    return [path, *(path.with_suffix(suffix) for suffix in beside)]
+    return [path, *(path.with_suffix(suffix) for suffix in BESIDE.get(mode, ()))]
 
 
 def advice(mode: str, layer_map: LayerMap) -> list[str]:
@@ -103,21 +103,23 @@ def advice(mode: str, layer_map: LayerMap) -> list[str]:
 
 
 def feeds_of(adapter: Adapter) -> dict[str, np.ndarray]:
-    """What the mode "factored" is fed beside the model's inputs: A and B of each segment, float32, and their marks."""
-    found = marks(adapter)
-    for segment, A, B in adapter.factors():
-        found |= {factor_name(segment, "A"): A, factor_name(segment, "B"): B}
-    return found
+    """What the mode "factored" is fed beside the model's inputs: A and s·B of each segment, float32, and their marks."""
+    return pairs(adapter) | marks(adapter)
 
 
 def cases(
-    mode: str, adapters: Sequence[Adapter], batches: Sequence[Mapping], answers: Sequence[Sequence[Mapping]]
+    mode: str,
+    adapters: Sequence[Adapter],
+    batches: Sequence[Mapping],
+    answers: Sequence[Sequence[Mapping]],
+    required: bool = False,
 ) -> list[tuple[dict, dict]]:
-    """What an exported graph is fed and has to answer, from ``answers[adapter][batch]``, outputs by name."""
-    found = []
+    """What an exported graph is fed and has to answer, from ``answers[adapter][batch]``, outputs by name; where its inputs are
+    ``required``, with what they would have as their defaults."""
+    found, defaults = [], _defaults(mode, adapters) if required else {}
     for number, batch in enumerate(batches):
         expected = answers[0][number]
-        feed = dict(batch)
+        feed = dict(batch) | defaults
         if mode == "factored":
             feed |= feeds_of(adapters[0])
         if mode == "bank":
@@ -131,6 +133,15 @@ def cases(
     return found
 
 
+def _defaults(mode, adapters):
+    if mode == "bank":
+        found = {"theta": np.stack([np.asarray(each.theta, np.float32) for each in adapters])}
+        saved = {f"{name}.bank": np.stack([np.asarray(a.saved[name], np.float32) for a in adapters]) for name in adapters[0].saved}
+        return found | saved
+    found = {"theta": np.asarray(adapters[0].theta, np.float32)} if mode == "input" else {}
+    return found | {name: np.asarray(value, np.float32) for name, value in adapters[0].saved.items()}
+
+
 def finish(
     graph: ir.Model,
     adapters: Sequence[Adapter],
@@ -140,6 +151,7 @@ def finish(
     path: Path,
     checks: list[tuple[dict, dict]] | None,
     progress: Callable[[str], None],
+    form: Form = PLAIN,
     base: Path | None = None,
 ) -> dict:
     """Puts the adapters into ``graph``, writes it to ``path``, and returns a report of it.
@@ -151,15 +163,14 @@ def finish(
     """
     progress("putting the adapter in")
     keep = external.files(graph)
-    adapt(graph, adapters, weights, saved, mode)
+    adapt(graph, adapters, weights, saved, mode, form)
     graph.metadata_props.update(metadata(adapters, mode))
     graph.ir_version = max(graph.ir_version, 8)  # the first with functions
     # The data that a graph refers to has its digest in its name, so that an old graph finds its old data until it is replaced.
     with placing(path, lambda: _data_of(path) - keep) as folder:
         progress("writing the file")
         files = _write(graph, folder / path.name)
-        if mode == "factored":
-            files += _write_beside(adapters[0], graph.opset_imports[""], folder, path)
+        files += _write_beside(adapters[0], graph.opset_imports[""], folder, path, mode, form)
         progress("checking it with onnx")
         parity.check(files[0], base)
         comparison, providers = None, ["CPUExecutionProvider"]
@@ -176,7 +187,7 @@ def finish(
         "opset": graph.opset_imports[""],
         "nodes": len(graph.graph),
         "nodes_inlined": _count_nodes(graph),
-        "index": None if mode == "merged" else index_words(adapters[0], graph.opset_imports[""]),
+        "index": None if mode == "merged" else index_words(adapters[0], graph.opset_imports[""], form.inline),
         "inputs": {v.name: [str(d) for d in v.shape] for v in graph.graph.inputs},
         "defaults": [v.name for v in graph.graph.inputs if v.name in graph.graph.initializers],
         "outputs": {v.name: [str(d) for d in v.shape or ()] for v in graph.graph.outputs},
@@ -266,13 +277,16 @@ def _write(model: ir.Model, path: Path) -> list[Path]:
     return [path, data]
 
 
-def _write_beside(adapter: Adapter, opset: int, folder: Path, path: Path) -> list[Path]:
-    """The graph from θ to A and B, and these as ONNX Runtime's adapters are stored."""
+def _write_beside(adapter: Adapter, opset: int, folder: Path, path: Path, mode: str, form: Form) -> list[Path]:
+    """What is fed, as ONNX Runtime's adapters are stored, and the graph from θ to A and B."""
     from .graph.expander import expander, write_adapter
 
-    files = [folder / file.name for file in outputs(path, "factored")[1:]]
-    model = expander(adapter, opset)
-    model.metadata_props.update(metadata([adapter], "expander"))
-    files[0].write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
-    write_adapter(adapter, files[1])
+    files = [folder / file.name for file in outputs(path, mode)[1:]]
+    for file in files:
+        if file.suffix == ".onnx":
+            model = expander(adapter, opset, form)
+            model.metadata_props.update(metadata([adapter], "expander"))
+            file.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+        else:
+            write_adapter(adapter, mode, file, form.marked)
     return files

@@ -74,6 +74,9 @@ def show(report: dict) -> None:
     else:
         _line("  compared    no; `python -m export check` does it")
     _line("Run it:")
+    if "genai" in report:
+        _show_genai(report)
+        return
     _line("  import onnxruntime")
     _line(f"  session = onnxruntime.InferenceSession({report['file']!r}, providers={report['providers']})")
     given = [name for name in report["inputs"] if name not in report["defaults"]]
@@ -85,8 +88,18 @@ def show(report: dict) -> None:
         _line("  options.add_active_adapter(adapter)")
         feed += ", options"
     _line(f"  session.run(None, {feed})")
-    if report["mode"] in ("input", "bank"):
+    if report["mode"] in ("input", "bank") and "theta" in report["defaults"]:
         _line("Feed `theta` as well for other vectors than the ones in the file.")
+
+
+def _show_genai(report: dict) -> None:
+    _line("  import onnxruntime_genai as og")
+    _line(f"  model = og.Model({report['genai']!r})")
+    for file in report["files"]:
+        if file.endswith(".onnx_adapter"):
+            _line("  adapters = og.Adapters(model)")
+            _line(f"  adapters.load({file!r}, 'one')")
+            _line("  generator.set_active_adapter(adapters, 'one')  # of og.Generator, before its tokens")
 
 
 def show_weights(report: dict) -> None:

@@ -17,11 +17,16 @@ transformers = pytest.importorskip("transformers")
 import small_models
 from adapters import adapter_of
 from exports import export_to, largest, other, said_by_torch, session_of, tokens, traced_once  # noqa: F401
+from onnx.reference.op_run import OpRun
 
+from export.graph.expander import write_adapter
+from export.graph.functions import FUNCTIONS
+from export.graph.marks import mark_of_theta
+from export.graph.rebuild import pairs
 from export.modes import MODES
 from export.onnx import feeds_of
 from export.parity.evaluator import evaluator
-from unilora_spec import Segment, UniLoraError
+from unilora_spec import LayerMap, Projection, Segment, UniLoraError
 
 ROOT = Path(__file__).parents[1]
 BASES = (small_models.bert, small_models.gpt2)
@@ -100,7 +105,7 @@ def test_another_vector_is_another_feed(exported, build):
 def test_a_head_comes_with_the_vector(exported, build):
     """What was trained in full is an input as well, with the adapter's own as its default."""
     adapter, path, report = exported(build, "input")
-    assert set(report["defaults"]) == {"theta", *adapter.saved}
+    assert set(report["defaults"]) == {"theta", *adapter.saved, *mark_of_theta(adapter)}
     mine, feed = other(adapter), tokens(3, 6)
     answers = session_of(path).run(["logits"], feed | {"theta": mine.theta} | mine.saved)[0]
     assert np.allclose(answers, said_by_torch(build, mine, feed), **CLOSE)
@@ -127,6 +132,54 @@ def test_the_adapters_of_onnx_runtime(exported, build):
     assert np.allclose(session.run(["logits"], feed)[0], said_by_torch(build, nothing, feed), **CLOSE)
     options.add_active_adapter(file)
     assert np.allclose(session.run(["logits"], feed, options)[0], said_by_torch(build, adapter, feed), **CLOSE)
+
+
+@pytest.mark.parametrize("scaling", ["lora", "rslora"])
+@by_name
+def test_pairs_of_any_rank_and_alpha(exported, build, scaling):
+    """Each layer has a rank of its own: a runtime that takes two of them for one would reuse memory of the wrong size."""
+    adapter, path, _ = exported(build, "factored")
+    segments = [replace(s, rank=1 + (3 * number) % 7) for number, s in enumerate(adapter.layer_map.segments)]
+    layer_map = LayerMap(segments, alpha=3.5, scaling=scaling)
+    mine = replace(adapter, layer_map=layer_map, projection=Projection(D=layer_map.D, d=adapter.projection.d, seed=3))
+    feed = tokens(3, 6)
+    for level in (LEVELS[0], LEVELS[-1]):
+        answers = session_of(path, level).run(["logits"], feed | pairs(mine))[0]
+        assert np.allclose(answers, said_by_torch(build, mine, feed), **CLOSE)
+
+
+@by_name
+def test_the_vector_of_an_adapter_of_onnx_runtime(exported, build):
+    """The file beside an `input` has the vector and the head."""
+    adapter, path, _ = exported(build, "input")
+    mine, file, options, feed = other(adapter), onnxruntime.LoraAdapter(), onnxruntime.RunOptions(), tokens(3, 6)
+    write_adapter(mine, "input", path.with_name("other.onnx_adapter"))
+    file.Load(str(path.with_name("other.onnx_adapter")))
+    options.add_active_adapter(file)
+    assert np.allclose(session_of(path).run(["logits"], feed, options)[0], said_by_torch(build, mine, feed), **CLOSE)
+
+
+@pytest.mark.parametrize("number", [-1, -2, 2, 2**31, 2**40])
+def test_a_number_outside_of_the_bank(exported, number):
+    _, path, _ = exported(small_models.gpt2, "bank")
+    for level in LEVELS:
+        with pytest.raises(Exception, match="indices element out of data bounds"):
+            session_of(path, level).run(["logits"], tokens(3, 6) | {"adapter": np.array([0, number, 1])})
+
+
+def test_where_nobody_checks_a_number_outside_of_the_bank_there_are_none():
+    """A Gather without bounds gives zeros, on GPUs and in OpenVINO, which would be the base's answers."""
+
+    class Gather(OpRun):
+        op_domain = ""
+
+        def _run(self, data, index, axis=0):
+            return (np.concatenate([data, np.zeros_like(data[:1])])[index],)
+
+    function = FUNCTIONS["ThetaOfBank"].to_function_proto()
+    bank, number = np.ones((2, 3), np.float32), np.array([0, 2, 1])
+    (theta,) = onnx.reference.ReferenceEvaluator(function, new_ops=[Gather]).run(None, {"bank": bank, "number": number}, attributes={})
+    assert np.isnan(theta).all(1).tolist() == [False, True, False] and (theta[::2] == 1).all()
 
 
 @by_name
@@ -201,6 +254,6 @@ def test_the_same_bytes_in_another_process(exported, tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", SCRIPT, tmp_path], check=True, cwd=ROOT, env=environment, capture_output=True)
     here = [Path(file) for mode in MODES for file in exported(small_models.gpt2, mode)[2]["files"]]
-    assert len(here) == len(MODES) + 2
+    assert len(here) == len(MODES) + 3
     for file in here:
         assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name

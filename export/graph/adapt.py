@@ -11,15 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from unilora_spec import Adapter, Segment, UniLoraError
 
-from ..modes import FED
+from ..modes import FED, PLAIN, Form
 from .functions import add_functions
 from .heads import Saved, feed, put_in
-from .marks import marks
+from .marks import mark_of_theta, marks
 from .paths import Paths
-from .rebuild import GraphTape, delta, factor_name, factors
+from .rebuild import GraphTape, Pair, delta, factors, lora_name
 from .sites import uses
 
 
@@ -34,7 +35,14 @@ class Weight:
     placed: list[tuple[Segment, int]]
 
 
-def adapt(model: ir.Model, adapters: Sequence[Adapter], weights: list[Weight], saved: list[Saved], mode: str) -> None:
+def adapt(
+    model: ir.Model,
+    adapters: Sequence[Adapter],
+    weights: list[Weight],
+    saved: list[Saved],
+    mode: str,
+    form: Form = PLAIN,
+) -> None:
     """Puts an adapter, or for "bank" several that differ in nothing but their values, into a graph of their base.
 
     Raises ``UniLoraError`` where the mode cannot be had with this graph.
@@ -42,13 +50,15 @@ def adapt(model: ir.Model, adapters: Sequence[Adapter], weights: list[Weight], s
     check_mode(weights, mode)
     saved = put_in(model, saved, adapters[0])
     if mode in FED:
-        feed(model, saved, adapters[0])
+        feed(model, saved, adapters[0], form.required)
     if mode == "merged":
         for weight in weights:
             _merge(weight, adapters[0])
     else:
-        _rebuild(model, adapters, weights, saved, mode)
+        _rebuild(model, adapters, weights, saved, mode, form)
         add_functions(model)
+    if form.inline:
+        InlinePass()(model)
 
 
 def check_mode(weights: list[Weight], mode: str) -> None:
@@ -81,9 +91,9 @@ def _merge(weight: Weight, adapter: Adapter):
     )  # fmt: skip
 
 
-def _rebuild(model, adapters, weights, saved, mode):
-    adapter, tape = adapters[0], GraphTape(model.opset_imports[""])
-    inputs = _Inputs(model.graph, mode)
+def _rebuild(model, adapters, weights, saved, mode, form):
+    adapter, tape = adapters[0], GraphTape(model.opset_imports[""], inline=form.inline)
+    inputs = _Inputs(model.graph, mode, form.required)
     rows = None
     if mode == "bank":
         rows = str(model.graph.inputs[0].shape[0])
@@ -93,10 +103,12 @@ def _rebuild(model, adapters, weights, saved, mode):
         found = _fed_factors(inputs, adapter)
     elif mode == "bank":
         bank = inputs.add("theta", ["adapters", adapter.projection.d], thetas)
-        theta = tape.add("Gather", bank, number, axis=0, shape=[rows, adapter.projection.d])
+        number = tape.call("NumberInBank", number, bank, dtype=ir.DataType.INT64, shape=[rows])
+        theta = tape.call("ThetaOfBank", bank, number, shape=[rows, adapter.projection.d])
         found = factors(tape, adapter, theta, rows)
     elif mode == "input":
         found = factors(tape, adapter, inputs.add("theta", [adapter.projection.d], thetas[0]), fed=True)
+        inputs.add_marks(mark_of_theta(adapter))
     else:
         inputs.check_free("theta")
         found = factors(tape, adapter, tape.constant("theta", thetas[0]))
@@ -126,19 +138,27 @@ def _rebuild(model, adapters, weights, saved, mode):
 class _Inputs:
     """What a graph takes beside the base's inputs."""
 
-    def __init__(self, graph, mode):
-        self.graph, self.mode = graph, mode
+    def __init__(self, graph, mode, required):
+        self.graph, self.mode, self.required = graph, mode, required
         self.taken = {value.name for value in [*graph.inputs, *graph.initializers.values()]}
 
     def add(self, name, shape, value=None, dtype=ir.DataType.FLOAT) -> ir.Value:
-        """An input, with a default where ``value`` is given."""
+        """An input, with a default where ``value`` is given and inputs are not required."""
         self.check_free(name)
         made = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
         self.graph.inputs.append(made)
-        if value is not None:
+        if value is not None and not self.required:
             made.const_value = ir.Tensor(value, name=name)
             self.graph.register_initializer(made)
         return made
+
+    def add_marks(self, found):
+        """Inputs without entries: they have a default in every form, as nobody has to know of them."""
+        for name, empty in found.items():
+            made = ir.Value(name=name, shape=ir.Shape(empty.shape), type=ir.TensorType(ir.DataType.FLOAT))
+            made.const_value = ir.Tensor(empty, name=name)
+            self.graph.inputs.append(made)
+            self.graph.register_initializer(made)
 
     def check_free(self, name):
         if name in self.taken:
@@ -146,15 +166,20 @@ class _Inputs:
 
 
 def _fed_factors(inputs, adapter):
-    """A and B as inputs. Unfed they are of rank 0, and the graph answers as the base."""
+    """A and s·B as inputs. Unfed they are of rank 0, and the graph answers as the base.
+
+    Each pair has a rank of its own: ONNX Runtime takes axes of one name for equal, and would give the products of one layer the
+    memory of another's.
+    """
     found = {}
     for s, offset in adapter.layer_map.placed():
-        rank = f"rank{s.rank}"
-        A = inputs.add(factor_name(s, "A"), [rank, s.in_features], np.zeros((0, s.in_features), np.float32))
-        B = inputs.add(factor_name(s, "B"), [s.out_features, rank], np.zeros((s.out_features, 0), np.float32))
-        found[offset] = A, B
-    for name, empty in marks(adapter).items():
-        inputs.add(name, list(empty.shape), empty)
+        A, B = lora_name(s, "A"), lora_name(s, "B")
+        rank = f"rank of {A.removesuffix('.lora_A.weight')}"
+        found[offset] = Pair(
+            inputs.add(A, [s.in_features, rank], np.zeros((s.in_features, 0), np.float32)),
+            inputs.add(B, [rank, s.out_features], np.zeros((0, s.out_features), np.float32)),
+        )
+    inputs.add_marks(marks(adapter))
     return found
 
 

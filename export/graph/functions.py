@@ -12,7 +12,7 @@ an attribute handed on through two calls is a corner of the standard that no run
 from collections.abc import Sequence
 
 import onnx_ir as ir
-from onnxscript import FLOAT, INT32, INT64, script
+from onnxscript import BOOL, FLOAT, INT32, INT64, script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
@@ -96,6 +96,15 @@ def BalancedScale(d: INT64, longer: int, scale_longer: float, scale: float) -> F
 
 
 @script(DOMAIN, default_opset=op)
+def IfExact(scale: FLOAT[...], index: INT64[...], known: INT64[...]) -> FLOAT[...]:
+    """The scale, or no numbers at all where the index does not begin as is ``known``: a runtime that computes int64 in 32 bits, as
+    OpenVINO does, would make another θ_D, and say nothing."""
+    begin = op.Slice(index, op.Constant(value_ints=[0]), op.Shape(known))
+    same = op.ReduceMin(op.Cast(begin == known, to=INT32.dtype), keepdims=0)
+    return op.Where(op.Cast(same, to=BOOL.dtype), scale, op.Constant(value_float=float("nan")))
+
+
+@script(DOMAIN, default_opset=op)
 def Expand(theta: FLOAT[...], scale: FLOAT[...], index) -> FLOAT[...]:
     """θ_D[i] = θ[j]·scale[j], j = index(i): one rounding (SPEC 6.2)."""
     return op.Gather(theta * scale, index)
@@ -114,6 +123,28 @@ def ExpandRows(theta: FLOAT[...], scale: FLOAT[...], index) -> FLOAT[...]:
     rows = op.Slice(op.Shape(theta), op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
     each = op.Expand(op.Cast(index, to=INT32.dtype), op.Concat(rows, op.Shape(index), axis=0))
     return op.GatherElements(theta * scale, each, axis=1)
+
+
+@script(DOMAIN, default_opset=op)
+def ExpandRowsInline(theta: FLOAT[...], scale: FLOAT[...], index) -> FLOAT[...]:
+    """The same by an operator that every runtime has."""
+    return op.Gather(theta * scale, index, axis=1)
+
+
+@script(DOMAIN, default_opset=op)
+def NumberInBank(number: INT64[...], bank: FLOAT[...]) -> INT64[...]:
+    """A number of each row of the batch, those outside of the bank as its length: Gather would take −1 for the last one, and refuses this."""
+    length = op.Slice(op.Shape(bank), op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
+    return op.Where(op.And(number >= op.Constant(value_int=0), number < length), number, length)
+
+
+@script(DOMAIN, default_opset=op)
+def ThetaOfBank(bank: FLOAT[...], number: INT64[...]) -> FLOAT[...]:
+    """The vector of each row of the batch; where a runtime does not refuse a number outside of the bank (on a GPU none does), its answers
+    are no numbers."""
+    length = op.Slice(op.Shape(bank), op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
+    inside = op.Unsqueeze(number < length, op.Constant(value_ints=[1]))
+    return op.Where(inside, op.Gather(bank, number), op.Constant(value_float=float("nan")))
 
 
 @script(DOMAIN, default_opset=op)
@@ -144,6 +175,27 @@ def Scaled(M: FLOAT[...], s: FLOAT) -> FLOAT[...]:
 def LowRank(x: FLOAT[...], A: FLOAT[...], B: FLOAT[...], s: FLOAT) -> FLOAT[...]:
     """x·ΔWᵀ without ΔW: what a product with W lacks."""
     return op.MatMul(op.MatMul(x, op.Transpose(A, perm=[1, 0])) * s, op.Transpose(B, perm=[1, 0]))
+
+
+@script(DOMAIN, default_opset=op)
+def PairDelta(A: FLOAT[...], B: FLOAT[...]) -> FLOAT[...]:
+    """ΔW of A (in, rank) and s·B (rank, out), as they are fed."""
+    return op.Transpose(op.MatMul(A, B), perm=[1, 0])
+
+
+@script(DOMAIN, default_opset=op)
+def PairProduct(x: FLOAT[...], A: FLOAT[...], B: FLOAT[...]) -> FLOAT[...]:
+    """x·ΔWᵀ without ΔW, of A (in, rank) and s·B (rank, out)."""
+    return op.MatMul(op.MatMul(x, A), B)
+
+
+@script(DOMAIN, default_opset=op)
+def PairLookup(ids, A: FLOAT[...], B: FLOAT[...]) -> FLOAT[...]:
+    """The rows ``ids`` of ΔW without ΔW, of A (in, rank) and s·B (rank, out), of which no more than these rows is turned."""
+    columns = op.Gather(B, op.Reshape(ids, op.Constant(value_ints=[-1])), axis=1)
+    rows = op.MatMul(op.Transpose(columns, perm=[1, 0]), op.Transpose(A, perm=[1, 0]))
+    features = op.Slice(op.Shape(A), op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
+    return op.Reshape(rows, op.Concat(op.Shape(ids), features, axis=0))
 
 
 @script(DOMAIN, default_opset=op)
@@ -199,7 +251,7 @@ def AddRows(x: FLOAT[...], b: FLOAT[...]) -> FLOAT[...]:
 def Rows(x: FLOAT[...], batch: FLOAT[...]) -> FLOAT[...]:
     """x as (rows of the batch, all between, features), whatever its shape: x starts with the batch."""
     first = op.Slice(op.Shape(batch), op.Constant(value_ints=[0]), op.Constant(value_ints=[1]))
-    last = op.Slice(op.Shape(x), op.Constant(value_ints=[-1]), op.Constant(value_ints=[2**31]))
+    last = op.Slice(op.Shape(x), op.Constant(value_ints=[-1]), op.Constant(value_ints=[2**31 - 1]))
     return op.Reshape(x, op.Concat(first, op.Constant(value_ints=[-1]), last, axis=0))
 
 
@@ -213,8 +265,8 @@ def Unrows(y: FLOAT[...], x: FLOAT[...]) -> FLOAT[...]:
 FUNCTIONS = {
     function.name: function
     for function in (
-        CountTo, Mix, Round, Pass, Walk, Columns, UniformIndex, BalancedScale, Expand, ExpandInput, ExpandRows,
-        View, Zeros, DeltaWeight, Scaled, LowRank, LowRankRows, LowRankLookup, LowRankLookupRows, Product, ProductRows,
+        CountTo, Mix, Round, Pass, Walk, Columns, UniformIndex, BalancedScale, IfExact, Expand, ExpandInput, ExpandRows,
+        ExpandRowsInline, NumberInBank, ThetaOfBank, View, Zeros, DeltaWeight, Scaled, PairDelta, PairProduct, PairLookup, LowRank, LowRankRows, LowRankLookup, LowRankLookupRows, Product, ProductRows,
         Lookup, LookupRows, AddRows, Rows, Unrows,
     )
 }  # fmt: skip

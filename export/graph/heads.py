@@ -44,9 +44,9 @@ def put_in(model: ir.Model, saved: Sequence[Saved], adapter: Adapter) -> list[Sa
     return found
 
 
-def feed(model: ir.Model, saved: Sequence[Saved], adapter: Adapter) -> None:
-    """Makes inputs of what was trained in full, with its values as the default: by the adapter's names, shapes and
-    float32, so that they are in the graph what they are in an .onnx_adapter file."""
+def feed(model: ir.Model, saved: Sequence[Saved], adapter: Adapter, required: bool = False) -> None:
+    """Makes inputs of what was trained in full, unless they are ``required`` with its values as the default: by the adapter's names,
+    shapes and float32, so that they are in the graph what they are in an .onnx_adapter file."""
     tape, made = GraphTape(model.opset_imports[""], "unilora.fed"), {}
     for name in dict.fromkeys(each.name for each in saved):
         mine = [each for each in saved if each.name == name]
@@ -64,6 +64,9 @@ def feed(model: ir.Model, saved: Sequence[Saved], adapter: Adapter) -> None:
                 fed = tape.add("Transpose", fed, perm=[1, 0], shape=list(each.value.shape))
             each.value.replace_all_uses_with(tape.cast(fed, each.value.dtype), replace_graph_outputs=True)
     model.graph.insert_before(model.graph[0], tape.nodes)
+    if required:
+        for name in dict.fromkeys(each.name for each in saved):
+            model.graph.initializers.pop(name).const_value = None
 
 
 def _is_as_named(saved):

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from unilora_spec import Adapter, UniLoraError
 
-from .rebuild import GraphTape, product, scale_of
+from .rebuild import GraphTape, Pair, product, scale_of
 from .sites import Use, uses
 
 
@@ -45,8 +45,8 @@ class Paths:
     """Adds low-rank paths to a graph.
 
     ``tape``     takes what depends on no input of the model, and is put in front of the graph by the caller
-    ``factors``  A and B, or of rank 0 M, in float32 by the offsets of the segments in θ_D; where ``rows``, the name of the
-                 batch's axis, is given, each with the rows of the batch in front
+    ``factors``  A and B, of rank 0 M, or what is fed as a ``Pair``, in float32 by the offsets of the segments in θ_D; where
+                 ``rows``, the name of the batch's axis, is given, each with the rows of the batch in front
     """
 
     tape: GraphTape
@@ -95,7 +95,7 @@ class Paths:
 
     def _within(self, use, placed):
         """The function that gives each segment's piece of the result, and what it takes beside x in the dtype of the use: A, B
-        and s, or of rank 0 ΔW. There are zeros for the rows in between that are not adapted."""
+        and s, a pair as it is fed, or of rank 0 ΔW. There are zeros for the rows in between that are not adapted."""
         with_pair, alone = {"product": ("LowRank", "Product"), "lookup": ("LowRankLookup", "Lookup")}[use.form]
         of_rows = "Rows" if self.rows else ""
         placed = sorted(placed, key=lambda item: item[0].row or 0)
@@ -105,10 +105,13 @@ class Paths:
             end += above + segment.out_features
             below = use.shape[0] - end if segment is placed[-1][0] else 0
             *A, last = self.factors[offset]
+            fed = isinstance(self.factors[offset], Pair)
             if above or below:
-                pads = [*first, above, 0, *first, below, 0]
-                last = self.tape.add("Pad", last, self.tape.integers(f"pads.{above}.{below}", pads))
-            if A:
+                pads = [0, above, 0, below] if fed else [*first, above, 0, *first, below, 0]
+                last = self.tape.add("Pad", last, self.tape.integers(f"pads.{'.'.join(map(str, pads))}", pads))
+            if fed:
+                yield f"Pair{use.form.title()}", *(self.tape.cast(factor, use.dtype) for factor in (*A, last))
+            elif A:
                 s = scale_of(self.tape, self.adapter, segment, use.dtype)
                 yield with_pair + of_rows, *(self.tape.cast(factor, use.dtype) for factor in (*A, last)), s
             else:

@@ -6,6 +6,7 @@ computes it once. Where theta is an input, the index is still a constant, and ea
 """
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +15,7 @@ from onnx_ir.tape import Tape
 from unilora_spec import Adapter, Segment
 from unilora_spec.program import Program
 
+from ..folders.peft_names import PREFIX
 from . import programs
 from .functions import DOMAIN
 
@@ -22,17 +24,21 @@ LARGEST_COMPUTED = 2**18
 chain: some 1.5 KB an entry, thus 0.4 GB and 0.3 s here, and 2.9 GB for two million entries. Stored, an entry takes 4
 bytes of the file. docs/onnx.md has the table."""
 COMPUTING_OPSET = 18  # brought BitwiseXor and BitwiseAnd
+KNOWN = 64
+"""The entries of a computed index that a graph compares with what they have to be. Where integers overflow, every entry is another
+number below d: of 64 some differ, unless d is 1 and all are 0."""
 
 
 class GraphTape(Tape):
     """Nodes and constants that are to go into a graph of the operator set ``opset``.
 
-    What the nodes give is named after ``prefix``: a graph would choose names of which its branches know nothing.
+    What the nodes give is named after ``prefix``: a graph would choose names of which its branches know nothing. ``inline``: they
+    are for runtimes of which nothing is known, neither int64 nor operators that are seldom used.
     """
 
-    def __init__(self, opset: int, prefix: str = "unilora"):
+    def __init__(self, opset: int, prefix: str = "unilora", inline: bool = False):
         super().__init__()
-        self.opset, self.prefix, self._constants = opset, prefix, {}
+        self.opset, self.prefix, self.inline, self._constants = opset, prefix, inline, {}
 
     def add(self, op_type, *inputs, name=None, shape=None, domain="", dtype=ir.DataType.FLOAT, **attributes):
         name = name or f"{self.prefix}.{len(self.nodes)}"
@@ -56,6 +62,13 @@ class GraphTape(Tape):
         if value.dtype == dtype:
             return value
         return self.add("Cast", value, to=int(dtype), dtype=dtype, shape=value.shape, name=name)
+
+
+class Pair(NamedTuple):
+    """A (in, rank) and s·B (rank, out) of a segment, as they are fed: of any rank."""
+
+    A: ir.Value
+    B: ir.Value
 
 
 def factors(
@@ -97,25 +110,44 @@ def factor_name(segment: Segment, factor: str) -> str:
     return f"{segment.name}.{factor}{''.join(place)}"
 
 
-def index_words(adapter: Adapter, opset: int) -> str:
+def lora_name(segment: Segment, factor: str) -> str:
+    """The name under which A or s·B is fed: ``model.layers.0.self_attn.q_proj.lora_A.weight``, as Olive's ``convert-adapters`` makes
+    it of PEFT's; ``….row768.lora_A.weight``, ``….index3.lora_A.weight`` for a part."""
+    module = factor_name(segment, "weight").replace(".weight.weight", "")
+    return f"{PREFIX}{module}.lora_{factor}.weight".replace(f"{PREFIX}model", "model")
+
+
+def pairs(adapter: Adapter) -> dict[str, np.ndarray]:
+    """A (in, rank) and s·B (rank, out) of each segment by the names under which they are fed, float32."""
+    found = {}
+    for segment, A, B in adapter.factors():
+        scaled = adapter.layer_map.factor_scale(segment) * B
+        found[lora_name(segment, "A")] = np.ascontiguousarray(A.T)
+        found[lora_name(segment, "B")] = np.ascontiguousarray(scaled.T)
+    return found
+
+
+def index_words(adapter: Adapter, opset: int, inline: bool = False) -> str:
     """Where a graph has the index from, and why."""
     p = adapter.projection
     if p.kind == "identity":
         return "none needed: theta is theta_D"
     if isinstance(p, Program):
         return f"none: theta_D of kind {p.kind} is a program of theta and of frozen numbers, which are stored"
-    if _index_is_computed(p, opset):
+    if _index_is_computed(p, opset, inline):
         return "computed in the graph"
     why = f"D = {p.D:,} is above {LARGEST_COMPUTED:,}, from where computing it would slow down loading"
     if p.kind not in COMPUTED:
         why = f"the kind {p.kind} has no other"
     elif opset < COMPUTING_OPSET:
         why = f"computing it needs operators of opset {COMPUTING_OPSET}, the base has {opset}"
+    elif inline:
+        why = "computing it needs integers of 64 bits, which not every runtime has"
     return f"stored, 4 bytes an entry: {why}"
 
 
-def _index_is_computed(p, opset) -> bool:
-    return p.kind in COMPUTED and p.D <= LARGEST_COMPUTED and opset >= COMPUTING_OPSET
+def _index_is_computed(p, opset, inline) -> bool:
+    return p.kind in COMPUTED and p.D <= LARGEST_COMPUTED and opset >= COMPUTING_OPSET and not inline
 
 
 def _theta_D(tape: GraphTape, adapter: Adapter, theta, rows, fed) -> ir.Value:
@@ -125,14 +157,17 @@ def _theta_D(tape: GraphTape, adapter: Adapter, theta, rows, fed) -> ir.Value:
     if isinstance(p, Program):
         return programs.theta_D(tape, p, theta, "unilora.theta_D")
     d = tape.integers("d", p.d)
-    if _index_is_computed(p, tape.opset):
+    scale = _scale(tape, p, d)
+    if _index_is_computed(p, tape.opset, tape.inline):
         index = COMPUTED[p.kind](tape, p, d)
+        known = tape.integers("known", p.index(0, min(p.D, KNOWN)))
+        scale = tape.call("IfExact", scale, index, known, shape=scale.shape)
     else:
         index = tape.constant("unilora.index", p.index(), np.int32)
-    expand, shape = "ExpandInput" if fed else "Expand", [p.D]
+    expand, shape = "ExpandInput" if fed and not tape.inline else "Expand", [p.D]
     if rows is not None:
-        expand, shape = "ExpandRows", [rows, p.D]
-    return tape.call(expand, theta, _scale(tape, p, d), index, name="unilora.theta_D", shape=shape)
+        expand, shape = "ExpandRowsInline" if tape.inline else "ExpandRows", [rows, p.D]
+    return tape.call(expand, theta, scale, index, name="unilora.theta_D", shape=shape)
 
 
 def _balanced_index(tape: GraphTape, p, d) -> ir.Value:
@@ -197,6 +232,8 @@ def delta(tape: GraphTape, adapter: Adapter, factors, placed, shape) -> ir.Value
 
 def product(tape: GraphTape, adapter: Adapter, segment: Segment, factors, shape=None) -> ir.Value:
     """ΔW of a segment in float32 (SPEC 7.7)."""
+    if isinstance(factors, Pair):
+        return tape.call("PairDelta", *factors, shape=shape)
     function = "DeltaWeight" if segment.rank else "Scaled"
     return tape.call(function, *factors, scale_of(tape, adapter, segment), shape=shape)
 

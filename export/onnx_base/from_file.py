@@ -16,6 +16,7 @@ from ..graph.adapt import Weight, check_mode, merged
 from ..graph.heads import Saved, put_in
 from ..graph.paths import add_beside
 from ..graph.sites import uses
+from ..modes import Form
 from ..onnx import LARGEST_FILE, advice, cases, check_call, finish, load, outputs
 from ..parity import compare as parity
 from ..parity import unrounded
@@ -35,6 +36,9 @@ def export_onnx_file(
     feeds: Sequence[Mapping[str, np.ndarray]] | None = None,
     compare: bool | None = None,
     part: str | None = None,
+    required_inputs: bool = False,
+    inline: bool = False,
+    marked: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> dict:
     """Writes the model in the ONNX file ``base`` with ``adapter`` to ``path`` and returns a report of it.
@@ -43,6 +47,9 @@ def export_onnx_file(
     ``given``    {the adapter's name of a weight: the name of its initializer, or NAME@ROW}, where it cannot be found
     ``feeds``    what the file is compared on; made up from its inputs' names and types where None
     ``compare``  whether it is compared with the base and ΔW as NumPy computes it; by default where it is below 2 GB
+    ``required_inputs``  whether what each run may bring (θ, A and B, a head) has no default, for runtimes without optional inputs
+    ``inline``           whether the graph has no local functions and needs no 64-bit integers, for runtimes without them
+    ``marked``           whether the .onnx_adapter of "input" and "factored" says what it belongs to; graphs of other tools refuse that
 
     ``part``     of a model in several files, the part that ``base`` is ("encoder"): it need not hold all of the adapter's weights
 
@@ -51,7 +58,8 @@ def export_onnx_file(
     """
     base, path = Path(base), Path(path)
     adapters = [adapter] if isinstance(adapter, Adapter) else list(adapter)
-    check_call(path, mode, adapters)
+    form = Form(required_inputs, inline, marked)
+    check_call(path, mode, adapters, form)
     replaced = {Path(os.path.realpath(file)) for file in outputs(path, mode)}
     if Path(os.path.realpath(base)) in replaced:
         raise UniLoraError(f"{path} is the base itself; give another output")
@@ -102,8 +110,8 @@ def export_onnx_file(
             for a, p in zip(answers[0], plain)
             for n in names
         )
-        checks = cases(mode, adapters, feeds, answers)
-    report = finish(graph, adapters, weights, saved, mode, path, checks, progress, base)
+        checks = cases(mode, adapters, feeds, answers, required_inputs)
+    report = finish(graph, adapters, weights, saved, mode, path, checks, progress, form, base)
     warnings = advice(mode, adapters[0].layer_map)
     if same is False:
         warnings.append(OTHER_CONTENTS)

@@ -11,6 +11,7 @@ from unilora_spec.rest import told
 
 from ..folders.base_files import OTHER_CONTENTS
 from ..graph.adapt import Saved, Weight
+from ..modes import Form
 from ..onnx import OPSETS, advice, cases, check_call, finish
 from .cache import PAST, PRESENT, split
 from .model import array, arrays, inference, looked_at, run, values
@@ -32,6 +33,9 @@ def export_onnx(
     more_inputs: list[Mapping[str, torch.Tensor]] = (),
     with_past: bool = False,
     compare: bool = True,
+    required_inputs: bool = False,
+    inline: bool = False,
+    marked: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> dict:
     """Writes ``model`` with ``adapter`` to ``path`` as ONNX and returns a report of it.
@@ -48,6 +52,9 @@ def export_onnx(
                         text costs one position a token: ``input_ids`` then are what follows the past, of which there may be
                         none, ``attention_mask`` covers both. The examples are whole sequences of six positions and more.
     ``compare``         whether it is
+    ``required_inputs``  whether what each run may bring (θ, A and B, a head) has no default, for runtimes without optional inputs
+    ``inline``           whether the graph has no local functions and needs no 64-bit integers, for runtimes without them
+    ``marked``           whether the .onnx_adapter of "input" and "factored" says what it belongs to; graphs of other tools refuse that
 
     An encoder-decoder is one graph from both its inputs to its logits: without a cache, and not as two files.
     The file is checked by onnx and run in ONNX Runtime against PyTorch before it takes its place at ``path``. Raises
@@ -57,7 +64,8 @@ def export_onnx(
     if opset is None:
         narrow = any(value.dtype == torch.bfloat16 for value in model.parameters())
         opset = OPSETS[-1] if narrow else DEFAULT_OPSET  # 22 is the first whose convolutions take bfloat16
-    check_call(path, mode, adapters)
+    form = Form(required_inputs, inline, marked)
+    check_call(path, mode, adapters, form)
     check_opset(opset)
     batches = [dict(example_inputs), *map(dict, more_inputs)]
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -84,8 +92,8 @@ def export_onnx(
             feeds = [arrays(batch, batch) for batch in batches]
             weights = [Weight(value, placed[name]) for name, value in kept.items() if name in placed]
             heads = [Saved(value, name) for name, value in kept.items() if name in saved]
-            checks = cases(mode, adapters, feeds, answers) if compare else None
-            report = finish(graph, adapters, weights, heads, mode, path, checks, progress)
+            checks = cases(mode, adapters, feeds, answers, required_inputs) if compare else None
+            report = finish(graph, adapters, weights, heads, mode, path, checks, progress, form)
     moved = max(float(np.max(np.abs(answers[0][0][n].astype("f4") - plain[n]), initial=0)) for n in wanted)
     warnings += advice(mode, adapters[0].layer_map)
     return {**report, "adapter_moves_outputs_by": moved, "warnings": warnings}
