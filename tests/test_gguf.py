@@ -279,6 +279,16 @@ def test_a_head_and_two_names_of_one_tensor(tmp_path):
         export(tmp_path)
 
 
+def test_ranks_that_add_up_to_more_than_a_weight_has(tmp_path):
+    """As files of A and B they would be larger than the weight, without a bound."""
+    name = f"{LAYER}{UP}.weight"
+    by_hand(tmp_path, "llama", [Segment(name, 12, 32, 9, row=row) for row in range(0, 48, 12)], {name: (48, 32)})
+    with pytest.raises(
+        UniLoraError, match="ranks of .*up_proj.weight add up to 36, and as one LoRA it can have 32; use"
+    ):
+        export(tmp_path)
+
+
 # The command
 
 

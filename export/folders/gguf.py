@@ -77,11 +77,22 @@ def _targets(adapter: Adapter, base: BaseFiles, names: Names) -> dict[str, list[
     for name, segments in adapter.layer_map.by_weight().items():
         if segments[0].index is None and len(base[name].shape) > 2:
             raise UniLoraError(f"{name} is the weight of a convolution, for which llama.cpp has no LoRA; {MEND}")
-        targets[name] = list(names.targets(name, _rows(segments[0], base[name].shape)))
+        rows = _rows(segments[0], base[name].shape)
+        if (rank := _rank(segments)) > (most := min(rows, segments[0].in_features)):
+            raise UniLoraError(f"the ranks of {name} add up to {rank}, and as one LoRA it can have {most}; {MEND}")
+        targets[name] = list(names.targets(name, rows))
         for target in targets[name]:
             if (owner := owners.setdefault(target.name, name)) != name:
                 raise UniLoraError(f"{owner} and {name} are one tensor in llama.cpp, {target.name}; {MEND}")
     return targets
+
+
+def _rank(segments: list[Segment]) -> int:
+    """The rank of a weight's LoRA: of all its segments together, or of a stack's matrix that has most."""
+    ranks = defaultdict(int)
+    for segment in segments:
+        ranks[segment.index] += segment.rank
+    return max(ranks.values())
 
 
 def _rows(segment: Segment, shape: tuple[int, ...]) -> int:
@@ -101,10 +112,7 @@ def _pairs(adapter: Adapter, base: BaseFiles, alpha: float) -> dict[str, tuple[n
     layer_map, pairs, filled = adapter.layer_map, {}, defaultdict(int)
     scale = SCALINGS[layer_map.scaling]
     for name, segments in layer_map.by_weight().items():
-        taken = defaultdict(int)
-        for segment in segments:
-            taken[segment.index] += segment.rank
-        stack, rank = base[name].shape[:-2], max(taken.values())
+        stack, rank = base[name].shape[:-2], _rank(segments)
         pairs[name] = (
             np.zeros((*stack, rank, segments[0].in_features), np.float32),
             np.zeros((*stack, _rows(segments[0], base[name].shape), rank), np.float32),
