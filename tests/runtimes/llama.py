@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import transformers
 from gguf import GGUFReader, GGUFWriter
-from safetensors.torch import save_file
 
 from backends.torch import attach
 from export.folders.gguf import export_gguf
@@ -101,9 +100,7 @@ def write_base(model, folder: Path) -> Path:
             there = known.get_name(part, try_suffixes=(".weight",))
             writer.add_tensor(there if there.endswith(".weight") else f"{there}.weight", np.ascontiguousarray(value))
     write(writer)
-    (folder / "base").mkdir(exist_ok=True)
-    save_file(model.state_dict(), folder / "base/model.safetensors")
-    config.save_pretrained(folder / "base")
+    model.save_pretrained(folder / "base", save_original_format=False)  # experts stacked, as they are in the model
     return path
 
 
