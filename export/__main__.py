@@ -354,6 +354,27 @@ def lora_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = Non
     tell(report, as_json, lambda report: show_folder(report, done))
 
 
+@app.command("gguf", epilog="Example: python -m export gguf --adapter vec.safetensors -o adapter.gguf")
+def gguf_command(
+    adapter: AdapterFile,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The LoRA's file, such as x.gguf.")],
+    base: BaseFolder = None,
+    as_json: AsJson = False,
+):
+    """Write the adapter as a LoRA for llama.cpp, a GGUF file beside that of the base.
+
+    llama.cpp loads it with --lora, onto the base however it is quantized. Language models without a head of their own.
+    """
+    _keep([adapter], output)
+    with bar() as progress:
+        progress("loading package gguf", 0, 1)
+        from .folders.gguf import export_gguf
+
+        report = export_gguf(adapter, output, base, progress)
+    done = f"{report['weights']} weights of a {report['architecture']}, of rank {report['rank']} at most"
+    tell(report, as_json, lambda report: show_folder(report, done))
+
+
 # PEFT's own UniLora, to it and from it
 
 

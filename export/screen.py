@@ -179,7 +179,8 @@ def show_nodes(report: dict) -> None:
 
 def show_folder(report: dict, done: str) -> None:
     """The report of what was written for other tools; ``done`` says what of the adapter."""
-    _line(f"{report['output']}: {report['files']} files, {report['bytes']:,} bytes; {done}")
+    files = "1 file" if report["files"] == 1 else f"{report['files']} files"
+    _line(f"{report['output']}: {files}, {report['bytes']:,} bytes; {done}")
     if left_out := report.get("left_out"):
         _line(f"  left out, as their weights would not be merged: {', '.join(left_out)}")
 

@@ -99,6 +99,30 @@ CONFIGS = {
     "a division by zero": _config("", num_attention_heads=0),
 }
 
+LLAMA = {"model_type": "llama", "num_hidden_layers": 1, "num_attention_heads": 4}
+LLAMA_WEIGHT = "model.layers.0.self_attn.q_proj.weight"
+LLAMA_BASE = {
+    "vec.safetensors": _adapter(weight=LLAMA_WEIGHT),
+    "base/model.safetensors": packed({LLAMA_WEIGHT: TENSORS[WEIGHT]}, bytes(4096)),
+}
+
+
+def _llama(says, **values):
+    return Seed(text(LLAMA | values), says)
+
+
+LLAMA_CONFIGS = {
+    **DEEP,
+    "a pipe": Seed(_raised, "has no config.json"),
+    "a billion layers": _llama("'num_hidden_layers' is 1000000000", num_hidden_layers=10**9),
+    "no layers": _llama("says no num_hidden_layers", num_hidden_layers=0),
+    "heads below zero": _llama("says no num_attention_heads", num_attention_heads=-1),
+    "heads of half a row": _llama("has 32 rows", num_attention_heads=32),
+    "a type that is a list": _llama("of the model_type", model_type=[]),
+    "a type of a million letters": _llama("of the model_type", model_type="x" * 10**6),
+    "a model in it that is a list": _llama(None, text_config=[]),
+}
+
 # Options
 
 
@@ -463,6 +487,13 @@ DOORS = [
         "base/config.json",
         ADAPTER | BASE,
         CONFIGS | {"a pipe": Seed(_raised, "")},
+    ),
+    Door(
+        "config.json, gguf",
+        ("export", "gguf", "--adapter", "vec.safetensors", "--base", "base", "-o", "out.gguf"),
+        "base/config.json",
+        LLAMA_BASE,
+        {"sound": Seed(text(LLAMA), None), **LLAMA_CONFIGS},
     ),
     Door(
         "tokenizer.json",

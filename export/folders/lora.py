@@ -5,8 +5,8 @@ takes one of each, and llama.cpp divides one alpha by each weight's own rank and
 filled up with zeros, and where its s is another one, B has the difference. Several segments of one weight lie side by side:
 their A one below the other, their B in the rows and columns that are theirs, among zeros.
 
-Tested with PEFT. By their sources, vLLM reads the same two files, and so does llama.cpp's convert_lora_to_gguf.py, both
-without ``modules_to_save``, so without a head.
+Tested with PEFT and, by ``make vllm``, with vLLM. By its source, llama.cpp's convert_lora_to_gguf.py reads the same two files. Both
+take no ``modules_to_save``, so no head; ``export gguf`` writes llama.cpp's own file.
 """
 
 import re
