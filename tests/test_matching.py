@@ -160,9 +160,9 @@ def test_scopes():
 
 
 @pytest.mark.parametrize(
-    "name", ["w_quantized", "w_Transposed_quantized", "w_Q4", "w_Q8", "w_DQ_Q4", "w_Q4G32", "w_Bnb4", "w"]
+    "name", ["w_quantized", "w_Transposed_quantized", "w_Q4", "w_Q8", "w_DQ_Q4", "w_Q4G32", "w_Bnb4", "w_merged_0", "w"]
 )
-def test_names_of_quantized_weights(name):
+def test_names_that_tools_have_lengthened(name):
     assert original(name) == "w"
 
 

@@ -227,6 +227,18 @@ def test_what_is_made_up_fits_grouped_query_attention(tmp_path, packed, lengths)
         assert answers["present.0.key"].shape[2] == total and np.isfinite(answers["y"]).all()
 
 
+def test_both_branches_of_a_merged_decoder_are_run(tmp_path):
+    inputs = {
+        "use_cache_branch": (TensorProto.BOOL, [1]),
+        "past_key_values.0.decoder.key": floats("batch", 2, "past", 4),
+    }
+    made = [helper.make_node("Identity", [name], [f"{name}.given"]) for name in inputs]
+    base = save(tmp_path / "base.onnx", made, inputs, {f"{name}.given": form for name, form in inputs.items()})
+    feeds = feeds_for(read(base))
+    assert {bool(feed["use_cache_branch"][0]) for feed in feeds} == {False, True}
+    assert all(feed["use_cache_branch"][0] == (feed["past_key_values.0.decoder.key"].shape[2] > 0) for feed in feeds)
+
+
 def gated(path, bits=None, scales=False):
     """gate_up_proj of a model as the builder splits it, in floats or in 4 bits; its adapter, and the whole weight."""
     model = nn.Module()

@@ -169,3 +169,21 @@ class Saved:
         found += [not in_out for form, in_out in constant.forms if form[::-1] == self.shape]
         named = ("_Transposed" in constant.value.name) != constant.packed
         return sorted(dict.fromkeys(found), key=lambda turned: own_name and turned != named)
+
+
+@dataclass(frozen=True)
+class Match:
+    """An initializer that holds a weight or a saved parameter of an adapter.
+
+    ``name``        the adapter's
+    ``value``       the initializer, in floats or quantized
+    ``transposed``  whether it holds (in, out); of a saved parameter of two dimensions, whether it holds its transpose
+    ``how``         what told it: "name", "node name", "bias name", "fingerprint", "given", or "copy" of another match
+    ``row``         the first row (of ``out``) where the initializer is a stack of matrices (q, k, v) that holds this one in part
+    """
+
+    name: str
+    value: ir.Value
+    transposed: bool
+    how: str
+    row: int | None = None

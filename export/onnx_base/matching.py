@@ -1,6 +1,6 @@
 """Which initializer of an ONNX file, whoever wrote it, holds which of an adapter's weights.
 
-By the names that exporters leave (exporter_names.py); by the adapter's fingerprint where they leave none (by_content.py); by
+By the names that exporters leave (by_names.py, exporter_names.py); by the adapter's fingerprint where they leave none (by_content.py); by
 what the user says. Never by shape or position alone: a delta weight in the wrong place is worse than a refusal.
 """
 
@@ -10,7 +10,6 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -19,8 +18,8 @@ from unilora_spec import Adapter, BaseMismatch, Segment, UniLoraError, contents_
 
 from ..graph.sites import FLOATS, uses
 from . import by_content
-from .exporter_names import ATTENTION, attended, in_attention, spellings, stacks
-from .fitting import HOWS, Constant, File, Saved, Weight, release
+from .by_names import by_names, listed
+from .fitting import Constant, File, Match, Saved, Weight, release
 from .joining import join
 from .prepare import prepare
 
@@ -30,24 +29,6 @@ CACHE = 2**28  # bytes of weights that the search keeps in memory
 BAND = 64  # rows of a weight that are compared at once
 BLOCK = 16  # the fewest numbers of a row that have one scale
 ABOUT_EQUAL = 0.8  # correlation in a block: of a matrix and its rounding to 4 bits 0.98, of two matrices 0.2
-
-
-@dataclass(frozen=True)
-class Match:
-    """An initializer that holds a weight or a saved parameter of an adapter.
-
-    ``name``        the adapter's
-    ``value``       the initializer, in floats or quantized
-    ``transposed``  whether it holds (in, out); of a saved parameter of two dimensions, whether it holds its transpose
-    ``how``         what told it: "name", "node name", "bias name", "fingerprint", "given", or "copy" of another match
-    ``row``         the first row (of ``out``) where the initializer is a stack of matrices (q, k, v) that holds this one in part
-    """
-
-    name: str
-    value: ir.Value
-    transposed: bool
-    how: str
-    row: int | None = None
 
 
 def match(
@@ -78,9 +59,7 @@ def match(
         whole = part is not None and not _is_of(part, each.name)
         if each.name in found:
             continue
-        matches = _by_names(file, each, doubts, whole) or _left_out(file, each, whole)
-        matches = matches or ([] if whole else _in_attention(file, each))
-        if matches:
+        if matches := by_names(file, each, doubts, whole):
             found[each.name] = matches
     missing = [each for each in wanted if each.name not in found]
     if missing and part is not None:
@@ -176,7 +155,7 @@ def _near(name, there) -> str:
     return f"; it has {', '.join(near)}" + (", …" if len(near) < len(there) else "") if near else ""
 
 
-# By names
+# In one of several files
 
 
 def _is_of(part: str, name: str) -> bool:
@@ -191,85 +170,6 @@ def _check_elsewhere(file: File, missing, found, doubts) -> None:
     for each in missing:
         if each.name in doubts or any(each.fits(constant) for constant in nameless):
             raise _not_found(file, each, found, doubts, "a part of a model has no fingerprint to tell it by")
-
-
-def _by_names(file: File, wanted, doubts: dict[str, str], whole: bool) -> list[Match]:
-    for how in HOWS:
-        for name in spellings(wanted.name):
-            found = [
-                Match(wanted.name, constant.value, fits[0], how)
-                for constant in file.find(how, name, whole)
-                if (fits := wanted.fits(constant, how == "name"))
-            ]
-            found = found or _in_stacks(file, wanted, how, name, whole)
-            if len(found) == 1 or (found and how == "name"):  # by one name: kept in floats and quantized
-                return found
-            if found:
-                doubts[wanted.name] = (
-                    f"{_listed([each.value for each in found])} are all of its shape and used where it is"
-                )
-    return []
-
-
-def _in_stacks(file, wanted, how, name, whole) -> list[Match]:
-    """Stacks are q, k, v or gate, up. The last two matrices of one have the same size, the first may have another."""
-    if not isinstance(wanted, Weight):
-        return []
-    out, found = wanted.segments[0].out_features, []
-    for stack, part, parts in stacks(name):
-        for constant in file.find(how, stack, whole):
-            for turned, height in wanted.stacked(constant):
-                row = height - (parts - part) * out if part else 0
-                if row >= part * out:
-                    found.append(Match(wanted.name, constant.value, turned, how, row))
-    return found
-
-
-def _in_attention(file: File, wanted) -> list[Match]:
-    """In the one matrix of a fused attention, which the names behind it tell."""
-    if not isinstance(wanted, Weight):
-        return []
-    out, found = wanted.segments[0].out_features, []
-    for constant in file.constants:
-        node = constant.uses[0].node
-        if node.op_type not in ATTENTION or node.domain != "com.microsoft" or node.inputs[1] is not constant.value:
-            continue
-        places = {place for name in attended(node) if (place := in_attention(wanted.name, name)) is not None}
-        for turned, height in wanted.stacked(constant) if len(places) == 1 else ():
-            sizes = (
-                node.attributes["qkv_hidden_sizes"].as_ints()
-                if "qkv_hidden_sizes" in node.attributes
-                else [height // 3] * 3
-            )
-            (place,) = places
-            if sizes[place] == out and sum(sizes) == height:
-                found.append(Match(wanted.name, constant.value, turned, "node name", sum(sizes[:place])))
-    return found if len(found) == 1 else []
-
-
-def _left_out(file: File, wanted, whole: bool) -> list[Match]:
-    """torch.export's optimizer drops a bias of zeros from a Gemm; that of a new head is one. It is put in again."""
-    if not (isinstance(wanted, Saved) and len(wanted.shape) == 1 and wanted.name.endswith(".bias")):
-        return []
-    weight = wanted.name.removesuffix("bias") + "weight"
-    constants = file.find("name", weight, whole) or file.find("node name", weight, whole)
-    found = [use for constant in constants for use in constant.uses]
-    without = [
-        use for use in found if use.node.op_type == "Gemm" and use.shape[:1] == wanted.shape and _no_bias(use.node)
-    ]
-    if not found or without != found or wanted.name in file.initializers:
-        return []
-    zeros = ir.Tensor(np.zeros(wanted.shape, found[0].dtype.numpy()), name=wanted.name)
-    bias = ir.Value(name=wanted.name, shape=zeros.shape, type=ir.TensorType(zeros.dtype), const_value=zeros)
-    file.graph.register_initializer(bias)
-    for use in found:
-        use.node.resize_inputs(3)
-        use.node.replace_input_with(2, bias)
-    return [Match(wanted.name, bias, False, "node name")]
-
-
-def _no_bias(gemm):
-    return len(gemm.inputs) < 3 or gemm.inputs[2] is None
 
 
 # By content
@@ -459,7 +359,7 @@ def _not_found(file: File, wanted, found, doubts, why=None) -> BaseMismatch:
     reasons += [why] if why else []
     taken = {each.value for matches in found.values() for each in matches}
     fitting = [each.value for each in file.constants if each.value not in taken and wanted.fits(each)]
-    reasons.append(f"of its shape are {_listed(fitting)}" if fitting else "none that is free has its shape")
+    reasons.append(f"of its shape are {listed(fitting)}" if fitting else "none that is free has its shape")
     at, instead = "", ""
     if file.fused and isinstance(wanted, Weight) and any(wanted.stacked(each) for each in file.constants):
         stack = file.fused.inputs[1].name
@@ -470,11 +370,6 @@ def _not_found(file: File, wanted, found, doubts, why=None) -> BaseMismatch:
         f" --map {wanted.name}=INITIALIZER{at}{instead}",
         "10.3",
     )
-
-
-def _listed(initializers) -> str:
-    shown = ", ".join(each.name for each in initializers[:3])
-    return shown + (f" and {len(initializers) - 3} more" if len(initializers) > 3 else "")
 
 
 def _stored(match: Match) -> str:
