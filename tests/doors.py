@@ -561,6 +561,13 @@ DOORS = [
         {"sound": Seed(graph(), None), **ONNX},
     ),
     Door(
+        "ONNX, folder",
+        ("export", "onnx-folder", "--adapter", "vec.safetensors", "--base", "graphs", "-o", "out"),
+        "graphs/model.onnx",
+        ADAPTER | BASE | {f"graphs/{name}": content for name, content in BASE.items()},  # where the graphs say their data are
+        ONNX,
+    ),
+    Door(
         "arrays",
         (*ONTO_ONNX, "--inputs", "in.npz"),
         "in.npz",

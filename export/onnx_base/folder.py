@@ -41,7 +41,7 @@ def export_onnx_folder(
     base, output = Path(base), Path(output)
     adapters = [adapter] if isinstance(adapter, Adapter) else list(adapter)
     check_new(output)
-    files = sorted(path for path in base.glob("*.onnx") if own_file(base, path.name))
+    files = sorted(base.glob("*.onnx"))
     if not files:
         raise UniLoraError(f"{base} has no ONNX files; give a folder that has, or the base to `export onnx`")
     if base.resolve() in (output.resolve(), *output.resolve().parents):
@@ -103,6 +103,8 @@ def _same_contents(adapter: Adapter, found) -> bool | None:
 
 
 def _copy(file: Path, target: Path) -> None:
+    if own_file(file.parent, file.name) is None:
+        raise UniLoraError(f"{file} is no file of the base's own folder; put it there, or leave it out")
     graph = ir.load(file)
     external.settle(graph, file)
     for own in (file, *(path for path in external.files(graph))):
