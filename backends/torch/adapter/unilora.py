@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -85,6 +84,7 @@ class UniLora(Several, LeftOut):
         self.projection, self.layer_map = projection, layer_map
         self.owners = {name: by_weight[name] for name in layer_map.by_weight()}
         self.structure = Structure(self.model, (owner.module for owner in self.owners.values()))
+        self._places = [(owner.module._parameters, owner.parameter) for owner in self.owners.values()]
         self._readers = {name: list(readers_of(self.model, name)) for name in self.owners}
 
     def _parts(self):
@@ -188,8 +188,8 @@ class UniLora(Several, LeftOut):
         for module in dict.fromkeys([self.model, *layers]):
             self._sites.append(module.register_forward_pre_hook(unchanged))
 
-    def _adapted_weights(self) -> Iterable[torch.Tensor]:
-        return (owner.module._parameters[owner.parameter] for owner in self.owners.values())
+    def _adapted_weights(self) -> list[torch.Tensor]:
+        return [parameters[key] for parameters, key in self._places]  # looked at in each call
 
     def _multiplied_weights(self):
         """The weights that act where their module multiplies by them, and nowhere else: module and key by name."""

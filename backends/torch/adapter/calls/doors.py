@@ -69,17 +69,20 @@ class Doors:
         if torch.compiler.is_compiling():
             return self._traced if self._acts() else None
         call = self._call
+        held = call.held
+        if held is None or call.off or call.instead is not None:
+            return self._of_no_door(call)
+        if torch.is_grad_enabled() and not held.has_grad and self.vector.theta.requires_grad:
+            return self._current(fresh=False)  # a gradient is wanted in a part of a call that wants none
+        return held
+
+    def _of_no_door(self, call):
         if call.off or not self._acts():
             return None
         if call.instead is not None:
             self._check(call.instead)
             return call.instead
-        held = call.held
-        if held is None or (
-            not held.has_grad and self._wants_grad()
-        ):  # a gradient wanted in a part of a call that wants none
-            return self._current(fresh=False)
-        return held
+        return self._current(fresh=False)
 
     def current(self) -> Factors:
         """Those of now whether or not the adapter acts."""
