@@ -97,8 +97,11 @@ def _merge(r):
 
 def _module(weight, segment):
     """A module of the kind that holds such a weight in a model."""
-    if segment is None or segment.index is not None:
+    if segment is None:
         module = nn.Module()
+    elif segment.index is not None:
+        module = nn.Module()
+        module.num_experts = len(weight)  # by which a stack is known
     elif weight.dim() > 2:
         module = nn.Conv1d(1, 1, 1)
     else:

@@ -5,8 +5,8 @@ call decides once, and its thread keeps the factors until the call ends; a modul
 is asked of optimizers, nor of tensors' versions, which fused optimizers, ``.data`` and inference mode leave as they are:
 
 - A forward of the whole model that wants a gradient expands θ anew.
-- Any other takes the last factors where θ has the values that they were made of, none of which is compared with a tolerance, and where they have
-  a gradient if one is wanted, that of no backward pass that is over.
+- Any other takes the last factors where θ has exactly the values that they were made of; if a gradient is wanted, where they have one, and no
+  backward pass has come back through them yet.
 """
 
 import contextlib

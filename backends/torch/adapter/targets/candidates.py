@@ -185,11 +185,14 @@ def _bare(name, module, owners):
         full = joined(name, key)
         yield Unfit(full, full, module, _no_weight(module, key), is_linear=False)
     for key, weight in module._parameters.items():
-        if weight is None or is_lazy(weight) or key.endswith("bias") or not _is_matrix(weight.shape):
+        if weight is None or is_lazy(weight) or key.endswith("bias"):
+            continue
+        experts = weight.dim() == 3 and _holds_experts(name, module)
+        if not (experts or _is_matrix(weight.shape)):
             continue
         if key.removesuffix("_v").removesuffix("_orig") in hidden:  # which weight_norm and others make a hidden one of
             continue
-        full, experts = joined(name, key), weight.dim() == 3 and _holds_experts(name, module)
+        full = joined(name, key)
         linear = experts or isinstance(module, nn.MultiheadAttention)
         target = name if key == "weight" and weight.dim() == 2 and name else full
         if isinstance(module, nn.RNNBase):
