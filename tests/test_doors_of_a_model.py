@@ -77,9 +77,10 @@ def test_the_next_call_sees_what_changed(change):
         before = seen(model, X)  # a metric between backward and step
         change(model.unilora.theta)
         expected = seen(anew(model, block, ("query",)), X)
-        assert not torch.equal(expected, before)
+        assert (expected - before).abs().max() > 1e-3
         with torch.set_grad_enabled(with_grad):
-            assert torch.equal(model(X), expected)
+            # few tokens take other products where no gradient is wanted: sums of eight numbers of size one, in another order
+            torch.testing.assert_close(model(X).detach(), expected, atol=1e-5, rtol=0)
 
 
 # Calls past the forward of the model
