@@ -17,11 +17,16 @@ _HALVES = (torch.bfloat16, torch.float16)
 
 
 class Prepared(NamedTuple):
-    """What a module adds: ``dtype`` is that of the products, ``pairs`` are (first row or None, number of rows, Aᵀ (1, in, rank),
-    s·Bᵀ (1, rank, out))."""
+    """What a module adds to inputs of the dtype ``of`` on ``device``: ``dtype`` is that of the products, ``pairs`` are (first row or None, number
+    of rows, Aᵀ (1, in, rank), s·Bᵀ (1, rank, out))."""
 
+    of: torch.dtype
+    device: torch.device
     dtype: torch.dtype
     pairs: list[tuple[int | None, int, Tensor, Tensor]]
+
+    def are_for(self, x: Tensor) -> bool:
+        return x.dtype is self.of and x.device == self.device
 
 
 def are_few(x: Tensor, output: Tensor) -> bool:
@@ -42,12 +47,12 @@ def prepared(x: Tensor, pairs: Iterable[tuple[Segment, float, Tensor, Tensor]]) 
     for segment, s, A, B in pairs:
         of_B = (B.to(x.device, dtype) * s).T.contiguous()
         made.append((segment.row, segment.out_features, A.to(x.device, dtype).T[None], of_B[None]))
-    return Prepared(dtype, made)
+    return Prepared(x.dtype, x.device, dtype, made)
 
 
 def add(x: Tensor, output: Tensor, to_add: Prepared) -> Tensor:
     """``output``, which is contiguous, with s·(x Aᵀ)Bᵀ of each segment added on its rows, in place."""
-    dtype, pairs = to_add
+    dtype, pairs = to_add.dtype, to_add.pairs
     y = output
     if x.dim() != 3 or len(x) != 1:  # the calls of a batch of matrices take them as they are, and less time than others
         x, y = x.reshape(1, -1, x.shape[-1]), y.view(1, -1, y.shape[-1])

@@ -70,11 +70,10 @@ class LowRank:
         )
 
     def _added_to_few(self, x, output, factors):
-        key = self, x.dtype, x.device
-        ready = factors.ready.get(key)
-        if ready is None:
+        ready = factors.ready.get(self)
+        if ready is None or not ready.are_for(x):
             pairs = [(segment, s, *factors.segments[number]) for number, segment, s in self.pairs]
-            ready = factors.ready[key] = few_tokens.prepared(x, pairs)
+            ready = factors.ready[self] = few_tokens.prepared(x, pairs)
         return few_tokens.add(x, output, ready)
 
     def _added(self, module, x, output, factors):
@@ -187,8 +186,8 @@ class _MergedForward(InPlaceOfForward):
         super().__init__(module)
         self.site = site
 
-    def run(self, input):
-        return self.site.forward(self.module, input)
+    def __call__(self, input):  # in each layer for each token: a call less than by ``run``
+        return self.inner(input) if self.is_closed else self.site.forward(self.module, input)
 
     remove = InPlaceOfForward.close
 
