@@ -282,13 +282,13 @@ def test_an_exchanged_module_is_seen_at_the_next_forward_and_the_next_save(tmp_p
     model = adapted()
     own, model[0] = model[0], nn.Linear(8, 8)
     for use in (lambda: model(X), lambda: model.save_adapter(tmp_path / "vec.safetensors"), model.merge):
-        with pytest.raises(LayerMapError, match="0 was exchanged after attach, and a Linear is in its place"):
+        with pytest.raises(LayerMapError, match="0 was exchanged after attach, and another Linear is in its place"):
             use()
     model[0] = own
     assert torch.equal(model(X), adapted()(X))
     with pytest.warns(DeprecationWarning):
         quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
-    with pytest.raises(LayerMapError, match="0 was exchanged after attach"):
+    with pytest.raises(LayerMapError, match=r"and a torch\.ao\..*\.Linear is in its place"):
         quantized(X)
 
 

@@ -49,9 +49,16 @@ class Structure:
         while inner is not None and inner is not child:
             inner = next((inner._modules[part] for part in _WRAPPED if part in inner._modules), None)
         if inner is None:
-            now = f"a {type(there).__name__}" if there is not None else "nothing"
+            now = "nothing" if there is None else _described(type(there), type(child))
             raise LayerMapError(
                 f"{name} was exchanged after attach, and {now} is in its place, on which the adapter does not act; put the module back, or "
                 "attach after the exchange"
             )
         return children, key, there, name
+
+
+def _described(there: type, before: type) -> str:
+    """A class beside the one that was there, whose name it may have: quantized layers are called as others are."""
+    if there is before:
+        return f"another {there.__name__}"
+    return f"a {there.__module__}.{there.__name__}" if there.__name__ == before.__name__ else f"a {there.__name__}"
