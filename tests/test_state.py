@@ -130,6 +130,8 @@ def test_a_checkpoint_of_every_form_is_the_adapters_file(kind, tmp_path):
     for name in ("model.safetensors", "plain.pt", "lightning.ckpt", "ddp.pth"):
         assert encode(adapter_in(tmp_path / name)) == expected, name
     assert encode(adapter_in(tmp_path)) == expected, "a folder"
+    # of kind vb the file holds weights where training has logits: a rounding each, of numbers below ten
+    torch.testing.assert_close(load_adapter(net(), tmp_path / "lightning.ckpt")(X), model(X), atol=1e-5, rtol=0)
 
 
 def test_a_trainers_checkpoint_by_the_command_and_by_load_adapter(tmp_path):

@@ -102,7 +102,7 @@ def attach(
 def load_adapter(model: nn.Module, path) -> nn.Module:
     """Puts the adapter in the file at ``path`` on ``model``, in place of one that may be there, and returns the model.
 
-    ``path`` may also be a folder that ``save_pretrained`` of an adapted model or a trainer wrote. Others that ``add_adapter`` has put
+    ``path`` may also be a folder that ``save_pretrained`` of an adapted model or a trainer wrote, or a trainer's file (.ckpt, .pt, .pth, .bin). Others that ``add_adapter`` has put
     beside the adapter that was there stay.
 
     Raises ``UniLoraError`` with the file's name where the file is unsound or made for another architecture; warns where the

@@ -16,6 +16,7 @@ from unilora_spec.base_model import read_file, read_pieces
 
 # What trainers call the file with the state: transformers and accelerate, Lightning and plain torch.
 NAMES = ("model.safetensors", "pytorch_model.bin", "*.ckpt", "*.pt", "*.pth")
+OF_TORCH = (".bin", ".ckpt", ".pt", ".pth", ".tar")  # no adapter's file is called so
 # Under what trainers keep the model's state in a file with other things.
 INNER = ("state_dict", "model_state_dict", "model", "module")
 _TORCH = {

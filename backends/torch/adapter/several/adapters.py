@@ -13,6 +13,7 @@ from unilora_spec import Adapter, Base, LayerMap, LayerMapError, Projection, Uni
 from ..files.checkpoint import adapter_in
 from ..files.contents import Contents
 from ..files.record import check_base
+from ..files.stored_state import OF_TORCH
 from ..theta.expansion import storage_of
 from ..theta.factors import Factors
 from .mixing import check_linear, weighted, weighted_theta
@@ -185,7 +186,7 @@ def fitting(model, adapter) -> Adapter:
         check_base(model, adapter)
         return adapter
     path = Path(adapter)
-    adapter = adapter_in(path) if path.is_dir() else unilora_spec.load_adapter(path)
+    adapter = adapter_in(path) if path.is_dir() or path.suffix in OF_TORCH else unilora_spec.load_adapter(path)
     try:
         check_base(model, adapter)
     except UniLoraError as error:
