@@ -152,7 +152,7 @@ class Job:
 class Export(Job):
     """``export onnx`` to one file."""
 
-    mode = "input"
+    mode = "reconstruct"
 
     def __init__(self, work):
         self.work = work
@@ -194,6 +194,12 @@ class ExportFactored(Export):
                 except UniLoraError:
                     return MIXED
         return BROKEN
+
+
+class ExportInput(ExportFactored):
+    """``export onnx --mode input``: a graph and its adapter, of which ``check`` refuses what is mixed."""
+
+    mode = "input"
 
 
 class Folder(Job):
@@ -307,7 +313,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 JOBS = {
     "train": Train, "resume": Resume, "export onnx, one file": Export, "export onnx, data beside": ExportWithData,
-    "export onnx, factored": ExportFactored, "merge": Merge, "lora": Lora,
+    "export onnx, factored": ExportFactored, "export onnx, input": ExportInput, "merge": Merge, "lora": Lora,
 }  # fmt: skip
 
 
