@@ -143,6 +143,38 @@ def test_what_a_killed_saver_left_is_cleared_and_nothing_else(tmp_path):
     assert names(mine) == ["letter"]
 
 
+@forks
+@pytest.mark.parametrize("removals", range(5))
+def test_a_saver_that_is_killed_while_it_clears_is_cleared_by_the_next(tmp_path, monkeypatch, removals):
+    """Of what it had begun, a file in a folder, the folder, another file, the lock, its own folder, ``removals`` are gone."""
+    own = {name: getattr(os, name) for name in ("unlink", "rmdir")}
+
+    def dying(name):
+        def remove(*place, **options):
+            nonlocal removals
+            if removals == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            removals -= 1
+            own[name](*place, **options)
+
+        return remove
+
+    def work():
+        with placing.placing(tmp_path / "out") as folder:
+            (folder / "out").mkdir()
+            (folder / "out/a").write_bytes(b"old")
+            (folder / "b").write_bytes(b"old")
+            for name in own:
+                monkeypatch.setattr(os, name, dying(name))
+            raise KeyboardInterrupt
+
+    killed(work)
+    assert len(os.listdir(tmp_path)) == 1
+    with placing.placing(tmp_path / "out") as folder:
+        (folder / "out").write_bytes(b"new")
+    assert os.listdir(tmp_path) == ["out"] and (tmp_path / "out").read_bytes() == b"new"
+
+
 def test_where_there_are_no_locks_nothing_is_cleared(tmp_path, monkeypatch):
     monkeypatch.setattr(placing, "fcntl", None)
     path = tmp_path / "vec.safetensors"

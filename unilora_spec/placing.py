@@ -89,7 +89,7 @@ def _partial(path: Path):
         yield folder
     finally:
         if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         if lock:
             lock.release()
 
@@ -123,8 +123,20 @@ def _clear(leftover: Path, path: Path) -> None:
         if lock and lock.held:
             for name in _stranded(leftover, path):
                 path.with_name(name).unlink(missing_ok=True)
-            shutil.rmtree(leftover, ignore_errors=True)
+            _remove(leftover)
             lock.release()
+
+
+def _remove(folder: Path) -> None:
+    """The lock goes last: of a folder that has something in it and no lock, nobody can tell whose it is."""
+    with suppress(OSError):
+        for each in list(folder.iterdir()):
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each, ignore_errors=True)
+            elif each.name != LOCK:
+                each.unlink(missing_ok=True)
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _stranded(leftover: Path, path: Path) -> list[str]:
