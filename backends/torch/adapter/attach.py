@@ -88,13 +88,14 @@ def attach(
     theta = projection.initial(layer_map, layer_map.bound if bound is None else bound)
     in_full = names_in_full(model, train_in_full, layer_map)
     told = names_in_full(model, untrained, layer_map)
-    if forgotten := [name for name in lacking(model) if name not in (*in_full, *told)]:
+    new = [name for name in lacking(model) if name not in told]
+    if forgotten := [name for name in new if name not in in_full]:
         warnings.warn(
             f"{', '.join(forgotten)}: the base's checkpoint lacks them, so that they are random here; name them in train_in_full, or in "
             "untrained where their values do not matter",
             stacklevel=2,
         )
-    UniLora(model, projection, layer_map, theta, in_full, storage, told)
+    UniLora(model, projection, layer_map, theta, in_full, storage, new)
     read_adapters(model, load_adapter)
     return wrapped
 
@@ -102,8 +103,8 @@ def attach(
 def load_adapter(model: nn.Module, path) -> nn.Module:
     """Puts the adapter in the file at ``path`` on ``model``, in place of one that may be there, and returns the model.
 
-    ``path`` may also be a folder that ``save_pretrained`` of an adapted model or a trainer wrote, or a trainer's file (.ckpt, .pt, .pth, .bin). Others that ``add_adapter`` has put
-    beside the adapter that was there stay.
+    ``path`` may also be a folder that ``save_pretrained`` of an adapted model or a trainer wrote, or a trainer's file (.ckpt, .pt, .pth,
+    .bin). Others that ``add_adapter`` has put beside the adapter that was there stay.
 
     Raises ``UniLoraError`` with the file's name where the file is unsound or made for another architecture; warns where the
     model's weights are not those it was trained on. The model is unchanged until everything has been checked.
@@ -126,8 +127,8 @@ def put(model: nn.Module, adapter: Adapter) -> nn.Module:
     if attached:
         attached.adapters.replace(adapter)
     else:
+        # Nothing is new: what the file does not hold, its author did without.
         attached = UniLora(model, adapter.projection, adapter.layer_map, adapter.theta, adapter.saved)
-        attached.in_full.new = []  # what the file does not hold, its author did without
         attached.in_full.set(adapter.saved)
         attached.adapters.base = adapter.base
         attached.take_meaning(adapter)

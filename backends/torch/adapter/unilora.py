@@ -42,14 +42,13 @@ class UniLora(Several, LeftOut):
     """
 
     def __init__(
-        self, model, projection: Projection, layer_map: LayerMap, theta, trained_in_full=(), storage=None, untrained=()
+        self, model, projection: Projection, layer_map: LayerMap, theta, trained_in_full=(), storage=None, new=()
     ):
         self.model, self._noise, self._own_meaning = model, None, meaning.nothing
         self._handles, self._sites, self.state = [], [], None
         self._find(projection, layer_map)
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
-        self.in_full = InFull(model)
-        self.in_full.new = [name for name in self.in_full.new if name not in untrained]
+        self.in_full = InFull(model, new)
         self.adapters = Adapters(self)
         try:
             self._put_on(theta, trained_in_full, storage)

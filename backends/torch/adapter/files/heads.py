@@ -9,7 +9,7 @@ from torch import nn
 from unilora_spec import UniLoraError
 from unilora_spec.base_model import tensors_of
 
-from ..targets.names import parameters
+from ..targets.names import first_parameters
 
 
 def lacking(model: nn.Module) -> list[str]:
@@ -21,19 +21,12 @@ def lacking(model: nn.Module) -> list[str]:
     prefix = model.base_model_prefix
     if not prefix or not isinstance(getattr(model, prefix, None), nn.Module):
         return []
-    heads = [name for name in _first_names(model) if not name.startswith(f"{prefix}.") and "." in name]
+    # By their first names, as one that is tied to the base model is none of a head's.
+    heads = [name for name in first_parameters(model) if not name.startswith(f"{prefix}.") and "." in name]
     if not heads or not (stored := _stored(model.name_or_path)):
         return []
     endings = {ending for name in stored for ending in _endings(name)}
     return [name for name in heads if name not in endings and not any(ending in stored for ending in _endings(name))]
-
-
-def _first_names(model):
-    """The parameters by the names that they have first: a tied one is none of a head's."""
-    seen = {}
-    for name, (module, key) in parameters(model).items():
-        seen.setdefault(id(module._parameters[key]), name)
-    return list(seen.values())
 
 
 def _endings(name) -> Iterator[str]:

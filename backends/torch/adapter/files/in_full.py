@@ -1,6 +1,7 @@
 """Parameters that are trained in full beside θ: which, and what they were before."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -9,10 +10,9 @@ from torch import nn
 from unilora_spec import FileError, LayerMap, LayerMapError
 
 from ..several.rows import ByRow
-from ..targets.names import modules, parameters
+from ..targets.names import first_parameters, modules, parameters
 from ..targets.plan import matching
 from ..theta.vector import THETA
-from .heads import lacking
 from .originals import Original
 
 
@@ -25,8 +25,8 @@ class InFull:
     The parameters keep the trained values. Whoever computes where the adapter is off reads the original ones: originals.py.
     """
 
-    def __init__(self, model: nn.Module):
-        self.model, self.originals, self.new, self._shown = model, {}, lacking(model), []
+    def __init__(self, model: nn.Module, new: Sequence[str]):
+        self.model, self.originals, self.new, self._shown = model, {}, list(new), []
 
     def names(self) -> list[str]:
         """Those that were named, and those that somebody has unfrozen since, as the base names them."""
@@ -35,10 +35,7 @@ class InFull:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every parameter of the model once, by its first name."""
-        first = {}
-        for name, (module, key) in parameters(self.model).items():
-            first.setdefault(id(module._parameters[key]), (name, module._parameters[key]))
-        return dict(first.values())
+        return first_parameters(self.model)
 
     def keep(self, names) -> None:
         """Trains the named parameters in full; their values of now come back with ``restore``."""
@@ -123,9 +120,8 @@ class InFull:
 def names_in_full(model: nn.Module, patterns, layer_map: LayerMap) -> list[str]:
     """The names of the parameters that ``patterns`` name, themselves or by their modules, each once. Raises ``LayerMapError``."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    every, first, names = parameters(model), {}, []
-    for name, (module, key) in every.items():
-        first.setdefault(id(module._parameters[key]), name)
+    every, names = parameters(model), []
+    first = {id(parameter): name for name, parameter in first_parameters(model).items()}
     named = matching(patterns, [*modules(model), *every])
     for pattern in patterns:
         inside = tuple(f"{name}." if name else "" for name in named[pattern])

@@ -19,7 +19,6 @@ from .record import base_of
 
 RECORD = "unilora_record"
 TENSOR = "unilora_tensor_"  # and the name of a tensor that the kind has in an adapter's file beside θ
-_DEFINING = ("projection", "alpha", "scaling", "layers")
 
 
 class State:

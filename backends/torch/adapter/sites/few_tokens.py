@@ -12,6 +12,8 @@ from torch import Tensor
 
 from unilora_spec import Segment
 
+from ..calls.compiling import in_torch_func
+
 _FEW = 16  # tokens; of more in half precision, the products in float32 would cost more than they save
 _HALVES = (torch.bfloat16, torch.float16)
 
@@ -36,7 +38,7 @@ def are_few(x: Tensor, output: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and x.dtype == output.dtype
         and not torch.compiler.is_compiling()
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and not in_torch_func()
     )
 
 

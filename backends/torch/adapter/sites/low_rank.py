@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unilora_spec import Segment
 
+from ..calls.compiling import in_torch_func
 from ..calls.in_place import InPlaceOfForward
 from . import few_tokens
 from .linear import merged_linear, merged_weight
@@ -178,7 +179,7 @@ class MergedLinear(LowRank):
         plain = type(weight) in (nn.Parameter, torch.Tensor) and x.dtype in (torch.float32, torch.float64)
         device = x.device.type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        return plain and not autocast and torch._C._functorch.peek_interpreter_stack() is None
+        return plain and not autocast and not in_torch_func()
 
 
 class _MergedForward(InPlaceOfForward):
@@ -199,9 +200,7 @@ def unchanged(module, inputs):
 def _add(output, delta, segment, dim):
     if segment.row is None:
         return output + delta
-    if (
-        torch._C._functorch.peek_interpreter_stack() is not None
-    ):  # a batch of θ has a batch of deltas, and output may have none
+    if in_torch_func():  # a batch of θ has a batch of deltas, and output may have none
         after = output.shape[dim] - segment.row - segment.out_features
         return output + F.pad(delta.movedim(dim, -1), (segment.row, after)).movedim(-1, dim)
     output.narrow(dim, segment.row, segment.out_features).add_(delta)

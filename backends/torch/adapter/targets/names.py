@@ -68,6 +68,14 @@ def parameters(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     }
 
 
+def first_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter once, by the first of its names. Raises ``LayerMapError`` as ``plain`` does."""
+    first = {}
+    for name, (module, key) in parameters(model).items():
+        first.setdefault(id(module._parameters[key]), (name, module._parameters[key]))
+    return dict(first.values())
+
+
 def named_modules(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """``modules`` one by one, each before what it holds. It computes nothing: of a parametrized module no ``weight`` is read."""
     yield from _below(model, name, _present(_LEFT_OUT), tuple(_present(_REFUSED)))
