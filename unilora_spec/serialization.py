@@ -148,9 +148,9 @@ def _check_version(metadata) -> None:
 
 def describe(adapter: Adapter) -> dict:
     """The description that the file's `unilora` field holds (SPEC 8.5, 8.6)."""
-    p, base = adapter.projection, adapter.base
+    base = adapter.base
     description = {
-        "projection": {"kind": p.kind, "seed": str(p.seed), "d": p.d, "D": p.D, **p.options},
+        "projection": describe_projection(adapter.projection),
         "alpha": adapter.layer_map.alpha,
         "layers": adapter.layer_map.to_json(),
     }
@@ -159,6 +159,11 @@ def describe(adapter: Adapter) -> dict:
     if base:
         description["base"] = {name: value for name, value in vars(base).items() if value is not None}
     return description
+
+
+def describe_projection(p: Projection) -> dict:
+    """What the description says of a projection (SPEC 8.5)."""
+    return {"kind": p.kind, "seed": str(p.seed), "d": p.d, "D": p.D, **p.options}
 
 
 def parse(description: dict, own: Callable[[str, str], np.ndarray]) -> tuple[Projection, LayerMap, Base | None]:

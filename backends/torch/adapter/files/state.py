@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from unilora_spec import FileError, LayerMapError, UniLoraError, canonical_json
+from unilora_spec.serialization import describe_projection
 
 from ..calls.threads import PerThread
 from ..targets.names import without_wrappers
@@ -106,9 +107,9 @@ class State:
         return [name for name in names if without_wrappers(name) not in trained]
 
     def _defining(self):
-        p, layer_map = self.unilora.projection, self.unilora.layer_map
+        layer_map = self.unilora.layer_map
         return {
-            "projection": {"kind": p.kind, "seed": str(p.seed), "d": p.d, "D": p.D, **p.options},
+            "projection": describe_projection(self.unilora.projection),
             "alpha": layer_map.alpha,
             "scaling": layer_map.scaling,
             "layers": layer_map.to_json(),

@@ -4,6 +4,7 @@ What loads, counts, saves or steps parameters goes by ``module._parameters`` and
 and gets what is shown. The module gets a class of the same name, derived from its own, as torch's parametrizations do it.
 """
 
+from abc import ABC, abstractmethod
 from functools import cache
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 _SITES = "_unilora_sites"  # of a module, by parameter
 
 
-class Shown:
+class Shown(ABC):
     """What the attribute ``parameter`` of ``module`` gives, from ``show`` to ``remove``."""
 
     def show(self, module: nn.Module, parameter: str) -> None:
@@ -33,9 +34,9 @@ class Shown:
             delattr(self.module, _SITES)
             self.module.__class__ = plain
 
+    @abstractmethod
     def shown(self) -> Tensor:
         """What the attribute gives now."""
-        raise NotImplementedError
 
 
 def shows(module, parameter) -> bool:
