@@ -88,12 +88,12 @@ def evaluate() -> dict:
     import unilora_spec
     from backends.torch import load_adapter
     from backends.torch.settings import TrainSettings
+    from backends.torch.tasks import rows_and_task
     from backends.torch.training.base import quiet
-    from backends.torch.training.data import load
-    from export.parity.compare import session
+        from export.parity.compare import session
 
     with quiet():
-        data = load(TrainSettings(base=BASE, data=DATA, where=WHERE, holdout=HOLDOUT, head_only=True))
+        data, task = rows_and_task(TrainSettings(base=BASE, data=DATA, where=WHERE, holdout=HOLDOUT, head_only=True))
         tokenizer = AutoTokenizer.from_pretrained(BASE)
         base = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels=2)
     model = load_adapter(base, ADAPTER).eval()
@@ -113,7 +113,7 @@ def evaluate() -> dict:
         return np.concatenate([run(dict(tokenizer(batch, **options))) for batch in batches])
 
     texts = list(data.held_out["text"])
-    labels = np.array([data.numbers[label] for label in data.held_out["label"]])
+    labels = np.array([task.numbers[label] for label in data.held_out["label"]])
     reference = logits(in_torch, texts)
     runs = {"torch": {"accuracy": float((reference.argmax(1) == labels).mean())}}
     for mode in MODES:

@@ -7,7 +7,8 @@ import pytest
 datasets = pytest.importorskip("datasets")
 
 from backends.torch.settings import TrainSettings
-from backends.torch.training.data import Batches, load
+from backends.torch.rows.labels import value_of
+from backends.torch.tasks import rows_and_task
 from unilora_spec import UniLoraError
 
 
@@ -24,13 +25,13 @@ def test_missing_labels_are_dropped_and_counted(tmp_path):
             "text,label\n".replace(",", "\t" * 1 if name == "a.tsv" else ",")
             + (rows.replace(",", "\t") if name == "a.tsv" else rows)
         )
-        data = load(settings_of(tmp_path / name, holdout=0))
-        assert data.labels == ("Nan", "no", "none", "yes") and data.dropped == len(missing)
+        data, task = rows_and_task(settings_of(tmp_path / name, holdout=0))
+        assert task.labels == ("Nan", "no", "none", "yes") and data.dropped.total() == len(missing)
     (tmp_path / "a.jsonl").write_text(
         "".join(json.dumps({"text": f"t{n}", "label": v}) + "\n" for n, v in enumerate([None, "", "NA", "x"]))
     )
-    data = load(settings_of(tmp_path / "a.jsonl", holdout=0))
-    assert data.labels == ("NA", "x") and data.dropped == 2
+    data, task = rows_and_task(settings_of(tmp_path / "a.jsonl", holdout=0))
+    assert task.labels == ("NA", "x") and data.dropped.total() == 2
 
 
 def test_missing_numbers_are_dropped_in_classification_and_regression(tmp_path):
@@ -39,12 +40,12 @@ def test_missing_numbers_are_dropped_in_classification_and_regression(tmp_path):
     datasets.Dataset.from_dict({"text": list("abcdef"), "label": labels}).to_parquet(tmp_path / "a.parquet")
     (tmp_path / "a.csv").write_text("text,label\na,0.0\nb,1.0\nc,\nd,nan\ne,1\nf,0\n")
     for name in ("a.parquet", "a.csv"):
-        data = load(settings_of(tmp_path / name, holdout=0))
-        assert data.labels == ("0", "1") and data.dropped == 2
-        assert {str(row["label"]): data.numbers[str(row["label"])] for row in data.train} == {
+        data, task = rows_and_task(settings_of(tmp_path / name, holdout=0))
+        assert task.labels == ("0", "1") and data.dropped.total() == 2
+        assert {str(row["label"]): task.numbers[str(row["label"])] for row in data.train} == {
             text: int(float(text)) for text in (("0.0", "1.0") if name == "a.parquet" else ("0.0", "1.0", "0", "1"))
         }
-        assert load(settings_of(tmp_path / name, holdout=0, task="regression")).dropped == 2
+        assert rows_and_task(settings_of(tmp_path / name, holdout=0, task="regression"))[0].dropped.total() == 2
 
 
 @pytest.mark.parametrize(
@@ -62,10 +63,9 @@ def test_missing_numbers_are_dropped_in_classification_and_regression(tmp_path):
 def test_labels_of_any_type_are_classes(tmp_path, cells, labels):
     rows = [{"text": f"t{number}", "label": cell} for number, cell in enumerate(cells)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = load(settings_of(tmp_path / "a.jsonl", holdout=0))
-    assert data.labels == labels
-    collate = Batches(lambda *a, **k: {}, settings_of(tmp_path), data.numbers, 8, frozenset())
-    assert [labels[n] for n in collate(rows)["labels"]] == [
+    data, task = rows_and_task(settings_of(tmp_path / "a.jsonl", holdout=0))
+    assert task.labels == labels
+    assert [labels[task.numbers[value_of(cell)]] for cell in cells] == [
         str(int(cell)) if isinstance(cell, float) else str(cell).strip() for cell in cells
     ]
 
@@ -79,14 +79,14 @@ def test_several_labels_of_a_text_are_refused(tmp_path, cell, task):
     with pytest.raises(
         UniLoraError, match=r"a\.jsonl: stars of row 2 is .* one label is learned.*; give a column with one"
     ):
-        load(settings_of(path, label="stars", task=task, holdout=0))
+        rows_and_task(settings_of(path, label="stars", task=task, holdout=0))
 
 
 def test_held_out_labels_may_be_written_otherwise(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\na,0\nb,1\n")
     (tmp_path / "e.csv").write_text("text,label\nc,1.0\nd, 0\n")
-    data = load(settings_of(tmp_path / "a.csv", eval=tmp_path / "e.csv"))
-    assert data.labels == ("0", "1") and data.numbers == {"0": 0, "1": 1, "1.0": 1}
+    data, task = rows_and_task(settings_of(tmp_path / "a.csv", eval=tmp_path / "e.csv"))
+    assert task.labels == ("0", "1") and task.numbers == {"0": 0, "1": 1, "1.0": 1}
     (tmp_path / "e.csv").write_text("text,label\nc,0.5\n")
     with pytest.raises(UniLoraError, match="label has the value '0.5', which .*a.csv has not"):
-        load(settings_of(tmp_path / "a.csv", eval=tmp_path / "e.csv"))
+        rows_and_task(settings_of(tmp_path / "a.csv", eval=tmp_path / "e.csv"))

@@ -26,7 +26,7 @@ import export.torch_base.strangers
 from backends.torch.planning import skeleton
 from backends.torch.settings import TrainSettings
 from backends.torch.training.base import prepare
-from backends.torch.training.data import read
+from backends.torch.rows.reading import read
 from export.check import check_with_file
 from export.folders.shell import shell_of
 from export.kernels.nodes import nodes
@@ -129,8 +129,8 @@ def test_code_of_a_tokenizer_and_of_generation(stranger, small):  # noqa: F811
     )
     (stranger / "custom_generate").mkdir()
     shutil.copy(stranger / "evil.py", stranger / "custom_generate" / "generate.py")
-    _, _, _, tokenizer = prepare(TrainSettings(**small | {"base": stranger}))
-    assert type(tokenizer).__module__.startswith("transformers.")
+    *_, task = prepare(TrainSettings(**small | {"base": stranger}))
+    assert type(task.tokenize).__module__.startswith("transformers.")
     load_base(adapter_for(stranger))
 
 

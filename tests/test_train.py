@@ -21,7 +21,9 @@ from backends.torch import attach
 from backends.torch.__main__ import app
 from backends.torch.settings import TrainSettings
 from backends.torch.training.checkpoints import Checkpoints, Stopped
-from backends.torch.training.data import LikeLengths, load, share
+from backends.torch.rows.order import LikeLengths
+from backends.torch.rows.split import share
+from backends.torch.tasks import rows_and_task
 from backends.torch.training.train import train
 from unilora_spec import UniLoraError, WorkFailed
 from unilora_spec.command import run
@@ -217,7 +219,7 @@ def test_split_is_by_the_hash_of_the_text_alone(tmp_path):
     for name, order in (("one", lines), ("other", lines[::-1])):
         path = tmp_path / f"{name}.csv"
         path.write_text("\n".join(["text,label", *order]) + "\n")
-        data = load(settings_of(path, holdout=0.3))
+        data, task = rows_and_task(settings_of(path, holdout=0.3))
         sides.append((set(data.train["text"]), set(data.held_out["text"])))
         assert len(data.train) + len(data.held_out) == 210
     assert sides[0] == sides[1]
@@ -236,27 +238,27 @@ def test_formats_give_the_same_rows(tmp_path):
     (tmp_path / "folder").mkdir()
     table.to_csv(tmp_path / "folder/test.csv")
     sources = ["a.csv", "a.tsv", "a.jsonl", "a.json", "a.parquet", "folder:test"]
-    loaded = [load(settings_of(str(tmp_path / source))) for source in sources]
-    assert {data.labels for data in loaded} == {("0", "1")}
-    assert len({(tuple(data.train["text"]), tuple(data.held_out["text"])) for data in loaded}) == 1
-    assert all(data.numbers[str(row["label"])] == int(row["label"]) for data in loaded for row in data.train)
+    loaded = [rows_and_task(settings_of(str(tmp_path / source))) for source in sources]
+    assert {task.labels for _, task in loaded} == {("0", "1")}
+    assert len({(tuple(data.train["text"]), tuple(data.held_out["text"])) for data, _ in loaded}) == 1
+    assert all(task.numbers[str(row["label"])] == int(row["label"]) for data, task in loaded for row in data.train)
 
 
 def test_texts_that_look_like_nothing_stay_and_empty_rows_are_counted(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,label\nnull,yes\nNA,no\n,yes\n  ,no\nfine,\n007,yes\ngood,no\n")
-    data = load(settings_of(path, holdout=0))
-    assert data.train["text"] == ["null", "NA", "007", "good"] and data.dropped == 3 and data.held_out is None
-    assert data.labels == ("no", "yes")
+    data, task = rows_and_task(settings_of(path, holdout=0))
+    assert data.train["text"] == ["null", "NA", "007", "good"] and data.dropped.total() == 3 and data.held_out is None
+    assert task.labels == ("no", "yes")
 
 
 def test_labels_sort_as_numbers_or_keep_the_order_of_the_base(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "".join(f"t{number},{number % 11}\n" for number in range(40)))
-    assert load(settings_of(path)).labels == tuple(map(str, range(11)))
+    assert rows_and_task(settings_of(path))[1].labels == tuple(map(str, range(11)))
     path.write_text("text,label\n" + "".join(f"t{number},{'pn'[number % 2]}\n" for number in range(40)))
-    data = load(settings_of(path), ("p", "n"))
-    assert data.labels == ("p", "n") and data.numbers == {"p": 0, "n": 1}
+    data, task = rows_and_task(settings_of(path), ("p", "n"))
+    assert task.labels == ("p", "n") and task.numbers == {"p": 0, "n": 1}
 
 
 def test_class_labels_of_a_data_set_keep_their_names(tmp_path):
@@ -265,14 +267,14 @@ def test_class_labels_of_a_data_set_keep_their_names(tmp_path):
     )
     rows = {"text": [f"t{number}" for number in range(30)], "label": [-1, 0, 1] * 10}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
-    data = load(settings_of(tmp_path / "a.parquet"))
-    assert data.labels == ("low", "high") and data.numbers == {"0": 0, "1": 1} and data.dropped == 10
+    data, task = rows_and_task(settings_of(tmp_path / "a.parquet"))
+    assert task.labels == ("low", "high") and task.numbers == {"0": 0, "1": 1} and data.dropped.total() == 10
 
 
 def test_where_limit_and_eval(reviews):
-    data = load(settings_of(reviews, where="source=a", limit=20))
+    data, task = rows_and_task(settings_of(reviews, where="source=a", limit=20))
     assert len(data.train) == 20 and set(data.train["source"]) == {"a"}
-    whole = load(settings_of(reviews, eval=reviews, where="source=b"))
+    whole, _ = rows_and_task(settings_of(reviews, eval=reviews, where="source=b"))
     assert len(whole.train) == len(whole.held_out) == 80
 
 
@@ -285,7 +287,7 @@ def test_where_limit_and_eval(reviews):
         ("text,label\na,0.5\nb,1.5\n", {"holdout": 0}, "use --task regression"),
         ("text,label\na,x\nb,2\n", {"task": "regression"}, "regression needs numbers"),
         ("text,label\n", {}, "could not be read"),
-        ("text,label\n,1\n", {}, "no row has both a text and a label (1 are empty)"),
+        ("text,label\n,1\n", {}, "no row can be used: 1 has no text"),
         ("text,label\na,0\nb,1\n", {"holdout": 1e-9}, "0 held out"),
         ('text,label\n"a,0\nb,1\n', {}, "could not be read"),
         (b"text,label\n\xff\xfe\xfa,1\n", {}, "could not be read"),
@@ -296,7 +298,7 @@ def test_data_refuses(tmp_path, content, options, expected):
     path = tmp_path / "a.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UniLoraError) as error:
-        load(settings_of(path, **options))
+        rows_and_task(settings_of(path, **options))
     assert str(error.value).startswith(f"{path}: ") and expected in str(error.value)
 
 
@@ -310,13 +312,13 @@ def test_data_refuses(tmp_path, content, options, expected):
 )
 def test_sources_that_are_none(source, expected):
     with pytest.raises(UniLoraError, match=expected):
-        load(settings_of(source))
+        rows_and_task(settings_of(source))
 
 
 def test_eval_file_with_a_label_of_its_own(tmp_path, reviews):
     (tmp_path / "e.csv").write_text("text,label\na film,2\n")
     with pytest.raises(UniLoraError, match="label has the value '2', which .*reviews.csv has not"):
-        load(settings_of(reviews, eval=tmp_path / "e.csv"))
+        rows_and_task(settings_of(reviews, eval=tmp_path / "e.csv"))
 
 
 # Runs, by the function
@@ -349,7 +351,7 @@ def test_what_is_reported_is_what_the_file_gives(small, base, reviews):
     attach(model, rank=2, d=100, targets=("query", "value"), train_in_full=("classifier",))
     model.load_adapter(small["output"]).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-    held_out = load(TrainSettings(**small)).held_out
+    held_out = rows_and_task(TrainSettings(**small))[0].held_out
     with torch.no_grad():
         batch = tokenizer(list(held_out["text"]), padding=True, truncation=True, max_length=16, return_tensors="pt")
         predicted = model(**batch).logits.argmax(-1).tolist()

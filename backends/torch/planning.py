@@ -123,11 +123,11 @@ def _zeros(dtype, length) -> np.ndarray:
 
 def _looked_at(settings, progress):
     from .training.base import prepare, quiet  # with all that a training run imports
-    from .training.data import sample
+    from .training.sample import sample
 
     with quiet():
-        model, _, rows, tokenizer = prepare(settings)
-        return model, *ranked(model, settings, sample(model, settings, rows, tokenizer, progress))
+        model, _, rows, task = prepare(settings)
+        return model, *ranked(model, settings, sample(task, rows, progress))
 
 
 def show(report: dict) -> None:

@@ -18,10 +18,10 @@ SEED, ROUNDS = 0, 10
 def costs(arguments: dict[str, dict], scale: Scale, rounds: Iterable[int]) -> dict[str, dict]:
     """By method, ``time``, a step's beside balanced's, a line as ``measure.compared`` makes it, and ``memory``, the bytes of a
     step's peak above that of the head alone's. ``arguments`` are those of each method, these two among them."""
-    _, base, head, data, tokenizer = prepared(SEED, scale, HELD_OUT)
+    _, base, head, data, task = prepared(SEED, scale, HELD_OUT)
     by_length = sorted(data.train["text"][:], key=len)
     middle = (len(by_length) - PROTOCOL["batch"]) // 2
-    batch = dict(tokenizer(by_length[middle:][: PROTOCOL["batch"]], padding=True, return_tensors="pt"))
+    batch = dict(task.tokenize(by_length[middle:][: PROTOCOL["batch"]], padding=True, return_tensors="pt"))
     batch["labels"] = torch.arange(PROTOCOL["batch"]) % 2
     batch.pop("token_type_ids")  # of one sentence, all zero
 

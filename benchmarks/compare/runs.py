@@ -25,8 +25,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from backends.torch.settings import TrainSettings
+from backends.torch.rows.split import Data, share
+from backends.torch.tasks import Task
 from backends.torch.training.base import prepare, quiet
-from backends.torch.training.data import Data, share
 from backends.torch.training.trainer import make_trainer
 from unilora_spec import WorkFailed, replacing
 
@@ -110,13 +111,13 @@ def made(run: Run) -> dict:
     start = time.monotonic()
     with quiet(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # PEFT's, about what is meant here
-        settings, base, head, data, tokenizer = prepared(run.seed, run.scale, run.judged_on)
+        settings, base, head, data, task = prepared(run.seed, run.scale, run.judged_on)
         transformers.set_seed(run.seed)  # PEFT's LoRA draws its start from torch's generator
         model = METHODS[run.method].adapt(copy.deepcopy(base), run.arguments, run.seed, head)
         adapter, in_head = trained(model)
         groups = [(adapter, run.rate), (in_head, run.rate if run.method == HEAD else PROTOCOL["head_rate"])]
         groups = [{"params": list(some.values()), "lr": rate} for some, rate in groups if some]
-        trainer = make_trainer(model, groups, settings, data, tokenizer, folder)
+        trainer = make_trainer(model, groups, settings, data, task, folder)
         trainer.args.save_strategy = trainer.args.eval_strategy = "no"
         result = {"parameters": sum(parameter.numel() for parameter in adapter.values())}
         try:
@@ -147,8 +148,8 @@ def trained(model: nn.Module) -> tuple[dict, dict]:
     return {name: parameter for name, parameter in both.items() if name not in in_head}, in_head
 
 
-def prepared(seed: int, scale: Scale, judged_on: str) -> tuple[TrainSettings, nn.Module, Sequence[str], Data, object]:
-    """The settings, the base without dropout, its head's parameters, the data and the tokenizer of the runs of a seed."""
+def prepared(seed: int, scale: Scale, judged_on: str) -> tuple[TrainSettings, nn.Module, Sequence[str], Data, Task]:
+    """The settings, the base without dropout, its head's parameters, the data and the task of the runs of a seed."""
     settings = TrainSettings(
         base=BASE,
         data=DATA,
@@ -162,11 +163,11 @@ def prepared(seed: int, scale: Scale, judged_on: str) -> tuple[TrainSettings, nn
         _LOADED.clear()  # one model is enough: runs come seed by seed
         with quiet():
             _LOADED[seed] = prepare(settings)
-    model, head, data, tokenizer = _LOADED[seed]
+    model, head, data, task = _LOADED[seed]
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = PROTOCOL["dropout"]
-    return settings, model, head, _parts(data, scale, judged_on), tokenizer
+    return settings, model, head, _parts(data, scale, judged_on), task
 
 
 def _parts(data, scale, judged_on) -> Data:

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import datasets
 import transformers
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
 from unilora_spec import UniLoraError
 from unilora_spec.base_model import look_at_base
 
 from ..settings import PlanSettings
-from .data import Data, load
+from ..tasks import rows_and_task
 from .strangers import NO_CODE, WEIGHTS, config_of, reason
 
 
 def prepare(settings: PlanSettings):
-    """(model, names of the parameters that the base lacked, data, tokenizer) of a run.
+    """(model, names of the parameters that the base lacked, data, task) of a run.
 
     The parameters that are lacking are the head's; they start as ``settings.seed`` says. Raises ``UniLoraError`` where
     base or data are wrong.
@@ -24,14 +24,15 @@ def prepare(settings: PlanSettings):
     if Path(settings.base).is_dir():
         look_at_base(Path(settings.base))
     config = _from_base(config_of, settings.base)
-    rows = load(settings, [name for _, name in sorted((config.id2label or {}).items())])
+    rows, task = rows_and_task(settings, [name for _, name in sorted((config.id2label or {}).items())])
     tokenizer = _from_base(AutoTokenizer.from_pretrained, settings.base, **NO_CODE)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where there is none
         raise UniLoraError(f"{settings.base}: it has no tokenizer; put the model's tokenizer files beside its weights")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model, new = _base_model(settings, config, rows, tokenizer)
-    return model, new, rows, tokenizer
+    model, new = _base_model(settings, config, task, tokenizer)
+    task.read_by(model, tokenizer)
+    return model, new, rows, task
 
 
 @contextlib.contextmanager
@@ -65,20 +66,14 @@ def _from_base(load, base, **options):
         raise UniLoraError(f"{base}: no such folder, nor a base model of that id to be had: {reason(error)}") from error
 
 
-def _base_model(settings, config, rows: Data, tokenizer):
+def _base_model(settings, config, task, tokenizer):
     """The base with a head for the task, and the names of the parameters that it lacked: the head's."""
     transformers.set_seed(settings.seed % 2**32)  # the new head's start; NumPy's seeds end at 2^32
-    if settings.task == "causal-lm":
-        auto = AutoModelForCausalLM
-    else:
-        auto, labels = AutoModelForSequenceClassification, rows.labels or ("LABEL_0",)
-        config.problem_type = "single_label_classification" if rows.labels else "regression"
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {name: number for number, name in enumerate(labels)}
+    task.configure(config)
     if config.get_text_config().pad_token_id is None:
         config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model, found = _from_base(
-        auto.from_pretrained,
+        task.model_class.from_pretrained,
         settings.base,
         config=config,
         ignore_mismatched_sizes=True,

@@ -18,14 +18,14 @@ from ..adapter.attach import attach, put
 from ..adapter.sites.noise import Noise
 from ..ranks.before import ranked
 from ..ranks.during import Beam, Dora, cut
+from ..rows.split import without
 from ..settings import BEFORE, DURING, TrainSettings, flag
 from .base import prepare, quiet
 from .chain import Links
 from .checkpoints import STATE, Checkpoints, Interruption, Stopped
-from .data import sample
-from .metrics import METRICS
 from .processes import is_first
 from .progress import Progress
+from .sample import sample
 from .trainer import WEIGHTS, make_trainer
 
 __all__ = ["Stopped", "TrainSettings", "train"]
@@ -44,20 +44,18 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     _check_output(settings)
     checkpoints = Checkpoints(settings) if settings.output else None
     with quiet(), _deterministic(), contextlib.ExitStack() as stack:
-        model, new, rows, tokenizer = prepare(settings)
+        model, new, rows, task = prepare(settings)
         size = sum(parameter.numel() for parameter in model.parameters())
-        looked_at = (
-            sample(model, settings, rows, tokenizer, progress and is_first()) if settings.ranks in BEFORE else ()
-        )
+        looked_at = sample(task, rows, progress and is_first()) if settings.ranks in BEFORE else ()
         layer_map, ranks = ranked(model, settings, looked_at)
-        shown = stack.enter_context(Progress(METRICS[settings.task].main)) if progress and is_first() else None
+        shown = stack.enter_context(Progress(task.main)) if progress and is_first() else None
         _attached(model, settings, layer_map, new, **({"progress": shown.on_weight} if shown else {}))
         if shown:
-            shown.say(_announcement(settings, rows))
+            shown.say(_announcement(settings, rows, task))
         if checkpoints and is_first():
             stack.callback(checkpoints.clear_unless_any)
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        trainer = make_trainer(model, _groups(model, settings), settings, rows, tokenizer, folder)
+        trainer = make_trainer(model, _groups(model, settings), settings, rows, task, folder)
         if checkpoints:
             trainer.keep(checkpoints)
         if model.unilora.projection.links > 1:
@@ -79,7 +77,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         "rows": {
             "train": len(rows.train),
             "held_out": len(rows.held_out) if rows.held_out else 0,
-            "dropped": rows.dropped,
+            "dropped": dict(rows.dropped),
         },
         "parameters": _counted(model, size),
         "P": {"storage": model.unilora.storage.name, "bytes": model.unilora.storage.nbytes},
@@ -213,8 +211,8 @@ def _held_out(metrics) -> dict:
     return {name: value for name, value in names.items() if name not in own}
 
 
-def _announcement(settings, rows) -> str:
+def _announcement(settings, rows, task) -> str:
     line = f"{settings.base}: {len(rows.train):,} rows to train on"
     line += f", {len(rows.held_out):,} held out" if rows.held_out else ""
-    line += f", {rows.dropped:,} left out for an empty text or label" if rows.dropped else ""
-    return line + (f"; {len(rows.labels)} classes" if rows.labels else "")
+    line += f"; left out: {without(rows.dropped)}" if rows.dropped else ""
+    return line + (f"; {len(task.labels)} classes" if task.labels else "")

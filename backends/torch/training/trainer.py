@@ -16,8 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from unilora_spec import WorkFailed
 
 from ..optimizers import LoraPro, LoraRite
-from .data import LikeLengths, collator, text_lengths
-from .metrics import METRICS
+from ..rows.order import LikeLengths
 
 WEIGHTS = "model.safetensors"  # the name that a Trainer looks for
 
@@ -29,9 +28,9 @@ class _Trainer(Trainer):
     them, and the loss is the mean over the whole. Accelerate would fill a last batch of fewer rows with others.
     """
 
-    def __init__(self, *arguments, sampler, **options):
-        self._sampler, self.checkpoints = sampler, None
-        super().__init__(*arguments, **options)
+    def __init__(self, *arguments, task, sampler, **options):
+        self.task, self._sampler, self.checkpoints = task, sampler, None
+        super().__init__(*arguments, data_collator=task.batch, **options)
 
     def keep(self, checkpoints) -> None:
         """From here on ``checkpoints`` (``Checkpoints``) says which are whole, and removes old ones."""
@@ -51,17 +50,22 @@ class _Trainer(Trainer):
         own = rows[self.args.process_index :: self.args.world_size]
         # A process without a row runs one all the same, which counts nothing: the others wait for its gradient.
         batch = self.data_collator(own or rows[:1])
-        return batch | {"items": _items(batch["labels"]) if own else 0}
+        return batch | {"items": self.task.items(batch["labels"]) if own else 0}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if not model.training:
-            return super().compute_loss(model, inputs, return_outputs)
         items = inputs.pop("items")
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        loss, outputs = self.task.loss(model, inputs)
         total = self.accelerator.reduce(torch.tensor(items, device=loss.device))
         if not items:  # the mean of nothing is no number
             return outputs["logits"].sum() * 0
         return loss * (items * self.args.world_size / total)  # DDP divides the sum of gradients by the processes
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            _, outputs = self.task.loss(model, inputs)
+            measured = self.task.measure(outputs, inputs)
+        return None, tuple(each.detach() for each in measured), inputs["labels"]
 
     def save_model(self, output_dir=None, _internal_call=False):
         if not self.args.should_save:
@@ -112,9 +116,8 @@ class _Steps(TrainerCallback):
         self.noise.at(state.global_step, state.max_steps)
 
 
-def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
-    """A Trainer for ``model`` that steps these parameter ``groups``; checkpoints go to ``folder``."""
-    metrics = METRICS[settings.task]
+def make_trainer(model, groups, settings, rows, task, folder) -> Trainer:
+    """A Trainer for ``model`` that steps these parameter ``groups`` on the batches of ``task``; checkpoints go to ``folder``."""
     every = settings.eval_steps or math.ceil(len(rows.train) / settings.batch_size)
     names = {field.name for field in dataclasses.fields(TrainingArguments)}
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
@@ -131,8 +134,8 @@ def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
         save_strategy="steps",
         save_steps=every,
         save_total_limit=2,
-        metric_for_best_model=metrics.main if settings.patience else None,
-        greater_is_better=metrics.larger_is_better,
+        metric_for_best_model=task.main if settings.patience else None,
+        greater_is_better=task.larger_is_better,
         restore_callback_states_from_checkpoint=True,
         logging_steps=10,
         logging_nan_inf_filter=False,
@@ -152,14 +155,13 @@ def make_trainer(model, groups, settings, rows, tokenizer, folder) -> Trainer:
     trainer = _Trainer(
         model,
         arguments,
-        data_collator=collator(model, settings, rows, tokenizer),
         train_dataset=rows.train,
         eval_dataset=rows.held_out,
-        compute_metrics=metrics.compute,
-        preprocess_logits_for_metrics=metrics.reduce,
+        compute_metrics=lambda held_out: task.metrics(*held_out.predictions),
         optimizers=(_optimizer(model, groups, settings), None),
         callbacks=[_Finite(), *([_Steps(model.unilora.noise)] if settings.noise else [])],
-        sampler=LikeLengths(text_lengths(rows.train, settings.text), settings.batch_size, arguments.seed),
+        task=task,
+        sampler=LikeLengths(task.lengths(rows.train), settings.batch_size, arguments.seed),
     )
     trainer.remove_callback(PrinterCallback)
     # Here, as an evaluation before the training would prepare the model without DDP, and the training leave it so.
@@ -174,8 +176,3 @@ def _optimizer(model, groups, settings):
     if settings.optimizer == "lora-rite":
         return LoraRite(model.unilora, **options)
     return LoraPro(model.unilora, **options, efficient=settings.optimizer == "lora-pro-efficient")
-
-
-def _items(labels) -> int:
-    """How many losses of a batch the model takes the mean of: one for each text, or for each token to predict."""
-    return len(labels) if labels.dim() == 1 else int((labels[:, 1:] != -100).sum())

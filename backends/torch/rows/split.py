@@ -1,0 +1,127 @@
+"""From a source to rows for training and rows held out."""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+
+import datasets
+
+from unilora_spec import UniLoraError
+
+from ..settings import PlanSettings
+from .order import longest_first
+from .reading import is_text, read
+
+
+class LeftOut(Exception):
+    """A row that is left out; the text says of what it has none, such as "label"."""
+
+
+@dataclass
+class Data:
+    """Rows to train on and rows held out (None: there are none), with the columns of their source.
+
+    ``dropped``  how many rows were left out, by what they lacked
+    """
+
+    train: datasets.Dataset
+    held_out: datasets.Dataset | None
+    dropped: Counter
+
+
+def load(settings: PlanSettings, task) -> Data:
+    """Reads, checks and splits what ``settings`` name, for a task (``tasks.Task``), which learns of the rows what classes there are.
+
+    Raises ``UniLoraError`` with the source's name and the mend.
+    """
+    source = Source(settings.data, settings, task)
+    held_out, other, dropped = None, None, source.dropped
+    train = {row: share for row, share in source.shares.items() if settings.eval or share >= settings.holdout}
+    if settings.eval:
+        other = Source(settings.eval, settings, task)
+        held_out, dropped = other.rows.select(list(other.shares)), dropped + other.dropped
+    elif settings.holdout:
+        held_out = source.rows.select([row for row in source.shares if row not in train])
+    if held_out:
+        held_out = held_out.select(longest_first(task.lengths(held_out)))
+    if settings.limit:  # by share, as files are often sorted by label
+        train = sorted(sorted(train, key=train.get)[: settings.limit])
+    if not train or (held_out is not None and not len(held_out)):
+        raise UniLoraError(
+            f"{settings.data}: of {len(source.shares)} rows {len(train)} are to train on and "
+            f"{0 if held_out is None else len(held_out)} held out; give more rows or another --holdout"
+        )
+    task.learn(source, other)
+    return Data(source.rows.select(list(train)), held_out, dropped)
+
+
+def share(texts) -> float:
+    """Where texts fall in [0, 1]: the first 8 bytes of the SHA-256 of their UTF-8, as a big-endian number, over 2^64.
+
+    A row is held out where this is below ``--holdout``. The texts of a pair are joined by a line feed.
+
+    >>> round(share(["a fine film"]), 6)
+    0.729596
+    """
+    digest = hashlib.sha256("\n".join(texts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+@dataclass
+class Source:
+    """A source's usable rows: the share of each by its number, and the label values that occur among them.
+
+    ``row``  the number of the row that is looked at, from 1, without a header
+    """
+
+    name: str
+    settings: PlanSettings
+    task: object
+    shares: dict[int, float] = field(default_factory=dict)
+    values: Counter = field(default_factory=Counter)
+    dropped: Counter = field(default_factory=Counter)
+    row: int = 0
+
+    def __post_init__(self):
+        self.rows, self.is_text = read(self.name), is_text(self.name)
+        where, there = self.settings.where, self.rows.column_names
+        needed = [*self.task.columns(there), *([where[0]] if where else [])]
+        for column in needed:
+            if column not in there:
+                raise UniLoraError(f"{self.name}: there is no column {column!r}; its columns are {', '.join(there)}")
+        others = Counter()
+        for number, row in enumerate(self.rows.select_columns(list(dict.fromkeys(needed)))):
+            self.row = number + 1
+            if where and str(row[where[0]]) != where[1]:
+                others[str(row[where[0]])] += 1
+                continue
+            try:
+                texts, values = self.task.look(row, self)
+            except LeftOut as lacking:
+                self.dropped[str(lacking)] += 1
+                continue
+            self.shares[number] = share(texts)
+            self.values.update(values)
+        if not self.shares:
+            raise UniLoraError(f"{self.name}: {self._why_none(others)}")
+
+    def names(self, column: str) -> list[str] | None:
+        """The names of a column's classes, where the data set has them."""
+        return getattr(self.rows.features[column], "names", None)
+
+    def _why_none(self, others):
+        if others and not self.dropped:
+            close = ", ".join(value for value, _ in others.most_common(5))
+            return f"no row has {'='.join(self.settings.where)}; values there are {close}"
+        if not self.dropped:
+            return "there are no rows"
+        return "no row can be used: " + without(self.dropped)
+
+
+def without(dropped: Counter) -> str:
+    """How many rows were left out and why, as text.
+
+    >>> without(Counter({"label": 2, "text": 1}))
+    '2 have no label, 1 has no text'
+    """
+    return ", ".join(f"{count:,} {'has' if count == 1 else 'have'} no {what}" for what, count in dropped.most_common())

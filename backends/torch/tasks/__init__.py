@@ -1,0 +1,21 @@
+"""What is learned of rows: a class here for each task, of which ``settings.TASKS`` has the name."""
+
+from collections.abc import Sequence
+
+from ..rows.split import Data, load
+from ..settings import PlanSettings
+from .causal_lm import CausalLM
+from .labelled import Classification, Regression
+from .task import Task
+
+TASKS = {"classification": Classification, "regression": Regression, "causal-lm": CausalLM}
+
+
+def rows_and_task(settings: PlanSettings, base_labels: Sequence[str] = ()) -> tuple[Data, Task]:
+    """The rows of a run, and its task, which has learned of them. ``base_labels`` are the classes of the base's head, whose order is
+    kept where they are the data's.
+
+    Raises ``UniLoraError`` with the source's name and the mend.
+    """
+    task = TASKS[settings.task](settings, base_labels)
+    return load(settings, task), task

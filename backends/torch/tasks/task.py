@@ -1,0 +1,103 @@
+"""What every task says of itself."""
+
+import inspect
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..rows.split import LeftOut, Source
+from ..settings import PlanSettings
+
+
+class Task:
+    """What a run makes of rows: what it reads of one, what a model is given of them, and what is measured.
+
+    One object serves one run. It learns the classes from the rows (``learn``), and of a model what it can read (``read_by``).
+
+    ``main``              the metric that early stopping goes by
+    ``larger_is_better``  how it goes by it
+    ``model_class``       transformers' class of a base with the head that the task needs
+    ``labels``            the classes' names in the order of their numbers; None for tasks without classes
+    """
+
+    main: str
+    larger_is_better: bool
+    model_class: type
+    labels: tuple[str, ...] | None = None
+
+    def __init__(self, settings: PlanSettings, base_labels: Sequence[str] = ()):
+        self.settings, self.base_labels = settings, tuple(base_labels)
+
+    # Of rows
+
+    def columns(self, there: Sequence[str]) -> tuple[str, ...]:
+        """The columns that are read, of a source that has those ``there``."""
+        raise NotImplementedError
+
+    def look(self, row: dict, source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """A row's texts, by which it is held out, and the values of its label, which ``source`` counts.
+
+        Raises ``LeftOut`` for a row that lacks something, and ``UniLoraError`` for one that is wrong.
+        """
+        raise NotImplementedError
+
+    def lengths(self, rows) -> list[int]:
+        """The characters of each row's texts: near enough to tokens to sort by."""
+        raise NotImplementedError
+
+    def learn(self, source: Source, held_out: Source | None) -> None:
+        """Takes the classes from the values that the sources have counted. Raises ``UniLoraError`` where they are none."""
+
+    # Of a model
+
+    def configure(self, config: PreTrainedConfig) -> None:
+        """Sets what a head for the task is made by, before the model is made."""
+
+    def read_by(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """From here on, batches are for this model: of the inputs that it takes, and not longer than it can read."""
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        longest = min(self.settings.max_length, positions or self.settings.max_length, tokenizer.model_max_length)
+        self.tokenize, self.max_length = tokenizer, longest
+        self.inputs = frozenset(inspect.signature(model.forward).parameters)
+
+    def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """The model's inputs, padded to the longest, and ``labels``. Texts are tokenized here: there is no copy of the data in tokens."""
+        raise NotImplementedError
+
+    def items(self, labels: torch.Tensor) -> int:
+        """Of how many losses a batch's loss is the mean."""
+        return len(labels)
+
+    def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, object]:
+        """The mean loss of a batch, and the model's outputs."""
+        outputs = model(**batch)
+        return outputs.loss, outputs
+
+    # Of what is held out
+
+    def measure(self, outputs, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """What ``metrics`` needs of a batch, each (batch, …): small, so that an evaluation never holds all logits.
+
+        It knows rows alone, never batches, so that no number of processes changes what is measured.
+        """
+        raise NotImplementedError
+
+    def metrics(self, *measured: np.ndarray) -> dict[str, float]:
+        """The metrics of all that was measured, ``loss`` among them."""
+        raise NotImplementedError
+
+
+def text_of(row: dict, columns: Sequence[str]) -> tuple[str, ...]:
+    """The texts of a row. Raises ``LeftOut`` where one is empty."""
+    texts = tuple(row[column] for column in columns)
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise LeftOut("text")
+    return texts
+
+
+def first(logits):
+    """The logits of a model's: encoder-decoders give more than logits."""
+    return logits[0] if isinstance(logits, tuple) else logits
