@@ -8,7 +8,7 @@ import datasets
 
 from unilora_spec import UniLoraError
 
-from ..settings import PlanSettings
+from ..settings import DataSettings
 from .order import longest_first
 from .reading import is_text, read
 
@@ -29,7 +29,7 @@ class Data:
     dropped: Counter
 
 
-def load(settings: PlanSettings, task) -> Data:
+def load(settings: DataSettings, task) -> Data:
     """Reads, checks and splits what ``settings`` name, for a task (``tasks.Task``), which learns of the rows what classes there are.
 
     Raises ``UniLoraError`` with the source's name and the mend.
@@ -75,7 +75,7 @@ class Source:
     """
 
     name: str
-    settings: PlanSettings
+    settings: DataSettings
     task: object
     shares: dict[int, float] = field(default_factory=dict)
     values: Counter = field(default_factory=Counter)

@@ -1,7 +1,8 @@
 """What a call is told: every option stated once, for Python, for the command line and for a YAML file."""
 
 from .adapter import AdapterSettings
+from .data import DataSettings
 from .options import BEFORE, DURING, TEXTS, flag
 from .run import PlanSettings, TrainSettings
 
-__all__ = ["BEFORE", "DURING", "TEXTS", "AdapterSettings", "PlanSettings", "TrainSettings", "flag"]
+__all__ = ["BEFORE", "DURING", "TEXTS", "AdapterSettings", "DataSettings", "PlanSettings", "TrainSettings", "flag"]

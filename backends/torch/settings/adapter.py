@@ -1,15 +1,11 @@
 """What a plan and a training run are told of an adapter and its base."""
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from unilora_spec import UniLoraError
 from unilora_spec.projection import KINDS
 
-from .file import read_config
 from .options import (
     BEFORE,
     DURING,
@@ -19,19 +15,19 @@ from .options import (
     PROXIES,
     RANKS,
     TEXT,
-    flag,
     listed,
     number,
     one_of,
     option,
     whole,
 )
+from .settings import Settings
 
 DIM = 5760  # for MiniLM's query and value at rank 4, whose D is 36,864
 
 
 @dataclass
-class AdapterSettings:
+class AdapterSettings(Settings):
     """An adapter and its base; texts and numbers are converted as those of the command line are.
 
     Raises ``UniLoraError`` with the option's name for a value that it cannot have.
@@ -76,12 +72,7 @@ class AdapterSettings:
     )
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is None and field.default is not None:
-                value = field.default
-            if value not in (None, ()):
-                setattr(self, field.name, self._converted(field, value))
+        super().__post_init__()
         if self.base is None:
             raise UniLoraError("--base is missing; give the base model's folder")
         if self.links:
@@ -106,18 +97,3 @@ class AdapterSettings:
     def start_rank(self) -> int:
         """The rank that every target begins with: ``rank``, or half as much again where dora prunes down to it."""
         return math.ceil(1.5 * self.rank) if self.ranks == "dora" else self.rank
-
-    @staticmethod
-    def _converted(field, value):
-        try:
-            return field.metadata["convert"](value)
-        except ValueError as error:
-            raise UniLoraError(f"{flag(field.name)} is {value!r:.200}; give {error}") from None
-
-    @classmethod
-    def from_options(cls, options: Mapping, config: Path | None = None) -> "AdapterSettings":
-        """The settings of a call: ``options`` by field name, where None means not given, before the YAML file's."""
-        given = {name: value for name, value in options.items() if value is not None}
-        return cls(
-            **{**(read_config(config, [field.name for field in dataclasses.fields(cls)]) if config else {}), **given}
-        )

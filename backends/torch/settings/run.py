@@ -1,4 +1,4 @@
-"""What a training run is told besides: its data, its steps, its output."""
+"""What a training run is told besides: its steps and its output."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,17 +7,14 @@ from unilora_spec import UniLoraError
 from unilora_spec.projection import kind_named
 
 from .adapter import DIM, AdapterSettings
+from .data import DataSettings
 from .options import (
     BEFORE,
-    CONDITION,
     DURING,
     FLAG,
     NAMES,
     PATH,
-    TASKS,
-    TEXT,
     flag,
-    listed,
     number,
     one_of,
     option,
@@ -26,40 +23,14 @@ from .options import (
 
 
 @dataclass
-class PlanSettings(AdapterSettings):
+class PlanSettings(DataSettings, AdapterSettings):
     """An adapter, its base and its data, at which some planners of ranks look.
 
     Raises ``UniLoraError`` with the option's name for a value that it cannot have.
     """
 
-    data: str | None = option(
-        "Data and task",
-        TEXT,
-        "Training data: a .csv, .tsv, .json, .jsonl or .parquet file, or a data set's id or folder as "
-        "ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.",
-    )
-    text: tuple[str, ...] = option(
-        "Data and task", NAMES, "Column of the texts; two columns with a comma between them for text pairs.", ("text",)
-    )
-    label: str = option("Data and task", TEXT, "Column of the labels; causal-lm needs none.", "label")
-    task: str = option("Data and task", one_of(*TASKS), f"{listed(TASKS)}.", TASKS[0])
-    where: tuple[str, str] | None = option("Data and task", CONDITION, "COLUMN=VALUE: take only the rows that have it.")
-    eval: str | None = option("Data and task", TEXT, "Held-out data, given as --data is, in place of --holdout.")
-    holdout: float = option(
-        "Data and task",
-        number(0, 1),
-        "Share of --data to hold out, chosen by the SHA-256 of the text: the same on every machine, "
-        "and equal texts stay together.",
-        0.1,
-    )
-    limit: int | None = option("Data and task", whole(1), "Train on that many rows at most, chosen by SHA-256 too.")
-    max_length: int = option("Data and task", whole(1), "Longest text in tokens; the rest is cut off.", 128)
-    batch_size: int = option("Data and task", whole(1), "Texts a step, of all processes together.", 32)
-
     def __post_init__(self):
         super().__post_init__()
-        if len(self.text) > (1 if self.task == "causal-lm" else 2):
-            raise UniLoraError(f"--text names {len(self.text)} columns; give one, or two for text pairs")
         if self.ranks in BEFORE and self.data is None:
             raise UniLoraError(
                 f"--ranks {self.ranks} looks at the base while it reads texts; give --data, and --text and --label where the "

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..rows.split import Data, load
-from ..settings import PlanSettings
+from ..settings import DataSettings
 from .causal_lm import CausalLM
 from .labelled import Classification, Regression
 from .task import Task
@@ -11,7 +11,7 @@ from .task import Task
 TASKS = {"classification": Classification, "regression": Regression, "causal-lm": CausalLM}
 
 
-def rows_and_task(settings: PlanSettings, base_labels: Sequence[str] = ()) -> tuple[Data, Task]:
+def rows_and_task(settings: DataSettings, base_labels: Sequence[str] = ()) -> tuple[Data, Task]:
     """The rows of a run, and its task, which has learned of them. ``base_labels`` are the classes of the base's head, whose order is
     kept where they are the data's.
 

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..rows.split import LeftOut, Source
-from ..settings import PlanSettings
+from ..settings import DataSettings
 
 
 class Task:
@@ -28,7 +28,7 @@ class Task:
     model_class: type
     labels: tuple[str, ...] | None = None
 
-    def __init__(self, settings: PlanSettings, base_labels: Sequence[str] = ()):
+    def __init__(self, settings: DataSettings, base_labels: Sequence[str] = ()):
         self.settings, self.base_labels = settings, tuple(base_labels)
 
     # Of rows

@@ -1,0 +1,42 @@
+"""What all settings of a call have in common."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from unilora_spec import UniLoraError
+
+from .file import read_config
+from .options import flag
+
+
+@dataclass
+class Settings:
+    """Options of a call, each a field made by ``option``; texts and numbers are converted as those of the command line are.
+
+    Raises ``UniLoraError`` with the option's name for a value that it cannot have.
+    """
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.default is not None:
+                value = field.default
+            if value not in (None, ()):
+                setattr(self, field.name, self._converted(field, value))
+
+    @staticmethod
+    def _converted(field, value):
+        try:
+            return field.metadata["convert"](value)
+        except ValueError as error:
+            raise UniLoraError(f"{flag(field.name)} is {value!r:.200}; give {error}") from None
+
+    @classmethod
+    def from_options(cls, options: Mapping, config: Path | None = None) -> "Settings":
+        """The settings of a call: ``options`` by field name, where None means not given, before the YAML file's."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return cls(
+            **{**(read_config(config, [field.name for field in dataclasses.fields(cls)]) if config else {}), **given}
+        )
