@@ -23,8 +23,6 @@ from .options import (
 )
 from .settings import Settings
 
-DIM = 5760  # for MiniLM's query and value at rank 4, whose D is 36,864
-
 
 @dataclass
 class AdapterSettings(Settings):
@@ -37,7 +35,8 @@ class AdapterSettings(Settings):
     targets: tuple[str, ...] | None = option(
         "Adapter",
         NAMES,
-        "Modules to adapt: ends of their names, regular expressions, or all-linear; by default those of the model's type.",
+        "Modules to adapt: ends of their names, regular expressions, or all-linear; by default those of the model's type, "
+        "and for a causal-lm all-linear.",
     )
     exclude: tuple[str, ...] = option("Adapter", NAMES, "What of the targets is left out, by the same patterns.", ())
     rank: int = option(
@@ -54,7 +53,9 @@ class AdapterSettings(Settings):
     )
     proxy: str = option("Adapter", one_of(*PROXIES), f"What hetero scores a target by: {listed(PROXIES)}.", PROXIES[0])
     dim: int | None = option(
-        "Adapter", whole(1), f"Length d of the trained vector; to train, {DIM} by default; of some kinds it follows."
+        "Adapter",
+        whole(1),
+        "Length d of the trained vector; to train, by default by task and D; of some kinds it follows.",
     )
     seed: int = option("Adapter", whole(0), "Gives the projection, the start and the order of the data.", 0)
     alpha: float | None = option(

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unilora_spec import UniLoraError
-from unilora_spec.projection import kind_named
 
-from .adapter import DIM, AdapterSettings
+from .adapter import AdapterSettings
 from .data import DataSettings
 from .options import (
     BEFORE,
@@ -14,6 +13,7 @@ from .options import (
     FLAG,
     NAMES,
     PATH,
+    RATES,
     flag,
     number,
     one_of,
@@ -53,7 +53,14 @@ class TrainSettings(PlanSettings):
     )
 
     epochs: float = option("Training", number(0.0), "Times through the data.", 1.0)
-    lr: float = option("Training", number(0), "Learning rate of the vector.", 1e-2)
+    lr: float | None = option(
+        "Training", number(0), "Learning rate of the vector; by default by task, kind, D / d and the base's size."
+    )
+    sweep: tuple[float, ...] | None = option(
+        "Training",
+        RATES,
+        "Try these learning rates of the vector, each on a tenth of the rows, and train with the best on held-out rows.",
+    )
     head_lr: float = option("Training", number(0), "Learning rate of what is trained in full.", 2e-3)
     weight_decay: float = option("Training", number(0), "Weight decay, as AdamW's.", 0.0)
     optimizer: str = option(
@@ -90,8 +97,6 @@ class TrainSettings(PlanSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.dim is None and kind_named(self.kind).d_is_free:
-            self.dim = DIM
         if self.data is None:
             raise UniLoraError("--data is missing; give it in the call or in the --config file")
         if (self.output is None) != self.head_only:
@@ -112,8 +117,13 @@ class TrainSettings(PlanSettings):
             )
         if self.epochs == 0:
             raise UniLoraError("--epochs is 0; give a number above it")
-        if self.patience and not (self.holdout or self.eval):
-            raise UniLoraError("--patience needs held-out data; give --eval or --holdout")
+        for name in ("patience", "sweep"):
+            if getattr(self, name) and not (self.holdout or self.eval):
+                raise UniLoraError(f"--{name} needs held-out data; give --eval or --holdout")
+        if self.sweep and (self.lr is not None or self.head_only):
+            raise UniLoraError(
+                f"--sweep chooses the learning rate of a vector; leave {'--head-only' if self.head_only else '--lr'} out"
+            )
         if self.kind == "chain":
             for name, why in (
                 ("head_only", "trains no adapter"),

@@ -23,9 +23,11 @@ from ..settings import BEFORE, DURING, TrainSettings, flag
 from .base import prepare, quiet
 from .chain import Links
 from .checkpoints import STATE, Checkpoints, Interruption, Stopped
+from .defaults import completed, with_targets
 from .processes import is_first
-from .progress import Progress
+from .progress import Progress, show
 from .sample import sample
+from .sweep import swept
 from .trainer import WEIGHTS, make_trainer
 
 __all__ = ["Stopped", "TrainSettings", "train"]
@@ -43,15 +45,23 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     started = time.monotonic()
     _check_output(settings)
     checkpoints = Checkpoints(settings) if settings.output else None
+    tried = None
+    if settings.sweep and not (settings.resume and checkpoints.last()):  # a checkpoint has the rate that was chosen
+        say = show if progress and is_first() else lambda line: None
+        settings, tried = swept(settings, lambda trial: train(trial, progress), say)
     with quiet(), _deterministic(), contextlib.ExitStack() as stack:
         model, new, rows, task = prepare(settings)
         size = sum(parameter.numel() for parameter in model.parameters())
         looked_at = sample(task, rows, progress and is_first()) if settings.ranks in BEFORE else ()
+        settings = with_targets(settings)
         layer_map, ranks = ranked(model, settings, looked_at)
+        settings, taken = completed(settings, layer_map.D, size)
         shown = stack.enter_context(Progress(task.main)) if progress and is_first() else None
         _attached(model, settings, layer_map, new, **({"progress": shown.on_weight} if shown else {}))
         if shown:
             shown.say(_announcement(settings, rows, task))
+            if taken:
+                shown.say(f"by default: {', '.join(taken)} (docs/language-models.md says why)")
         if checkpoints and is_first():
             stack.callback(checkpoints.clear_unless_any)
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -82,11 +92,18 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         "parameters": _counted(model, size),
         "P": {"storage": model.unilora.storage.name, "bytes": model.unilora.storage.nbytes},
         "steps": trainer.state.global_step,
+        "adapter": {
+            "targets": list(settings.targets or ()),
+            "d": model.unilora.projection.d,
+            "lr": trainer.optimizer.param_groups[0]["initial_lr"],
+        },
         "before": _held_out(before),
         "after": _held_out(after),
     }
     if ranks:
         report["ranks"] = ranks
+    if tried:
+        report["sweep"] = tried
     if checkpoints:
         trainer.accelerator.wait_for_everyone()  # nobody reads a checkpoint any more
         if is_first():

@@ -100,9 +100,10 @@ class _Finite(TrainerCallback):
     """Ends a run whose loss is no number any more: nothing comes after it."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not math.isfinite(logs.get("loss", 0.0)):
+        loss = logs.get("loss", logs.get("train_loss", 0.0))  # of the last steps, and at the end of all
+        if not math.isfinite(loss):
             raise WorkFailed(
-                f"the loss is {logs['loss']} at step {state.global_step}; give --overwrite and a lower --lr or --head-lr"
+                f"the loss is {loss} at step {state.global_step}; give --overwrite and a lower --lr or --head-lr"
             )
 
 
