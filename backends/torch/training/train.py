@@ -46,7 +46,9 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     _check_output(settings)
     checkpoints = Checkpoints(settings) if settings.output else None
     tried = None
-    if settings.sweep and not (settings.resume and checkpoints.last()):  # a checkpoint has the rate that was chosen
+    if settings.resume and checkpoints.last():
+        settings = replace(settings, sweep=None)  # the checkpoint has the rate that was chosen
+    if settings.sweep:
         say = show if progress and is_first() else lambda line: None
         settings, tried = swept(settings, lambda trial: train(trial, progress), say)
     with quiet(), _deterministic(), contextlib.ExitStack() as stack:
