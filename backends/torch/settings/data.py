@@ -38,6 +38,11 @@ class DataSettings(Settings):
     limit: int | None = option("Data and task", whole(1), "Train on that many rows at most, chosen by SHA-256 too.")
     max_length: int = option("Data and task", whole(1), "Longest text in tokens; the rest is cut off.", 128)
     batch_size: int = option("Data and task", whole(1), "Texts a step, of all processes together.", 32)
+    micro_batch: int | None = option(
+        "Data and task",
+        whole(1),
+        "Texts in the model at once, of each process; a step's are added up, so that memory changes and the result does not.",
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -72,7 +72,7 @@ class Task:
         return len(labels)
 
     def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, object]:
-        """The mean loss of a batch, and the model's outputs."""
+        """The mean loss of a batch, a number also where nothing in it has a label, and what ``measure`` needs of the model's outputs."""
         outputs = model(**batch)
         return outputs.loss, outputs
 
