@@ -9,6 +9,7 @@ A template is a Jinja program that may come with a base; transformers runs it in
 """
 
 import re
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,17 +119,21 @@ class Template:
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
     def _tokens(self, parts):
-        """The tokens of texts one behind the other, and whether each is of an answer."""
+        """The tokens of texts one behind the other, and whether each is of an answer.
+
+        They are those of the whole text where each beginning of it is a beginning of its tokens, else those of its parts. Most often
+        the two are the same, which is far sooner looked at than each beginning of a long conversation.
+        """
         parts = [(text, answer) for text, answer in parts if text]
-        ends = ["".join(text for text, _ in parts[: number + 1]) for number in range(len(parts))]
-        *before, whole = self._ids(ends)
-        if all(whole[: len(ids)] == ids for ids in before):
-            lengths = [len(ids) for ids in (*before, whole)]
-            pieces = [whole[start:end] for start, end in zip([0, *lengths], lengths)]
-        else:
-            pieces = self._ids([text for text, _ in parts])
+        texts = [text for text, _ in parts]
+        whole, *pieces = self._ids(["".join(texts), *texts])
+        if list(chain(*pieces)) != whole:
+            beginnings = self._ids(["".join(texts[:number]) for number in range(1, len(texts))])
+            if all(whole[: len(ids)] == ids for ids in beginnings):
+                ends = [*map(len, beginnings), len(whole)]
+                pieces = [whole[start:end] for start, end in zip([0, *ends], ends)]
         answers = [answer for piece, (_, answer) in zip(pieces, parts) for _ in piece]
-        return [token for piece in pieces for token in piece], answers
+        return list(chain(*pieces)), answers
 
     def _parts(self, messages, first):
         """The text of a conversation in parts, and whether each is an answer; those of messages before ``first`` are not."""
