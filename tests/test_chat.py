@@ -12,7 +12,7 @@ from torch.nn import functional
 from backends.torch.rows.forms import Example, Instruction, form_of
 from backends.torch.rows.split import LeftOut
 from backends.torch.settings import TrainSettings
-from backends.torch.tasks import rows_and_task
+from backends.torch.tasks import rows_and_task, templates
 from backends.torch.tasks.causal_lm import fitted
 from backends.torch.tasks.packing import packed
 from backends.torch.tasks.templates import Template, Tokens
@@ -283,6 +283,13 @@ def test_a_template_that_does_not_serve_is_told(template, messages, why):
     with pytest.raises(UniLoraError) as error:
         Template(tokenizer(template)).example(Example([], messages))
     assert why in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_template_that_does_not_end_is_ended(monkeypatch):
+    monkeypatch.setattr(templates, "SECONDS", 0.2)
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    with pytest.raises(UniLoraError, match=r"refuses a conversation of user: it takes more than 0.2 seconds"):
+        Template(tokenizer(loops)).prompt(says("q")[:1])
 
 
 def test_a_template_that_forgets_serves_one_turn_and_all_tokens():
