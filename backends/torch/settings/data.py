@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from unilora_spec import UniLoraError
 
-from .options import CONDITION, NAMES, TASKS, TEXT, listed, number, one_of, option, whole
+from .options import CONDITION, ENCODING, NAMES, SEPARATOR, TASKS, TEXT, listed, number, one_of, option, whole
 from .settings import Settings
 
 
@@ -18,13 +18,24 @@ class DataSettings(Settings):
     data: str | None = option(
         "Data and task",
         TEXT,
-        "Training data: a .csv, .tsv, .json, .jsonl or .parquet file, or a data set's id or folder as "
-        "ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.",
+        "Training data: a .csv, .tsv, .json, .jsonl or .parquet file, also compressed (.csv.gz), or a data set's id or folder "
+        "as ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.",
     )
     text: tuple[str, ...] = option(
         "Data and task", NAMES, "Column of the texts; two columns with a comma between them for text pairs.", ("text",)
     )
     label: str = option("Data and task", TEXT, "Column of the labels; causal-lm needs none.", "label")
+    label_separator: str | None = option(
+        "Data and task",
+        SEPARATOR,
+        "What stands between the labels of one text, for multi-label; by default the one of ; | and , that is there.",
+    )
+    separator: str | None = option(
+        "Data and task", SEPARATOR, "What stands between the cells of a .csv file; by default it is found."
+    )
+    encoding: str | None = option(
+        "Data and task", ENCODING, "Encoding of a file of text, such as cp1252; by default it is found."
+    )
     task: str = option("Data and task", one_of(*TASKS), f"{listed(TASKS)}.", TASKS[0])
     where: tuple[str, str] | None = option("Data and task", CONDITION, "COLUMN=VALUE: take only the rows that have it.")
     eval: str | None = option("Data and task", TEXT, "Held-out data, given as --data is, in place of --holdout.")
@@ -41,5 +52,5 @@ class DataSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if len(self.text) > (1 if self.task == "causal-lm" else 2):
+        if len(self.text) > (1 if self.task in ("causal-lm", "token-classification") else 2):
             raise UniLoraError(f"--text names {len(self.text)} columns; give one, or two for text pairs")

@@ -3,7 +3,6 @@
 from torch.utils.data import DataLoader
 
 from ..rows.order import longest_first
-from ..rows.split import share
 from ..settings import TEXTS
 from .progress import counted
 
@@ -12,9 +11,8 @@ def sample(task, data, progress: bool):
     """The batches that a planner of ranks looks at: as many texts to train on as ``settings.TEXTS`` says, each once and those of
     the smallest ``share``, as files are often sorted by label. With ``progress``, how far they are is shown."""
     settings = task.settings
-    texts = list(zip(*(data.train[column] for column in settings.text)))
-    first = {text: row for row, text in reversed(list(enumerate(texts)))}
-    chosen = data.train.select([first[text] for text in sorted(first, key=share)[: TEXTS[settings.ranks]]])
+    first = {share: row for row, share in reversed(list(enumerate(data.shares)))}
+    chosen = data.train.select([first[share] for share in sorted(first)[: TEXTS[settings.ranks]]])
     ordered = chosen.select(longest_first(task.lengths(chosen)))
     batches = DataLoader(ordered, settings.batch_size, collate_fn=task.batch)
     return counted(batches, f"{settings.ranks}: {len(chosen):,} texts through the base") if progress else batches
