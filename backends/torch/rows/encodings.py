@@ -41,6 +41,12 @@ def encoding_of(path: Path, name) -> str:
     return "utf-8" if _first_wrong(path, "utf-8") is None else _guessed(path, name)
 
 
+def example(path: Path) -> str:
+    """Some of the first line of a text in UTF-8 that is not ASCII alone."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return _around(next(line for line in file if not line.isascii()))
+
+
 def check(path: Path, encoding: str, name) -> None:
     """Raises ``UniLoraError`` for a file that is not text of ``encoding``, with the line."""
     if wrong := _first_wrong(path, encoding):

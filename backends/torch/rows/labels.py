@@ -147,7 +147,7 @@ def classes(values: Iterable[str], others: Iterable[str] = ()) -> dict[str, str]
 
 
 def spelled(first: Mapping[str, str]) -> str | None:
-    """What is wrong where two values are probably one class, or None. ``first`` says where each value is: "row 3 of a.csv"."""
+    """What is wrong where two values are probably one class, or None. ``first`` says where each value is: "row 3"."""
     found = alike(first)
     if not found:
         return None

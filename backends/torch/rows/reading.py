@@ -56,7 +56,10 @@ def _read_file(path, folder, separator, encoding) -> Read:
     plain, form, said = _unpacked(path, folder)
     if form != "parquet":
         plain, found = _in_utf8(plain, folder, encoding, path)
-        said += [f"it is read as {found}"] * (found not in ("utf-8", "utf-8-sig") and encoding is None)
+        if encoding is None and found == encodings.WESTERN:
+            said.append(f"it is read as {found}, such as {encodings.example(plain)!r}; --encoding says otherwise")
+        elif encoding is None and found not in ("utf-8", "utf-8-sig"):
+            said.append(f"it is read as {found}")
     look_at(plain, form, path)
     if form == "csv":
         usual = "\t" if path.name.lower().endswith((".tsv", *(f".tsv{end}" for end in ENDS))) else ","

@@ -109,8 +109,8 @@ class Source:
             raise UniLoraError(f"{self.name}: {self._why_none(others)}")
 
     def first(self) -> dict:
-        """Where each value of the label is first: "row 3 of a.csv". Rows are counted from 1, without a header."""
-        return {value: f"row {row + 1} of {self.name}" for row in reversed(self.values) for value in self.values[row]}
+        """Where each value of the label is first: "row 3". Rows are counted from 1, without a header."""
+        return {value: f"row {row + 1}" for row in reversed(self.values) for value in self.values[row]}
 
     def names(self, column: str) -> list[str] | None:
         """The names of a column's classes, where the data set has them."""

@@ -1,43 +1,53 @@
 """Classes, learned from the values of a column."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from unilora_spec import UniLoraError
 
 from ..rows.labels import classes, is_as_if_missing, spelled
+from ..rows.split import Source
 
 FEW = 5  # names that a sentence holds
 MANY = 50  # classes, from which on each having one row alone is no matter of chance
 
 
 def learned(
-    column: str, name: str, first: Mapping[str, str], held_out: Mapping[str, str], names: Sequence[str] | None
-) -> dict[str, str]:
-    """The class's name of each value of a label, in the order of the classes.
+    column: str,
+    source: Source,
+    held_out: Source | None,
+    names_in: Callable[[str], Iterable[str]] = lambda value: (value,),
+) -> tuple[list[str], dict[str, str]]:
+    """The classes of a column, and the class of each name that it holds; ``names_in`` gives the names that one value holds.
 
-    ``first`` and ``held_out`` say where each value is, of the rows of the source ``name`` and of held-out data of their own.
-    ``names`` are those that a data set gives its classes; the values then are their numbers. Raises ``UniLoraError`` for what
+    Where the data set has names for its classes, they are those, and the values their numbers. Raises ``UniLoraError`` for what
     are no classes, for two spellings of one class, and for a class that is in held-out data alone.
     """
+    names = source.names(column)
+    first, others = (
+        {name: row for value, row in reversed(each.first().items()) for name in names_in(value)} if each else {}
+        for each in (source, held_out)
+    )
     if names:
         named = {str(number): known for number, known in enumerate(names)}
     else:
-        if wrong := spelled({**held_out, **first}):
-            raise UniLoraError(f"{name}: {column} {wrong}")
+        rows = {name: f"{row} of {held_out.name}" for name, row in others.items()} | first
+        if wrong := spelled(rows):
+            raise UniLoraError(f"{source.name}: {column} {wrong}")
         try:
-            named = classes(first, held_out)
+            named = classes(first, others)
         except ValueError:
-            raise UniLoraError(f"{name}: {column} holds numbers, not classes; use --task regression") from None
-    if strangers := sorted({*first, *held_out} - named.keys()):
-        value = strangers[0]
-        if value in first:
-            raise UniLoraError(
-                f"{name}: {column} is {value!r:.60} in {first[value]}, and its classes have numbers to {len(named) - 1}"
-            )
-        where = held_out[value].partition(" of ")
-        raise UniLoraError(f"{where[2]}: {column} has the value {value!r:.60} in {where[0]}, which {name} has not")
-    return named
+            raise UniLoraError(f"{source.name}: {column} holds numbers, not classes; use --task regression") from None
+        names = list(dict.fromkeys(named.values()))
+    if wrong := sorted(first.keys() - named.keys()):
+        raise UniLoraError(
+            f"{source.name}: {column} is {wrong[0]!r:.60} in {first[wrong[0]]}, and its classes have numbers below {len(names)}"
+        )
+    if wrong := sorted(others.keys() - named.keys()):
+        raise UniLoraError(
+            f"{held_out.name}: {column} has the value {wrong[0]!r:.60} in {others[wrong[0]]}, which {source.name} has not"
+        )
+    return names, named
 
 
 def in_order(names: Sequence[str], base_labels: Sequence[str]) -> tuple[str, ...]:

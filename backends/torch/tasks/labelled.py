@@ -79,10 +79,8 @@ class Classification(Labelled):
 
     def learn(self, source, held_out):
         """Classes that are the base's own keep the base's order. Values of ``held_out`` have to be classes of ``source``."""
-        column, names = self.settings.label, source.names(self.settings.label)
-        found = source.first()
-        named = classes.learned(column, source.name, found, held_out.first() if held_out else {}, names)
-        names = names or list(dict.fromkeys(named.values()))
+        column = self.settings.label
+        names, named = classes.learned(column, source, held_out)
         if len(names) < 2:
             raise UniLoraError(f"{source.name}: {column} has the one value {names[0]!r}; classification needs two")
         if len(names) == len(source.values) > classes.MANY:

@@ -43,10 +43,7 @@ class MultiLabel(Labelled):
                 cell: tuple(number for number, bit in enumerate(each) if _BITS[bit]) for cell, each in cells.items()
             }
             return
-        where = {name: place for cell, place in reversed(own.items()) for name in cells[cell]}
-        elsewhere = {name: place for cell, place in reversed(others.items()) for name in cells[cell]}
-        named = classes.learned(column, source.name, where, elsewhere, names)
-        names = names or list(dict.fromkeys(named.values()))
+        names, named = classes.learned(column, source, held_out, cells.get)
         if not names:
             raise UniLoraError(f"{source.name}: no row has a label in {column}; give --label the column of the labels")
         self.labels = classes.in_order(names, self.base_labels)

@@ -66,9 +66,7 @@ class TokenClassification(Task):
 
         Where tags begin with B- or I-, what is measured first is the F1 of whole entities.
         """
-        names = source.names(self.tags)
-        named = classes.learned(self.tags, source.name, source.first(), held_out.first() if held_out else {}, names)
-        names = names or list(dict.fromkeys(named.values()))
+        names, named = classes.learned(self.tags, source, held_out)
         if len(names) < 2:
             raise UniLoraError(f"{source.name}: {self.tags} has the one value {names[0]!r}; classification needs two")
         self.labels = classes.in_order(names, self.base_labels)
@@ -105,10 +103,10 @@ class TokenClassification(Task):
             )
 
     def batch(self, rows):
-        words = [row[self.words] for row in rows]
+        texts = [" ".join(row[self.words]) for row in rows]  # as the base was trained: a piece may begin with its blank
         inputs = self.tokenize(
-            words,
-            is_split_into_words=True,
+            texts,
+            return_offsets_mapping=True,
             padding=True,
             truncation=True,
             max_length=self.max_length,
@@ -116,9 +114,11 @@ class TokenClassification(Task):
         )
         labels = torch.full(inputs["input_ids"].shape, -100)
         for number, row in enumerate(rows):
+            word_at = np.repeat(np.arange(len(row[self.words])), [len(word) + 1 for word in row[self.words]])
             last = None
-            for place, word in enumerate(inputs.word_ids(number)):
-                if word is not None and word != last:
+            for place, (start, end) in enumerate(inputs["offset_mapping"][number].tolist()):
+                word = word_at[end - 1] if end > start else last
+                if word != last:
                     labels[number, place] = self.numbers[value_of(row[self.tags][word])]
                 last = word
         return {name: value for name, value in inputs.items() if name in self.inputs} | {"labels": labels}
