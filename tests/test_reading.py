@@ -152,7 +152,7 @@ WESTERN = "text,label\nCe film était très réussi – l’été à l'œuvre,Gr
         ("utf-16-le", ["it is read as utf-16-le"]),
         ("utf-16-be", ["it is read as utf-16-be"]),
         ("utf-32", ["it is read as utf-32"]),
-        ("cp1252", ["it is read as cp1252, such as 'film était très réussi –'; --encoding says otherwise"]),
+        ("cp1252", ["it is read as cp1252, such as 'était'; --encoding says otherwise"]),
     ],
 )
 @pytest.mark.parametrize("form", ["csv", "jsonl", "json"])
@@ -236,12 +236,12 @@ def test_a_zip_as_kaggle_has_them(tmp_path):
 @pytest.mark.parametrize("end", PACKED)
 def test_a_small_file_costs_no_gigabyte(tmp_path, end, monkeypatch):
     """None of what is beyond the bound is written, and no more of it is unfolded than a piece."""
-    packed = PACKED[end](b"text,label\n" + b"a,1\n" * 4_000_000)
+    packed = PACKED[end](b"text,label\n" + b"a,1\n" * 2_000_000)
     path = tmp_path / f"a.csv.{end}"
     path.write_bytes(packed)
     times, plus = packing.UNFOLDED
     most = times * len(packed) + plus
-    assert most < 16_000_000
+    assert most < 8_000_000
     with pytest.raises(UniLoraError, match=f"has {len(packed):,} bytes and would unfold to more than {most:,}"):
         read(str(path))
     with pytest.raises(UniLoraError, match="would unfold to more"):
