@@ -124,6 +124,34 @@ def test_what_is_wrong_with_a_row_is_said(tmp_path, content, words):
         rows_and_task(TrainSettings(base="b", data=tmp_path / "a.csv", output="v"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 1}\n\n{"text": "b", label: 0}\n',
+            "could not be read: line 3: Expecting property name",
+        ),
+        (
+            "a.json",
+            '[{"text": "a", "label": 1},\n {"text": "b" "label": 0}]',
+            "could not be read: line 2: Expecting ',' delimiter",
+        ),
+        ("a.jsonl", '{"text": "a"', "could not be read: line 1: Expecting"),
+        ("a.jsonl", "", "it is empty; give a file with rows"),
+    ],
+)
+def test_what_is_no_json_is_said_with_its_line(tmp_path, name, content, words):
+    for path, packed in (
+        (tmp_path / name, content.encode()),
+        (tmp_path / f"{name}.gz", gzip.compress(content.encode())),
+    ):
+        path.write_bytes(packed)
+        with pytest.raises(UniLoraError, match=words) as error:
+            read(str(path))
+        assert str(error.value).startswith(f"{path}: ")
+
+
 def test_a_file_without_a_header_is_told(tmp_path):
     (tmp_path / "a.csv").write_text("a fine film,1\na dull film,0\n")
     with pytest.raises(

@@ -84,7 +84,8 @@ def test_cells_of_several_labels(tmp_path, cells, labels, bits):
 
 def test_a_vector_keeps_the_names_of_the_base_or_of_the_data_set(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"text": "a", "label": [1, 0]}, {"text": "b", "label": [0, 1]}])
-    assert rows_and_task(settings_of(path, "multi-label"), ("x", "y"))[1].labels == ("x", "y")
+    for base_labels, labels in ((("x", "y"), ("x", "y")), (("LABEL_0", "LABEL_1"), ("0", "1"))):
+        assert rows_and_task(settings_of(path, "multi-label"), base_labels)[1].labels == labels
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.List(datasets.ClassLabel(names=["low", "mid", "high"]))}
     )

@@ -291,7 +291,7 @@ def test_where_limit_and_eval(reviews):
         ("text,label\na,0\nb,1\n", {"holdout": 1e-9}, "0 held out"),
         ('text,label\n"a,0\nb,1\n', {}, "could not be read"),
         (b"text,label\n\xff\xfe\xfa,1\n", {}, "give --encoding"),
-        ("", {}, "there are no rows"),
+        ("", {}, "it is empty"),
     ],
 )
 def test_data_refuses(tmp_path, content, options, expected):
