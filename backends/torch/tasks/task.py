@@ -1,6 +1,7 @@
 """What every task says of itself."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,7 +11,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..rows.order import longest_first
-from ..rows.split import Data, LeftOut, Source
+from ..rows.refusals import LeftOut, WrongCell
+from ..rows.split import Data, Source
 from ..settings import DataSettings
 
 
@@ -43,11 +45,15 @@ class Task:
         raise NotImplementedError
 
     def look(self, row: dict, source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """A row's texts, by which it is held out, and the values of its label, which ``source`` counts.
+        """A row's texts, by which it is held out, and the values of its label, which ``source`` keeps.
 
-        Raises ``LeftOut`` for a row that lacks something, and ``UniLoraError`` for one that is wrong.
+        Raises ``LeftOut`` for a row that lacks something, and ``WrongCell`` for one that is wrong.
         """
         raise NotImplementedError
+
+    def hint(self, there: Sequence[str]) -> str:
+        """The mend where a column is not among those that are ``there``, such as another task; empty where there is none to tell."""
+        return ""
 
     def lengths(self, rows) -> list[int]:
         """The characters of each row's texts: near enough to tokens to sort by."""
@@ -58,7 +64,11 @@ class Task:
         return list(zip(*(rows[column] for column in self.settings.text)))
 
     def learn(self, source: Source, held_out: Source | None) -> None:
-        """Takes the classes from the values that the sources have counted. Raises ``UniLoraError`` where they are none."""
+        """Takes the classes from the values that the sources have kept. Raises ``UniLoraError`` where they are none."""
+
+    def remarks(self, source: Source, train: Sequence[int]) -> list[str]:
+        """What is worth a word of the classes, a sentence each. ``train`` are the rows of ``source`` to train on."""
+        return []
 
     # Of a model
 
@@ -108,8 +118,13 @@ class Task:
 
 
 def text_of(row: dict, columns: Sequence[str]) -> tuple[str, ...]:
-    """The texts of a row. Raises ``LeftOut`` where one is empty."""
+    """The texts of a row. Raises ``LeftOut`` where one is empty, and ``WrongCell`` where one is no text."""
     texts = tuple(row[column] for column in columns)
+    for column, text in zip(columns, texts):
+        if isinstance(text, list) and text and isinstance(text[0], dict):
+            raise WrongCell(column, "is a list of objects, and one text is needed; a chat is for --task causal-lm")
+        if not (isinstance(text, str) or text is None or (isinstance(text, float) and math.isnan(text))):
+            raise WrongCell(column, f"is {str(text)!r:.60}, which is no text; give --text a column of texts")
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise LeftOut("text")
     return texts

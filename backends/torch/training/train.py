@@ -61,9 +61,9 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         shown = stack.enter_context(Progress(task.main)) if progress and is_first() else None
         _attached(model, settings, layer_map, new, **({"progress": shown.on_weight} if shown else {}))
         if shown:
-            shown.say(_announcement(settings, rows, task))
-            if taken:
-                shown.say(f"by default: {', '.join(taken)} (docs/language-models.md says why)")
+            by_default = f"by default: {', '.join(taken)} (docs/language-models.md says why)"
+            for line in (_announcement(settings, rows, task), *rows.said, *([by_default] if taken else [])):
+                shown.say(line)
         if checkpoints and is_first():
             stack.callback(checkpoints.clear_unless_any)
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
