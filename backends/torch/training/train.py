@@ -44,7 +44,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     _check_output(settings)
     checkpoints = Checkpoints(settings) if settings.output else None
     with quiet(), _deterministic(), contextlib.ExitStack() as stack:
-        model, new, rows, task = prepare(settings, progress and is_first())
+        model, new, rows, task = prepare(settings, progress and is_first(), settings.dropout)
         size = sum(parameter.numel() for parameter in model.parameters())
         looked_at = sample(task, rows, progress and is_first()) if settings.ranks in BEFORE else ()
         layer_map, ranks = ranked(model, settings, looked_at)
@@ -66,6 +66,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
             trainer.add_callback(mover)
         if shown:
             trainer.add_callback(shown)
+        if shown and rows.held_out:
+            shown.at("held-out batch", 0, len(trainer.get_eval_dataloader()))
         before = trainer.evaluate() if rows.held_out else {}
         with Interruption(checkpoints, shown.say if shown else lambda line: None) as interruption:
             trainer.add_callback(interruption)
@@ -81,6 +83,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         }
         | task.counts,
         "parameters": _counted(model, size),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "P": {"storage": model.unilora.storage.name, "bytes": model.unilora.storage.nbytes},
         "steps": trainer.state.global_step,
         "before": _held_out(before),
