@@ -90,3 +90,53 @@ def test_the_record_of_a_quantized_base_is_of_the_matrix_that_the_codes_stand_fo
     values = candidates(model)[0].values().detach().float()
     # bitsandbytes multiplies int8 by int8: an entry of x is one of 127 steps, and the result one in float16
     torch.testing.assert_close(matrix.T - (B @ A).detach(), values, atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["torchao-int8", "torchao-int4", "int8", "nf4"])
+def test_the_command_holds_a_base_in_few_bits_and_trains_on_it(name, tmp_path):
+    pytest.importorskip("torchao" if name.startswith("torchao") else "bitsandbytes")
+    from test_loop import saved_language_model
+
+    from backends.torch.settings import TrainSettings
+    from backends.torch.training.base import prepare
+    from backends.torch.training.train import train
+
+    (tmp_path / "texts.jsonl").write_text("".join(f'{{"text": "good {n % 3} good"}}\n' for n in range(32)))
+    common = {"base": saved_language_model(tmp_path / "base"), "data": tmp_path / "texts.jsonl", "task": "causal-lm"}
+    run = TrainSettings(
+        **common,
+        output=tmp_path / "vec.safetensors",
+        quantize=name,
+        dim=200,
+        rank=4,
+        batch_size=8,
+        epochs=6,
+        lr=0.1,
+        micro_batch=4,
+    )
+    model = prepare(run)[0]
+    held = {candidate.weight for candidate in candidates(model).values() if candidate.is_quantized}
+    assert len(held) == 7 and not any("lm_head" in weight for weight in held), (
+        "the linear layers of one layer of a Llama"
+    )
+    report = train(run)
+    assert report["after"]["loss"] < 0.97 * report["before"]["loss"] and report["dtype"] == "float32"
+    load_adapter(prepare(run)[0], run.output)  # and no warning: the same base
+
+
+def test_a_base_that_is_saved_in_few_bits_is_trained_on_as_it_is(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    from test_loop import saved_language_model
+
+    from backends.torch.settings import TrainSettings
+    from backends.torch.training.base import prepare
+    from backends.torch.training.train import train
+
+    (tmp_path / "texts.jsonl").write_text("".join(f'{{"text": "good {n % 3} good"}}\n' for n in range(32)))
+    common = {"data": tmp_path / "texts.jsonl", "task": "causal-lm", "output": tmp_path / "vec.safetensors", "dim": 200}
+    plain = saved_language_model(tmp_path / "base")
+    prepare(TrainSettings(**common, base=plain, quantize="nf4"))[0].save_pretrained(tmp_path / "packed")
+    for path in plain.glob("*token*"):
+        (tmp_path / "packed" / path.name).write_bytes(path.read_bytes())
+    report = train(TrainSettings(**common, base=tmp_path / "packed", epochs=6, lr=0.1, batch_size=8))
+    assert report["after"]["loss"] < 0.97 * report["before"]["loss"]

@@ -45,7 +45,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     checkpoints = Checkpoints(settings) if settings.output else None
     with quiet(), _deterministic(), contextlib.ExitStack() as stack:
         model, new, rows, task = prepare(settings, progress and is_first(), settings.dropout)
-        size = sum(parameter.numel() for parameter in model.parameters())
+        size, dtype = sum(parameter.numel() for parameter in model.parameters()), model.dtype
         looked_at = sample(task, rows, progress and is_first()) if settings.ranks in BEFORE else ()
         layer_map, ranks = ranked(model, settings, looked_at)
         shown = stack.enter_context(Progress(task.main)) if progress and is_first() else None
@@ -83,7 +83,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         }
         | task.counts,
         "parameters": _counted(model, size),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         "P": {"storage": model.unilora.storage.name, "bytes": model.unilora.storage.nbytes},
         "steps": trainer.state.global_step,
         "before": _held_out(before),
