@@ -315,9 +315,7 @@ def saved_as(dtype, folder, base):  # noqa: F811
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_base_is_held_as_it_is_saved_where_the_machine_has_arithmetic_for_it(
-    dtype, language, command, tmp_path, monkeypatch
-):  # noqa: F811
+def test_a_base_is_held_as_saved_where_that_is_fast(dtype, language, command, tmp_path, monkeypatch):  # noqa: F811
     run = language | {"base": saved_as(getattr(torch, dtype), tmp_path / "base", language["base"])}
     for slow, held, said in (
         (set(), dtype, ""),

@@ -14,7 +14,7 @@ from unilora_spec.command import printable
 
 from ..settings import PlanSettings
 from ..tasks import rows_and_task
-from .precision import loading
+from .precision import keep_for_training, loading
 from .strangers import NO_CODE, WEIGHTS, config_of, reason
 from .waiting import waiting
 
@@ -104,6 +104,7 @@ def _base_model(settings, config, task, tokenizer, held_in):
         **held_in,
         **WEIGHTS,
     )
+    keep_for_training(model)
     new = set(found["missing_keys"]) | {name for name, *_ in found["mismatched_keys"]}
     parameters = dict(model.named_parameters())
     new = [name for name in parameters if name in new]

@@ -3,6 +3,7 @@
 import importlib.util
 
 import torch
+from torch import nn
 
 from unilora_spec import UniLoraError
 
@@ -30,6 +31,14 @@ def loading(settings: AdapterSettings, config) -> tuple[dict, str | None]:
     if settings.quantize:
         options["quantization_config"] = _quantization(settings.quantize, dtype)
     return options, said
+
+
+def keep_for_training(model: nn.Module) -> None:
+    """Lets no evaluation pack the weights of bitsandbytes' layers of four bits for a CPU: a step after it would have no gradient through
+    them, and nothing would say so."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def is_slow(dtype: torch.dtype) -> bool:
