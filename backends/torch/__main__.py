@@ -18,6 +18,7 @@ from unilora_spec.places import check_output
 
 from .settings import BEFORE, PlanSettings, TrainSettings, flag
 from .training.processes import is_first, launcher, run_as_one
+from .training.waiting import waiting
 
 EXAMPLE = (
     "Example: python -m backends.torch train --base ./my-model --data reviews.csv --text text --label label "
@@ -43,9 +44,10 @@ def train(config: Path | None, as_json: bool, **options):
     Every option but --json can stand in the YAML file of --config as well; the command line goes before it.
     """
     settings = TrainSettings.from_options(options, config)
-    from accelerate import PartialState
+    with waiting(lambda: "loading transformers"):  # which takes seconds to import; a wrong call is told before
+        from accelerate import PartialState
 
-    from .training.train import Stopped, train  # transformers takes seconds to import; a wrong call is told at once
+        from .training.train import Stopped, train
 
     try:
         report = train(settings, progress=True)  # on standard error, also with --json

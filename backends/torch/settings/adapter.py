@@ -8,11 +8,13 @@ from unilora_spec.projection import KINDS
 
 from .options import (
     BEFORE,
+    DTYPES,
     DURING,
     NAMES,
     OPTIONS,
     PLANNERS,
     PROXIES,
+    QUANTIZED,
     RANKS,
     TEXT,
     listed,
@@ -32,6 +34,19 @@ class AdapterSettings(Settings):
     """
 
     base: str = option("Data and task", TEXT, "Base model: a folder, or an id of the Hugging Face Hub.")
+    dtype: str = option(
+        "Data and task",
+        one_of(*DTYPES),
+        "What the frozen base is held and computed in; the vector and its gradient stay float32. auto: as it is saved, but float32 on "
+        "a CPU that has no arithmetic for that. float16 has no scaling of the loss.",
+        DTYPES[0],
+    )
+    quantize: str | None = option(
+        "Data and task",
+        one_of(*QUANTIZED),
+        "Hold the base's linear layers in fewer bits: nf4 or int8 by bitsandbytes, torchao-int4 or torchao-int8 by torchao, which have "
+        "to be installed.",
+    )
     targets: tuple[str, ...] | None = option(
         "Adapter",
         NAMES,

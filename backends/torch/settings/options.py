@@ -15,6 +15,15 @@ BEFORE = tuple(TEXTS)
 DURING = ("beam", "dora")  # those that move ranks while it trains
 PLANNERS = ("uniform", *BEFORE, *DURING)
 PROXIES = ("grad-norm", "snip", "synflow")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZED = ("nf4", "int8", "torchao-int4", "torchao-int8")
+SCHEDULES = (
+    "linear",
+    "cosine",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)  # those of transformers that need no more
 
 
 # Each converter takes what a command line or a YAML file can hold; _as turns its refusal into what to give instead.

@@ -14,6 +14,7 @@ from .options import (
     NAMES,
     PATH,
     RATES,
+    SCHEDULES,
     flag,
     number,
     one_of,
@@ -53,6 +54,11 @@ class TrainSettings(PlanSettings):
     )
 
     epochs: float = option("Training", number(0.0), "Times through the data.", 1.0)
+    max_steps: int | None = option(
+        "Training",
+        whole(1),
+        "So many steps in place of --epochs, however often that goes through the data; of a chain, of all links.",
+    )
     lr: float | None = option(
         "Training", number(0), "Learning rate of the vector; by default by task, kind, D / d and the base's size."
     )
@@ -72,7 +78,19 @@ class TrainSettings(PlanSettings):
     noise: float = option(
         "Training", number(0), "Flat-LoRA's noise on the adapted weights: 0.05 is the paper's for text.", 0.0
     )
+    schedule: str = option(
+        "Training",
+        one_of(*SCHEDULES),
+        "How the learning rates go on after the rise, by transformers' names; of constant there is no rise.",
+        SCHEDULES[0],
+    )
     warmup: float = option("Training", number(0, 1), "Share of the steps in which the learning rates rise.", 0.06)
+    dropout: float | None = option(
+        "Training",
+        number(0, 1),
+        "Dropout of the base while it is trained: what its config.json has as probabilities is set to this; by default it is as there. "
+        "The adapter has none of its own.",
+    )
     eval_steps: int | None = option(
         "Training", whole(1), "Evaluate and write a checkpoint every so many steps; by default after each epoch."
     )
@@ -138,5 +156,12 @@ class TrainSettings(PlanSettings):
                 raise UniLoraError(
                     f"--optimizer {self.optimizer} steps all links of a chain at once; leave one of them out"
                 )
+            if self.schedule != SCHEDULES[0]:
+                raise UniLoraError(
+                    f"--schedule {self.schedule} goes through all steps once, and each link of a chain has a rise and a fall of its "
+                    "own; leave one of them out"
+                )
+        if self.bf16 and self.dtype == "float16":
+            raise UniLoraError("--bf16 computes in bfloat16, and --dtype is float16; leave one of them out")
         if self.resume and self.overwrite:
             raise UniLoraError("--resume goes on and --overwrite starts anew; give one of them")

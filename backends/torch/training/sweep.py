@@ -28,6 +28,7 @@ def swept(settings: TrainSettings, run: Callable, say: Callable) -> tuple[TrainS
     task = TASKS[settings.task]
     rows = len(rows_and_task(settings)[0].train)
     limit = min(rows, max(math.ceil(SHARE * rows), LEAST_STEPS * settings.batch_size))
+    steps = settings.max_steps and min(settings.max_steps, max(math.ceil(SHARE * settings.max_steps), LEAST_STEPS))
     tried = []
     for rate in settings.sweep:
         try:
@@ -36,6 +37,7 @@ def swept(settings: TrainSettings, run: Callable, say: Callable) -> tuple[TrainS
                 output = Path(folder, "trial.safetensors")
                 trial = replace(
                     settings,
+                    max_steps=steps,
                     lr=rate,
                     sweep=None,
                     limit=limit,

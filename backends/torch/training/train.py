@@ -52,8 +52,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         say = show if progress and is_first() else lambda line: None
         settings, tried = swept(settings, lambda trial: train(trial, progress), say)
     with quiet(), _deterministic(), contextlib.ExitStack() as stack:
-        model, new, rows, task = prepare(settings, progress and is_first())
-        size = sum(parameter.numel() for parameter in model.parameters())
+        model, new, rows, task = prepare(settings, progress and is_first(), settings.dropout)
+        size, dtype = sum(parameter.numel() for parameter in model.parameters()), model.dtype
         looked_at = sample(task, rows, progress and is_first()) if settings.ranks in BEFORE else ()
         settings = with_targets(settings)
         layer_map, ranks = ranked(model, settings, looked_at)
@@ -78,6 +78,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
             trainer.add_callback(mover)
         if shown:
             trainer.add_callback(shown)
+        if shown and rows.held_out:
+            shown.at("held-out batch", 0, len(trainer.get_eval_dataloader()))
         before = trainer.evaluate() if rows.held_out else {}
         with Interruption(checkpoints, shown.say if shown else lambda line: None) as interruption:
             trainer.add_callback(interruption)
@@ -93,6 +95,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         }
         | task.counts,
         "parameters": _counted(model, size),
+        "dtype": str(dtype).removeprefix("torch."),
         "P": {"storage": model.unilora.storage.name, "bytes": model.unilora.storage.nbytes},
         "steps": trainer.state.global_step,
         "adapter": {
