@@ -9,13 +9,15 @@ ir = pytest.importorskip("onnx_ir")
 
 from adapters import adapter_of
 from onnx import TensorProto, helper, numpy_helper
+from onnx_bases import adapter_for, bert, pytorch, write
 from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+from onnxruntime.transformers import optimizer
 from torch import nn
 
 from export.kernels.nodes import nodes
-from export.onnx import feeds_of
+from export.onnx import cases, feeds_of
 from export.onnx_base.exporter_names import in_attention
 from export.onnx_base.feeds import feeds_for
 from export.onnx_base.folder import export_onnx_folder
@@ -438,13 +440,108 @@ def test_fused_attention_is_found_by_the_names_behind_it(tmp_path, half):
             assert where[f"layer.{number}.attention.self.{name}.weight"] == (place, "node name")
 
 
-def test_quantized_fused_attention_is_refused_by_name(tmp_path):
+def fused_bert(path, quantized=None):
+    """BERT as ONNX Runtime's optimizer fuses it, and its quantizer makes QAttention of that; an adapter without the table of words."""
+    model, segments, names = bert()
+    made = optimizer.optimize_model(str(write(model, path)), "bert", num_heads=4, hidden_size=32, opt_level=0)
+    made.save_model_to_file(str(path))
+    if quantized is not None:  # the inference of shapes and types ends at operators of ONNX Runtime's
+        quantize_dynamic(path, path, reduce_range=True, extra_options={"DefaultTensorType": TensorProto.FLOAT}, **quantized)
+    segments = [segment for segment in segments if "embeddings" not in segment.name]
+    return path, [adapter_for(lambda: (model, segments, names), seed) for seed in (0, 1)]
+
+
+@pytest.mark.parametrize("mode", ["reconstruct", "input", "factored", "bank"])
+@pytest.mark.parametrize("quantized", [None, {"per_channel": False}, {"per_channel": True}])
+def test_a_bert_that_onnx_runtime_has_fused(tmp_path, mode, quantized):
+    """What A and B cannot act beside is taken apart: quantized attention, and for a bank any."""
+    base, adapters = fused_bert(tmp_path / "base.onnx", quantized)
+    report = export_onnx_file(base, adapters if mode == "bank" else adapters[:1], tmp_path / "out.onnx", mode)
+    assert report["comparison"]["within"] and report["adapter_moves_outputs_by"] > 1
+    kinds = {node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node}
+    apart = mode == "bank" or quantized is not None
+    assert ("MultiHeadAttention" in kinds, bool(kinds & {"Attention", "QAttention"})) == (apart, not apart)
+    if quantized is None and mode == "bank":
+        feeds = feeds_for(read(base))
+        answers = [[{"logits": each} for each in pytorch(bert, adapter, feeds)] for adapter in adapters]
+        session = parity.session(tmp_path / "out.onnx")
+        for feed, wanted in cases(mode, adapters, feeds, answers):
+            got = parity.run(session, feed, ["logits"])["logits"]
+            assert np.abs(got - wanted["logits"]).max() < CLOSE * 10  # logits up to 20, after two layers
+
+
+def test_nothing_is_merged_into_quantized_fused_attention(tmp_path):
     base, adapter = fused(tmp_path / "base.onnx")
     quantize_dynamic(base, tmp_path / "quantized.onnx", op_types_to_quantize=["Attention"])
-    with pytest.raises(
-        UniLoraError, match="layer.0.attention.self.query.weight is used by QAttention .* W is quantized"
-    ):
-        export_onnx_file(tmp_path / "quantized.onnx", adapter, tmp_path / "out.onnx", "reconstruct")
+    with pytest.raises(UniLoraError, match="Attention_1_qkv_weight_quantized is quantized .QAttention Attention_1_quant"):
+        export_onnx_file(tmp_path / "quantized.onnx", adapter, tmp_path / "out.onnx", "merged")
+
+
+MASKS = {
+    "none": None, "length": np.array([5, 3], np.int32), "keys": np.array([[1] * 5, [1, 1, 1, 0, 0]], np.int32),
+    "pairs": np.tril(np.ones((2, 5, 5), np.int32)),
+}  # fmt: skip
+
+
+def attention(path, mask, past, **options):
+    """One Attention over (2, 5, 8) with two heads, a mask and a cache of three tokens; a file, its adapter of v, and a feed."""
+    model = nn.Module()
+    model.attn = nn.Module()
+    for name in ("q", "k", "v"):
+        model.attn.add_module(name, nn.Linear(8, 8, bias=False))
+    adapter = adapter_of(model, [Segment("attn.v.weight", 8, 8, 2)], "attention", d=20)
+    arrays = {"W": np.concatenate([each.weight.detach().numpy().T for each in model.attn.children()], 1), "b": normal(24)}
+    feed, taken, gives, outputs = {"x": normal(2, 5, 8)}, ["x", "W", "b", ""], ["y"], {"y": floats(2, 5, 8)}
+    if MASKS[mask] is not None:
+        feed["m"], taken[3] = MASKS[mask], "m"
+    if past:
+        feed["past"], outputs["present"] = normal(2, 2, 2, 3, 4), floats(2, 2, 2, 8, 4)
+        taken, gives = [*taken, "past"], [*gives, "present"]
+        if mask == "length":
+            feed["m"] = feed["m"] + 3
+        elif mask != "none":
+            feed["m"] = np.concatenate([np.ones((*feed["m"].shape[:-1], 3), np.int32), feed["m"]], -1)
+    inputs = {name: (TensorProto.INT32 if name == "m" else TensorProto.FLOAT, value.shape) for name, value in feed.items()}
+    made = helper.make_node("Attention", taken, gives, name="fused", domain="com.microsoft", num_heads=2, **options)
+    return save(path, [made], inputs, outputs, arrays), adapter, feed
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("past", [False, True])
+@pytest.mark.parametrize("mask", MASKS)
+def test_attention_that_is_taken_apart_attends_as_before(tmp_path, mask, past, causal, quantized):
+    base, adapter, feed = attention(tmp_path / "base.onnx", mask, past, unidirectional=causal)
+    if quantized:
+        quantize_dynamic(base, base, op_types_to_quantize=["Attention"])
+    given = {"attn.v.weight": f"W{'_quantized' * quantized}@16"}
+    mode = "factored" if quantized else "bank"
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode, given=given, feeds=[feed])
+    differences = [row["absolute"] for row in report["comparison"]["outputs"].values()]
+    assert len(differences) == 1 + past and max(differences) < CLOSE and report["adapter_moves_outputs_by"] > 0.01
+    assert "MultiHeadAttention" in {node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node}
+
+
+def test_attention_over_a_weight_that_is_dequantized(tmp_path):
+    """As static quantization leaves it."""
+    base, adapter, feed = attention(tmp_path / "base.onnx", "keys", False)
+    model = onnx.load(base)
+    W = next(each for each in model.graph.initializer if each.name == "W")
+    codes = np.rint(numpy_helper.to_array(W) * 256).astype(np.int8)
+    W.CopyFrom(numpy_helper.from_array(codes, "W"))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1 / 256), "scale"))
+    model.graph.node.insert(0, helper.make_node("DequantizeLinear", ["W", "scale"], ["floats"]))
+    model.graph.node[1].input[1] = "floats"
+    onnx.save(model, base)
+    for mode in ("reconstruct", "input", "factored"):
+        report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode, given={"attn.v.weight": "W@16"}, feeds=[feed])
+        assert report["comparison"]["within"] and report["adapter_moves_outputs_by"] > 0.01
+
+
+def test_attention_that_cannot_be_taken_apart_is_refused_by_name(tmp_path):
+    base, adapter, feed = attention(tmp_path / "base.onnx", "none", False, do_rotary=1)
+    with pytest.raises(UniLoraError, match="Attention fused has W inside, .* cannot be taken apart as it has do_rotary; give a base"):
+        export_onnx_file(base, adapter, tmp_path / "out.onnx", "bank", given={"attn.v.weight": "W@16"}, feeds=[feed])
 
 
 @pytest.mark.parametrize(
