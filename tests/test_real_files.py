@@ -1,5 +1,7 @@
 """Files as real tools write them: what onnx does not know of, and what they do to weights and inputs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,11 @@ from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 from onnxruntime.transformers import optimizer
 from torch import nn
+from typer.testing import CliRunner
 
+from export.__main__ import app
+from export.graph.expander import write_adapter
+from export.graph.rebuild import pairs
 from export.kernels.nodes import nodes
 from export.onnx import cases, feeds_of
 from export.onnx_base.exporter_names import in_attention
@@ -24,7 +30,7 @@ from export.onnx_base.folder import export_onnx_folder
 from export.onnx_base.from_file import export_onnx_file, read
 from export.parity import compare as parity
 from export.parity import unrounded
-from unilora_spec import BaseMismatch, Segment, UniLoraError, WorkFailed
+from unilora_spec import BaseMismatch, LayerMap, Projection, Segment, UniLoraError, WorkFailed, save_adapter
 
 
 def save(path, made, inputs, outputs, arrays=None, opset=18):
@@ -360,6 +366,65 @@ def test_a_folder_of_parts_in_one_call(in_parts, tmp_path, mode):
     for name, held in files.items():
         (y,) = parity.run(parity.session(tmp_path / "out" / f"{name}.onnx"), feed, ["y"]).values()
         assert np.abs(y - chain(adapter, W, held, x)).max() < CLOSE
+
+
+def run_with(path, feed, adapter=None):
+    options = onnxruntime.RunOptions()
+    if adapter:
+        file = onnxruntime.LoraAdapter()
+        file.Load(str(adapter))
+        options.add_active_adapter(file)
+    return parity.session(path).run(None, feed, options)[0]
+
+
+@pytest.mark.parametrize("mode", ["input", "factored"])
+def test_all_parts_take_one_adapters_file(in_parts, tmp_path, mode):
+    """With A and B of every part, and a head that one of them has."""
+    folder, adapter, W = in_parts
+    adapter.saved = {f"{WEIGHTS[2]}.weight": normal(8, 8)}
+    adapter.layer_map = LayerMap([segment for segment in adapter.layer_map.segments if segment.name not in adapter.saved])
+    adapter.projection = Projection(D=adapter.layer_map.D, d=20, seed=1)
+    adapter.base = None
+    (folder / "model.onnx_adapter").write_bytes(b"of another model")
+    report = export_onnx_folder(folder, adapter, tmp_path / "out", mode)
+    assert report["left_out"] == ["model.onnx_adapter"]
+    written = {file.name for file in (tmp_path / "out").iterdir() if ".onnx_" in file.name or ".expander" in file.name}
+    assert written == {"model.onnx_adapter"} | ({"model.expander.onnx"} if mode == "factored" else set())
+    new = dataclasses.replace(adapter, theta=adapter.theta + 1, saved={name: normal(8, 9)[:, 1:] for name in adapter.saved})
+    write_adapter(new, mode, tmp_path / "new.onnx_adapter")
+    x = normal(3, 8)
+    for name, held in {"encoder_model": WEIGHTS[:1], "decoder_model_merged": WEIGHTS[1:]}.items():
+        for each, file in ((adapter, tmp_path / "out" / "model.onnx_adapter"), (new, tmp_path / "new.onnx_adapter")):
+            wanted = chain(each, W, held[:1], x)
+            wanted = wanted @ each.saved[f"{WEIGHTS[2]}.weight"].T if len(held) > 1 else wanted
+            assert np.abs(run_with(tmp_path / "out" / f"{name}.onnx", {"x": x}, file) - wanted).max() < CLOSE * 10
+    if mode == "factored":
+        expander = parity.session(tmp_path / "out" / "model.expander.onnx")
+        names = [output.name for output in expander.get_outputs()]
+        feed = dict(zip(names, expander.run(None, {"theta": new.theta}))) | {"x": x}
+        assert np.abs(run_with(tmp_path / "out" / "encoder_model.onnx", feed) - chain(new, W, WEIGHTS[:1], x)).max() < CLOSE
+
+
+@pytest.mark.parametrize("mode", ["input", "factored"])
+def test_all_parts_require_the_same_inputs(in_parts, tmp_path, mode):
+    """One feed serves them all, in runtimes without optional inputs or functions too; by the command."""
+    folder, adapter, W = in_parts
+    adapter.saved = {f"{WEIGHTS[2]}.weight": normal(8, 8)}
+    adapter.layer_map = LayerMap([segment for segment in adapter.layer_map.segments if segment.name not in adapter.saved])
+    adapter.projection, adapter.base = Projection(D=adapter.layer_map.D, d=20, seed=1), None
+    save_adapter(adapter, tmp_path / "vec.safetensors")
+    call = ["onnx-folder", "--adapter", tmp_path / "vec.safetensors", "--base", folder, "-o", tmp_path / "out", "--mode", mode]
+    said = CliRunner().invoke(app, [*map(str, call), "--required-inputs", "--inline"])
+    assert said.exit_code == 0, said.output
+    x = normal(3, 8)
+    feed = {"x": x} | adapter.saved | (pairs(adapter) if mode == "factored" else {"theta": adapter.theta})
+    for name, held in {"encoder_model": WEIGHTS[:1], "decoder_model_merged": WEIGHTS[1:2]}.items():
+        path = tmp_path / "out" / f"{name}.onnx"
+        graph, session = onnx.load(path), parity.session(path)
+        assert not graph.functions and {each.name for each in session.get_inputs()} == set(feed)
+        wanted = chain(adapter, W, held, x)
+        wanted = wanted if name == "encoder_model" else wanted @ adapter.saved[f"{WEIGHTS[2]}.weight"].T
+        assert np.abs(run_with(path, feed) - wanted).max() < CLOSE * 10
 
 
 def test_one_part_by_itself(in_parts, tmp_path):
