@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -172,6 +173,23 @@ def test_convolutions_and_fused_attention_are_compared_without_rounding(tmp_path
     base = save(tmp_path / "attention.onnx", made, {"x": floats(1, 5, 8)}, {"y": floats(1, 5, 8)}, arrays)
     got, want, kinds = without_rounding(base, {"x": normal(1, 5, 8)})
     assert "QAttention" in kinds and np.abs(got - want).max() < CLOSE
+
+
+@pytest.mark.parametrize("mode", ["reconstruct", "factored"])
+def test_many_weights_over_a_quantized_base(tmp_path, mode):
+    """The sizes of 40 factors are read while ONNX Runtime infers shapes, so they have to be in the graph that is compared."""
+    names = {f"{number}.weight": normal(8, 8) for number in range(20)}
+    model = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in names))
+    with torch.no_grad():
+        for each, W in zip(model, names.values()):
+            each.weight.copy_(torch.from_numpy(W / 4))
+    adapter = adapter_of(model, [Segment(name, 8, 8, 2) for name in names], "many", d=40)
+    made = [helper.make_node("MatMul", [f"v{i}", name], [f"v{i + 1}"], name=f"/{i}/MatMul") for i, name in enumerate(names)]
+    arrays = {name: each.weight.detach().numpy().T.copy() for name, each in zip(names, model)}
+    base = save(tmp_path / "base.onnx", made, {"v0": floats("n", 8)}, {"v20": floats("n", 8)}, arrays)
+    quantize_dynamic(base, base)
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode)
+    assert report["comparison"]["within"] and len(report["weights"]) == 20
 
 
 # onnxruntime-genai's builder
@@ -461,6 +479,30 @@ def test_a_folder_that_lacks_a_weight_is_refused(in_parts, tmp_path):
     ):
         export_onnx_folder(folder, adapter, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mode", ["merged", "factored"])
+def test_a_merged_decoder_whose_names_alone_tell(tmp_path, mode):
+    """Optimum gives what both branches of its If share to the graph around it, and appends `_merged_0` to the names; no node has a name."""
+    model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
+    adapter = adapter_of(model, [Segment(f"{number}.weight", 8, 8, 2) for number in (0, 1)], "merged", d=20)
+    stored = {"0.weight_merged_0": model[0], "1.weight_merged_1": model[1]}
+
+    def branch(name, sign):
+        made = [helper.make_node("MatMul", ["x", "0.weight_merged_0"], [f"{name}h"])]
+        made += [helper.make_node("MatMul", [f"{name}h", "1.weight_merged_1"], [f"{name}k"]), helper.make_node(sign, [f"{name}k"], [name])]
+        return helper.make_graph(made, name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
+
+    adapter.base = None  # so that no fingerprint tells them
+    arrays = {name: each.weight.detach().numpy().T.copy() for name, each in stored.items()}
+    made = [helper.make_node("If", ["use_cache_branch"], ["y"], then_branch=branch("t", "Neg"), else_branch=branch("e", "Identity"))]
+    inputs = {"use_cache_branch": (TensorProto.BOOL, []), "x": floats("n", 8)}
+    base = save(tmp_path / "decoder_model_merged.onnx", made, inputs, {"y": floats("n", 8)}, arrays)
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode)
+    assert {row["name"]: (row["initializer"], row["how"]) for row in report["weights"]} == {
+        "0.weight": ("0.weight_merged_0", "name"), "1.weight": ("1.weight_merged_1", "name"),
+    }  # fmt: skip
+    assert report["comparison"]["within"] and report["adapter_moves_outputs_by"] > 0.01
 
 
 # Fused attention, whose weights have lost their names

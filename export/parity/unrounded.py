@@ -13,6 +13,7 @@ import onnx_ir as ir
 import onnxruntime
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from .. import external
 from ..graph.rebuild import GraphTape
 from . import compare as parity
 
@@ -42,7 +43,8 @@ def session(model: ir.Model) -> onnxruntime.InferenceSession:
             _take_place(node.outputs[0], before.inputs[0])
     RemoveUnusedNodesPass()(model)
     with tempfile.TemporaryDirectory() as folder:
-        ir.save(model, Path(folder) / "model.onnx", external_data="model.data")
+        external.put_beside(model, Path(folder) / "model.data")
+        ir.save(model, Path(folder) / "model.onnx")
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         return parity.session_to_compare(Path(folder) / "model.onnx", options)
