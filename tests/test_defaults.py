@@ -123,3 +123,36 @@ def test_a_sweep_takes_the_best_rate_and_a_resumed_run_keeps_it(small, tmp_path,
 def test_sweeps_refused(options, expected):
     with pytest.raises(UniLoraError, match=expected):
         settings_of(**options)
+
+
+def test_the_metric_that_is_to_become_best(small):  # noqa: F811
+    report = train(TrainSettings(**small, metric="matthews", patience=1, epochs=2))
+    assert -1 <= report["after"]["matthews"] <= 1
+    with pytest.raises(
+        UniLoraError, match="--metric is 'bleu'; of classification there are loss, accuracy, macro_f1, matthews"
+    ):
+        train(TrainSettings(**small, metric="bleu", overwrite=True))
+    with pytest.raises(UniLoraError, match="there are none, as no rows are held out"):
+        train(TrainSettings(**small, metric="accuracy", holdout=0, overwrite=True))
+
+
+def test_clipped_gradients_make_smaller_steps(small, tmp_path):  # noqa: F811
+    """Of plain gradient norms far above: AdamW's steps do not know of a factor, so that the moments tell."""
+    seen = {}
+    for clip in (0, 1e-3):
+        made = module.make_trainer
+
+        def make_trainer(*arguments, clip=clip, made=made):
+            trainer = made(*arguments)
+            seen[clip] = trainer
+            return trainer
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "make_trainer", make_trainer)
+            train(TrainSettings(**small, clip=clip, overwrite=True))
+    moments = {
+        clip: trainer.optimizer.state[trainer.model.unilora.theta]["exp_avg_sq"].sum() for clip, trainer in seen.items()
+    }
+    assert (
+        moments[1e-3] < 1e-6 < moments[0]
+    )  # 9 steps of a squared norm of 1e-6, a thousandth of it each, and half that for θ

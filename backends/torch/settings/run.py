@@ -91,6 +91,12 @@ class TrainSettings(PlanSettings):
         "Dropout of the base while it is trained: what its config.json has as probabilities is set to this; by default it is as there. "
         "The adapter has none of its own.",
     )
+    clip: float = option(
+        "Training",
+        number(0),
+        "Gradients of a norm above this, of all parameters together, are scaled down to it; 0: never.",
+        1.0,
+    )
     eval_steps: int | None = option(
         "Training", whole(1), "Evaluate and write a checkpoint every so many steps; by default after each epoch."
     )

@@ -16,12 +16,15 @@ from ..rows.split import Data, Source
 from ..settings import DataSettings
 
 
+SMALLER_IS_BETTER = ("loss", "mse", "perplexity")  # of the metrics of all tasks
+
+
 class Task:
     """What a run makes of rows: what it reads of one, what a model is given of them, and what is measured.
 
     One object serves one run. It learns the classes from the rows (``learn``), and of a model what it can read (``read_by``).
 
-    ``main``              the metric that early stopping goes by
+    ``main``              the metric that early stopping goes by, or the one that the settings name
     ``larger_is_better``  how it goes by it
     ``model_class``       transformers' class of a base with the head that the task needs
     ``labels``            the classes' names in the order of their numbers; None for tasks without classes
@@ -37,6 +40,8 @@ class Task:
 
     def __init__(self, settings: DataSettings, base_labels: Sequence[str] = ()):
         self.settings, self.base_labels, self.counts = settings, tuple(base_labels), {}
+        if settings.metric:
+            self.main, self.larger_is_better = settings.metric, settings.metric not in SMALLER_IS_BETTER
 
     # Of rows
 

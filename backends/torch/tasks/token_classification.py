@@ -74,7 +74,7 @@ class TokenClassification(Task):
             raise UniLoraError(f"{source.name}: {self.tags} has the one value {names[0]!r}; classification needs two")
         self.labels = classes.in_order(names, self.base_labels)
         self.numbers = {value: self.labels.index(name) for value, name in named.items()}
-        if self._has_entities():
+        if self._has_entities() and not self.settings.metric:
             self.main = "f1"
 
     def _has_entities(self):

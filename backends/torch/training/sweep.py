@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from unilora_spec import UniLoraError, WorkFailed
 
 from ..settings import TrainSettings
-from ..tasks import TASKS, rows_and_task
+from ..tasks import rows_and_task
 from .checkpoints import Stopped
 
 SHARE = 0.1  # of the rows to train on, and no less than so many steps
@@ -25,8 +25,8 @@ def swept(settings: TrainSettings, run: Callable, say: Callable) -> tuple[TrainS
     ``run`` trains with settings and returns a report, and ``say`` takes a line for each rate. The list has a dict for each rate, with
     ``lr`` and the metrics, which are missing where the loss was no number any more. Raises ``UniLoraError`` where that is so for all.
     """
-    task = TASKS[settings.task]
-    rows = len(rows_and_task(settings)[0].train)
+    data, task = rows_and_task(settings)
+    rows = len(data.train)
     limit = min(rows, max(math.ceil(SHARE * rows), LEAST_STEPS * settings.batch_size))
     steps = settings.max_steps and min(settings.max_steps, max(math.ceil(SHARE * settings.max_steps), LEAST_STEPS))
     tried = []

@@ -81,6 +81,9 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         if shown and rows.held_out:
             shown.at("held-out batch", 0, len(trainer.get_eval_dataloader()))
         before = trainer.evaluate() if rows.held_out else {}
+        if settings.metric and settings.metric not in _held_out(before):
+            there = ", ".join(_held_out(before)) or "none, as no rows are held out"
+            raise UniLoraError(f"--metric is {settings.metric!r:.60}; of {settings.task} there are {there}")
         with Interruption(checkpoints, shown.say if shown else lambda line: None) as interruption:
             trainer.add_callback(interruption)
             after = _run(trainer, model, settings, checkpoints)

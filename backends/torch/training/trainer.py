@@ -142,6 +142,7 @@ def make_trainer(model, groups, settings, rows, task, folder) -> Trainer:
         max_steps=settings.max_steps or -1,
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup,
+        max_grad_norm=settings.clip,
         seed=settings.seed % 2**32,
         bf16=settings.bf16,
         use_cpu=not torch.accelerator.is_available(),  # else bf16 is refused there
