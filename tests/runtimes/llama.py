@@ -218,6 +218,7 @@ def small(node: Path) -> None:
 def real(node: Path) -> None:
     model = gemma(node)
     tokenizer = transformers.AutoTokenizer.from_pretrained(node, gguf_file=GEMMA)
+    tokenizer.save_pretrained(node / "base")  # vllm_server.py measures on this folder
     tokens = tokenizer("The history of the city begins")["input_ids"]
     torch.manual_seed(0)
     attach(model, rank=4, d=2000, targets=LINEAR)
