@@ -10,6 +10,7 @@ are nobody's are not found. Then what another adapter costs there.
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from vllm_lora import TARGETS, compare, small_llama
 from backends.torch import attach
 
 MAX_RANK, KEPT = 8, 4
+START = 900  # seconds: half a minute on two idle cores
 ADAPTERS = {  # options of attach beside rank 4
     "one": {"ranks": {"q_proj": 2, "o_proj": 8}, "alpha": 8, "scaling": "rslora"}, "two": {}, "wide": {"rank": 16}, "square": {"rank": 0},
     "head": {"train_in_full": ["lm_head"]}, "output layer": {"targets": ["q_proj", "lm_head"]}, "other base": {},
@@ -88,16 +90,18 @@ def server(folder: Path, base: Path):
         "--max-model-len", 128, "--max-num-seqs", 2, "--host", "127.0.0.1", "--port", port,
     ]  # fmt: skip
     with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(list(map(str, call)), env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            list(map(str, call)), env=environment, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             begin = time.monotonic()
             while not _lives(f"http://127.0.0.1:{port}/health"):
-                assert process.poll() is None and time.monotonic() < begin + 300, f"see {log.name}"
+                assert process.poll() is None and time.monotonic() < begin + START, f"see {log.name}"
                 time.sleep(0.5)
             yield f"http://127.0.0.1:{port}", process
         finally:
-            process.terminate()
-            process.wait(60)
+            os.killpg(process.pid, signal.SIGKILL)  # it and the engine that it started
+            process.wait()
 
 
 def _lives(address) -> bool:
