@@ -30,7 +30,7 @@ from vllm_lora import TARGETS, compare, small_llama
 from backends.torch import attach
 
 MAX_RANK, KEPT = 8, 4
-START = 900  # seconds: half a minute on two idle cores
+START = 900  # seconds, on cores with ten times the work that they can do
 ADAPTERS = {  # options of attach beside rank 4
     "one": {"ranks": {"q_proj": 2, "o_proj": 8}, "alpha": 8, "scaling": "rslora"}, "two": {}, "wide": {"rank": 16}, "square": {"rank": 0},
     "head": {"train_in_full": ["lm_head"]}, "output layer": {"targets": ["q_proj", "lm_head"]}, "other base": {},
