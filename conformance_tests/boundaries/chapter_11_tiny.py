@@ -1,7 +1,7 @@
 """SPEC 11.16: `tiny`, whose R is a sum of random matrices."""
 
 from ..oracle import arithmetic
-from ..oracle.kinds import LAYERED, tiny
+from ..oracle.kinds import tiny
 from . import exact, gives, limit, refused
 from .chapter_11 import LARGEST_OPTION, expanded, not_expanded, of_kind, segment
 
@@ -41,13 +41,13 @@ def groups_of_segments():
 @exact("11.16", "k · groups of 32 bits", "expand", kind="tiny", of="k · groups")
 def many_groups():
     """k · groups in 31 bits or in a float32."""
-    n = 65_536
-    run = {"layers": [0, n], "prefix": "l.", "segments": [segment(1, 1, 1, ".w")]}
-    for groups, k in ((n, n - 1), (n - 1, n - 1), (n - 1, 40_000)):
+    n, side = 65_536, 16  # so that θ_D is too large for an implementation to make it whole for two entries
+    run = {"layers": [0, n], "prefix": "l.", "segments": [segment(1, side, 1, ".w")]}
+    for groups, k in ((n, n - 1), (n - 1, 40_000)):
         theta = [2.0 ** (group % 31) for group in range(groups)]
-        p = of_kind("tiny", [run], groups, u=1, groups=groups) | {"frozen": [1.0] * (2 * n)}
-        B = arithmetic.f32(theta[k * groups // n] * tiny.random(p, k, 1))
-        fields = {"projection": p, "theta": theta, "start": 2 * k, "stop": 2 * k + 2}
+        p = of_kind("tiny", [run], groups, u=1, groups=groups) | {"frozen": [1.0] * (side + 1) * n}
+        B, stop = arithmetic.f32(theta[k * groups // n] * tiny.random(p, k, 1)), (side + 1) * (k + 1)
+        fields = {"projection": p, "theta": theta, "start": stop - 2, "stop": stop}
         yield gives(f"segment {k}, {groups} groups", {"theta_D": [1.0, B]}, **fields)
 
 
