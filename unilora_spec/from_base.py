@@ -32,7 +32,8 @@ class FromBase(Factored):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        numbers, length = np.asarray(self.tensors["frozen"], np.float32), self.lengths(self.layer_map, **self.options)["frozen"]
+        numbers = np.asarray(self.tensors["frozen"], np.float32)
+        length = self.lengths(self.layer_map, **self.options)["frozen"]
         if numbers.shape != (length,):
             raise LimitError(f"frozen has shape {list(numbers.shape)}; it must be [{length}]", self.rule)
         self.tensors["frozen"] = numbers

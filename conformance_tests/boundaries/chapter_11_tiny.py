@@ -41,9 +41,9 @@ def groups_of_segments():
 @exact("11.16", "k · groups of 32 bits", "expand", kind="tiny", of="k · groups")
 def many_groups():
     """k · groups in 31 bits or in a float32."""
-    n, side = 65_536, 16  # so that θ_D is too large for an implementation to make it whole for two entries
+    n, side = 65_535, 16  # so that θ_D is too large for an implementation to make it whole for two entries
     run = {"layers": [0, n], "prefix": "l.", "segments": [segment(1, side, 1, ".w")]}
-    for groups, k in ((n, n - 1), (n - 1, 40_000)):
+    for groups, k in ((n, n - 1), (n - 1, n - 1)):  # the second product is one more than a multiple of n
         theta = [2.0 ** (group % 31) for group in range(groups)]
         p = of_kind("tiny", [run], groups, u=1, groups=groups) | {"frozen": [1.0] * (side + 1) * n}
         B, stop = arithmetic.f32(theta[k * groups // n] * tiny.random(p, k, 1)), (side + 1) * (k + 1)
