@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import LimitError
+from ..layer_map import Segment
 from ..program import Range, Start, Value, by_size, frozen
 from ..projection import Option
 from .xs import Xs
@@ -52,13 +53,13 @@ class Tiny(Xs, kind="tiny"):
         return ()
 
     def between(self, number, segment):
-        rank, (u, groups) = segment.rank, self.options.values()
-        group = number * groups // len(self.layer_map)
-        combined = self.range("v")[group : group + 1, :] @ self._random(number, rank, u)
-        return combined.reshape(rank, rank)
+        group = number * self.options["groups"] // len(self.layer_map)
+        v = self.range("v")[group : group + 1, :]
+        return (v @ self.random(number, segment)).reshape(segment.rank, segment.rank)
 
-    def _random(self, number: int, rank: int, u: int) -> Value:
-        """The P_i of the segment with this number, a row each: (u, rank²)."""
+    def random(self, number: int, segment: Segment) -> Value:
+        """The P_i of the segment with this number in the layer map, a row each: (u, rank²)."""
+        u, rank = self.options["u"], segment.rank
         start, count = u * int(self._entries[number]), u * rank**2
 
         def make():
