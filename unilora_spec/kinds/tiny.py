@@ -35,7 +35,7 @@ class Tiny(Xs, kind="tiny"):
     def dim(cls, layer_map, u, groups):
         segments, squares = len(layer_map), sum(by_size(layer_map, _square))
         if groups > segments:
-            raise LimitError(f"groups is {groups}, of {segments} segments; give at most {segments}", cls.rule)
+            raise LimitError(f"groups is {groups}; give at most {segments}, the number of segments", cls.rule)
         if u * squares > MAX_RANDOM:
             raise LimitError(
                 f"u is {u}, and the squares of all ranks add up to {squares}: {u * squares} random numbers, and at most {MAX_RANDOM} "
