@@ -517,6 +517,21 @@ def test_a_row_that_is_seen_is_found_where_rounding_hides_it():
         check_apart(task, model)
 
 
+def test_planners_look_at_rows_of_language_models(bases, rows, tmp_path):
+    options = {
+        "base": bases(CHATML),
+        "data": rows(*TALKS),
+        "output": tmp_path / "v",
+        "task": "causal-lm",
+        "rank": 2,
+        "dim": 100,
+    }
+    for more in ({"ranks": "gelora"}, {"ranks": "hetero", "packing": True, "max_length": 400}):
+        assert train(TrainSettings(**options | more, overwrite=True))["ranks"]["planner"] == more["ranks"]
+    with pytest.raises(UniLoraError, match="--ranks gelora looks at rows one by one; leave --packing out"):
+        TrainSettings(**options, ranks="gelora", packing=True)
+
+
 def test_packing_trains(bases, rows, tmp_path, capfd):
     options = {
         "base": bases(CHATML),
