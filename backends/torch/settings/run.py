@@ -37,6 +37,8 @@ class PlanSettings(DataSettings, AdapterSettings):
                 f"--ranks {self.ranks} looks at the base while it reads texts; give --data, and --text and --label where the "
                 "columns have other names"
             )
+        if self.ranks == "gelora" and self.packing:
+            raise UniLoraError("--ranks gelora looks at rows one by one; leave --packing out, or --ranks")
 
 
 @dataclass
