@@ -290,6 +290,15 @@ def test_damaged_archives(tmp_path, end):
             read(str(tmp_path / f"a.csv.{end}"))
 
 
+def test_an_xz_file_that_asks_for_a_gigabyte_of_memory_is_refused(tmp_path):
+    path = tmp_path / "a.csv.xz"
+    path.write_bytes(lzma.compress(CSV.encode(), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 2**30}]))
+    with pytest.raises(UniLoraError, match="this is no sound xz file: Memory usage limit"):
+        read(str(path))
+    path.write_bytes(lzma.compress(CSV.encode(), preset=9))
+    assert len(read(str(path)).rows) == 4
+
+
 def test_several_streams_in_one_file(tmp_path):
     first, second = CSV.encode(), b"more,yes\n"
     for end in ("gz", "bz2", "xz", "zst"):
