@@ -198,14 +198,15 @@ def test_latin_1_is_read_as_cp1252_which_has_its_letters(tmp_path):
     assert given(tmp_path / "a.csv", content.encode("latin-1"))[:2] == (("l'été à la mer",), ("Größe",))
 
 
-@pytest.mark.parametrize("encoding", ["cp1250", "shift_jis", "cp1251", "mac-roman"])
+@pytest.mark.parametrize("encoding", ["cp1250", "shift_jis", "cp1251", "cp1254", "mac-roman"])
 def test_other_encodings_are_asked_for(tmp_path, encoding):
-    """charset_normalizer takes the Japanese for Korean, the French of a Mac for Polish, and is sure of it."""
+    """charset_normalizer takes the Japanese for Korean, and is sure of it; cp1252 has letters for the last two that no Western language has."""
     texts = {
         "cp1250": "zażółć gęślą",
         "shift_jis": "とても良い映画でした",
         "cp1251": "Очень хороший фильм",
-        "mac-roman": "très réussi",
+        "cp1254": "müziği beğendim",
+        "mac-roman": "schön und großartig",
     }
     content = f"text,label\n{texts[encoding]},1\n".encode(encoding)
     with pytest.raises(UniLoraError, match=r"this is not in UTF-8, and .*line 2.*; give --encoding, such as cp1252"):
