@@ -198,14 +198,15 @@ def test_latin_1_is_read_as_cp1252_which_has_its_letters(tmp_path):
     assert given(tmp_path / "a.csv", content.encode("latin-1"))[:2] == (("l'été à la mer",), ("Größe",))
 
 
-@pytest.mark.parametrize("encoding", ["cp1250", "shift_jis", "cp1251", "mac-roman"])
+@pytest.mark.parametrize("encoding", ["cp1250", "shift_jis", "cp1251", "cp1254", "mac-roman"])
 def test_other_encodings_are_asked_for(tmp_path, encoding):
-    """charset_normalizer takes the Japanese for Korean, the French of a Mac for Polish, and is sure of it."""
+    """charset_normalizer takes the Japanese for Korean, and is sure of it; cp1252 has letters for the last two that no Western language has."""
     texts = {
         "cp1250": "zażółć gęślą",
         "shift_jis": "とても良い映画でした",
         "cp1251": "Очень хороший фильм",
-        "mac-roman": "très réussi",
+        "cp1254": "müziği beğendim",
+        "mac-roman": "schön und großartig",
     }
     content = f"text,label\n{texts[encoding]},1\n".encode(encoding)
     with pytest.raises(UniLoraError, match=r"this is not in UTF-8, and .*line 2.*; give --encoding, such as cp1252"):
@@ -288,6 +289,15 @@ def test_damaged_archives(tmp_path, end):
         (tmp_path / f"a.csv.{end}").write_bytes(damaged)
         with pytest.raises(UniLoraError, match=r"this is no sound \w+ file: .*; pack it anew, or give it unpacked"):
             read(str(tmp_path / f"a.csv.{end}"))
+
+
+def test_an_xz_file_that_asks_for_a_gigabyte_of_memory_is_refused(tmp_path):
+    path = tmp_path / "a.csv.xz"
+    path.write_bytes(lzma.compress(CSV.encode(), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 2**30}]))
+    with pytest.raises(UniLoraError, match="this is no sound xz file: Memory usage limit"):
+        read(str(path))
+    path.write_bytes(lzma.compress(CSV.encode(), preset=9))
+    assert len(read(str(path)).rows) == 4
 
 
 def test_several_streams_in_one_file(tmp_path):

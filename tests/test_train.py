@@ -653,7 +653,7 @@ def test_command_in_json_and_with_wrong_calls(small, command):
     status, output, errors = command("--json", "--limit", "32", **small)
     assert status == 0 and json.loads(output)["rows"]["train"] == 32, errors
     for options, expected in (
-        ({"label": "stars"}, "there is no column 'stars'; its columns are text, label, source"),
+        ({"label": "stars"}, "there is no column 'stars'; its columns are 'text', 'label', 'source'"),
         ({"rank": "x"}, "--rank is 'x'"),
     ):
         status, output, errors = command(**small | options)

@@ -48,9 +48,7 @@ def read(source: str, separator: str | None = None, encoding: str | None = None)
     if is_folder:
         _look_at_folder(path)
     name, *rest = source.split(":", 2)
-    # An archive that was unpacked before is unpacked anew: datasets knows it by its name alone, and it may be another one.
-    options = {"download_config": datasets.DownloadConfig(force_extract=True)} if is_folder else {}
-    return Read(_loaded(source, None, name, *rest[:-1], split=rest[-1] if rest else "train", **options))
+    return Read(_loaded(source, None, name, *rest[:-1], split=rest[-1] if rest else "train"))
 
 
 def _read_file(path, folder, separator, encoding) -> Read:
