@@ -255,10 +255,10 @@ def _data_of(path: Path) -> set[Path]:
 
 
 def _write(model: ir.Model, path: Path) -> list[Path]:
-    """The graph, and where it is too large for one file its data: the files, the graph first."""
+    """The graph, and where it is too large for one file, or its base had them so, its data: the files, the graph first."""
     values = [value for graph in model.graphs() for value in graph.initializers.values()]
     large = []
-    if sum(value.const_value.nbytes for value in values) > LARGEST_FILE:
+    if external.files(model) or sum(value.const_value.nbytes for value in values) > LARGEST_FILE:
         large = [v for v in values if v.const_value.nbytes > LEAST_EXTERNAL and v.dtype not in READ_BY_INFERENCE]
     for value in set(values) - set(large):
         if isinstance(value.const_value, ir.ExternalTensor):  # it is in a file of the base's
