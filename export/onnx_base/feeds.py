@@ -16,8 +16,12 @@ SIZES = (
 """Three batches of different sizes."""
 SIZES_GROUPED = (*SIZES[:2], {"batch": 5, "sequence": 1, "past": 6})
 """GroupQueryAttention takes several tokens after a past for one row alone."""
-SIZES_WINDOW = (*({**sizes, "batch": 1} for sizes in SIZES[:2]), {"batch": 2, "sequence": 1, "past": 6})
-"""With a cache that keeps a window it takes no row that ends early."""
+SIZES_WINDOW = (
+    {"batch": 1, "sequence": 3, "past": 0},
+    {"batch": 1, "sequence": 2, "past": 4},
+    {"batch": 2, "sequence": 1, "past": 6},
+)
+"""With a cache that keeps a window it takes no row that ends early. Each row's caches are whole windows, and so take memory."""
 ATTENTION = {  # where ONNX Runtime's attention takes its past, and gives the one that is then
     "GroupQueryAttention": {3: 1, 4: 2},
     "SparseAttention": {3: 1, 4: 2},

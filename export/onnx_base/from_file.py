@@ -106,6 +106,7 @@ def export_onnx_file(
             progress("running the base and ΔW as NumPy computes it")
             answers.append(reference(base, each, given, feeds, names, part))
         moved = max(parity.furthest(a[n], p[n]) for a, p in zip(answers[0], plain) for n in names)
+        del plain  # logits of a large vocabulary
         checks = cases(mode, adapters, feeds, answers, required_inputs)
     report = finish(graph, adapters, weights, saved, mode, path, checks, progress, form, base)
     warnings = advice(mode, adapters[0].layer_map)
