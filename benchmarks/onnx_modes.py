@@ -92,7 +92,11 @@ def lora_as_inputs(base: Path, adapter: Adapter, path: Path) -> None:
         ]
         graph.graph.inputs.extend(pair)
         for use in uses(places[segment.name]):
-            add_beside(graph.opset_imports[""], use, lambda tape, x, pair=pair: tape.add("MatMul", tape.add("MatMul", x, pair[0]), pair[1]))
+            add_beside(
+                graph.opset_imports[""],
+                use,
+                lambda tape, x, pair=pair: tape.add("MatMul", tape.add("MatMul", x, pair[0]), pair[1]),
+            )
     ir.save(graph, path)
 
 
@@ -110,7 +114,10 @@ def more_inputs(path: Path, adapter: Adapter, rows: int) -> dict:
     if path.stem == "factored":
         return feeds_of(adapter)
     if path.stem == LORA:
-        return {name.removesuffix(".weight").removeprefix("base_model.model."): value for name, value in pairs(adapter).items()}
+        return {
+            name.removesuffix(".weight").removeprefix("base_model.model."): value
+            for name, value in pairs(adapter).items()
+        }
     return {"adapter": np.zeros(rows, np.int64)} if path.stem == "bank" else {}
 
 
