@@ -140,9 +140,9 @@ def measure(paths: list[Path], adapter: Adapter) -> dict:
             plain = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
             feeds = {path: plain | more_inputs(path, adapter, rows) for path in paths}
             for turn in range(-3, rounds // PASSES):
-                for path in sessions:
+                for path, loaded in sessions.items():
                     begin = time.perf_counter()
-                    sessions[path].run(None, feeds[path])
+                    loaded.run(None, feeds[path])
                     if turn >= 0:
                         times[path, (rows, tokens)].append(time.perf_counter() - begin)
     for path in paths:
