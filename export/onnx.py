@@ -134,7 +134,10 @@ def cases(
 def _defaults(mode, adapters):
     if mode == "bank":
         found = {"theta": np.stack([np.asarray(each.theta, np.float32) for each in adapters])}
-        saved = {f"{name}.bank": np.stack([np.asarray(a.saved[name], np.float32) for a in adapters]) for name in adapters[0].saved}
+        saved = {
+            f"{name}.bank": np.stack([np.asarray(a.saved[name], np.float32) for a in adapters])
+            for name in adapters[0].saved
+        }
         return found | saved
     found = {"theta": np.asarray(adapters[0].theta, np.float32)} if mode == "input" else {}
     return found | {name: np.asarray(value, np.float32) for name, value in adapters[0].saved.items()}
@@ -253,21 +256,14 @@ def _data_of(path: Path) -> set[Path]:
 
 
 def _write(model: ir.Model, path: Path) -> list[Path]:
-    """The graph, and where it is too large for one file its data: the files, the graph first."""
-    values = [value for graph in model.graphs() for value in graph.initializers.values()]
-    if sum(value.const_value.nbytes for value in values) <= LARGEST_FILE:
-        external.take_in(values)  # what is in a file of the base's
-        path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
-        return [path]
-    external.put_beside(model, path.with_name("data"))
-    data = path.with_name("data").rename(path.with_name(f"{path.name}.{digest(path.with_name('data'))}.data"))
-    for value in values:
-        if isinstance(old := value.const_value, ir.ExternalTensor):
-            value.const_value = ir.ExternalTensor(
-                data.name, old.offset, old.length, old.dtype, shape=old.shape, name=old.name, base_dir=path.parent
-            )
+    """The graph, and where it is too large for one file, or its base had them so, its data: the files, the graph first."""
+    values, data = [value for graph in model.graphs() for value in graph.initializers.values()], None
+    if external.files(model) or sum(value.const_value.nbytes for value in values) > LARGEST_FILE:
+        data = external.put_beside(
+            model, path.parent, lambda file: file.rename(path.with_name(f"{path.name}.{digest(file)}.data"))
+        )
     path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
-    return [path, data]
+    return [path, *([data] if data else [])]
 
 
 def _write_beside(adapter: Adapter, opset: int, folder: Path, path: Path, mode: str, form: Form) -> list[Path]:

@@ -52,7 +52,7 @@ def adapted(name):
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     attach(model, rank=2, d=60, targets=targets, bound=1.0)
-    task = LanguageModel(types.SimpleNamespace())
+    task = LanguageModel(types.SimpleNamespace(metric=None))
     task.ahead = 0 if model.config.is_encoder_decoder else 1
     task.inputs = frozenset(inspect.signature(model.forward).parameters)
     ids = torch.arange(3, 27).reshape(3, 8)

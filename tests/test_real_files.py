@@ -31,7 +31,16 @@ from export.onnx_base.folder import export_onnx_folder
 from export.onnx_base.from_file import export_onnx_file, read
 from export.parity import compare as parity
 from export.parity import unrounded
-from unilora_spec import BaseMismatch, LayerMap, Projection, Segment, UniLoraError, WorkFailed, save_adapter
+from unilora_spec import (
+    Adapter,
+    BaseMismatch,
+    LayerMap,
+    Projection,
+    Segment,
+    UniLoraError,
+    WorkFailed,
+    save_adapter,
+)
 
 
 def save(path, made, inputs, outputs, arrays=None, opset=18):
@@ -195,7 +204,7 @@ def test_many_weights_over_a_quantized_base(tmp_path, mode):
 # onnxruntime-genai's builder
 
 
-def grouped(path, packed, lengths=False):
+def grouped(path, packed, lengths=False, **more):
     """One GroupQueryAttention as the builder writes it: 4 heads of 8, 2 of keys and values; the cache's last axis is open."""
     cache = {
         f"past_key_values.0.{n}": floats("batch_size", 2, "past_sequence_length", "kv_cache_dim")
@@ -225,7 +234,7 @@ def grouped(path, packed, lengths=False):
             helper.make_node("Cast", ["total"], ["total_sequence_length"], to=TensorProto.INT32),
         ]
     taken = [*attended, *cache, "seqlens_k", "total_sequence_length"]
-    options = {"domain": "com.microsoft", "num_heads": 4, "kv_num_heads": 2}
+    options = {"domain": "com.microsoft", "num_heads": 4, "kv_num_heads": 2} | more
     made += [helper.make_node("GroupQueryAttention", taken, ["y", *present], **options)]
     save(path, made, inputs, {"y": floats("batch_size", "sequence_length", 32)} | present, arrays)
     model = onnx.load(path)
@@ -251,6 +260,26 @@ def test_what_is_made_up_fits_grouped_query_attention(tmp_path, packed, lengths)
         answers = parity.run(session, feed, ["y", "present.0.key"])
         total = feed["past_key_values.0.key"].shape[2] + feed["x"].shape[1]
         assert answers["present.0.key"].shape[2] == total and np.isfinite(answers["y"]).all()
+
+
+WINDOW = {"local_window_size": 16, "sliding_window_cache": 1}
+
+
+@pytest.mark.parametrize("mode", ["merged", "reconstruct", "input", "factored"])
+def test_a_cache_that_keeps_a_window(tmp_path, mode):
+    """As the builder writes Gemma 3: caches of one length from the first token on. What lies behind the tokens there is not compared,
+    as ONNX Runtime leaves there what was in memory; and data beside the base stay beside."""
+    base = grouped(tmp_path / "base.onnx", False, **WINDOW)
+    onnx.save(onnx.load(base), base, save_as_external_data=True, location="base.data", size_threshold=0)
+    assert {feed["past_key_values.0.key"].shape[2] for feed in feeds_for(read(base))} == {16}
+    layers = LayerMap([Segment("W", 64, 32, 4)], alpha=4)
+    adapter = Adapter(Projection(D=layers.D, d=20, seed=1), layers, np.random.default_rng(0).normal(size=20).astype(np.float32))
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode)
+    assert list(report["comparison"]["outputs"]) == ["y"] and report["adapter_moves_outputs_by"] > 0.01
+    (data,) = (file for file in report["files"] if file.endswith(".data"))
+    assert report["files"][data] >= 4 * 32 * 64
+    (tmp_path / "base.data").unlink()
+    parity.session(tmp_path / "out.onnx")
 
 
 def test_both_branches_of_a_merged_decoder_are_run(tmp_path):

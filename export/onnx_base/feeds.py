@@ -16,6 +16,12 @@ SIZES = (
 """Three batches of different sizes."""
 SIZES_GROUPED = (*SIZES[:2], {"batch": 5, "sequence": 1, "past": 6})
 """GroupQueryAttention takes several tokens after a past for one row alone."""
+SIZES_WINDOW = (
+    {"batch": 1, "sequence": 3, "past": 0},
+    {"batch": 1, "sequence": 2, "past": 4},
+    {"batch": 2, "sequence": 1, "past": 6},
+)
+"""With a cache that keeps a window it takes no row that ends early. Each row's caches are whole windows, and so take memory."""
 ATTENTION = {  # where ONNX Runtime's attention takes its past, and gives the one that is then
     "GroupQueryAttention": {3: 1, 4: 2},
     "SparseAttention": {3: 1, 4: 2},
@@ -45,10 +51,10 @@ def feeds_for(model: ir.Model) -> list[dict[str, np.ndarray]]:
     """
     given = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
     random = np.random.default_rng(0)
-    grouped = any(node.op_type in ("GroupQueryAttention", "SparseAttention") for node in model.graph.all_nodes())
-    return [
-        {value.name: _array(value, sizes, random) for value in given} for sizes in (SIZES_GROUPED if grouped else SIZES)
-    ]
+    nodes = list(model.graph.all_nodes())
+    grouped = any(node.op_type in ("GroupQueryAttention", "SparseAttention") for node in nodes)
+    batches = SIZES_WINDOW if any(map(keeps_a_window, nodes)) else SIZES_GROUPED if grouped else SIZES
+    return [{value.name: _array(value, sizes, random) for value in given} for sizes in batches]
 
 
 def _array(value, sizes, random):
@@ -62,7 +68,10 @@ def _array(value, sizes, random):
     if value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
         if "mask" in value.name:
             return np.ones(shape, value.dtype.numpy())
-        return random.normal(size=shape).astype(value.dtype.numpy())
+        made = np.zeros(shape, value.dtype.numpy())
+        filled = made[:, :, : sizes["past"]] if len(shape) == 4 and _window(value) else made
+        filled[...] = random.normal(size=filled.shape)
+        return made
     if value.dtype == ir.DataType.BOOL:
         return np.full(shape, sizes["past"] > 0 if "use_cache" in value.name else True)
     if value.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
@@ -101,6 +110,8 @@ def _size(value, axis, size, sizes):
     name = (size.value or "").lower()
     if axis in (1, 3) and len(value.shape) == 4 and (known := _of_attention(value)[axis == 3]):
         return known
+    if axis == 2 and (window := _window(value)):
+        return window
     if "+" in name:
         return sum(_term(part.strip(), sizes) for part in name.split("+"))
     if re.search(r"total|past.*(and|plus)|kv_?len", name) or _is_mask_over_the_past(value, axis, size):
@@ -137,6 +148,20 @@ def _of_attention(past):
             known if isinstance(known, int) else told for known, told in ((present[1], heads[-1]), (present[3], size))
         ]
     return None, None
+
+
+def _window(past):
+    """The length of a cache that keeps no more than a window, whatever the past is; None of any other."""
+    for node, position in _reached(past):
+        if position in ATTENTION.get(node.op_type, {}) and keeps_a_window(node):
+            return node.attributes["local_window_size"].as_int()
+    return None
+
+
+def keeps_a_window(node: ir.Node) -> bool:
+    """Whether the caches of an attention are as long as its window from the first token on. What they hold beyond the tokens that
+    there were is nothing that two runs agree in."""
+    return "sliding_window_cache" in node.attributes and node.attributes["sliding_window_cache"].as_int() == 1
 
 
 def _width(value):

@@ -22,7 +22,7 @@ from ..modes import Form
 from ..onnx import LARGEST_FILE, advice, cases, check_call, finish, load, outputs
 from ..parity import compare as parity
 from ..parity import unrounded
-from .feeds import feeds_for
+from .feeds import feeds_for, keeps_a_window
 from .matching import Match, match, not_comparable, prepare, table
 
 LEAST_OPSET = 13  # Split and Unsqueeze take their numbers as inputs since then
@@ -98,7 +98,7 @@ def export_onnx_file(
     if compare:
         made_up, feeds = feeds is None, feeds_for(graph) if feeds is None else feeds
         progress("running the base in ONNX Runtime")
-        names = [value.name for value in graph.graph.outputs]
+        names = [value.name for value in graph.graph.outputs if not _is_window(value)]
         try:
             plain = answers_of(read(base), feeds, names)
         except WorkFailed as error:
@@ -108,11 +108,8 @@ def export_onnx_file(
         for each in adapters:
             progress("running the base and ΔW as NumPy computes it")
             answers.append(reference(base, each, given, feeds, names, part))
-        moved = max(
-            float(np.abs(a[n].astype(np.float64) - p[n]).max(initial=0))
-            for a, p in zip(answers[0], plain)
-            for n in names
-        )
+        moved = max(parity.furthest(a[n], p[n]) for a, p in zip(answers[0], plain) for n in names)
+        del plain  # logits of a large vocabulary
         checks = cases(mode, adapters, feeds, answers, required_inputs)
     report = finish(graph, adapters, weights, saved, mode, path, checks, progress, form, base)
     warnings = advice(mode, adapters[0].layer_map)
@@ -142,8 +139,16 @@ def size_of(graph: ir.Model) -> int:
     return sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
 
 
+def _is_window(value: ir.Value) -> bool:
+    """Whether an output is a cache of which only a part has numbers."""
+    node = value.producer()
+    return node is not None and value in node.outputs[1:3] and keeps_a_window(node)
+
+
 def reference(base: Path, adapter: Adapter, given, feeds, names, part=None) -> list[dict[str, np.ndarray]]:
-    """What the base with the adapter answers: ΔW comes from NumPy, whole, and acts beside W (``x·ΔWᵀ`` is added)."""
+    """What the base with the adapter answers: s·B and A come from NumPy, and act beside W (``x·Aᵀ·(s·B)ᵀ`` is added).
+
+    ΔW itself would take as much memory as the weights of a base in floats, which a quantized one does not."""
     graph = read(base)
     weights, saved = _places(match(graph, adapter, given, part)[0], adapter)
     put_in(graph, saved, adapter)
@@ -158,16 +163,11 @@ def reference(base: Path, adapter: Adapter, given, feeds, names, part=None) -> l
             weight.value.const_value = ir.Tensor(merged(tensor, adapter, weight.placed), name=tensor.name)
             continue
         for number, use in enumerate(found):
-            delta = np.zeros(use.shape, np.float32)
-            adapter.add_deltas([(replace(s, transposed=False), offset) for s, offset in weight.placed], delta)
-            delta = delta.T if use.form == "product" else delta
-            constant = ir.Tensor(
-                np.ascontiguousarray(delta).astype(use.dtype.numpy()), name=f"{weight.value.name}.Δ{number}"
-            )
-            value = ir.Value(name=constant.name, const_value=constant)
-            value.dtype, value.shape = use.dtype, ir.Shape(delta.shape)
-            graph.graph.register_initializer(value)
-            add_beside(opset, use, _acting(use, value))
+            factors = [
+                _constant(graph, f"{weight.value.name}.Δ{number}.{i}", array, use.dtype)
+                for i, array in enumerate(_factors(adapter, weight.placed, use))
+            ]
+            add_beside(opset, use, _acting(use, factors))
     return answers_of(graph, feeds, names)
 
 
@@ -195,9 +195,40 @@ def answers_of(graph: ir.Model, feeds, names) -> list[dict[str, np.ndarray]]:
     return [parity.run(session, feed, names) for feed in feeds]
 
 
-def _acting(use, delta):
-    op, order = ("MatMul", 1) if use.form == "product" else ("Gather", -1)
-    return lambda tape, x: tape.add(op, *(x, delta)[::order], dtype=use.dtype)
+def _factors(adapter: Adapter, placed, use) -> list[np.ndarray]:
+    """s·B (out, all ranks) and A (all ranks, in) of one weight, zeros where no segment is, as a use takes them in turn; ΔW as it takes
+    it where a segment is of rank 0."""
+    if all(segment.rank for segment, _ in placed):
+        ranks = sum(segment.rank for segment, _ in placed)
+        A, B, end = np.zeros((ranks, use.shape[1]), np.float32), np.zeros((use.shape[0], ranks), np.float32), 0
+        for segment, offset in placed:
+            row, start, end = segment.row or 0, end, end + segment.rank
+            own_A, own_B = segment.factors(adapter.projection.expand(adapter.theta, offset, offset + segment.size))
+            A[start:end] = own_A
+            B[row : row + segment.out_features, start:end] = adapter.layer_map.factor_scale(segment) * own_B
+        return [A.T, B.T] if use.form == "product" else [B, A]
+    delta = np.zeros(use.shape, np.float32)
+    adapter.add_deltas([(replace(s, transposed=False), offset) for s, offset in placed], delta)
+    return [delta.T if use.form == "product" else delta]
+
+
+def _constant(graph: ir.Model, name: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:
+    tensor = ir.Tensor(np.ascontiguousarray(array).astype(dtype.numpy()), name=name)
+    value = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(dtype))
+    graph.graph.register_initializer(value)
+    return value
+
+
+def _acting(use, factors):
+    def change(tape, x):
+        first, *rest = factors
+        if use.form == "lookup":
+            x = tape.add("Gather", first, x, dtype=use.dtype)
+        for factor in rest if use.form == "lookup" else factors:
+            x = tape.add("MatMul", x, factor, dtype=use.dtype)
+        return x
+
+    return change
 
 
 def _places(matches: list[Match], adapter: Adapter) -> tuple[list[Weight], list[Saved]]:

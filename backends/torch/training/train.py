@@ -104,7 +104,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         "adapter": {
             "targets": list(settings.targets or ()),
             "d": model.unilora.projection.d,
-            "lr": trainer.optimizer.param_groups[0]["initial_lr"],
+            "lr": trainer.optimizer.param_groups[0].get("initial_lr", settings.lr),
         },
         "before": _held_out(before),
         "after": _held_out(after),
