@@ -1,6 +1,7 @@
 """The base model of a training run, its tokenizer and its data, loaded without a word on the terminal."""
 
 import contextlib
+import logging
 import sys
 from pathlib import Path
 
@@ -48,6 +49,9 @@ def quiet():
     """No reports and bars of the libraries: what they tell of a new head or a short text is meant here."""
     level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     more_bars = datasets.are_progress_bars_disabled()
+    packed = logging.getLogger("bitsandbytes")
+    packed_level = packed.level
+    packed.setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
@@ -55,6 +59,7 @@ def quiet():
         yield
     finally:
         transformers.logging.set_verbosity(level)
+        packed.setLevel(packed_level)
         if bars:
             transformers.logging.enable_progress_bar()
         if not more_bars:
