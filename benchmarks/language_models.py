@@ -48,10 +48,10 @@ def large() -> nn.Module:
 
 
 QUERIES = {"q, v": ("q_proj", "v_proj")}
-CASES = {"small": Case(Model("small Gemma", small, rows=4, tokens=64, targets=QUERIES), "q, v", 4)}
+CASES = {"small": Case(Model("small Gemma", small, rows=4, tokens=40, targets=QUERIES), "q, v", 4)}
 if OF_GEMMA in os.environ:
     CASES["large"] = Case(Model("Gemma 3 270M", large, rows=4, tokens=32, targets=QUERIES), "q, v", 4)
-ROUNDS = {"small": 30, "large": 9}
+ROUNDS = {"small": 21, "large": 5}
 
 
 def language_models(rounds: Rounds) -> list[dict]:

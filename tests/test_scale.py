@@ -124,7 +124,7 @@ def runs(base, gpt2, reviews, tmp_path_factory):  # noqa: F811
         "classification": texts | {"limit": 49},
         "regression": texts | {"data": str(folder / "scores.csv"), "task": "regression", "limit": 45},
         "causal-lm": common
-        | {"base": str(gpt2), "data": str(folder / "lines.jsonl"), "task": "causal-lm", "targets": "c_attn"},
+        | {"base": str(gpt2), "data": str(folder / "lines.jsonl"), "task": "causal-lm", "targets": "c_attn", "micro_batch": 3},
         "stopped": texts,
         "resumed": texts | {"resume": True},
     }
@@ -148,7 +148,7 @@ def test_the_command_trains_and_reports_in_two_processes_as_in_one(runs, by_two,
     more here, is 1e-3 of its step of 1e-2: 1e-5 each, and ten of them. A batch that counts a row twice moves θ by 1e-3."""
     first, second = (results[name] for results in by_two)
     assert all(torch.equal(first["state"][key], second["state"][key]) for key in first["state"])
-    settings = {key: value for key, value in runs[1][name].items() if key != "resume"}
+    settings = {key: value for key, value in runs[1][name].items() if key not in ("resume", "micro_batch")}
     one = train(TrainSettings(**settings, output=tmp_path / "one.safetensors"))
     for key in ("rows", "parameters", "steps"):
         assert first[key] == second[key] == one[key]

@@ -1,6 +1,7 @@
 """The base model of a training run, its tokenizer and its data, loaded without a word on the terminal."""
 
 import contextlib
+import logging
 import sys
 from pathlib import Path
 
@@ -34,16 +35,12 @@ def prepare(settings: PlanSettings, progress: bool = False, dropout: float | Non
         raise UniLoraError(f"{settings.base}: its config.json has no dropout; leave --dropout out")
     with shown(lambda: f"reading {settings.data}"):
         rows, task = rows_and_task(settings, [name for _, name in sorted((config.id2label or {}).items())])
-    tokenizer = _from_base(AutoTokenizer.from_pretrained, settings.base, **NO_CODE)
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where there is none
-        raise UniLoraError(f"{settings.base}: it has no tokenizer; put the model's tokenizer files beside its weights")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     if said and progress:
         print(printable(said), file=sys.stderr, flush=True)
     with shown(lambda: f"loading {settings.base}"):
+        tokenizer = _tokenizer(settings.base)
         model, new = _base_model(settings, config, task, tokenizer, held_in)
-    task.read_by(model, tokenizer)
+        task.read_by(model, tokenizer)
     return model, new, task.ready(rows, progress), task
 
 
@@ -52,6 +49,9 @@ def quiet():
     """No reports and bars of the libraries: what they tell of a new head or a short text is meant here."""
     level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     more_bars = datasets.are_progress_bars_disabled()
+    packed = logging.getLogger("bitsandbytes")
+    packed_level = packed.level
+    packed.setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
@@ -59,6 +59,7 @@ def quiet():
         yield
     finally:
         transformers.logging.set_verbosity(level)
+        packed.setLevel(packed_level)
         if bars:
             transformers.logging.enable_progress_bar()
         if not more_bars:
@@ -76,6 +77,15 @@ def _from_base(load, base, **options):
         if base.count("/") > 1 or base.startswith((".", "/", "~")):  # no id; what the Hub says of it does not help
             raise UniLoraError(f"{base}: there is no such folder; give the base model's folder or id") from error
         raise UniLoraError(f"{base}: no such folder, nor a base model of that id to be had: {reason(error)}") from error
+
+
+def _tokenizer(base):
+    tokenizer = _from_base(AutoTokenizer.from_pretrained, base, **NO_CODE)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where there is none
+        raise UniLoraError(f"{base}: it has no tokenizer; put the model's tokenizer files beside its weights")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def _set_dropout(config, probability) -> int:

@@ -43,7 +43,7 @@ class Progress(TrainerCallback):
     def __init__(self, main_metric: str):
         self.metric, self.loss = f"eval_{main_metric}", None
         self.bars, self.open = _bars(), contextlib.ExitStack()
-        self.bar, self.unit, self.doing, self.evaluated = None, "", "", 0
+        self.bar, self.unit, self.doing, self.evaluated = None, "", "preparing the adapter", 0
 
     def __enter__(self):
         self.open.enter_context(self.bars or waiting(lambda: self.doing))

@@ -9,12 +9,12 @@ from unilora_spec.command import printable
 
 from .processes import is_first
 
-FIRST, EVERY = 2.0, 10.0  # seconds until the first line, and between two
+FIRST, EVERY = 1.0, 10.0  # seconds until the first line, and between two
 
 
 @contextlib.contextmanager
 def waiting(doing: Callable[[], str]):
-    """Within the block, what is being done is shown: on a terminal at once, elsewhere by a line after two seconds and every ten from
+    """Within the block, what is being done is shown: on a terminal at once, elsewhere by a line after a second and every ten from
     then on. A thread asks for it, so that it is told also while one step takes minutes; "" is not told. Of several processes the
     first tells alone."""
     if not is_first():
