@@ -9,7 +9,7 @@ from unilora_spec import UniLoraError
 
 from ..rows.labels import check_one, classes, is_missing, is_number, value_of
 from ..rows.split import LeftOut
-from .task import Task, first, text_of
+from .task import Predicted, Task, first, text_of
 
 
 class Labelled(Task):
@@ -31,11 +31,14 @@ class Labelled(Task):
     def lengths(self, rows):
         return [sum(map(len, texts)) for texts in zip(*(rows[column] for column in self.settings.text))]
 
-    def batch(self, rows):
+    def encode(self, rows):
         texts = [[row[column] for row in rows] for column in self.settings.text]
         inputs = self.tokenize(*texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        return {name: value for name, value in inputs.items() if name in self.inputs}
+
+    def batch(self, rows):
         labels = torch.tensor([self.label(value_of(row[self.settings.label])) for row in rows])
-        return {name: value for name, value in inputs.items() if name in self.inputs} | {"labels": labels}
+        return self.encode(rows) | {"labels": labels}
 
     def label(self, value: str) -> int | float:
         """What the model is to learn for a value of the label."""
@@ -76,6 +79,14 @@ class Classification(Labelled):
     def label(self, value):
         return self.numbers[value]
 
+    def answer(self, row):
+        return self.labels[self.label(value_of(row[self.settings.label]))]
+
+    def predicted(self, outputs):
+        """The likeliest class of each text, and the probability of each class."""
+        probabilities = first(outputs.logits).float().softmax(-1).tolist()
+        return [Predicted(self.labels[np.argmax(each)], dict(zip(self.labels, each))) for each in probabilities]
+
     def measure(self, outputs, batch):
         """The predicted class of each text, its loss and its class: int64, float32 and int64 (batch,)."""
         logits, labels = first(outputs.logits), batch["labels"]
@@ -109,6 +120,13 @@ class Regression(Labelled):
 
     def label(self, value):
         return float(value)
+
+    def answer(self, row):
+        return float(row[self.settings.label])
+
+    def predicted(self, outputs):
+        """The number of each text."""
+        return [Predicted(number) for number in first(outputs.logits).squeeze(-1).float().tolist()]
 
     def measure(self, outputs, batch):
         """The predicted number of each text and its own: float32 (batch,)."""

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +11,13 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..rows.split import LeftOut, Source
 from ..settings import DataSettings
+
+
+class Predicted(NamedTuple):
+    """What a model with a head says of a row: the class's name or the number, and the probability of each class by name."""
+
+    answer: str | float
+    probabilities: dict[str, float] | None = None
 
 
 class Task:
@@ -75,6 +83,20 @@ class Task:
         """The mean loss of a batch, and the model's outputs."""
         outputs = model(**batch)
         return outputs.loss, outputs
+
+    # Of what a trained model with a head says; language models generate it (``using.generation``)
+
+    def encode(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """A batch without its labels."""
+        raise NotImplementedError
+
+    def answer(self, row: dict) -> str | float:
+        """The right answer of a row, in the form of ``predicted``."""
+        raise NotImplementedError
+
+    def predicted(self, outputs) -> list[Predicted]:
+        """What a model's outputs say of each row of a batch."""
+        raise NotImplementedError
 
     # Of what is held out
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import datasets
 import transformers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedConfig
 
 from unilora_spec import UniLoraError
 from unilora_spec.base_model import look_at_base
 
 from ..settings import PlanSettings
-from ..tasks import rows_and_task
+from ..tasks import Task, rows_and_task
 from .strangers import NO_CODE, WEIGHTS, config_of, reason
 
 
@@ -21,10 +21,29 @@ def prepare(settings: PlanSettings):
     The parameters that are lacking are the head's; they start as ``settings.seed`` says. Raises ``UniLoraError`` where
     base or data are wrong.
     """
-    if Path(settings.base).is_dir():
-        look_at_base(Path(settings.base))
-    config = _from_base(config_of, settings.base)
-    rows, task = rows_and_task(settings, [name for _, name in sorted((config.id2label or {}).items())])
+    config = config_at(settings.base)
+    rows, task = rows_and_task(settings, labels_in(config))
+    model, new = loaded(settings, config, task)
+    return model, new, rows, task
+
+
+def config_at(base: str) -> PreTrainedConfig:
+    """The configuration of the base in a folder or of a hub id. Raises ``UniLoraError`` where there is none."""
+    if Path(base).is_dir():
+        look_at_base(Path(base))
+    return _from_base(config_of, base)
+
+
+def labels_in(config: PreTrainedConfig) -> list[str]:
+    """The names of a configuration's classes, in the order of their numbers."""
+    return [name for _, name in sorted((config.id2label or {}).items())]
+
+
+def loaded(settings, config: PreTrainedConfig, task: Task):
+    """(model, names of the parameters that the base lacked) of a run whose ``task`` has its classes; ``task`` reads for it from here on.
+
+    ``settings`` say the base and the seed. Raises ``UniLoraError`` where the base is wrong.
+    """
     tokenizer = _from_base(AutoTokenizer.from_pretrained, settings.base, **NO_CODE)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where there is none
         raise UniLoraError(f"{settings.base}: it has no tokenizer; put the model's tokenizer files beside its weights")
@@ -32,7 +51,7 @@ def prepare(settings: PlanSettings):
         tokenizer.pad_token = tokenizer.eos_token
     model, new = _base_model(settings, config, task, tokenizer)
     task.read_by(model, tokenizer)
-    return model, new, rows, task
+    return model, new
 
 
 @contextlib.contextmanager

@@ -12,10 +12,10 @@ from safetensors.torch import load
 from transformers import EarlyStoppingCallback, TrainerState
 
 from unilora_spec import UniLoraError, WorkFailed
-from unilora_spec.places import check_output
 
 from ..adapter.attach import attach, put
 from ..adapter.sites.noise import Noise
+from ..outputs import check_place
 from ..ranks.before import ranked
 from ..ranks.during import Beam, Dora, cut
 from ..rows.split import without
@@ -98,23 +98,10 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
 
 
 def _check_output(settings):
-    output = settings.output
-    if output is None:
-        return
-    parent = output.parent
-    if not parent.is_dir():
-        raise UniLoraError(f"--output: there is no folder {parent}; make it first")
-    try:
-        check_output(output)
-    except UniLoraError as error:
-        raise error.within("--output") from None
-    if not os.access(parent, os.W_OK):
-        raise UniLoraError(f"--output: the folder {parent} cannot be written to; give another one")
-    if output.exists():
-        for name in ("base", "data", "eval"):
-            source = getattr(settings, name)
-            if source and os.path.realpath(source) in (os.path.realpath(output), os.path.realpath(parent)):
-                raise UniLoraError(f"--output: {output} is there, in what {flag(name)} reads; give another file")
+    if settings.output:
+        check_place(
+            settings.output, "--output", {flag(name): getattr(settings, name) for name in ("base", "data", "eval")}
+        )
 
 
 def _attached(model, settings, layer_map, new, **options):
