@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from unilora_spec import UniLoraError
 
-from .options import CONDITION, NAMES, TASKS, TEXT, listed, number, one_of, option, whole
+from .options import CONDITION, FLAG, LANGUAGE, NAMES, TASKS, TEXT, flag, listed, number, one_of, option, whole
 from .settings import Settings
 
 
@@ -22,9 +22,14 @@ class DataSettings(Settings):
         "ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.",
     )
     text: tuple[str, ...] = option(
-        "Data and task", NAMES, "Column of the texts; two columns with a comma between them for text pairs.", ("text",)
+        "Data and task",
+        NAMES,
+        "Column of the texts, by default text; two columns with a comma between them for text pairs. Of causal-lm and seq2seq two are "
+        "what is asked and its answer; by default they take messages, conversations, prompt and completion, instruction, input and "
+        "output, source and target, or text, whichever is there first.",
+        (),
     )
-    label: str = option("Data and task", TEXT, "Column of the labels; causal-lm needs none.", "label")
+    label: str = option("Data and task", TEXT, "Column of the labels; causal-lm and seq2seq need none.", "label")
     task: str = option("Data and task", one_of(*TASKS), f"{listed(TASKS)}.", TASKS[0])
     where: tuple[str, str] | None = option("Data and task", CONDITION, "COLUMN=VALUE: take only the rows that have it.")
     eval: str | None = option("Data and task", TEXT, "Held-out data, given as --data is, in place of --holdout.")
@@ -36,10 +41,46 @@ class DataSettings(Settings):
         0.1,
     )
     limit: int | None = option("Data and task", whole(1), "Train on that many rows at most, chosen by SHA-256 too.")
-    max_length: int = option("Data and task", whole(1), "Longest text in tokens; the rest is cut off.", 128)
-    batch_size: int = option("Data and task", whole(1), "Texts a step, of all processes together.", 32)
+    max_length: int | None = option(
+        "Data and task",
+        whole(1),
+        "Longest row in tokens, by default 128, of causal-lm and seq2seq 1024. The rest of a text is cut off; an answer never is: a prompt "
+        "loses its start, a conversation its last turns, and a row whose answer does not fit is left out.",
+    )
+    batch_size: int = option("Data and task", whole(1), "Rows a step, of all processes together.", 32)
+    loss_on: str = option(
+        "Data and task",
+        one_of("answers", "all"),
+        "Of causal-lm: learn the answers alone, with the tokens that end them, or all tokens. Texts are learned whole.",
+        "answers",
+    )
+    chat_template: str | None = option(
+        "Data and task",
+        TEXT,
+        "Of causal-lm, how what is asked is shown: a file of Jinja, own (the tokenizer's chat template) or alpaca (Alpaca's prompt), "
+        "then of prompts that are texts too. By default conversations and instructions take the tokenizer's, and instructions "
+        "alpaca where it has none.",
+    )
+    packing: bool = option(
+        "Data and task",
+        FLAG,
+        "Of causal-lm: several short rows in one of --max-length, none of which sees another.",
+        False,
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        if len(self.text) > (1 if self.task == "causal-lm" else 2):
+        language = self.task in LANGUAGE
+        if not self.text and not language:
+            self.text = ("text",)
+        if self.max_length is None:
+            self.max_length = 1024 if language else 128
+        if len(self.text) > 2:
             raise UniLoraError(f"--text names {len(self.text)} columns; give one, or two for text pairs")
+        if self.task == "seq2seq" and len(self.text) == 1:
+            raise UniLoraError(
+                f"--text names {self.text[0]}; seq2seq needs two columns, such as --text article,summary"
+            )
+        for name in ("loss_on", "chat_template", "packing"):
+            if self.task != "causal-lm" and getattr(self, name) not in (None, False, "answers"):
+                raise UniLoraError(f"{flag(name)} is for causal-lm; leave it out, or give --task causal-lm")

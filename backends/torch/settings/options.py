@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-TASKS = ("classification", "regression", "causal-lm")
+LANGUAGE = ("causal-lm", "seq2seq")  # tasks of language models
+TASKS = ("classification", "regression", *LANGUAGE)
 # Planners of ranks that look at the base before training, and the number of texts they show it: of HeteroLoRA's own example
 # 32 batches of 8; GeLoRA's could not be looked up, and with a thousand the standard error is a twentieth of the dimension.
 TEXTS = {"gelora": 1000, "hetero": 256}

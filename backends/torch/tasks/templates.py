@@ -1,0 +1,186 @@
+"""What a language model is shown of what is asked and answered: the tokenizer's chat template or another, or Alpaca's prompt.
+
+    template = Template(tokenizer)                                  # or Template(tokenizer, "alpaca"), Template(tokenizer, "my.jinja")
+    template.prompt([{"role": "user", "content": "3 plus 4?"}])     # token ids, up to where the model answers
+    template.prompt("3 plus 4 =")                                   # the same of a text
+    template.example(Example("3 plus 4 =", " 7"))                   # token ids, and which of them are the answer
+
+A template is a Jinja program that may come with a base; transformers runs it in a sandbox, without files or Python.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from unilora_spec import UniLoraError
+from unilora_spec.documents import read_bytes
+
+from ..rows.forms import Example, Instruction
+
+MOST_TEMPLATE = 2**20  # bytes; the longest of models are some tens of thousands
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # marks what the assistant writes
+
+
+class Tokens(NamedTuple):
+    """A row for a model.
+
+    ``ids``      token ids
+    ``answers``  which of them the answers are, with the tokens that end them
+    ``kept``     how many at the start have to stay where the prompt is cut from its left; None where it cannot be cut
+    """
+
+    ids: list[int]
+    answers: list[bool]
+    kept: int | None
+
+
+def alpaca(asked: Instruction) -> str:
+    """The prompt of Stanford Alpaca (github.com/tatsu-lab/stanford_alpaca, PROMPT_DICT in train.py)."""
+    given = "an instruction that describes a task"
+    if asked.input.strip():
+        given += ", paired with an input that provides further context"
+        more = f"### Input:\n{asked.input}\n\n"
+    else:
+        more = ""
+    return (
+        f"Below is {given}. Write a response that appropriately completes the request.\n\n"
+        f"### Instruction:\n{asked.instruction}\n\n{more}### Response:"
+    )
+
+
+class Template:
+    """How a tokenizer's model is asked.
+
+    ``chosen`` is --chat-template: "own" is the tokenizer's chat template, "alpaca" Alpaca's prompt, all else a file of Jinja; each is
+    then taken for texts too, as a user's message. None takes the tokenizer's for conversations and instructions, Alpaca's for
+    instructions where it has none, and texts as they are.
+
+    Raises ``UniLoraError`` where the file is none, or the tokenizer has no template for "own".
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chosen: str | None = None):
+        self.tokenizer, self.chosen = tokenizer, chosen
+        self.jinja = tokenizer.chat_template and tokenizer.get_chat_template()
+        if chosen not in (None, "own", "alpaca"):
+            self.jinja = _read(Path(chosen))
+        if chosen == "own" and not self.jinja:
+            raise UniLoraError("the base's tokenizer has no chat template; give --chat-template a file of Jinja")
+        begin = tokenizer("")["input_ids"][:1]
+        self.begin = begin if begin == [tokenizer.bos_token_id] else []
+        self.end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+    def prompt(self, asked: str | Instruction | list[dict]) -> list[int]:
+        """The token ids of what is asked, up to where the model is to answer.
+
+        Raises ``UniLoraError`` where there is no template for messages, or it refuses them.
+        """
+        asked = self._as_shown(asked)
+        if isinstance(asked, str):
+            return self._begun(self._ids([asked])[0])
+        return self._ids([self._rendered(asked, add_generation_prompt=True)])[0]
+
+    def example(self, example: Example, all_tokens: bool = False) -> Tokens:
+        """A row's tokens. With ``all_tokens``, a conversation's answers are not looked for: all of it counts as one.
+
+        The prompt's tokens are those of ``prompt``: a token that would reach from it into the answer is split between them. A text
+        ends with the tokenizer's token for that; a conversation as its template says. Raises as ``prompt`` does, and where it cannot be
+        told which part of a conversation the answers are.
+        """
+        asked, answer = self._as_shown(example.asked), example.answer
+        if isinstance(asked, list):
+            answers = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+            messages = asked + answers
+            parts = [(self._rendered(messages), True)] if all_tokens else self._parts(messages, len(asked))
+            return Tokens(*self._tokens(parts), None)
+        ids, answers = self._tokens([(asked, False), (answer, True)])
+        begun = self._begun(ids)
+        ended = [] if ids[-1:] == self.end else self.end
+        answers = [False] * (len(begun) - len(ids)) + answers + [True] * len(ended)
+        return Tokens(begun + ended, answers, len(self.begin) if asked == example.asked else None)
+
+    def _as_shown(self, asked):
+        """Text as it is, or messages."""
+        if isinstance(asked, str) and asked and self.chosen:
+            asked = Instruction(asked)
+        if not isinstance(asked, Instruction):
+            return asked
+        if self.chosen == "alpaca" or not self.jinja:
+            return alpaca(asked)
+        return [{"role": "user", "content": "\n\n".join(text for text in asked if text.strip())}]
+
+    def _begun(self, ids):
+        return ids if ids[: len(self.begin)] == self.begin else self.begin + ids
+
+    def _ids(self, texts):
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+    def _tokens(self, parts):
+        """The tokens of texts one behind the other, and whether each is of an answer."""
+        parts = [(text, answer) for text, answer in parts if text]
+        ends = ["".join(text for text, _ in parts[: number + 1]) for number in range(len(parts))]
+        *before, whole = self._ids(ends)
+        if all(whole[: len(ids)] == ids for ids in before):
+            lengths = [len(ids) for ids in (*before, whole)]
+            pieces = [whole[start:end] for start, end in zip([0, *lengths], lengths)]
+        else:
+            pieces = self._ids([text for text, _ in parts])
+        answers = [answer for piece, (_, answer) in zip(pieces, parts) for _ in piece]
+        return [token for piece in pieces for token in piece], answers
+
+    def _parts(self, messages, first):
+        """The text of a conversation in parts, and whether each is an answer; those of messages before ``first`` are not."""
+        whole = self._rendered(messages)
+        if GENERATION.search(self.jinja):
+            asked = self._rendered(messages[:first], add_generation_prompt=True) if first else ""
+            spans = [span for span in self._marked(messages) if span[0] >= len(asked)]
+        else:
+            spans = []
+            for number, message in enumerate(messages):
+                if number >= first and message["role"] == "assistant":
+                    asked = self._rendered(messages[:number], add_generation_prompt=True)
+                    answered = self._rendered(messages[: number + 1])
+                    if not (whole.startswith(answered) and answered.startswith(asked)):
+                        raise UniLoraError(
+                            "the chat template shows a turn otherwise once another follows, so that it cannot be told where the "
+                            "answers are; give --chat-template a file with {% generation %} around them, or --loss-on all"
+                        )
+                    spans.append((len(asked), len(answered)))
+        parts, done = [], 0
+        for start, end in spans:
+            parts += [(whole[done:start], False), (whole[start:end], True)]
+            done = end
+        return [*parts, (whole[done:], False)]
+
+    def _rendered(self, messages, **options) -> str:
+        return self._render(messages, **options)[0][0]
+
+    def _marked(self, messages) -> list[tuple[int, int]]:
+        return self._render(messages, return_assistant_tokens_mask=True)[1][0]
+
+    def _render(self, messages, **options):
+        if not self.jinja:
+            raise UniLoraError(
+                "the base's tokenizer has no chat template, which conversations need; give --chat-template a file of Jinja"
+            )
+        special = self.tokenizer.special_tokens_map
+        try:
+            return render_jinja_template([messages], chat_template=self.jinja, **special, **options)
+        except Exception as error:  # a template is a program, and may raise what it likes
+            roles = ", ".join(message["role"] for message in messages)
+            reason = str(error).strip().split("\n")[0]
+            raise UniLoraError(
+                f"the chat template refuses a conversation of {roles or 'no message'}: {reason:.200}; change such rows, or give "
+                "--chat-template another file of Jinja"
+            ) from error
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise UniLoraError(f"--chat-template: {path} is no file; give a file of Jinja, own or alpaca")
+    try:
+        return read_bytes(path, MOST_TEMPLATE).decode()
+    except UnicodeDecodeError:
+        raise UniLoraError(f"--chat-template: {path} is not UTF-8; give a file of Jinja") from None
