@@ -51,7 +51,7 @@ AS_JSON = (
 
 def _parameters(settings):
     for field in dataclasses.fields(settings):
-        if not field.init:  # not for a caller to tell
+        if field.metadata["panel"] is None:  # hidden
             continue
         is_flag = field.type is bool
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default

@@ -113,6 +113,11 @@ def option(panel, convert, help, default=None, **options):
     return dataclasses.field(default=default, metadata={"panel": panel, "convert": convert, "help": help}, **options)
 
 
+def hidden(default=None):
+    """A field that no command has as an option, in place of one that settings inherit."""
+    return option(None, lambda value: value, "", default)
+
+
 def flag(name: str) -> str:
     """A field's name as the command line writes it."""
     return "--" + name.replace("_", "-")

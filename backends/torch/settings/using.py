@@ -1,12 +1,12 @@
 """What a call is told that uses an adapter: which one, on which base, and on what."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unilora_spec import UniLoraError
 
 from .data import DataSettings
-from .options import FLAG, PATH, TEXT, listed, number, one_of, option, whole
+from .options import FLAG, PATH, TEXT, hidden, listed, number, one_of, option, whole
 from .settings import Settings
 
 ANSWERS = ("whole", "last-number", "boxed", "choice")
@@ -33,19 +33,30 @@ class UseSettings(Settings):
         if self.adapter is None:
             raise UniLoraError("--adapter is missing; give the adapter's file, such as vec.safetensors")
 
+    def rows_for(self, task: str) -> DataSettings:
+        """What is told of rows, for a task: it says what the options of rows are by default, and which of them there are."""
+        raise NotImplementedError
+
 
 @dataclass
 class _OnRows(DataSettings, UseSettings):
     """Rows that an adapter is used on, all of them. The adapter says the task."""
 
-    task: str | None = field(default=None, init=False)
-    eval: None = field(default=None, init=False)
+    task: str | None = hidden()
+    eval: None = hidden()
+    packing: bool = hidden(False)
     max_new_tokens: int = option("Language models", whole(1), "Longest answer in tokens.", 128)
 
     def __post_init__(self):
-        super().__post_init__()
+        if self.task:
+            super().__post_init__()
+        else:  # what ``rows_for`` does comes first
+            UseSettings.__post_init__(self)
         if self.data is None:
             raise UniLoraError("--data is missing; give the rows, such as test.csv")
+
+    def rows_for(self, task):
+        return replace(self, task=task)
 
     @staticmethod
     def _check_table(output, name):
@@ -95,10 +106,10 @@ class PredictSettings(_OnRows):
     Raises ``UniLoraError`` with the option's name for a value that it cannot have.
     """
 
-    label: None = field(default=None, init=False)
-    where: None = field(default=None, init=False)
-    holdout: None = field(default=None, init=False)
-    limit: None = field(default=None, init=False)
+    label: None = hidden()
+    where: None = hidden()
+    holdout: None = hidden()
+    limit: None = hidden()
     probabilities: bool = option("Output", FLAG, "A column for the probability of each class.", False)
     output: Path | None = option("Output", PATH, f"The table: a {listed(TABLES)} file.")  # noqa: RUF009
 
@@ -123,6 +134,9 @@ class GenerateSettings(UseSettings):
         "A file of prompts: one a line, or a .jsonl whose objects have a prompt or messages. Without both: a chat, by lines of "
         "standard input.",
     )
+    chat_template: str | None = option(
+        "Prompts", TEXT, "How what is asked is shown, as of train: a file of Jinja, own or alpaca."
+    )
     beside_base: bool = option("Generating", FLAG, "Show what the base alone generates as well.", False)
     max_new_tokens: int = option("Generating", whole(1), "Longest answer in tokens.", 256)
     temperature: float = option(
@@ -135,3 +149,6 @@ class GenerateSettings(UseSettings):
         super().__post_init__()
         if self.prompt is not None and self.prompts is not None:
             raise UniLoraError("--prompt and --prompts are both prompts; give one of them")
+
+    def rows_for(self, task):
+        return DataSettings(task=task, chat_template=self.chat_template)

@@ -20,7 +20,10 @@ def write_table(output: Path, columns: Sequence[str], rows: Iterable[dict]) -> N
     with replacing(output) as path, path.open("w", encoding="utf-8", newline="") as file:
         if suffix == ".jsonl":
             for row in rows:
-                file.write(json.dumps({name: row[name] for name in columns if name in row}, ensure_ascii=False, default=str) + "\n")
+                file.write(
+                    json.dumps({name: row[name] for name in columns if name in row}, ensure_ascii=False, default=str)
+                    + "\n"
+                )
             return
         table = csv.writer(file, delimiter=SEPARATORS[suffix], lineterminator="\n")
         table.writerow(columns)

@@ -83,8 +83,7 @@ def load_trained(settings: UseSettings, outputs: Mapping[str, Path | None], prog
     base_labels = labels_in(config)
     labels = tuple(adapter.base.labels or base_labels)
     name = _task_of(adapter, settings.adapter, labels)
-    settings.task = name
-    task = TASKS[name](settings, _as_in_rows(labels))
+    task = TASKS[name](settings.rows_for(name), _as_in_rows(labels))
     task.labels = task.base_labels
     model, new = loaded(settings, config, task)
     if type(model).__name__ != adapter.base.architecture:
@@ -107,7 +106,12 @@ def load_trained(settings: UseSettings, outputs: Mapping[str, Path | None], prog
     where = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     same_classes = name in ("regression", "causal-lm", "seq2seq") or labels == tuple(base_labels)
     return Trained(
-        adapter, settings.base, task, model.eval().to(where), not new and same_classes, [str(each.message) for each in told]
+        adapter,
+        settings.base,
+        task,
+        model.eval().to(where),
+        not new and same_classes,
+        [str(each.message) for each in told],
     )
 
 

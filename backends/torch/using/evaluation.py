@@ -1,0 +1,154 @@
+"""What an adapter makes of rows whose answers are known: the metrics of its task, beside those of the base, and its mistakes."""
+
+import time
+from collections import Counter
+
+import numpy as np
+import torch
+
+from unilora_spec import UniLoraError
+
+from ..rows.split import Source
+from ..settings import EvaluateSettings
+from ..tasks.language_model import LanguageModel
+from ..training.base import quiet
+from .answers import Comparison
+from .generation import Generator
+from .mistakes import Mistakes
+from .passes import batches, on_device
+from .prompts import Prompts
+from .tables import write_table
+from .trained import Trained, load_trained
+
+PADDING = -100  # in what is measured of each token, as labels have it
+
+
+def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
+    """The metrics of an adapter on rows, as a report.
+
+    ``metrics``       those of its task, with the adapter
+    ``base_metrics``  the same without it; None where the base has no head of its own for the same classes
+    ``generated``     with ``settings.generate``: the share of right answers with the adapter and without, and how they were compared
+    ``mistakes``      what ``Mistakes.report`` says
+
+    Writes all mistakes to ``settings.mistakes``. Raises ``UniLoraError`` where adapter, base or rows are wrong.
+    """
+    started = time.monotonic()
+    with quiet(), torch.no_grad():
+        trained = load_trained(settings, {"--mistakes": settings.mistakes}, progress)
+        if settings.generate and not isinstance(trained.task, LanguageModel):
+            raise UniLoraError(f"--generate is for language models, and {settings.adapter} has a head; leave it out")
+        source, chosen = _rows(settings, trained)
+        rows = source.rows.select(chosen)
+        metrics, mistakes = measured(trained, rows, "evaluating", progress)
+        report = {
+            "adapter": str(settings.adapter),
+            "base": trained.base,
+            "task": trained.task.settings.task,
+            "data": settings.data,
+            "rows": {"used": len(rows), "dropped": dict(source.dropped)},
+            "metrics": metrics,
+            "base_metrics": None,
+        }
+        if trained.base_can_answer:
+            with trained.model.unilora.disabled():
+                report["base_metrics"], _ = measured(trained, rows, "evaluating the base", progress)
+        if settings.generate:
+            report["generated"], mistakes = _generated(settings, trained, rows, progress)
+    texts = [column for column in trained.task.columns(rows.column_names) if column != settings.label]
+    table = mistakes.table(lambda number: {"row": chosen[number] + 1} | {name: rows[number][name] for name in texts})
+    report["mistakes"] = mistakes.report() | {"examples": table[: mistakes.SHOWN]}
+    if settings.mistakes:
+        write_table(settings.mistakes, mistakes.columns(texts), table)
+        report["mistakes"]["file"] = str(settings.mistakes)
+    return report | {"warnings": trained.warnings, "seconds": round(time.monotonic() - started, 1)}
+
+
+def _rows(settings, trained) -> tuple[Source, list[int]]:
+    """The source of the rows, and the numbers of those that are used. The task reads the classes as the adapter's."""
+    task = trained.task
+    source = Source(settings.data, task.settings, task)
+    if task.labels:
+        task.learn(_Classes(settings, task.labels, source), source)
+    chosen = [row for row, share in source.shares.items() if not settings.holdout or share < settings.holdout]
+    if settings.limit:
+        chosen = sorted(sorted(chosen, key=source.shares.get)[: settings.limit])
+    if not chosen:
+        raise UniLoraError(f"{settings.data}: of {len(source.shares)} rows none is held out; give another --holdout")
+    return source, chosen
+
+
+class _Classes:
+    """An adapter's classes, as a source that has each of them: those of the rows have to be among them."""
+
+    def __init__(self, settings, labels, source):
+        column = settings.label
+        self.name, self.values, self._names = str(settings.adapter), Counter(labels), source.names(column)
+        if self._names:  # the rows hold numbers of classes, which have names in their data set
+            self.values = Counter()
+            if set(self._names) != set(labels):
+                raise UniLoraError(
+                    f"{source.name}: the classes of {column} are {_listed(self._names)}, and those of {self.name} {_listed(labels)};"
+                    " give rows of the adapter's classes"
+                )
+
+    def names(self, column):
+        return self._names
+
+
+def _listed(names) -> str:
+    return ", ".join(map(str, names[:5])) + (" and others" if len(names) > 5 else "")
+
+
+def measured(trained: Trained, rows, what: str, progress: bool) -> tuple[dict[str, float], Mistakes]:
+    """The metrics of a task on rows, and the mistakes."""
+    task, model = trained.task, trained.model
+    found, mistakes = [], Mistakes()
+    for numbers in batches(task.lengths(rows), task.settings.batch_size, what, progress):
+        chosen = [rows[number] for number in numbers]
+        batch = on_device(task.batch(chosen), model)
+        _, outputs = task.loss(model, batch)
+        found.append([each.cpu().numpy() for each in task.measure(outputs, batch)])
+        if isinstance(task, LanguageModel):
+            mistakes.of_texts(numbers, *found[-1])
+        else:
+            mistakes.of_answers(numbers, map(task.answer, chosen), task.predicted(outputs))
+    return task.metrics(*map(_joined, zip(*found))), mistakes
+
+
+def _joined(arrays) -> np.ndarray:
+    """Arrays (batch, …) as one; of others than the longest, the rest of each row is ``PADDING``."""
+    shape = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
+    padded = [
+        np.pad(
+            array, [(0, 0), *((0, most - size) for most, size in zip(shape, array.shape[1:]))], constant_values=PADDING
+        )
+        for array in arrays
+    ]
+    return np.concatenate(padded)
+
+
+def _generated(settings, trained, rows, progress) -> tuple[dict, Mistakes]:
+    """How many generated answers are right, with the adapter and without, and those that are wrong with it."""
+    prompts = Prompts(trained, rows.column_names)
+    asked = [prompts.with_answer(row) for row in rows]
+    answers = [answer for _, answer in asked]
+    generator = Generator(trained, prompts.template, settings.max_new_tokens)
+    comparison = Comparison(settings.answer or "whole", answers)
+
+    def right(what) -> tuple[list[str | None], np.ndarray]:
+        texts = generator.texts([ids for ids, _ in asked], settings.batch_size, what, progress)
+        return texts, np.array([comparison.same(text, answer) for text, answer in zip(texts, answers)])
+
+    texts, hits = right("generating, steps")
+    with trained.model.unilora.disabled():
+        _, base_hits = right("generating without the adapter, steps")
+    mistakes = Mistakes()
+    mistakes.of_generated(answers, texts, hits, comparison)
+    report = {
+        "answer": comparison.how,
+        "exact_match": float(hits.mean()),
+        "base_exact_match": float(base_hits.mean()),
+        "too_long": sum(text is None for text in texts),
+    }
+    return report, mistakes
