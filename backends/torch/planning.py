@@ -126,7 +126,7 @@ def _looked_at(settings, progress):
     from .training.sample import sample
 
     with quiet():
-        model, _, rows, task = prepare(settings)
+        model, _, rows, task = prepare(settings, progress)
         return model, *ranked(model, settings, sample(task, rows, progress))
 
 

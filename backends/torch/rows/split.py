@@ -9,7 +9,6 @@ import datasets
 from unilora_spec import UniLoraError
 
 from ..settings import DataSettings
-from .order import longest_first
 from .reading import is_text, read
 
 
@@ -42,8 +41,6 @@ def load(settings: DataSettings, task) -> Data:
         held_out, dropped = other.rows.select(list(other.shares)), dropped + other.dropped
     elif settings.holdout:
         held_out = source.rows.select([row for row in source.shares if row not in train])
-    if held_out:
-        held_out = held_out.select(longest_first(task.lengths(held_out)))
     if settings.limit:  # by share, as files are often sorted by label
         train = sorted(sorted(train, key=train.get)[: settings.limit])
     if not train or (held_out is not None and not len(held_out)):
@@ -85,7 +82,10 @@ class Source:
     def __post_init__(self):
         self.rows, self.is_text = read(self.name), is_text(self.name)
         where, there = self.settings.where, self.rows.column_names
-        needed = [*self.task.columns(there), *([where[0]] if where else [])]
+        try:
+            needed = [*self.task.columns(there), *([where[0]] if where else [])]
+        except UniLoraError as error:
+            raise error.within(self.name) from None
         for column in needed:
             if column not in there:
                 raise UniLoraError(f"{self.name}: there is no column {column!r}; its columns are {', '.join(there)}")

@@ -48,6 +48,11 @@ class DataSettings(Settings):
         "loses its start, a conversation its last turns, and a row whose answer does not fit is left out.",
     )
     batch_size: int = option("Data and task", whole(1), "Rows a step, of all processes together.", 32)
+    micro_batch: int | None = option(
+        "Data and task",
+        whole(1),
+        "Texts in the model at once, of each process; a step's are added up, so that memory changes and the result does not.",
+    )
     loss_on: str = option(
         "Data and task",
         one_of("answers", "all"),

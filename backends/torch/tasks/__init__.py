@@ -6,9 +6,10 @@ from ..rows.split import Data, load
 from ..settings import DataSettings
 from .causal_lm import CausalLM
 from .labelled import Classification, Regression
+from .seq2seq import Seq2Seq
 from .task import Task
 
-TASKS = {"classification": Classification, "regression": Regression, "causal-lm": CausalLM}
+TASKS = {"classification": Classification, "regression": Regression, "causal-lm": CausalLM, "seq2seq": Seq2Seq}
 
 
 def rows_and_task(settings: DataSettings, base_labels: Sequence[str] = ()) -> tuple[Data, Task]:

@@ -1,25 +1,109 @@
 """What all tasks share in which a model predicts tokens."""
 
+import contextlib
+from typing import NamedTuple
+
 import numpy as np
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
 from torch.nn import functional
 
-from .task import Task, first
+from unilora_spec import UniLoraError
+
+from .task import first
+from .tokenized import NOT_LEARNED, Tokenized
 
 
-class LanguageModel(Task):
-    """Tokens are predicted, each from those before it. A label of −100 is a token that is not learned."""
+class Losses(NamedTuple):
+    """The loss of each token that has a label, float32 (n,), whether it is the likeliest, bool (n,), and where each is in its batch:
+    ``places`` is bool (batch, length)."""
+
+    values: Tensor
+    likeliest: Tensor
+    places: Tensor
+
+
+class LanguageModel(Tokenized):
+    """Tokens are predicted, each from those before it. A label of −100 is a token that is not learned.
+
+    ``ahead`` is how many places a label stands behind the hidden state that predicts it: 1, or 0 where a decoder is fed tokens that
+    have been shifted for it, as that of an encoder-decoder is.
+    """
 
     main, larger_is_better = "perplexity", False
+    ahead = 1
 
     def items(self, labels):
-        return int((labels[:, 1:] != -100).sum())
+        return int((labels[:, self.ahead :] != NOT_LEARNED).sum())
+
+    def loss(self, model, batch):
+        """The mean over the tokens that have a label, 0 where none has; with a router's auxiliary loss where the model gives one.
+
+        The output layer is computed for these tokens alone: its products are most of a step where answers are short, words many and
+        the model small. How a model scales or caps its logits stays its own. A head that is not called with hidden states
+        (batch, length, features) is computed for all.
+        """
+        base = extract_model_from_parallel(model)
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        if "use_cache" in self.inputs:
+            inputs["use_cache"] = False
+        if not self.ahead and "decoder_input_ids" not in inputs:
+            inputs["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(batch["labels"])
+        labels = functional.pad(batch["labels"][:, self.ahead :], (0, self.ahead), value=NOT_LEARNED)
+        places = labels != NOT_LEARNED
+        with _only_at(places, base.get_output_embeddings()):
+            outputs = model(**inputs)
+        logits = first(outputs.logits)
+        if logits.shape[:2] == places.shape:
+            logits = logits[places][None]
+        values = functional.cross_entropy(logits[0].float(), labels[places], reduction="none")
+        loss = values.sum() / max(1, len(values))
+        if getattr(outputs, "aux_loss", None) is not None:
+            loss = loss + _share_of_routers(base) * outputs.aux_loss
+        return loss, Losses(values, logits[0].argmax(-1) == labels[places], places)
 
     def measure(self, outputs, batch):
-        """The summed loss of each text and the number of its predicted tokens: float32 (batch,) both."""
-        logits, labels = first(outputs.logits)[:, :-1].float(), batch["labels"][:, 1:]
-        losses = functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # 0 where the label is −100
-        return losses.sum(1), (labels != -100).float().sum(1)
+        """Of each text the summed loss, the number of tokens that were the likeliest, and of all: float32 (batch,) each."""
+        summed = []
+        for values in (outputs.values, outputs.likeliest.float()):
+            at = values.new_zeros(outputs.places.shape)
+            at[outputs.places] = values
+            summed.append(at.sum(1))
+        return *summed, outputs.places.float().sum(1)
 
-    def metrics(self, losses, tokens):
-        loss = losses.sum(dtype=np.float64) / max(tokens.sum(dtype=np.float64), 1)
-        return {"loss": float(loss), "perplexity": float(np.exp(loss))}
+    def metrics(self, losses, likeliest, tokens):
+        loss, right = (
+            each.sum(dtype=np.float64) / max(tokens.sum(dtype=np.float64), 1) for each in (losses, likeliest)
+        )
+        return {"loss": float(loss), "perplexity": float(np.exp(loss)), "token_accuracy": float(right)}
+
+
+def _share_of_routers(base) -> float:
+    """What a model of experts multiplies its routers' auxiliary loss by, under the names that transformers' models have for it."""
+    for owner in (base, base.config.get_text_config()):
+        for name in ("router_aux_loss_coef", "aux_loss_coef"):
+            if hasattr(owner, name):
+                return getattr(owner, name)
+    raise UniLoraError(
+        f"{type(base).__name__} gives an auxiliary loss, and no share of it; set output_router_logits to false in config.json"
+    )
+
+
+@contextlib.contextmanager
+def _only_at(places: Tensor, head: nn.Module | None):
+    """Within the block ``head`` is given the hidden states at these ``places``, bool (batch, length), alone, as one text: (1, n, features)."""
+    if head is None:
+        yield
+        return
+    chosen = places.flatten().nonzero().squeeze(1)
+
+    def at_places(module, inputs):
+        if inputs and inputs[0].dim() == 3 and inputs[0].shape[:2] == places.shape:
+            return inputs[0].flatten(0, 1).index_select(0, chosen)[None], *inputs[1:]
+        return None
+
+    hook = head.register_forward_pre_hook(at_places)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..rows.split import LeftOut, Source
+from ..rows.order import longest_first
+from ..rows.split import Data, LeftOut, Source
 from ..settings import DataSettings
 
 
@@ -29,15 +31,18 @@ class Task:
     ``larger_is_better``  how it goes by it
     ``model_class``       transformers' class of a base with the head that the task needs
     ``labels``            the classes' names in the order of their numbers; None for tasks without classes
+    ``found``             what the rows were found to be, in words; "" where a call says it
+    ``counts``            how many rows ``ready`` has made others, by what it did
     """
 
     main: str
     larger_is_better: bool
     model_class: type
     labels: tuple[str, ...] | None = None
+    found = ""
 
     def __init__(self, settings: DataSettings, base_labels: Sequence[str] = ()):
-        self.settings, self.base_labels = settings, tuple(base_labels)
+        self.settings, self.base_labels, self.counts = settings, tuple(base_labels), {}
 
     # Of rows
 
@@ -56,6 +61,10 @@ class Task:
         """The characters of each row's texts: near enough to tokens to sort by."""
         raise NotImplementedError
 
+    def texts(self, rows) -> list[tuple[str, ...]]:
+        """Each row's texts, by which rows are told apart."""
+        return list(zip(*(rows[column] for column in self.settings.text)))
+
     def learn(self, source: Source, held_out: Source | None) -> None:
         """Takes the classes from the values that the sources have counted. Raises ``UniLoraError`` where they are none."""
 
@@ -71,6 +80,14 @@ class Task:
         self.tokenize, self.max_length = tokenizer, longest
         self.inputs = frozenset(inspect.signature(model.forward).parameters)
 
+    def ready(self, data: Data, progress: bool = False) -> Data:
+        """The rows as batches are made of them, those held out with the longest first. Called once the model is known.
+
+        Raises ``UniLoraError`` where nothing is left of them.
+        """
+        held_out = data.held_out and data.held_out.select(longest_first(self.lengths(data.held_out)))
+        return replace(data, held_out=held_out)
+
     def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """The model's inputs, padded to the longest, and ``labels``. Texts are tokenized here: there is no copy of the data in tokens."""
         raise NotImplementedError
@@ -80,7 +97,7 @@ class Task:
         return len(labels)
 
     def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, object]:
-        """The mean loss of a batch, and the model's outputs."""
+        """The mean loss of a batch, a number also where nothing in it has a label, and what ``measure`` needs of the model's outputs."""
         outputs = model(**batch)
         return outputs.loss, outputs
 

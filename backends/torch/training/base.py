@@ -15,8 +15,8 @@ from ..tasks import Task, rows_and_task
 from .strangers import NO_CODE, WEIGHTS, config_of, reason
 
 
-def prepare(settings: PlanSettings):
-    """(model, names of the parameters that the base lacked, data, task) of a run.
+def prepare(settings: PlanSettings, progress: bool = False):
+    """(model, names of the parameters that the base lacked, data, task) of a run; with ``progress``, how far the rows are is shown.
 
     The parameters that are lacking are the head's; they start as ``settings.seed`` says. Raises ``UniLoraError`` where
     base or data are wrong.
@@ -24,7 +24,7 @@ def prepare(settings: PlanSettings):
     config = config_at(settings.base)
     rows, task = rows_and_task(settings, labels_in(config))
     model, new = loaded(settings, config, task)
-    return model, new, rows, task
+    return model, new, task.ready(rows, progress), task
 
 
 def config_at(base: str) -> PreTrainedConfig:

@@ -12,7 +12,7 @@ def sample(task, data, progress: bool):
     """The batches that a planner of ranks looks at: as many texts to train on as ``settings.TEXTS`` says, each once and those of
     the smallest ``share``, as files are often sorted by label. With ``progress``, how far they are is shown."""
     settings = task.settings
-    texts = list(zip(*(data.train[column] for column in settings.text)))
+    texts = task.texts(data.train)
     first = {text: row for row, text in reversed(list(enumerate(texts)))}
     chosen = data.train.select([first[text] for text in sorted(first, key=share)[: TEXTS[settings.ranks]]])
     ordered = chosen.select(longest_first(task.lengths(chosen)))

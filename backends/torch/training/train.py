@@ -44,7 +44,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     _check_output(settings)
     checkpoints = Checkpoints(settings) if settings.output else None
     with quiet(), _deterministic(), contextlib.ExitStack() as stack:
-        model, new, rows, task = prepare(settings)
+        model, new, rows, task = prepare(settings, progress and is_first())
         size = sum(parameter.numel() for parameter in model.parameters())
         looked_at = sample(task, rows, progress and is_first()) if settings.ranks in BEFORE else ()
         layer_map, ranks = ranked(model, settings, looked_at)
@@ -78,7 +78,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
             "train": len(rows.train),
             "held_out": len(rows.held_out) if rows.held_out else 0,
             "dropped": dict(rows.dropped),
-        },
+        }
+        | task.counts,
         "parameters": _counted(model, size),
         "P": {"storage": model.unilora.storage.name, "bytes": model.unilora.storage.nbytes},
         "steps": trainer.state.global_step,
@@ -202,4 +203,5 @@ def _announcement(settings, rows, task) -> str:
     line = f"{settings.base}: {len(rows.train):,} rows to train on"
     line += f", {len(rows.held_out):,} held out" if rows.held_out else ""
     line += f"; left out: {without(rows.dropped)}" if rows.dropped else ""
+    line += f"; {task.found}" if task.found else ""
     return line + (f"; {len(task.labels)} classes" if task.labels else "")

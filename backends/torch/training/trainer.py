@@ -1,5 +1,6 @@
 """The loop: transformers' Trainer, told what settings say."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -25,7 +26,8 @@ class _Trainer(Trainer):
     """Transformers' Trainer, with checkpoints of what is trained and not a word beside it.
 
     A batch is one of all processes together: its rows follow from seed and epoch alone, each process takes its part of
-    them, and the loss is the mean over the whole. Accelerate would fill a last batch of fewer rows with others.
+    them, a micro-batch at a time, and the loss is the mean over the whole. Accelerate would fill a last batch of fewer rows
+    with others.
     """
 
     def __init__(self, *arguments, task, sampler, **options):
@@ -47,18 +49,32 @@ class _Trainer(Trainer):
         return prepare_data_loader(whole, num_processes=1, process_index=0)
 
     def _own_part(self, rows):
+        """The micro-batches of this process."""
         own = rows[self.args.process_index :: self.args.world_size]
+        size = self.task.settings.micro_batch or max(1, len(own))
+        pieces = [own[start : start + size] for start in range(0, len(own), size)]
         # A process without a row runs one all the same, which counts nothing: the others wait for its gradient.
-        batch = self.data_collator(own or rows[:1])
-        return batch | {"items": self.task.items(batch["labels"]) if own else 0}
+        batches = [self.data_collator(piece) for piece in pieces or [rows[:1]]]
+        return [batch | {"items": self.task.items(batch["labels"]) if own else 0} for batch in batches]
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """The gradient of one step: the sum of those of the micro-batches ``inputs``, of which the last waits for other processes."""
+        items = torch.tensor(sum(batch["items"] for batch in inputs), device=self.args.device)
+        self._items = self.accelerator.reduce(items).clamp(min=1)
+        losses = []
+        for number, batch in enumerate(inputs, 1):
+            waits = number == len(inputs)
+            with contextlib.nullcontext() if waits else self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, batch))
+            if not waits:
+                self.control = self.callback_handler.on_substep_end(self.args, self.state, self.control)
+        return sum(losses)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """A micro-batch's part in the mean over all items of the step's batch."""
         items = inputs.pop("items")
-        loss, outputs = self.task.loss(model, inputs)
-        total = self.accelerator.reduce(torch.tensor(items, device=loss.device))
-        if not items:  # the mean of nothing is no number
-            return outputs["logits"].sum() * 0
-        return loss * (items * self.args.world_size / total)  # DDP divides the sum of gradients by the processes
+        loss, _ = self.task.loss(model, inputs)
+        return loss * (items * self.args.world_size / self._items)  # DDP divides the sum of gradients by the processes
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
@@ -151,6 +167,7 @@ def make_trainer(model, groups, settings, rows, task, folder) -> Trainer:
     # nn.DataParallel copies the model, and θ_D would be rebuilt in each copy
     arguments._n_gpu = min(arguments.n_gpu, 1)
     own = math.ceil(settings.batch_size / arguments.world_size)
+    own = min(own, settings.micro_batch or own)
     arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = own
     trainer = _Trainer(
         model,

@@ -8,7 +8,7 @@ import torch
 
 from unilora_spec import UniLoraError
 
-from ..rows.split import Source
+from ..rows.split import Data, Source
 from ..settings import EvaluateSettings
 from ..tasks.language_model import LanguageModel
 from ..training.base import quiet
@@ -40,19 +40,20 @@ def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
             raise UniLoraError(f"--generate is for language models, and {settings.adapter} has a head; leave it out")
         source, chosen = _rows(settings, trained)
         rows = source.rows.select(chosen)
-        metrics, mistakes = measured(trained, rows, "evaluating", progress)
+        data = trained.task.ready(Data(rows, None, source.dropped), progress)
+        metrics, mistakes = measured(trained, data.train, "evaluating", progress)
         report = {
             "adapter": str(settings.adapter),
             "base": trained.base,
             "task": trained.task.settings.task,
             "data": settings.data,
-            "rows": {"used": len(rows), "dropped": dict(source.dropped)},
+            "rows": {"used": len(data.train), "dropped": dict(data.dropped)} | trained.task.counts,
             "metrics": metrics,
             "base_metrics": None,
         }
         if trained.base_can_answer:
             with trained.model.unilora.disabled():
-                report["base_metrics"], _ = measured(trained, rows, "evaluating the base", progress)
+                report["base_metrics"], _ = measured(trained, data.train, "evaluating the base", progress)
         if settings.generate:
             report["generated"], mistakes = _generated(settings, trained, rows, progress)
     texts = [column for column in trained.task.columns(rows.column_names) if column != settings.label]
@@ -101,18 +102,19 @@ def _listed(names) -> str:
 
 
 def measured(trained: Trained, rows, what: str, progress: bool) -> tuple[dict[str, float], Mistakes]:
-    """The metrics of a task on rows, and the mistakes."""
+    """The metrics of a task on rows that are ready, and the mistakes, by the numbers that the rows had before."""
     task, model = trained.task, trained.model
+    before = rows["row"] if "row" in rows.column_names else range(len(rows))
     found, mistakes = [], Mistakes()
     for numbers in batches(task.lengths(rows), task.settings.batch_size, what, progress):
-        chosen = [rows[number] for number in numbers]
+        chosen = rows.select(numbers).to_list()
         batch = on_device(task.batch(chosen), model)
         _, outputs = task.loss(model, batch)
         found.append([each.cpu().numpy() for each in task.measure(outputs, batch)])
         if isinstance(task, LanguageModel):
-            mistakes.of_texts(numbers, *found[-1])
+            mistakes.of_texts([before[number] for number in numbers], found[-1][0], found[-1][-1])
         else:
-            mistakes.of_answers(numbers, map(task.answer, chosen), task.predicted(outputs))
+            mistakes.of_answers([before[number] for number in numbers], map(task.answer, chosen), task.predicted(outputs))
     return task.metrics(*map(_joined, zip(*found))), mistakes
 
 

@@ -1,0 +1,92 @@
+"""Several short rows in one, none of which sees another: positions begin anew with each, and transformers makes of that the mask.
+
+It does so where there are positions, no mask and no cache (``transformers.masking_utils``); models that hand a state from token to
+token, or take no positions, cannot hold rows apart, and are found out by ``check_apart``.
+"""
+
+import bisect
+import inspect
+from collections import defaultdict
+from collections.abc import Sequence
+
+import datasets
+import numpy as np
+import torch
+
+from unilora_spec import UniLoraError
+
+from ..rows.order import longest_first
+from .tokenized import NOT_LEARNED
+
+
+def packed(rows: datasets.Dataset, most: int) -> datasets.Dataset:
+    """Rows of ``most`` tokens at most, made of ``rows``: the longest first, each where it leaves the least room (best fit, decreasing).
+
+    ``lengths`` says how many tokens each has that is in one. Nothing predicts the first token of a row.
+    """
+    columns = {name: list(map(np.array, rows[name])) for name in ("input_ids", "labels")}
+    lengths = list(map(len, columns["input_ids"]))
+    packs, with_room, rooms = [], defaultdict(list), []  # packs by the room that they have, and those rooms in order
+    for row in longest_first(lengths):
+        place = bisect.bisect_left(rooms, lengths[row])
+        if place < len(rooms):
+            room = rooms[place]
+            pack = with_room[room].pop()
+            if not with_room[room]:
+                del rooms[place]
+        else:
+            room, pack = most, []
+            packs.append(pack)
+        pack.append(row)
+        room -= lengths[row]
+        if not with_room[room]:
+            bisect.insort(rooms, room)
+        with_room[room].append(pack)
+    for labels in columns["labels"]:
+        labels[0] = NOT_LEARNED
+    made = {name: [np.concatenate([cells[row] for row in pack]) for pack in packs] for name, cells in columns.items()}
+    return datasets.Dataset.from_dict(made | {"lengths": [[lengths[row] for row in pack] for pack in packs]})
+
+
+def as_batch(packs: Sequence[dict], padding: int) -> dict[str, torch.Tensor]:
+    """The model's inputs and ``labels``, int64 (packs, longest). What is padded stands apart as well, and there is no mask."""
+    longest = max(len(pack["input_ids"]) for pack in packs)
+    batch = {"input_ids": [], "position_ids": [], "labels": []}
+    for pack in packs:
+        room = longest - len(pack["input_ids"])
+        batch["input_ids"].append([*pack["input_ids"], *[padding] * room])
+        batch["labels"].append([*pack["labels"], *[NOT_LEARNED] * room])
+        batch["position_ids"].append([place for length in (*pack["lengths"], room) for place in range(length)])
+    return {name: torch.tensor(cells) for name, cells in batch.items()}
+
+
+def check_apart(task, model) -> None:
+    """Raises ``UniLoraError`` where a row's losses are others once a row stands before it, by running ``model`` on three such rows.
+
+    What is masked weighs exactly nothing, so that another row before it must not change a bit; the row by itself is computed in other
+    shapes, and may be rounded otherwise.
+    """
+    name = type(model).__name__
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise UniLoraError(f"{name} takes no positions, so that rows cannot be held apart in it; leave --packing out")
+    before, other, row = (
+        [(3 * start + place) % model.config.get_text_config().vocab_size for place in range(8)] for start in (1, 4, 7)
+    )
+
+    def losses(*rows):
+        ids = [token for ids in rows for token in ids]
+        learned = [NOT_LEARNED] * (len(ids) - 7) + ids[-7:]
+        pack = {"input_ids": ids, "labels": learned, "lengths": list(map(len, rows))}
+        batch = {key: value.to(model.device) for key, value in as_batch([pack], 0).items()}
+        with torch.no_grad():
+            return task.loss(model, batch)[1].values
+
+    behind, behind_other, alone = losses(before, row), losses(other, row), losses(row)
+    rounding = torch.finfo(model.dtype).eps
+    if not (
+        torch.allclose(behind, behind_other, rtol=rounding, atol=0)
+        and torch.allclose(behind, alone, rtol=rounding**0.5, atol=rounding**0.5)
+    ):
+        raise UniLoraError(
+            f"{name} cannot hold rows apart that stand in one: a row sees those before it; leave --packing out"
+        )

@@ -1,0 +1,43 @@
+"""Texts to be made others: translations, summaries, answers, by an encoder and a decoder."""
+
+from transformers import AutoModelForSeq2SeqLM
+
+from unilora_spec import UniLoraError
+
+from ..rows.forms import Instruction
+from .language_model import LanguageModel
+from .tokenized import Fitted, TooLong
+
+
+class Seq2Seq(LanguageModel):
+    """The tokens of an answer are predicted, each from what is asked and the answer's tokens before it."""
+
+    model_class = AutoModelForSeq2SeqLM
+    ahead = 0
+
+    def columns(self, there):
+        columns = super().columns(there)
+        if len(columns) == 1:
+            raise UniLoraError(
+                f"{self.form.what}: seq2seq reads two texts; give --text COLUMN,COLUMN for what is asked and its answer"
+            )
+        return columns
+
+    def fit(self, example):
+        """What is asked is cut at its end. Raises ``TooLong`` for an answer of more than ``max_length`` tokens."""
+        asked, answer = example
+        if isinstance(asked, Instruction):
+            asked = "\n\n".join(text for text in asked if text.strip())
+        if not isinstance(asked, str) or not isinstance(answer, str):
+            raise UniLoraError("an encoder-decoder reads two texts, not messages; give texts")
+        labels = self.tokenize(text_target=answer)["input_ids"]
+        end = self.tokenize.eos_token_id
+        if end is not None and labels[-1:] != [end]:
+            labels = [*labels, end]
+        if len(labels) > self.max_length:
+            raise TooLong(len(labels))
+        ids = self.tokenize(asked)["input_ids"]
+        cut = len(ids) > self.max_length
+        if cut:
+            ids = self.tokenize(asked, truncation=True, max_length=self.max_length)["input_ids"]
+        return Fitted(ids, labels, cut)
