@@ -45,6 +45,13 @@ class _OnRows(DataSettings, UseSettings):
     task: str | None = hidden()
     eval: None = hidden()
     packing: bool = hidden(False)
+    micro_batch: int | None = hidden()
+    data: str | None = option(
+        "Data and task",
+        TEXT,
+        "The rows: a .csv, .tsv, .json, .jsonl or .parquet file, or a data set's id or folder as ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.",
+    )
+    batch_size: int = option("Data and task", whole(1), "Rows in the model at once.", 32)
     max_new_tokens: int = option("Language models", whole(1), "Longest answer in tokens.", 128)
 
     def __post_init__(self):
@@ -84,7 +91,7 @@ class EvaluateSettings(_OnRows):
     answer: str | None = option(
         "Language models",
         one_of(*ANSWERS),
-        "What is compared with --generate: the whole answer, the last number in it (GSM8K), what stands in its last \\\\boxed{} (MATH), "
+        "What is compared with --generate: the whole answer, the last number in it (GSM8K), what stands in its last \\boxed{} (MATH), "
         "or which of the answers in --data it has first.",
     )
     mistakes: Path | None = option(  # noqa: RUF009
@@ -107,6 +114,7 @@ class PredictSettings(_OnRows):
     """
 
     label: None = hidden()
+    loss_on: str = hidden("answers")
     where: None = hidden()
     holdout: None = hidden()
     limit: None = hidden()

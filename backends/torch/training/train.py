@@ -12,6 +12,8 @@ from safetensors.torch import load
 from transformers import EarlyStoppingCallback, TrainerState
 
 from unilora_spec import UniLoraError, WorkFailed
+from unilora_spec.placing import placing
+from unilora_spec.serialization import encode
 
 from ..adapter.attach import attach, put
 from ..adapter.sites.noise import Noise
@@ -20,6 +22,7 @@ from ..ranks.before import ranked
 from ..ranks.during import Beam, Dora, cut
 from ..rows.split import without
 from ..settings import BEFORE, DURING, TrainSettings, flag
+from ..using.card import card_beside, card_of, check_card
 from .base import prepare, quiet
 from .chain import Links
 from .checkpoints import STATE, Checkpoints, Interruption, Stopped
@@ -91,10 +94,12 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     if checkpoints:
         trainer.accelerator.wait_for_everyone()  # nobody reads a checkpoint any more
         if is_first():
-            _save(model, settings.output)
+            _save(model, settings, report)
             checkpoints.clear()
         trainer.accelerator.wait_for_everyone()
         report |= {"output": str(settings.output), "bytes": settings.output.stat().st_size}
+        if settings.card:
+            report["card"] = str(card_beside(settings.output))
     return report | {"seconds": round(time.monotonic() - started, 1)}
 
 
@@ -103,6 +108,8 @@ def _check_output(settings):
         check_place(
             settings.output, "--output", {flag(name): getattr(settings, name) for name in ("base", "data", "eval")}
         )
+        if settings.card:
+            check_card(card_beside(settings.output))
 
 
 def _attached(model, settings, layer_map, new, **options):
@@ -178,9 +185,15 @@ def _run(trainer, model, settings, checkpoints) -> dict:
     return next((entry for entry in reversed(state.log_history) if entry["step"] == step and "eval_loss" in entry), {})
 
 
-def _save(model, output):
+def _save(model, settings, report):
+    """Writes the adapter, and its card beside it."""
+    adapter, output = model.unilora.adapter(), settings.output
+    content = encode(adapter)
     try:
-        model.save_adapter(output)
+        with placing(output) as folder:
+            (folder / output.name).write_bytes(content)
+            if settings.card:
+                (folder / card_beside(output).name).write_bytes(card_of(settings, report, adapter, content))
     except WorkFailed as error:
         raise WorkFailed(f"{error.message}; the checkpoints are kept, for --resume") from error
 

@@ -2,20 +2,19 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
+
 from unilora_spec import UniLoraError
-from unilora_spec.command import printable
 from unilora_spec.documents import read_bytes
 
-from ..rows.forms import form_of
 from ..settings import GenerateSettings
 from ..tasks.language_model import LanguageModel
-from ..tasks.templates import Template
 from ..training.base import quiet
 from .generation import Generator
+from .prompts import Asking
 from .trained import load_trained
 
 MOST_PROMPTS = 2**26  # bytes
@@ -33,12 +32,12 @@ class Speaker:
         if not isinstance(self.trained.task, LanguageModel):
             raise UniLoraError(f"{settings.adapter} is no adapter of a language model; evaluate and predict use it")
         self.settings = settings
-        self.template = Template(self.trained.tokenizer, settings.chat_template)
-        self.generator = Generator(self.trained, self.template, settings.max_new_tokens, settings.temperature)
+        self.asking = Asking(self.trained)
+        self.generator = Generator(self.trained, self.asking.template, settings.max_new_tokens, settings.temperature)
 
     def answers(self, asked: list, progress: bool = False) -> list[dict]:
         """The answers to prompts, each {"generated": …} and, with ``beside_base``, "base": None to one longer than the base can read."""
-        prompts = [self.template.prompt(each) for each in asked]
+        prompts = [self.asking.ids(each) for each in asked]
         texts = {"generated": self._texts(prompts, "generating, steps", progress)}
         if self.settings.beside_base:
             with self.trained.model.unilora.disabled():
@@ -52,7 +51,7 @@ class Speaker:
 
     def say(self, asked) -> str:
         """Prints the answer to a prompt as it comes, with ``beside_base`` that of the base behind it; returns the adapter's."""
-        ids, beside = self.template.prompt(asked), self.settings.beside_base
+        ids, beside = self.asking.ids(asked), self.settings.beside_base
         with quiet():
             if beside:
                 print("adapter: ", end="", flush=True)
@@ -66,8 +65,6 @@ class Speaker:
         return answer
 
     def _seed(self):
-        import torch
-
         torch.manual_seed(self.settings.seed % 2**63)
 
     def converse(self, lines: Iterable[str]) -> None:
@@ -85,19 +82,20 @@ class Speaker:
     def _that_fit(self, turns, line):
         longest, left = self.generator.longest, 0
         while longest is not None and left < len(turns):
-            if len(self.template.prompt(self._shown(turns[left:], line))) <= longest:
+            if len(self.asking.ids(self._shown(turns[left:], line))) <= longest:
                 break
             left += 1
         if left:
-            print(f"the conversation is longer than the base can read; its first {left} turns are left out", file=sys.stderr)
+            print(
+                f"the conversation is longer than the base can read; its first {left} turns are left out",
+                file=sys.stderr,
+            )
         return turns[left:]
 
     def _shown(self, turns, line):
-        if not self.template.jinja:
+        if not self.asking.has_turns:
             return "\n".join([*(text for turn in turns for text in turn), line])
-        said = [
-            {"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn)
-        ]
+        said = [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn)]
         return [*said, {"role": "user", "content": line}]
 
 

@@ -16,7 +16,7 @@ from .answers import Comparison
 from .generation import Generator
 from .mistakes import Mistakes
 from .passes import batches, on_device
-from .prompts import Prompts
+from .prompts import Asking, Prompts
 from .tables import write_table
 from .trained import Trained, load_trained
 
@@ -57,6 +57,8 @@ def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
         if settings.generate:
             report["generated"], mistakes = _generated(settings, trained, rows, progress)
     texts = [column for column in trained.task.columns(rows.column_names) if column != settings.label]
+    if settings.generate and len(texts) > 1:
+        del texts[-1]  # the answer, which stands beside it anyway
     table = mistakes.table(lambda number: {"row": chosen[number] + 1} | {name: rows[number][name] for name in texts})
     report["mistakes"] = mistakes.report() | {"examples": table[: mistakes.SHOWN]}
     if settings.mistakes:
@@ -114,7 +116,9 @@ def measured(trained: Trained, rows, what: str, progress: bool) -> tuple[dict[st
         if isinstance(task, LanguageModel):
             mistakes.of_texts([before[number] for number in numbers], found[-1][0], found[-1][-1])
         else:
-            mistakes.of_answers([before[number] for number in numbers], map(task.answer, chosen), task.predicted(outputs))
+            mistakes.of_answers(
+                [before[number] for number in numbers], map(task.answer, chosen), task.predicted(outputs)
+            )
     return task.metrics(*map(_joined, zip(*found))), mistakes
 
 
@@ -132,10 +136,11 @@ def _joined(arrays) -> np.ndarray:
 
 def _generated(settings, trained, rows, progress) -> tuple[dict, Mistakes]:
     """How many generated answers are right, with the adapter and without, and those that are wrong with it."""
-    prompts = Prompts(trained, rows.column_names)
+    asking = Asking(trained)
+    prompts = Prompts(trained, asking, rows.column_names)
     asked = [prompts.with_answer(row) for row in rows]
     answers = [answer for _, answer in asked]
-    generator = Generator(trained, prompts.template, settings.max_new_tokens)
+    generator = Generator(trained, asking.template, settings.max_new_tokens)
     comparison = Comparison(settings.answer or "whole", answers)
 
     def right(what) -> tuple[list[str | None], np.ndarray]:

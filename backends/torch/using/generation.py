@@ -35,11 +35,8 @@ class Generator:
             eos_token_id=sorted(_ends(template, before.eos_token_id)) or None,
             pad_token_id=self.tokenizer.pad_token_id,
             max_new_tokens=max_new_tokens,
-            do_sample=temperature > 0,
-            temperature=temperature or 1.0,
-            top_k=0,
-            top_p=1.0,
             num_beams=1,
+            **({"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}),
         )
         self.is_encoder_decoder = self.model.config.is_encoder_decoder
 

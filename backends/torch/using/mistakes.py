@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from ..tasks.task import Predicted
+from .tables import rounded
 
 
 class Mistakes:
@@ -19,13 +20,12 @@ class Mistakes:
         """Of a batch of a model with a head."""
         for number, answer, (prediction, probabilities) in zip(numbers, right, predicted):
             self.rows += 1
-            entry = {"answer": answer, "prediction": prediction}
+            entry = {"answer": answer, "prediction": prediction if isinstance(prediction, str) else rounded(prediction)}
+            self.by = "error" if probabilities is None else "probability"
             if probabilities is None:
-                self.by = "error"
-                self.entries.append((number, entry | {"error": abs(prediction - answer)}))
+                self.entries.append((number, entry | {"error": rounded(abs(prediction - answer))}))
             elif prediction != answer:
-                self.by = "probability"
-                self.entries.append((number, entry | {"probability": probabilities[prediction]}))
+                self.entries.append((number, entry | {"probability": rounded(probabilities[prediction])}))
                 self.confusion[answer, prediction] += 1
 
     def of_texts(self, numbers: Iterable[int], losses, tokens) -> None:
@@ -33,7 +33,7 @@ class Mistakes:
         self.by = "loss"
         for number, loss, count in zip(numbers, losses.tolist(), tokens.tolist()):
             self.rows += 1
-            self.entries.append((number, {"loss": loss / max(count, 1), "tokens": int(count)}))
+            self.entries.append((number, {"loss": rounded(loss / max(count, 1)), "tokens": int(count)}))
 
     def of_generated(self, answers, texts, hits, comparison) -> None:
         """Of generated answers: those that are no ``hits``, in the order of the rows."""

@@ -15,8 +15,8 @@ from ..tasks.language_model import LanguageModel
 from ..training.base import quiet
 from .generation import Generator
 from .passes import batches, on_device
-from .prompts import Prompts
-from .tables import write_table
+from .prompts import Asking, Prompts
+from .tables import rounded, write_table
 from .trained import Trained, load_trained
 
 
@@ -66,29 +66,27 @@ def _answers(settings, trained: Trained, rows: datasets.Dataset, progress):
     if settings.probabilities:
         columns += [f"probability of {label}" for label in task.labels]
     given = rows.select_columns(texts)
-    usable = [number for number, row in enumerate(given) if all(isinstance(row[c], str) and row[c].strip() for c in texts)]
+    usable = [
+        number for number, row in enumerate(given) if all(isinstance(row[c], str) and row[c].strip() for c in texts)
+    ]
     found = [{} for _ in rows]
     chosen = given.select(usable)
     for numbers in batches(task.lengths(chosen), task.settings.batch_size, "predicting", progress) if usable else ():
         outputs = model(**on_device(task.encode([chosen[number] for number in numbers]), model))
         for number, (answer, probabilities) in zip(numbers, task.predicted(outputs)):
-            said = {"prediction": answer if task.labels else _rounded(answer)}
+            said = {"prediction": answer if task.labels else rounded(answer)}
             if probabilities:
-                said["probability"] = _rounded(probabilities[answer])
-                said |= {f"probability of {label}": _rounded(each) for label, each in probabilities.items()}
+                said["probability"] = rounded(probabilities[answer])
+                said |= {f"probability of {label}": rounded(each) for label, each in probabilities.items()}
             found[usable[number]] = {name: said[name] for name in columns}
     lacking = len(found) - len(usable)
     return columns, found, Counter({"text": lacking} if lacking else {})
 
 
-def _rounded(number: float) -> float:
-    """A float32 without the digits that it has no meaning in."""
-    return float(f"{number:.6g}")
-
-
 def _generated(settings, trained: Trained, rows: datasets.Dataset, progress):
     """What a language model answers, as ``_answers`` does."""
-    prompts = Prompts(trained, rows.column_names)
+    asking = Asking(trained)
+    prompts = Prompts(trained, asking, rows.column_names)
     asked, empty = {}, Counter()
     for number, row in enumerate(rows):
         try:
@@ -97,7 +95,7 @@ def _generated(settings, trained: Trained, rows: datasets.Dataset, progress):
             empty[str(lacking)] += 1
         except UniLoraError as error:
             raise error.within(f"{settings.data}: row {number + 1}") from None
-    generator = Generator(trained, prompts.template, settings.max_new_tokens)
+    generator = Generator(trained, asking.template, settings.max_new_tokens)
     texts = generator.texts(list(asked.values()), trained.task.settings.batch_size, "generating, steps", progress)
     found = [{} for _ in rows]
     for number, text in zip(asked, texts):

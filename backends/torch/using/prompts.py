@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from unilora_spec import UniLoraError
 
-from ..rows.forms import Example, form_of
+from ..rows.forms import Instruction, form_of
+from ..rows.split import LeftOut
 from ..tasks.templates import Template
 from .trained import Trained
 
@@ -12,16 +13,35 @@ PAIRS = (("prompt", "completion"), ("instruction", "output"), ("source", "target
 UNKNOWN = "?"  # stands for the answer of a row that has none, and is never shown to a model
 
 
+class Asking:
+    """How a trained language model is asked: as its training shows what is asked."""
+
+    def __init__(self, trained: Trained):
+        self.template = Template(trained.tokenizer, trained.task.settings.chat_template)
+        self._encoder = trained.model.config.is_encoder_decoder and trained.tokenizer
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether a conversation is shown as one; else all is text."""
+        return bool(self.template.jinja) and not self._encoder
+
+    def ids(self, asked: str | Instruction | list[dict]) -> list[int]:
+        """The token ids of what is asked, up to where the model answers. Raises ``UniLoraError`` where it cannot be shown."""
+        if not self._encoder:
+            return self.template.prompt(asked)
+        if isinstance(asked, list):
+            raise UniLoraError("an encoder-decoder reads texts, not messages; give a text")
+        return self._encoder(asked if isinstance(asked, str) else "\n\n".join(text for text in asked if text.strip()))[
+            "input_ids"
+        ]
+
+
 class Prompts:
-    """The prompts of rows with these columns, as token ids.
+    """The prompts of rows with these columns, as token ids, for a model that is asked by ``asking``."""
 
-    ``template``  how the model is asked
-    """
-
-    def __init__(self, trained: Trained, there: Sequence[str]):
+    def __init__(self, trained: Trained, asking: Asking, there: Sequence[str]):
         settings = trained.task.settings
-        self.data, named = settings.data, settings.text
-        self.template = Template(trained.tokenizer, settings.chat_template)
+        self.data, named, self.asking = settings.data, settings.text, asking
         missing = [answer for asked, answer in PAIRS if asked in there] if not named else named[1:]
         self._answers = set(missing)
         try:
@@ -40,7 +60,7 @@ class Prompts:
                 f"{self.data}: a text has no answer to compare with; give rows with prompt and completion, instruction and output, or"
                 " messages, or --text ASKED,ANSWER"
             )
-        return self.template.prompt(asked), answer
+        return self.asking.ids(asked), answer
 
     def alone(self, row: dict) -> list[int]:
         """The prompt of a row, whether it has an answer or not: of a text, to continue it; of a conversation, up to the assistant's turn.
@@ -53,10 +73,9 @@ class Prompts:
             if not messages or messages[-1].get("role", messages[-1].get("from")) not in ("assistant", "gpt"):
                 messages.append({"role": "assistant", "content": UNKNOWN})
             _, read = self.form.read(row | {column: messages})
-            return self.template.prompt(read[:-1])
-        example = self.form.read(row | dict.fromkeys(self._answers & set(self.form.columns), UNKNOWN))
-        return self.template.prompt(_asked(example))
-
-
-def _asked(example: Example):
-    return example.asked or example.answer
+            return self.asking.ids(read[:-1])
+        answers = self._answers & set(self.form.columns)
+        asked, answer = self.form.read(row | dict.fromkeys(answers, UNKNOWN))
+        if answers and not asked:
+            raise LeftOut("prompt")
+        return self.asking.ids(asked if answers else answer)

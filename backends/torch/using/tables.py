@@ -34,3 +34,8 @@ def _cell(value):
     if value is None:
         return ""
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+
+
+def rounded(number: float) -> float:
+    """A float32 without the digits that say nothing."""
+    return float(f"{number:.6g}")

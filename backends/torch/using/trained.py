@@ -23,6 +23,7 @@ from unilora_spec.command import printable
 from ..adapter.attach import load_adapter
 from ..outputs import check_place
 from ..settings import UseSettings
+from ..settings.options import LANGUAGE
 from ..tasks import TASKS, Task
 from ..training.base import config_at, labels_in, loaded
 
@@ -32,6 +33,7 @@ TASK_OF = (
     (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "causal-lm"),
     (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "seq2seq"),
 )
+WITHOUT_CLASSES = ("regression", *LANGUAGE)
 OF_HEAD = {"regression": "regression", "multi_label_classification": "multi-label"}
 
 
@@ -84,7 +86,8 @@ def load_trained(settings: UseSettings, outputs: Mapping[str, Path | None], prog
     labels = tuple(adapter.base.labels or base_labels)
     name = _task_of(adapter, settings.adapter, labels)
     task = TASKS[name](settings.rows_for(name), _as_in_rows(labels))
-    task.labels = task.base_labels
+    if name not in WITHOUT_CLASSES:
+        task.labels = task.base_labels
     model, new = loaded(settings, config, task)
     if type(model).__name__ != adapter.base.architecture:
         raise BaseMismatch(
@@ -104,7 +107,7 @@ def load_trained(settings: UseSettings, outputs: Mapping[str, Path | None], prog
         except UniLoraError as error:
             raise error if str(settings.adapter) in error.message else error.within(settings.adapter) from None
     where = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    same_classes = name in ("regression", "causal-lm", "seq2seq") or labels == tuple(base_labels)
+    same_classes = name in WITHOUT_CLASSES or labels == tuple(base_labels)
     return Trained(
         adapter,
         settings.base,
