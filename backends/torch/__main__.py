@@ -2,7 +2,7 @@
 
 from typer.main import get_command
 
-from .commands import training, using  # noqa: F401  each adds its commands to the program, in this order
+from .commands import training, using, hub  # isort: skip  # noqa: F401  each adds its commands, in this order
 from .commands.app import app
 from .training.processes import run_as_one
 

@@ -111,7 +111,7 @@ def _shown(report) -> str:
     lines.append(f"time       {report['seconds']:.0f} s, {report['steps']} steps of {report['rows']['train']:,} rows")
     if "output" in report:
         lines.append(f"file       {report['output']}, {report['bytes']:,} bytes")
-        if "card" in report:
+        if report.get("card"):
             lines.append(f"card       {report['card']}")
         lines.append(f"next       python -m export onnx --adapter {shlex.quote(report['output'])}")
     return "\n".join(map(printable, lines))

@@ -22,7 +22,7 @@ from ..ranks.before import ranked
 from ..ranks.during import Beam, Dora, cut
 from ..rows.split import without
 from ..settings import BEFORE, DURING, TrainSettings, flag
-from ..using.card import card_beside, card_of, check_card
+from ..using.card import card_beside, card_of, check_card, is_free
 from .base import prepare, quiet
 from .chain import Links
 from .checkpoints import STATE, Checkpoints, Interruption, Stopped
@@ -94,12 +94,10 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     if checkpoints:
         trainer.accelerator.wait_for_everyone()  # nobody reads a checkpoint any more
         if is_first():
-            _save(model, settings, report)
+            report["card"] = _save(model, settings, report)
             checkpoints.clear()
         trainer.accelerator.wait_for_everyone()
         report |= {"output": str(settings.output), "bytes": settings.output.stat().st_size}
-        if settings.card:
-            report["card"] = str(card_beside(settings.output))
     return report | {"seconds": round(time.monotonic() - started, 1)}
 
 
@@ -186,16 +184,19 @@ def _run(trainer, model, settings, checkpoints) -> dict:
 
 
 def _save(model, settings, report):
-    """Writes the adapter, and its card beside it."""
+    """Writes the adapter, and its card beside it, whose name it returns; None where there is to be none, or where somebody has put
+    something else there while this ran."""
     adapter, output = model.unilora.adapter(), settings.output
-    content = encode(adapter)
+    content, card = encode(adapter), card_beside(output)
+    with_card = settings.card and is_free(card)
     try:
         with placing(output) as folder:
             (folder / output.name).write_bytes(content)
-            if settings.card:
-                (folder / card_beside(output).name).write_bytes(card_of(settings, report, adapter, content))
+            if with_card:
+                (folder / card.name).write_bytes(card_of(settings, report, adapter, content))
     except WorkFailed as error:
         raise WorkFailed(f"{error.message}; the checkpoints are kept, for --resume") from error
+    return str(card) if with_card else None
 
 
 def _counted(model, size) -> dict:

@@ -34,13 +34,17 @@ def card_beside(file: Path) -> Path:
 
 
 def check_card(path: Path) -> None:
-    """Raises ``UniLoraError`` unless a card may be put at ``path``: nothing is there, or a card that nobody has changed since it was
-    written."""
+    """Raises ``UniLoraError`` unless a card may be put at ``path`` (``is_free``)."""
     check_output(path)
-    if path.exists() and not is_unchanged(read_bytes(path)):
+    if not is_free(path):
         raise UniLoraError(
             f"{path} is there, and is no card as it was written: somebody has changed it; move it away, or give --no-card"
         )
+
+
+def is_free(path: Path) -> bool:
+    """Whether nothing is at ``path``, or a card that nobody has changed since it was written."""
+    return not path.exists() or is_unchanged(read_bytes(path))
 
 
 def is_unchanged(card: bytes) -> bool:
