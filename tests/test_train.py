@@ -166,7 +166,7 @@ def test_the_command_line_goes_before_the_yaml_file(tmp_path):
         ({"rank": -1}, "--rank is -1"),
         ({"lr": "fast"}, "--lr is 'fast'; give a number"),
         ({"holdout": 1}, "--holdout is 1; give a number from 0 to below 1"),
-        ({"task": "translation"}, "give classification, regression or causal-lm"),
+        ({"task": "translation"}, "give classification, regression, "),
         ({"where": "source"}, "--where is 'source'; give COLUMN=VALUE"),
         ({"optimizer": "sgd"}, "give adamw, lora-rite, lora-pro or lora-pro-efficient"),
         ({"head_only": True, "output": None, "noise": 0.1}, "--head-only trains no vector"),

@@ -61,32 +61,37 @@ def as_batch(packs: Sequence[dict], padding: int) -> dict[str, torch.Tensor]:
 
 
 def check_apart(task, model) -> None:
-    """Raises ``UniLoraError`` where a row's losses are others once a row stands before it, by running ``model`` on three such rows.
+    """Raises ``UniLoraError`` where a row's losses depend on a row that stands before it, by running ``model`` on two short rows.
 
-    What is masked weighs exactly nothing, so that another row before it must not change a bit; the row by itself is computed in other
-    shapes, and may be rounded otherwise.
+    What is masked has a gradient of exactly zero, however the rest is rounded; and a row by itself has the same losses, but for
+    rounding, as it is computed in other shapes.
     """
     name = type(model).__name__
     if "position_ids" not in inspect.signature(model.forward).parameters:
         raise UniLoraError(f"{name} takes no positions, so that rows cannot be held apart in it; leave --packing out")
-    before, other, row = (
-        [(3 * start + place) % model.config.get_text_config().vocab_size for place in range(8)] for start in (1, 4, 7)
-    )
+    words = model.config.get_text_config().vocab_size
+    before, row = ([(start + place) % words for place in range(8)] for start in (3, 17))
+    embedded = []
+
+    def keep(module, inputs, output):
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1]
 
     def losses(*rows):
         ids = [token for ids in rows for token in ids]
-        learned = [NOT_LEARNED] * (len(ids) - 7) + ids[-7:]
-        pack = {"input_ids": ids, "labels": learned, "lengths": list(map(len, rows))}
+        labels = [NOT_LEARNED] * (len(ids) - 7) + ids[-7:]
+        pack = {"input_ids": ids, "labels": labels, "lengths": list(map(len, rows))}
         batch = {key: value.to(model.device) for key, value in as_batch([pack], 0).items()}
-        with torch.no_grad():
-            return task.loss(model, batch)[1].values
+        return task.loss(model, batch)[1].values
 
-    behind, behind_other, alone = losses(before, row), losses(other, row), losses(row)
-    rounding = torch.finfo(model.dtype).eps
-    if not (
-        torch.allclose(behind, behind_other, rtol=rounding, atol=0)
-        and torch.allclose(behind, alone, rtol=rounding**0.5, atol=rounding**0.5)
-    ):
+    hook = model.get_input_embeddings().register_forward_hook(keep)
+    try:
+        behind, alone = losses(before, row), losses(row)
+    finally:
+        hook.remove()
+    (gradient,) = torch.autograd.grad(behind.sum(), embedded[0])
+    rounding = torch.finfo(model.dtype).eps ** 0.5
+    if gradient[:, : len(before)].any() or not torch.allclose(behind, alone, rtol=rounding, atol=rounding):
         raise UniLoraError(
             f"{name} cannot hold rows apart that stand in one: a row sees those before it; leave --packing out"
         )

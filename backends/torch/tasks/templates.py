@@ -134,25 +134,32 @@ class Template:
         """The text of a conversation in parts, and whether each is an answer; those of messages before ``first`` are not."""
         whole = self._rendered(messages)
         if GENERATION.search(self.jinja):
-            asked = self._rendered(messages[:first], add_generation_prompt=True) if first else ""
-            spans = [span for span in self._marked(messages) if span[0] >= len(asked)]
+            start = len(self._beginning(whole, messages[:first], add_generation_prompt=True)) if first else 0
+            spans = [(max(start, begin), end) for begin, end in self._marked(messages) if end > start]
         else:
-            spans = []
-            for number, message in enumerate(messages):
-                if number >= first and message["role"] == "assistant":
-                    asked = self._rendered(messages[:number], add_generation_prompt=True)
-                    answered = self._rendered(messages[: number + 1])
-                    if not (whole.startswith(answered) and answered.startswith(asked)):
-                        raise UniLoraError(
-                            "the chat template shows a turn otherwise once another follows, so that it cannot be told where the "
-                            "answers are; give --chat-template a file with {% generation %} around them, or --loss-on all"
-                        )
-                    spans.append((len(asked), len(answered)))
+            spans = [
+                (
+                    len(self._beginning(whole, messages[:number], add_generation_prompt=True)),
+                    len(self._beginning(whole, messages[: number + 1])),
+                )
+                for number, message in enumerate(messages)
+                if number >= first and message["role"] == "assistant"
+            ]
         parts, done = [], 0
         for start, end in spans:
             parts += [(whole[done:start], False), (whole[start:end], True)]
             done = end
         return [*parts, (whole[done:], False)]
+
+    def _beginning(self, whole, messages, **options) -> str:
+        """The text of a conversation's first messages. Raises ``UniLoraError`` where the ``whole`` begins otherwise."""
+        text = self._rendered(messages, **options)
+        if not whole.startswith(text):
+            raise UniLoraError(
+                "the chat template shows a turn otherwise once another follows, so that it cannot be told where the answers are; give "
+                "--chat-template a file with {% generation %} around them, or --loss-on all"
+            )
+        return text
 
     def _rendered(self, messages, **options) -> str:
         return self._render(messages, **options)[0][0]
