@@ -3,11 +3,14 @@
 tests/attack.py goes through them and through mutations of theirs; a door that is added here is attacked.
 """
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import pickle
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -157,6 +160,21 @@ YAML = {
 ROW = b'{"text": "fine", "label": 1}\n'
 
 
+def _zip(files) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def _tar() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.csv"))
+    return out.getvalue()
+
+
 def _parquet(rows, **options) -> bytes:
     file = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(rows), file, **options)
@@ -175,7 +193,8 @@ ROWS = {
             b"".join(b'{"%d":1}\n' % i for i in range(900)) + b"{}\n" * 10**5, "nearly all of them empty"
         ),
         "one line": Seed(b'{"text": "' + b"x" * 2**26 + b'"}', "has a line of more than"),
-        "an archive": Seed(gzip.compress(ROW * 10**6), "is an archive"),
+        "an archive": Seed(gzip.compress(ROW * 10**6), "would unfold to more"),
+        "a small archive": Seed(gzip.compress(ROW * 9), "give more rows"),
         "a pipe": PIPE,
     },
     "json": {"lists that nest": Seed(b"[" * 100_000, "nested deeper"), "cut off": Seed(b"{", "could not be read")},
@@ -183,8 +202,22 @@ ROWS = {
         "a million columns": Seed(b"," * 10**6, "columns; 1,000 is the most"),
         "a text without an end": Seed(b'text,label\n"' + b"x,y\n" * 10**6, "could not be read"),
         "zeros": Seed(b"text,label\n\0\0,\0\n", "give more rows"),
-        "UTF-16": Seed("text,label\na,1\n".encode("utf-16"), "could not be read"),
-        "an archive": Seed(gzip.compress(b"text,label\n" * 10**6), "is an archive"),
+        "UTF-16": Seed("text,label\na,1\n".encode("utf-16"), "give more rows"),
+        "no text": Seed(bytes(range(256)) * 99, "this is not in UTF-8"),
+        "semicolons": Seed(b"text;label\n" + b"a, b;1\n" * 9, "give more rows"),
+        "an archive": Seed(gzip.compress(b"text,label\n" * 10**6), "would unfold to more"),
+        "a tar": Seed(_tar(), "is an archive"),
+        "an archive in an archive": Seed(gzip.compress(gzip.compress(b"text,label\n")), "is an archive in another one"),
+        "gzip, cut off": Seed(gzip.compress(bytes(map(hash, range(99))))[:-9], "no sound gzip file"),
+        "bz2": Seed(bz2.compress(b"text,label\n" * 10**7), "would unfold to more"),
+        "xz": Seed(lzma.compress(b"text,label\n" * 10**7), "would unfold to more"),
+        "xz that asks for a gigabyte": Seed(
+            lzma.compress(b"text,label\n", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 2**30}]), "no sound xz file"
+        ),
+        "zstd": Seed(pyarrow.compress(b"text,label\n" * 10**6, "zstd", asbytes=True), "would unfold to more"),
+        "zip": Seed(_zip({"a.csv": b"text,label\n" * 10**7}), "would unfold to more"),
+        "zip of two": Seed(_zip({"a.csv": b"", "b.csv": b""}), "an archive of 2 files"),
+        "zip of a program": Seed(_zip({"a.py": b""}), "holds 'a.py'"),
     },
     "parquet": {
         "cut off": Seed(PARQUET[: len(PARQUET) // 2], "no Parquet file"),

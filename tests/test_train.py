@@ -166,7 +166,7 @@ def test_the_command_line_goes_before_the_yaml_file(tmp_path):
         ({"rank": -1}, "--rank is -1"),
         ({"lr": "fast"}, "--lr is 'fast'; give a number"),
         ({"holdout": 1}, "--holdout is 1; give a number from 0 to below 1"),
-        ({"task": "translation"}, "give classification, regression, "),
+        ({"task": "translation"}, "give classification, regression, multi-label, "),
         ({"where": "source"}, "--where is 'source'; give COLUMN=VALUE"),
         ({"optimizer": "sgd"}, "give adamw, lora-rite, lora-pro or lora-pro-efficient"),
         ({"head_only": True, "output": None, "noise": 0.1}, "--head-only trains no vector"),
@@ -281,17 +281,17 @@ def test_where_limit_and_eval(reviews):
 @pytest.mark.parametrize(
     "content, options, expected",
     [
-        ("text,label\na,1\nb,0\n", {"text": "body"}, "there is no column 'body'; its columns are text, label"),
+        ("text,label\na,1\nb,0\n", {"text": "body"}, "there is no column 'body'; its columns are 'text', 'label'; where its first line is a row"),
         ("text,label\na,1\nb,0\n", {"where": "label=7"}, "no row has label=7; values there are 1, 0"),
         ("text,label\na,1\nb,1\n", {"holdout": 0}, "has the one value '1'"),
         ("text,label\na,0.5\nb,1.5\n", {"holdout": 0}, "use --task regression"),
         ("text,label\na,x\nb,2\n", {"task": "regression"}, "regression needs numbers"),
-        ("text,label\n", {}, "could not be read"),
+        ("text,label\n", {}, "there are no rows"),
         ("text,label\n,1\n", {}, "no row can be used: 1 has no text"),
         ("text,label\na,0\nb,1\n", {"holdout": 1e-9}, "0 held out"),
         ('text,label\n"a,0\nb,1\n', {}, "could not be read"),
-        (b"text,label\n\xff\xfe\xfa,1\n", {}, "could not be read"),
-        ("", {}, "could not be read"),
+        (b"text,label\n\xff\xfe\xfa,1\n", {}, "give --encoding"),
+        ("", {}, "there are no rows"),
     ],
 )
 def test_data_refuses(tmp_path, content, options, expected):
@@ -317,7 +317,7 @@ def test_sources_that_are_none(source, expected):
 
 def test_eval_file_with_a_label_of_its_own(tmp_path, reviews):
     (tmp_path / "e.csv").write_text("text,label\na film,2\n")
-    with pytest.raises(UniLoraError, match="label has the value '2', which .*reviews.csv has not"):
+    with pytest.raises(UniLoraError, match="label has the value '2' in row 1, which .*reviews.csv has not"):
         rows_and_task(settings_of(reviews, eval=tmp_path / "e.csv"))
 
 

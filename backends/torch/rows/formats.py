@@ -1,5 +1,5 @@
 """Files of rows, looked at before a library reads them: pyarrow ends the process where JSON nests 100,000 deep, pandas keeps a line of
-any length, and datasets unpacks whatever begins as an archive does."""
+any length."""
 
 import re
 from pathlib import Path
@@ -11,6 +11,8 @@ from unilora_spec import UniLoraError
 from unilora_spec.documents import MOST_DEPTH, size_of
 from unilora_spec.nesting import Nesting
 
+from .packing import ENDS
+
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 PIECE = 2**20
 MOST_LINE = 2**25  # bytes: of a .json file all may be one line
@@ -21,53 +23,53 @@ CELLS = (
 )  # rows times columns of JSON, where each row may have keys of its own: times the bytes of the file, plus so many
 STRING = re.compile(rb'"((?:[^"\\]++|\\.)*+)"(\s*:)?', re.DOTALL)  # and what makes it a key
 UNPACKED = 200, 2**26  # what a Parquet file may unfold to: times its bytes, plus so many
-ARCHIVES = (
-    b"\x1f\x8b",
-    b"PK",
-    b"\xfd7zXZ\0",
-    b"Rar!\x1a",
-    b"\x28\xb5\x2f\xfd",
-    b"BZh",
-    b"7z\xbc\xaf",
-    b"\x04\x22\x4d\x18",
-)
 
 
-def look_at(path: Path) -> None:
-    """Raises ``UniLoraError`` for a file that is none of its format, or of which a reader would make far more than it is."""
+def format_of(name: str) -> str | None:
+    """The format that a file's name says, also that of a compressed one; None where it is none of ``FORMATS``.
+
+    >>> format_of("reviews.csv.gz")
+    'csv'
+    """
+    path = Path(name.lower())
+    return FORMATS.get(Path(path.stem).suffix if path.suffix in ENDS else path.suffix)
+
+
+def look_at(path: Path, form: str, name) -> None:
+    """Raises ``UniLoraError`` for a file that is none of its format, or of which a reader would make far more than it is.
+
+    The file is a plain one, and text in UTF-8 where its format is. ``name`` is its name in messages.
+    """
     size = size_of(path)
-    form = FORMATS[path.suffix.lower()]
     if form == "parquet":
-        _look_at_parquet(path, size)
+        _look_at_parquet(path, size, name)
     else:
-        _look_at_text(path, form, size)
+        _look_at_text(path, form, size, name)
 
 
-def _look_at_text(path, form, size):
+def _look_at_text(path, form, size, name):
     found, keys, first = Nesting(), set(), True
-    for piece in _pieces(path):
-        if first and (piece.startswith(ARCHIVES) or piece[257:262] == b"ustar"):
-            raise UniLoraError(f"{path} is an archive; unpack it, and give the file that is in it")
+    for piece in _pieces(path, name):
         if first and form == "csv":
             line = piece.partition(b"\n")[0]
-            _check_columns(path, 1 + max(map(line.count, (b",", b"\t"))))
+            _check_columns(name, 1 + max(map(line.count, (b",", b"\t", b";", b"|"))))
         first = False
         if form == "csv":
             continue
         found.feed(piece)
         if found.deepest > MOST_DEPTH:
             raise UniLoraError(
-                f"{path}: lists are nested deeper than {MOST_DEPTH}, or never closed; give rows of texts and labels"
+                f"{name}: lists are nested deeper than {MOST_DEPTH}, or never closed; give rows of texts and labels"
             )
         keys.update(text for text, colon in STRING.findall(piece) if colon)
-        _check_columns(path, len(keys))
+        _check_columns(name, len(keys))
         if found.opened * len(keys) > CELLS[0] * size + CELLS[1]:
             raise UniLoraError(
-                f"{path} has {len(keys)} columns, nearly all of them empty in each row; give rows of like columns"
+                f"{name} has {len(keys)} columns, nearly all of them empty in each row; give rows of like columns"
             )
 
 
-def _pieces(path):
+def _pieces(path, name):
     """The text in pieces of whole lines. Raises ``UniLoraError`` for a line of more than ``MOST_LINE`` bytes."""
     parts, length = [], 0
     with path.open("rb") as file:
@@ -76,7 +78,7 @@ def _pieces(path):
             length += end or len(piece)
             if length > MOST_LINE:
                 raise UniLoraError(
-                    f"{path} has a line of more than {MOST_LINE:,} bytes; give a file with a line for each row"
+                    f"{name} has a line of more than {MOST_LINE:,} bytes; give a file with a line for each row"
                 )
             if end:
                 yield b"".join([*parts, piece[:end]])
@@ -87,17 +89,17 @@ def _pieces(path):
         yield b"".join(parts)
 
 
-def _check_columns(path, count):
+def _check_columns(name, count):
     if count > MOST_COLUMNS:
-        raise UniLoraError(f"{path} has {count:,} columns; {MOST_COLUMNS:,} is the most")
+        raise UniLoraError(f"{name} has {count:,} columns; {MOST_COLUMNS:,} is the most")
 
 
-def _look_at_parquet(path, size):
+def _look_at_parquet(path, size, name):
     times, plus = UNPACKED
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             found = file.metadata
-            _check_columns(path, found.num_columns)
+            _check_columns(name, found.num_columns)
             rows = found.num_rows
             unpacked = sum(max(0, found.row_group(i).total_byte_size) for i in range(found.num_row_groups))
             if rows * unpacked > times * size + plus >= unpacked:  # each row may be one entry of a dictionary
@@ -110,9 +112,9 @@ def _look_at_parquet(path, size):
         raise
     except Exception as error:  # pyarrow's and Python's, of many kinds
         raise UniLoraError(
-            f"{path}: this is no Parquet file, or a damaged one: {str(error).splitlines()[0]:.200}"
+            f"{name}: this is no Parquet file, or a damaged one: {str(error).splitlines()[0]:.200}"
         ) from error
     if unpacked > times * size + plus:
         raise UniLoraError(
-            f"{path} has {size:,} bytes and would unfold to more than {times * size + plus:,}; give another file"
+            f"{name} has {size:,} bytes and would unfold to more than {times * size + plus:,}; give another file"
         )

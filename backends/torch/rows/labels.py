@@ -1,22 +1,38 @@
 """What the cells of a column of labels say: nothing, one label, or several; and the classes that the labels are."""
 
+import ast
+import json
 import math
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Mapping
+from decimal import Decimal, InvalidOperation
 
-from unilora_spec import UniLoraError
+from .refusals import WrongCell
 
 # What pandas and so `datasets` read as a missing value in a file whose cells are all text. Where cells have types, null and NaN are.
 MISSING = {
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN",
     "None", "n/a", "nan", "null",
 }  # fmt: skip
+_AS_IF_MISSING = {text.casefold() for text in MISSING}
 _LIST = re.compile(r"""\[\s*(["']|[-+.]?\d).*\]|\[\s*\]""", re.DOTALL)  # as Python and JSON write one
+# Zero-width space, word joiner, byte order mark, soft hyphen, marks of direction: nobody sees them, and no word needs them.
+_UNSEEN = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad\u200e\u200f"))
+_ALIKE = str.maketrans("‘’‚‛´`“”„‟‐‑‒–—−", "''''''\"\"\"\"------")
 
 
 def value_of(cell) -> str:
-    """A label as text, without blanks around it."""
-    return str(cell).strip()
+    """A label as text: without blanks around it and without what cannot be seen, one space for blanks within, in Unicode's
+    composed form (NFC).
+
+    >>> value_of("\\u00a0very \\u200bgood "), value_of("cafe\\u0301") == value_of("caf\\u00e9"), value_of(True)
+    ('very good', True, 'True')
+    """
+    text = str(cell)
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text).translate(_UNSEEN)
+    return " ".join(text.split())
 
 
 def is_missing(cell, is_text: bool) -> bool:
@@ -25,13 +41,44 @@ def is_missing(cell, is_text: bool) -> bool:
     return cell is None or nan or value_of(cell) in (MISSING if is_text else {""})
 
 
-def check_one(cell, column: str, row: int, source: str) -> None:
-    """Raises ``UniLoraError`` for a cell that holds several labels, or an object. Rows are counted from 1, without a header."""
-    if isinstance(cell, list | tuple | dict | set | bytes) or _LIST.fullmatch(value_of(cell)):
-        raise UniLoraError(
-            f"{source}: {column} of row {row} is {str(cell)!r:.60}, and one label is learned for each text; give a column with one label,"
-            ' or train several from Python: attach to a model with problem_type="multi_label_classification"'
-        )
+def is_as_if_missing(value: str) -> bool:
+    """Whether a class is named as a missing value often is.
+
+    >>> is_as_if_missing("none"), is_as_if_missing("no")
+    (True, False)
+    """
+    return value.casefold() in _AS_IF_MISSING
+
+
+def is_several(cell) -> bool:
+    """Whether a cell is a list or an object, or the text of a list."""
+    return isinstance(cell, list | tuple | dict | set | bytes) or bool(_LIST.fullmatch(value_of(cell)))
+
+
+def labels_in(cell, column: str) -> tuple[str, ...] | str:
+    """The labels of a text, of a cell that holds a list or the text of one; of another cell its text, which may be several labels.
+
+    Raises ``WrongCell`` for lists in lists and for objects.
+
+    >>> labels_in(["a", " b", "a"], "label"), labels_in("[0 1 1]", "label"), labels_in("a;b", "label")
+    (('a', 'b', 'a'), ('0', '1', '1'), 'a;b')
+    """
+    if isinstance(cell, str) and is_several(cell):
+        cell = _parsed(cell.strip())
+    if not isinstance(cell, list | tuple | dict | set | bytes):
+        return value_of(cell)
+    if not isinstance(cell, list | tuple) or any(is_several(each) for each in cell):
+        raise WrongCell(column, f"is {str(cell)!r:.60}; give a list of names, or of a 0 or 1 for each class")
+    return tuple(value for each in cell if each is not None and (value := value_of(each)))
+
+
+def _parsed(text) -> list:
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            pass
+    return text[1:-1].split()  # as NumPy writes one
 
 
 def is_number(text: str) -> bool:
@@ -40,6 +87,41 @@ def is_number(text: str) -> bool:
         return abs(float(text)) < float("inf")
     except ValueError:
         return False
+
+
+def alike(values: Iterable[str]) -> tuple[str, str] | None:
+    """Two of ``values`` that are probably one class, written in two ways: they differ in upper and lower case, in the form of
+    quotes, dashes or letters (Unicode's NFKC), or as 7 and 007 do. Where all are numbers, 1.0 is 1 (``classes``).
+
+    >>> alike(["pos", "neg", "Pos"]), alike(["1", "1.0"]), alike(["7", "007"]), alike(["it's", "it’s"])
+    (('pos', 'Pos'), None, ('7', '007'), ("it's", 'it’s'))
+    """
+    values, seen = list(values), {}
+    whole_only = all(map(is_number, values))
+    for value in values:
+        if whole_only and not _is_whole(value):
+            continue
+        if (other := seen.setdefault(_alike(value), value)) != value:
+            return other, value
+    return None
+
+
+def _alike(value):
+    if is_number(value):
+        return _exact(value)
+    text = unicodedata.normalize("NFKC", value).casefold().translate(_ALIKE)
+    return "".join(character for character in text if unicodedata.category(character) != "Cf")
+
+
+def _is_whole(text):
+    return re.fullmatch(r"[-+]?[0-9]+", text)
+
+
+def _exact(text):
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return Decimal(float(text))
 
 
 def classes(values: Iterable[str], others: Iterable[str] = ()) -> dict[str, str]:
@@ -51,10 +133,23 @@ def classes(values: Iterable[str], others: Iterable[str] = ()) -> dict[str, str]
     """
     if not all(map(is_number, values)):
         return {value: value for value in sorted(values)}
-    if not all(float(value).is_integer() for value in values):
+    exact = {value: _exact(value) for value in values}
+    if any(number != int(number) for number in exact.values()):
         raise ValueError("numbers that are not whole")
-    ordered = sorted(values, key=lambda value: (float(value), value))
-    named = {value: value if re.fullmatch(r"[-+]?[0-9]+", value) else str(int(float(value))) for value in ordered}
-    numbers = {float(value): name for value, name in named.items()}
-    same = {value: numbers[float(value)] for value in others if is_number(value) and float(value) in numbers}
+    ordered = sorted(values, key=lambda value: (exact[value], not _is_whole(value), value))
+    numbers: dict = {}
+    named = {
+        value: numbers.setdefault(exact[value], value if _is_whole(value) else str(int(exact[value])))
+        for value in ordered
+    }
+    same = {value: numbers[_exact(value)] for value in others if is_number(value) and _exact(value) in numbers}
     return named | {value: name for value, name in same.items() if value not in named}
+
+
+def spelled(first: Mapping[str, str]) -> str | None:
+    """What is wrong where two values are probably one class, or None. ``first`` says where each value is: "row 3"."""
+    found = alike(first)
+    if not found:
+        return None
+    one, other = found
+    return f"is {one!r:.60} in {first[one]} and {other!r:.60} in {first[other]}; write one class one way, and give two classes names that differ by more"

@@ -1,50 +1,118 @@
 """The rows of a file or of a data set."""
 
+import codecs
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import datasets
-import pandas
 
 from unilora_spec import UniLoraError
 
-from .formats import FORMATS, look_at
+from ..settings.options import SEPARATORS
+from . import encodings
+from .formats import FORMATS, format_of, look_at
+from .packing import ENDS, kind_of, unfold
+from .tables import read_table, separator_of
 
 
-def read(source: str) -> datasets.Dataset:
+@dataclass(frozen=True)
+class Read:
+    """The rows of a source.
+
+    ``is_text``  whether its cells are texts all, as those of a .csv file are
+    ``said``     how it was read, where that is not the usual: a sentence each
+    """
+
+    rows: datasets.Dataset
+    is_text: bool = False
+    said: tuple[str, ...] = ()
+
+
+def read(source: str, separator: str | None = None, encoding: str | None = None) -> Read:
     """The rows of a file, or of a data set's id or folder, given as ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.
 
-    Raises ``UniLoraError`` where there is none, or none that can be read.
+    What is None of ``separator`` and ``encoding`` is found. Raises ``UniLoraError`` where there is no such source, or none that
+    can be read.
     """
     path = Path(source)
-    suffix = path.suffix.lower()
-    if suffix in FORMATS:
-        look_at(path)
-    elif "\0" not in source and path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.suffix.lower() in FORMATS:
-                look_at(file)
-    elif "\0" not in source and path.exists():
-        raise UniLoraError(f"{source}: a data file's name must end in one of {', '.join(FORMATS)}")
+    if format_of(path.name) or path.suffix.lower() == ".zip":
+        with TemporaryDirectory(prefix="unilora-") as folder:
+            return _read_file(path, Path(folder), separator, encoding)
+    is_folder = "\0" not in source and path.is_dir()
+    if not is_folder and "\0" not in source and path.exists():
+        raise UniLoraError(
+            f"{source}: a data file's name must end in one of {', '.join(FORMATS)}, or in that and one of {', '.join(ENDS)}"
+        )
+    if is_folder:
+        _look_at_folder(path)
+    name, *rest = source.split(":", 2)
+    # An archive that was unpacked before is unpacked anew: datasets knows it by its name alone, and it may be another one.
+    options = {"download_config": datasets.DownloadConfig(force_extract=True)} if is_folder else {}
+    return Read(_loaded(source, name, *rest[:-1], split=rest[-1] if rest else "train", **options))
+
+
+def _read_file(path, folder, separator, encoding) -> Read:
+    plain, form, said = _unpacked(path, folder)
+    if form != "parquet":
+        plain, found = _in_utf8(plain, folder, encoding, path)
+        if encoding is None and found == encodings.WESTERN:
+            said.append(f"it is read as {found}, such as {encodings.example(plain)!r}; --encoding says otherwise")
+        elif encoding is None and found not in ("utf-8", "utf-8-sig"):
+            said.append(f"it is read as {found}")
+    look_at(plain, form, path)
+    if form == "csv":
+        usual = "\t" if path.name.lower().endswith((".tsv", *(f".tsv{end}" for end in ENDS))) else ","
+        found = separator or separator_of(plain, path, usual)
+        word = next((word for word, each in SEPARATORS.items() if each == found), repr(found))
+        said += [f"its separator is the {word}"] * (found != usual and separator is None)
+        rows = datasets.Dataset(read_table(plain, found, path))
+    elif plain == path:
+        rows = _loaded(path, form, data_files=str(path), split="train")
+    else:  # what is made of a copy goes with it
+        rows = _loaded(path, form, data_files=str(plain), split="train", cache_dir=str(folder), keep_in_memory=True)
+    return Read(rows, form == "csv", tuple(f"{path}: {how}" for how in said))
+
+
+def _unpacked(path, folder) -> tuple[Path, str, list[str]]:
+    """A plain file with what is in a file, its format, and how it came about."""
+    kind = kind_of(path)
+    if kind is None:
+        return path, format_of(path.name), []
+    plain = folder / "unfolded"
+    name = unfold(path, kind, plain)
+    form = format_of(name)
+    if form is None:
+        raise UniLoraError(f"{path} holds {name!r:.80}; the name of a data file ends in one of {', '.join(FORMATS)}")
+    if kind_of(plain):
+        raise UniLoraError(f"{path} is an archive in another one; unpack it, and give the file that is in it")
+    return plain, form, [f"it is unpacked, {kind}"] if path.suffix.lower() not in ENDS else []
+
+
+def _in_utf8(plain, folder, encoding, name) -> tuple[Path, str]:
+    found = encoding or encodings.encoding_of(plain, name)
+    if encoding or found != "utf-8":
+        encodings.check(plain, found, name)
+    if codecs.lookup(found).name == "utf-8":
+        return plain, found
+    target = folder / "text"
+    encodings.to_utf8(plain, found, target)
+    return target, found
+
+
+def _look_at_folder(path):
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and (format_of(file.name) or file.suffix.lower() == ".zip"):
+            with TemporaryDirectory(prefix="unilora-") as folder:
+                plain, form, _ = _unpacked(file, Path(folder))
+                look_at(plain, form, file)
+
+
+def _loaded(source, *arguments, **options) -> datasets.Dataset:
     try:
-        if suffix in FORMATS:
-            options = _all_text(path, suffix) if is_text(source) else {}
-            return datasets.load_dataset(FORMATS[suffix], data_files=str(path), split="train", **options)
-        name, *rest = source.split(":", 2)
-        return datasets.load_dataset(name, *rest[:-1], split=rest[-1] if rest else "train")
+        return datasets.load_dataset(*arguments, **options)
     except Exception as error:  # datasets lets the errors of every reader beneath it through
-        what = "this could not be read" if suffix in FORMATS else "no such file, nor a data set that can be loaded here"
+        is_file = "data_files" in options
+        what = "this could not be read" if is_file else "no such file, nor a data set that can be loaded here"
         reason = str(error.__cause__ or error).strip().split("\n")[0]
         raise UniLoraError(f"{source}: {what}: {reason}") from error
-
-
-def is_text(source: str) -> bool:
-    """Whether the cells of a source are texts all, as those of a .csv file are."""
-    return FORMATS.get(Path(source).suffix.lower()) == "csv"
-
-
-def _all_text(path, suffix):
-    """All columns as text: the sentence "null" stays one, and no type depends on what the first rows look like."""
-    separator = "\t" if suffix == ".tsv" else ","
-    columns = pandas.read_csv(path, sep=separator, nrows=0).columns
-    features = datasets.Features({str(column): datasets.Value("string") for column in columns})
-    return {"sep": separator, "keep_default_na": False, "features": features}

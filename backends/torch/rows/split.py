@@ -9,11 +9,8 @@ import datasets
 from unilora_spec import UniLoraError
 
 from ..settings import DataSettings
-from .reading import is_text, read
-
-
-class LeftOut(Exception):
-    """A row that is left out; the text says of what it has none, such as "label"."""
+from .reading import read
+from .refusals import LeftOut, WrongCell
 
 
 @dataclass
@@ -21,11 +18,13 @@ class Data:
     """Rows to train on and rows held out (None: there are none), with the columns of their source.
 
     ``dropped``  how many rows were left out, by what they lacked
+    ``said``     what is worth a word of how the rows were read and what they are: a sentence each
     """
 
     train: datasets.Dataset
     held_out: datasets.Dataset | None
     dropped: Counter
+    said: tuple[str, ...] = ()
 
 
 def load(settings: DataSettings, task) -> Data:
@@ -49,7 +48,9 @@ def load(settings: DataSettings, task) -> Data:
             f"{0 if held_out is None else len(held_out)} held out; give more rows or another --holdout"
         )
     task.learn(source, other)
-    return Data(source.rows.select(list(train)), held_out, dropped)
+    train = list(train)
+    said = *source.said, *(other.said if other else ()), *task.remarks(source, train)
+    return Data(source.rows.select(train), held_out, dropped, said)
 
 
 def share(texts) -> float:
@@ -66,21 +67,21 @@ def share(texts) -> float:
 
 @dataclass
 class Source:
-    """A source's usable rows: the share of each by its number, and the label values that occur among them.
+    """A source's usable rows: by the number of each, counted from 0, its share and the values of its label.
 
-    ``row``  the number of the row that is looked at, from 1, without a header
+    ``said``  how it was read, where that is not the usual: a sentence each
     """
 
     name: str
     settings: DataSettings
     task: object
     shares: dict[int, float] = field(default_factory=dict)
-    values: Counter = field(default_factory=Counter)
+    values: dict[int, tuple] = field(default_factory=dict)
     dropped: Counter = field(default_factory=Counter)
-    row: int = 0
 
     def __post_init__(self):
-        self.rows, self.is_text = read(self.name), is_text(self.name)
+        found = read(self.name, self.settings.separator, self.settings.encoding)
+        self.rows, self.is_text, self.said = found.rows, found.is_text, found.said
         where, there = self.settings.where, self.rows.column_names
         try:
             needed = [*self.task.columns(there), *([where[0]] if where else [])]
@@ -88,10 +89,9 @@ class Source:
             raise error.within(self.name) from None
         for column in needed:
             if column not in there:
-                raise UniLoraError(f"{self.name}: there is no column {column!r}; its columns are {', '.join(there)}")
+                raise UniLoraError(f"{self.name}: there is no column {column!r}; {self._instead(there)}")
         others = Counter()
         for number, row in enumerate(self.rows.select_columns(list(dict.fromkeys(needed)))):
-            self.row = number + 1
             if where and str(row[where[0]]) != where[1]:
                 others[str(row[where[0]])] += 1
                 continue
@@ -100,14 +100,29 @@ class Source:
             except LeftOut as lacking:
                 self.dropped[str(lacking)] += 1
                 continue
-            self.shares[number] = share(texts)
-            self.values.update(values)
+            except WrongCell as wrong:
+                raise UniLoraError(f"{self.name}: {wrong.column} of row {number + 1} {wrong.what}") from None
+            except UniLoraError as error:
+                raise error.within(f"{self.name}: row {number + 1}") from None
+            self.shares[number], self.values[number] = share(texts), values
         if not self.shares:
             raise UniLoraError(f"{self.name}: {self._why_none(others)}")
 
+    def first(self) -> dict:
+        """Where each value of the label is first: "row 3". Rows are counted from 1, without a header."""
+        return {value: f"row {row + 1}" for row in reversed(self.values) for value in self.values[row]}
+
     def names(self, column: str) -> list[str] | None:
         """The names of a column's classes, where the data set has them."""
-        return getattr(self.rows.features[column], "names", None)
+        found = self.rows.features[column]
+        return getattr(getattr(found, "feature", found), "names", None)
+
+    def _instead(self, there):
+        columns = ", ".join(map(repr, there[:20])) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
+        hint = self.task.hint(there)
+        if self.is_text:
+            hint = hint or "where its first line is a row, put a line with the columns' names above it"
+        return f"its columns are {columns}" + (f"; {hint}" if hint else "")
 
     def _why_none(self, others):
         if others and not self.dropped:

@@ -4,7 +4,22 @@ from dataclasses import dataclass
 
 from unilora_spec import UniLoraError
 
-from .options import CONDITION, FLAG, LANGUAGE, NAMES, TASKS, TEXT, flag, listed, number, one_of, option, whole
+from .options import (
+    CONDITION,
+    ENCODING,
+    FLAG,
+    LANGUAGE,
+    NAMES,
+    SEPARATOR,
+    TASKS,
+    TEXT,
+    flag,
+    listed,
+    number,
+    one_of,
+    option,
+    whole,
+)
 from .settings import Settings
 
 
@@ -18,8 +33,8 @@ class DataSettings(Settings):
     data: str | None = option(
         "Data and task",
         TEXT,
-        "Training data: a .csv, .tsv, .json, .jsonl or .parquet file, or a data set's id or folder as "
-        "ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.",
+        "Training data: a .csv, .tsv, .json, .jsonl or .parquet file, also compressed (.csv.gz), or a data set's id or folder "
+        "as ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.",
     )
     text: tuple[str, ...] = option(
         "Data and task",
@@ -30,6 +45,17 @@ class DataSettings(Settings):
         (),
     )
     label: str = option("Data and task", TEXT, "Column of the labels; causal-lm and seq2seq need none.", "label")
+    label_separator: str | None = option(
+        "Data and task",
+        SEPARATOR,
+        "What stands between the labels of one text, for multi-label; by default the one of ; | and , that is there.",
+    )
+    separator: str | None = option(
+        "Data and task", SEPARATOR, "What stands between the cells of a .csv file; by default it is found."
+    )
+    encoding: str | None = option(
+        "Data and task", ENCODING, "Encoding of a file of text, such as cp1252; by default it is found."
+    )
     task: str = option("Data and task", one_of(*TASKS), f"{listed(TASKS)}.", TASKS[0])
     where: tuple[str, str] | None = option("Data and task", CONDITION, "COLUMN=VALUE: take only the rows that have it.")
     eval: str | None = option("Data and task", TEXT, "Held-out data, given as --data is, in place of --holdout.")
@@ -80,7 +106,7 @@ class DataSettings(Settings):
             self.text = ("text",)
         if self.max_length is None:
             self.max_length = 1024 if language else 128
-        if len(self.text) > 2:
+        if len(self.text) > (1 if self.task == "token-classification" else 2):
             raise UniLoraError(f"--text names {len(self.text)} columns; give one, or two for text pairs")
         if self.task == "seq2seq" and len(self.text) == 1:
             raise UniLoraError(

@@ -1,11 +1,13 @@
 """How an option is stated, once for Python, for the command line and for a YAML file; what values it can have."""
 
+import codecs
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 LANGUAGE = ("causal-lm", "seq2seq")  # tasks of language models
-TASKS = ("classification", "regression", *LANGUAGE)
+TASKS = ("classification", "regression", "multi-label", "token-classification", *LANGUAGE)
+SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
 # Planners of ranks that look at the base before training, and the number of texts they show it: of HeteroLoRA's own example
 # 32 batches of 8; GeLoRA's could not be looked up, and with a thousand the standard error is a twentieth of the dimension.
 TEXTS = {"gelora": 1000, "hetero": 256}
@@ -101,11 +103,30 @@ def _condition(value) -> tuple[str, str]:
     return column, wanted
 
 
+def _separator(value) -> str:
+    separator = SEPARATORS.get(value, value)
+    if len(separator) != 1 or separator in '"\r\n':
+        raise ValueError
+    return separator
+
+
+def _encoding(value) -> str:
+    try:
+        known = codecs.lookup(value)
+    except LookupError:
+        raise ValueError from None
+    if not known._is_text_encoding or known.incrementaldecoder is None:
+        raise ValueError
+    return value
+
+
 TEXT, FLAG, PATH = _as("a text", _text), _as("true or false", _flag), _as("a path", lambda value: Path(_text(value)))
 NAMES = _as("names with commas between them", _names)
 RANKS = _as(f"{listed(PLANNERS)}, or pairs such as query=8,value=2", _ranks)
 OPTIONS = _as("pairs such as length=128,bank=90", _options)
 CONDITION = _as("COLUMN=VALUE", _condition)
+SEPARATOR = _as(f"{listed(tuple(SEPARATORS))}, or a character", _separator)
+ENCODING = _as("a name such as utf-8, utf-16 or cp1252", _encoding)
 
 
 def option(panel, convert, help, default=None, **options):

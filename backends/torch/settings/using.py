@@ -49,7 +49,7 @@ class _OnRows(DataSettings, UseSettings):
     data: str | None = option(
         "Data and task",
         TEXT,
-        "The rows: a .csv, .tsv, .json, .jsonl or .parquet file, or a data set's id or folder as ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.",
+        "The rows: a .csv, .tsv, .json, .jsonl or .parquet file, also compressed, or a data set's id or folder as ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.",
     )
     batch_size: int = option("Data and task", whole(1), "Rows in the model at once.", 32)
     max_new_tokens: int = option("Language models", whole(1), "Longest answer in tokens.", 128)
@@ -113,7 +113,8 @@ class PredictSettings(_OnRows):
     Raises ``UniLoraError`` with the option's name for a value that it cannot have.
     """
 
-    label: None = hidden()
+    label: str = hidden("label")
+    label_separator: None = hidden()
     loss_on: str = hidden("answers")
     where: None = hidden()
     holdout: None = hidden()

@@ -6,10 +6,19 @@ from ..rows.split import Data, load
 from ..settings import DataSettings
 from .causal_lm import CausalLM
 from .labelled import Classification, Regression
+from .multi_label import MultiLabel
 from .seq2seq import Seq2Seq
 from .task import Task
+from .token_classification import TokenClassification
 
-TASKS = {"classification": Classification, "regression": Regression, "causal-lm": CausalLM, "seq2seq": Seq2Seq}
+TASKS = {
+    "classification": Classification,
+    "regression": Regression,
+    "multi-label": MultiLabel,
+    "token-classification": TokenClassification,
+    "causal-lm": CausalLM,
+    "seq2seq": Seq2Seq,
+}
 
 
 def rows_and_task(settings: DataSettings, base_labels: Sequence[str] = ()) -> tuple[Data, Task]:

@@ -1,5 +1,7 @@
 """Texts that have one label each: a class, or a number."""
 
+from collections import Counter
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -7,29 +9,63 @@ from transformers import AutoModelForSequenceClassification
 
 from unilora_spec import UniLoraError
 
-from ..rows.labels import check_one, classes, is_missing, is_number, value_of
-from ..rows.split import LeftOut
+from ..rows.labels import is_missing, is_number, is_several, value_of
+from ..rows.refusals import LeftOut, WrongCell
+from . import classes
 from .task import Predicted, Task, first, text_of
 
 
 class Labelled(Task):
-    """A text, or a pair of texts, and the label in a column beside it."""
+    """A text, or a pair of texts, and the label in a column beside it.
+
+    ``nothing``  texts that were read as no label, such as "nan"
+    """
 
     model_class = AutoModelForSequenceClassification
 
+    def __init__(self, settings, base_labels=()):
+        super().__init__(settings, base_labels)
+        self.nothing: Counter = Counter()
+
     def columns(self, there):
         return *self.settings.text, self.settings.label
+
+    def hint(self, there):
+        if "messages" in there or {"prompt", "completion"} <= set(there):
+            return "chats and answers are for --task causal-lm"
+        if "tokens" in there:
+            return "words and their tags are for --task token-classification"
+        return ""
 
     def look(self, row, source):
         texts, cell = text_of(row, self.settings.text), row[self.settings.label]
         unlabelled = cell == -1 and source.names(self.settings.label)  # as the test splits of the Hub have it
         if unlabelled or is_missing(cell, source.is_text):
+            self.nothing[value_of(cell)] += isinstance(cell, str)
             raise LeftOut("label")
-        check_one(cell, self.settings.label, source.row, source.name)
-        return texts, (value_of(cell),)
+        return texts, self.values(cell)
+
+    def values(self, cell) -> tuple:
+        """The values of a label's cell, which is not missing. Raises ``WrongCell`` for one that the task cannot learn."""
+        if is_several(cell):
+            raise WrongCell(
+                self.settings.label,
+                f"is {str(cell)!r:.60}, and one label is learned for each text; give a column with one label, or --task multi-label",
+            )
+        return (value_of(cell),)
 
     def lengths(self, rows):
         return [sum(map(len, texts)) for texts in zip(*(rows[column] for column in self.settings.text))]
+
+    def remarks(self, source, train):
+        missing = ", ".join(f"{text!r:.60}" for text in sorted(+self.nothing) if text)
+        return [f"{source.name}: {self.settings.label} {missing} is read as no label"] * bool(missing)
+
+    def given(self, there):
+        return self.settings.text
+
+    def check_given(self, row):
+        text_of(row, self.settings.text)
 
     def encode(self, rows):
         texts = [[row[column] for row in rows] for column in self.settings.text]
@@ -37,11 +73,11 @@ class Labelled(Task):
         return {name: value for name, value in inputs.items() if name in self.inputs}
 
     def batch(self, rows):
-        labels = torch.tensor([self.label(value_of(row[self.settings.label])) for row in rows])
+        labels = torch.tensor([self.label(row[self.settings.label]) for row in rows])
         return self.encode(rows) | {"labels": labels}
 
-    def label(self, value: str) -> int | float:
-        """What the model is to learn for a value of the label."""
+    def label(self, cell) -> int | float | list[float]:
+        """What the model is to learn for a cell of the label."""
         raise NotImplementedError
 
 
@@ -52,40 +88,40 @@ class Classification(Labelled):
 
     def learn(self, source, held_out):
         """Classes that are the base's own keep the base's order. Values of ``held_out`` have to be classes of ``source``."""
-        column, names = self.settings.label, source.names(self.settings.label)
-        values = set(source.values) | set(held_out.values if held_out else ())
-        if names:
-            named = {str(number): name for number, name in enumerate(names)}
-        else:
-            try:
-                named = classes(source.values, values)
-            except ValueError as error:
-                raise UniLoraError(
-                    f"{source.name}: {column} holds numbers, not classes; use --task regression"
-                ) from error
-            names = list(dict.fromkeys(named.values()))
-        if strangers := sorted(values - named.keys()):
-            raise UniLoraError(f"{held_out.name}: {column} has the value {strangers[0]!r}, which {source.name} has not")
+        column = self.settings.label
+        names, named = classes.learned(column, source, held_out)
         if len(names) < 2:
             raise UniLoraError(f"{source.name}: {column} has the one value {names[0]!r}; classification needs two")
-        self.labels = self.base_labels if set(names) == set(self.base_labels) else tuple(names)
+        if len(names) == len(source.values) > classes.MANY:
+            raise UniLoraError(
+                f"{source.name}: each of its {len(names):,} rows has a {column} of its own, so that nothing can be learned; give "
+                "--label the column of the labels"
+            )
+        self.labels = classes.in_order(names, self.base_labels)
         self.numbers = {value: self.labels.index(name) for value, name in named.items()}
+
+    def remarks(self, source, train):
+        rows = {row: self.labels[self.numbers[value]] for row, (value,) in source.values.items()}
+        counts = Counter(rows.values()), Counter(rows[row] for row in train)
+        return super().remarks(source, train) + classes.remarks(self.settings.label, source.name, self.labels, *counts)
 
     def configure(self, config):
         config.problem_type = "single_label_classification"
         config.id2label = dict(enumerate(self.labels))
         config.label2id = {name: number for number, name in enumerate(self.labels)}
 
-    def label(self, value):
-        return self.numbers[value]
+    def label(self, cell):
+        return self.numbers[value_of(cell)]
 
     def answer(self, row):
-        return self.labels[self.label(value_of(row[self.settings.label]))]
+        return self.labels[self.label(row[self.settings.label])]
 
-    def predicted(self, outputs):
-        """The likeliest class of each text, and the probability of each class."""
+    def predicted(self, outputs, rows):
+        """The likeliest class of each text."""
         probabilities = first(outputs.logits).float().softmax(-1).tolist()
-        return [Predicted(self.labels[np.argmax(each)], dict(zip(self.labels, each))) for each in probabilities]
+        return [
+            Predicted(self.labels[np.argmax(each)], max(each), dict(zip(self.labels, each))) for each in probabilities
+        ]
 
     def measure(self, outputs, batch):
         """The predicted class of each text, its loss and its class: int64, float32 and int64 (batch,)."""
@@ -106,25 +142,26 @@ class Regression(Labelled):
 
     main, larger_is_better = "mse", False
 
-    def look(self, row, source):
-        texts, (value,) = super().look(row, source)
+    def values(self, cell):
+        (value,) = super().values(cell)
         if not is_number(value):
-            raise UniLoraError(
-                f"{source.name}: {self.settings.label} of row {source.row} is {value!r:.60}; regression needs numbers"
+            raise WrongCell(
+                self.settings.label,
+                f"is {value!r:.60}; regression needs numbers, such as 0.5, and an empty cell where there is none",
             )
-        return texts, (value,)
+        return (value,)
 
     def configure(self, config):
         config.problem_type = "regression"
         config.id2label, config.label2id = {0: "LABEL_0"}, {"LABEL_0": 0}
 
-    def label(self, value):
-        return float(value)
+    def label(self, cell):
+        return float(value_of(cell))
 
     def answer(self, row):
-        return float(row[self.settings.label])
+        return self.label(row[self.settings.label])
 
-    def predicted(self, outputs):
+    def predicted(self, outputs, rows):
         """The number of each text."""
         return [Predicted(number) for number in first(outputs.logits).squeeze(-1).float().tolist()]
 

@@ -1,7 +1,8 @@
 """What every task says of itself."""
 
 import inspect
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,14 +12,21 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..rows.order import longest_first
-from ..rows.split import Data, LeftOut, Source
+from ..rows.refusals import LeftOut, WrongCell
+from ..rows.split import Data, Source
 from ..settings import DataSettings
 
 
 class Predicted(NamedTuple):
-    """What a model with a head says of a row: the class's name or the number, and the probability of each class by name."""
+    """What a model with a head says of a row.
 
-    answer: str | float
+    ``answer``         the class's name, the names of several, one for each word, or a number
+    ``probability``    how certain it is: that of the answer; of several, of the least certain of them; None of a number
+    ``probabilities``  by the names of the classes, where there is one of each for a row
+    """
+
+    answer: str | list[str] | float
+    probability: float | None = None
     probabilities: dict[str, float] | None = None
 
 
@@ -51,11 +59,15 @@ class Task:
         raise NotImplementedError
 
     def look(self, row: dict, source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """A row's texts, by which it is held out, and the values of its label, which ``source`` counts.
+        """A row's texts, by which it is held out, and the values of its label, which ``source`` keeps.
 
-        Raises ``LeftOut`` for a row that lacks something, and ``UniLoraError`` for one that is wrong.
+        Raises ``LeftOut`` for a row that lacks something, and ``WrongCell`` for one that is wrong.
         """
         raise NotImplementedError
+
+    def hint(self, there: Sequence[str]) -> str:
+        """The mend where a column is not among those that are ``there``, such as another task; empty where there is none to tell."""
+        return ""
 
     def lengths(self, rows) -> list[int]:
         """The characters of each row's texts: near enough to tokens to sort by."""
@@ -66,7 +78,11 @@ class Task:
         return list(zip(*(rows[column] for column in self.settings.text)))
 
     def learn(self, source: Source, held_out: Source | None) -> None:
-        """Takes the classes from the values that the sources have counted. Raises ``UniLoraError`` where they are none."""
+        """Takes the classes from the values that the sources have kept. Raises ``UniLoraError`` where they are none."""
+
+    def remarks(self, source: Source, train: Sequence[int]) -> list[str]:
+        """What is worth a word of the classes, a sentence each. ``train`` are the rows of ``source`` to train on."""
+        return []
 
     # Of a model
 
@@ -103,17 +119,29 @@ class Task:
 
     # Of what a trained model with a head says; language models generate it (``using.generation``)
 
+    def given(self, there: Sequence[str]) -> tuple[str, ...]:
+        """The columns that are read of rows without labels, of a source that has those ``there``."""
+        raise NotImplementedError
+
+    def check_given(self, row: dict) -> None:
+        """Raises ``LeftOut`` for a row in which nothing is given."""
+        raise NotImplementedError
+
     def encode(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """A batch without its labels."""
         raise NotImplementedError
 
-    def answer(self, row: dict) -> str | float:
-        """The right answer of a row, in the form of ``predicted``."""
-        raise NotImplementedError
-
-    def predicted(self, outputs) -> list[Predicted]:
+    def predicted(self, outputs, rows: Sequence[dict]) -> list[Predicted]:
         """What a model's outputs say of each row of a batch."""
         raise NotImplementedError
+
+    def answer(self, row: dict) -> str | list[str] | float:
+        """The right answer of a row, in the form of ``Predicted.answer``."""
+        raise NotImplementedError
+
+    def confused(self, answer, prediction) -> Iterable[tuple[str, str]]:
+        """Which class was right and which was predicted in its place, of a wrong prediction."""
+        return [(answer, prediction)]
 
     # Of what is held out
 
@@ -130,8 +158,13 @@ class Task:
 
 
 def text_of(row: dict, columns: Sequence[str]) -> tuple[str, ...]:
-    """The texts of a row. Raises ``LeftOut`` where one is empty."""
+    """The texts of a row. Raises ``LeftOut`` where one is empty, and ``WrongCell`` where one is no text."""
     texts = tuple(row[column] for column in columns)
+    for column, text in zip(columns, texts):
+        if isinstance(text, list) and text and isinstance(text[0], dict):
+            raise WrongCell(column, "is a list of objects, and one text is needed; a chat is for --task causal-lm")
+        if not (isinstance(text, str) or text is None or (isinstance(text, float) and math.isnan(text))):
+            raise WrongCell(column, f"is {str(text)!r:.60}, which is no text; give --text a column of texts")
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise LeftOut("text")
     return texts

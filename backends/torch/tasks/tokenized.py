@@ -45,10 +45,7 @@ class Tokenized(Task):
         return self.form.columns
 
     def look(self, row, source):
-        try:
-            texts = self.form.read(row).texts()
-        except UniLoraError as error:
-            raise error.within(f"{source.name}: row {source.row}") from None
+        texts = self.form.read(row).texts()
         return tuple(text for text in texts if text), ()
 
     def lengths(self, rows):

@@ -54,7 +54,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         shown = stack.enter_context(Progress(task.main)) if progress and is_first() else None
         _attached(model, settings, layer_map, new, **({"progress": shown.on_weight} if shown else {}))
         if shown:
-            shown.say(_announcement(settings, rows, task))
+            for line in (_announcement(settings, rows, task), *rows.said):
+                shown.say(line)
         if checkpoints and is_first():
             stack.callback(checkpoints.clear_unless_any)
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))

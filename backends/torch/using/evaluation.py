@@ -1,7 +1,6 @@
 """What an adapter makes of rows whose answers are known: the metrics of its task, beside those of the base, and its mistakes."""
 
 import time
-from collections import Counter
 
 import numpy as np
 import torch
@@ -10,7 +9,9 @@ from unilora_spec import UniLoraError
 
 from ..rows.split import Data, Source
 from ..settings import EvaluateSettings
+from ..tasks.classes import Known
 from ..tasks.language_model import LanguageModel
+from ..tasks.multi_label import MultiLabel
 from ..training.base import quiet
 from .answers import Comparison
 from .generation import Generator
@@ -56,8 +57,8 @@ def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
                 report["base_metrics"], _ = measured(trained, data.train, "evaluating the base", progress)
         if settings.generate:
             report["generated"], mistakes = _generated(settings, trained, rows, progress)
-    texts = [column for column in trained.task.columns(rows.column_names) if column != settings.label]
-    if settings.generate and len(texts) > 1:
+    texts = list(trained.task.columns(rows.column_names))
+    if len(texts) > 1 and mistakes.by != "loss":
         del texts[-1]  # the answer, which stands beside it anyway
     table = mistakes.table(lambda number: {"row": chosen[number] + 1} | {name: rows[number][name] for name in texts})
     report["mistakes"] = mistakes.report() | {"examples": table[: mistakes.SHOWN]}
@@ -72,35 +73,18 @@ def _rows(settings, trained) -> tuple[Source, list[int]]:
     task = trained.task
     source = Source(settings.data, task.settings, task)
     if task.labels:
-        task.learn(_Classes(settings, task.labels, source), source)
+        if isinstance(task, MultiLabel) and task.has_bits(source):
+            task.learn(source, None)
+        else:
+            task.learn(
+                Known(str(settings.adapter), task.labels, task.columns(source.rows.column_names)[-1], source), source
+            )
     chosen = [row for row, share in source.shares.items() if not settings.holdout or share < settings.holdout]
     if settings.limit:
         chosen = sorted(sorted(chosen, key=source.shares.get)[: settings.limit])
     if not chosen:
         raise UniLoraError(f"{settings.data}: of {len(source.shares)} rows none is held out; give another --holdout")
     return source, chosen
-
-
-class _Classes:
-    """An adapter's classes, as a source that has each of them: those of the rows have to be among them."""
-
-    def __init__(self, settings, labels, source):
-        column = settings.label
-        self.name, self.values, self._names = str(settings.adapter), Counter(labels), source.names(column)
-        if self._names:  # the rows hold numbers of classes, which have names in their data set
-            self.values = Counter()
-            if set(self._names) != set(labels):
-                raise UniLoraError(
-                    f"{source.name}: the classes of {column} are {_listed(self._names)}, and those of {self.name} {_listed(labels)};"
-                    " give rows of the adapter's classes"
-                )
-
-    def names(self, column):
-        return self._names
-
-
-def _listed(names) -> str:
-    return ", ".join(map(str, names[:5])) + (" and others" if len(names) > 5 else "")
 
 
 def measured(trained: Trained, rows, what: str, progress: bool) -> tuple[dict[str, float], Mistakes]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from ..tasks.task import Predicted
+from ..tasks.task import Task
 from .tables import rounded
 
 
@@ -16,17 +16,22 @@ class Mistakes:
     def __init__(self):
         self.rows, self.entries, self.confusion, self.by = 0, [], Counter(), None
 
-    def of_answers(self, numbers: Iterable[int], right: Iterable, predicted: Iterable[Predicted]) -> None:
+    def of_answers(self, numbers: Iterable[int], rows, task: Task, outputs) -> None:
         """Of a batch of a model with a head."""
-        for number, answer, (prediction, probabilities) in zip(numbers, right, predicted):
+        for number, row, (prediction, probability, _) in zip(numbers, rows, task.predicted(outputs, rows)):
             self.rows += 1
-            entry = {"answer": answer, "prediction": prediction if isinstance(prediction, str) else rounded(prediction)}
-            self.by = "error" if probabilities is None else "probability"
-            if probabilities is None:
-                self.entries.append((number, entry | {"error": rounded(abs(prediction - answer))}))
-            elif prediction != answer:
-                self.entries.append((number, entry | {"probability": rounded(probabilities[prediction])}))
-                self.confusion[answer, prediction] += 1
+            answer = task.answer(row)
+            if probability is None:
+                self.by = "error"
+                error = rounded(abs(prediction - answer))
+                self.entries.append((number, {"answer": answer, "prediction": rounded(prediction), "error": error}))
+                continue
+            self.by = "probability"
+            confused = task.confused(answer, prediction) if prediction != answer else ()
+            if confused:
+                self.confusion.update(confused)
+                probability = rounded(probability)
+                self.entries.append((number, {"answer": answer, "prediction": prediction, "probability": probability}))
 
     def of_texts(self, numbers: Iterable[int], losses, tokens) -> None:
         """Of a batch of a language model, the summed loss of each text and its tokens."""

@@ -9,9 +9,10 @@ import torch
 from unilora_spec import UniLoraError
 
 from ..rows.reading import read
-from ..rows.split import LeftOut
+from ..rows.refusals import LeftOut
 from ..settings import PredictSettings
 from ..tasks.language_model import LanguageModel
+from ..tasks.token_classification import TokenClassification
 from ..training.base import quiet
 from .generation import Generator
 from .passes import batches, on_device
@@ -31,9 +32,11 @@ def predict(settings: PredictSettings, progress: bool = False) -> dict:
     started = time.monotonic()
     with quiet(), torch.no_grad():
         trained = load_trained(settings, {"--output": settings.output}, progress)
-        if settings.probabilities and not trained.task.labels:
-            raise UniLoraError(f"--probabilities are those of classes, and {settings.adapter} has none; leave it out")
-        rows = read(settings.data)
+        if settings.probabilities and (not trained.task.labels or isinstance(trained.task, TokenClassification)):
+            raise UniLoraError(
+                f"--probabilities are those of a row's classes, and {settings.adapter} has none; leave it out"
+            )
+        rows = read(settings.data, settings.separator, settings.encoding).rows
         predicted = _generated if isinstance(trained.task, LanguageModel) else _answers
         columns, found, empty = predicted(settings, trained, rows, progress)
     if taken := [name for name in columns if name in rows.column_names]:
@@ -56,7 +59,7 @@ def predict(settings: PredictSettings, progress: bool = False) -> dict:
 def _answers(settings, trained: Trained, rows: datasets.Dataset, progress):
     """What a model with a head says: the names of the new columns, their values in each row, and why how many rows have none."""
     task, model = trained.task, trained.model
-    texts = list(task.settings.text)
+    texts = list(task.given(rows.column_names))
     for column in texts:
         if column not in rows.column_names:
             raise UniLoraError(
@@ -65,22 +68,26 @@ def _answers(settings, trained: Trained, rows: datasets.Dataset, progress):
     columns = ["prediction"] + (["probability"] if task.labels else [])
     if settings.probabilities:
         columns += [f"probability of {label}" for label in task.labels]
-    given = rows.select_columns(texts)
-    usable = [
-        number for number, row in enumerate(given) if all(isinstance(row[c], str) and row[c].strip() for c in texts)
-    ]
+    given, usable, empty = rows.select_columns(texts), [], Counter()
+    for number, row in enumerate(given):
+        try:
+            task.check_given(row)
+            usable.append(number)
+        except LeftOut as lacking:
+            empty[str(lacking)] += 1
     found = [{} for _ in rows]
     chosen = given.select(usable)
     for numbers in batches(task.lengths(chosen), task.settings.batch_size, "predicting", progress) if usable else ():
-        outputs = model(**on_device(task.encode([chosen[number] for number in numbers]), model))
-        for number, (answer, probabilities) in zip(numbers, task.predicted(outputs)):
+        batch = chosen.select(numbers).to_list()
+        outputs = model(**on_device(task.encode(batch), model))
+        for number, (answer, probability, probabilities) in zip(numbers, task.predicted(outputs, batch)):
             said = {"prediction": answer if task.labels else rounded(answer)}
-            if probabilities:
-                said["probability"] = rounded(probabilities[answer])
+            if task.labels:
+                said["probability"] = rounded(probability)
+            if settings.probabilities:
                 said |= {f"probability of {label}": rounded(each) for label, each in probabilities.items()}
-            found[usable[number]] = {name: said[name] for name in columns}
-    lacking = len(found) - len(usable)
-    return columns, found, Counter({"text": lacking} if lacking else {})
+            found[usable[number]] = said
+    return columns, found, empty
 
 
 def _generated(settings, trained: Trained, rows: datasets.Dataset, progress):

@@ -1,0 +1,99 @@
+"""Classes, learned from the values of a column."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from unilora_spec import UniLoraError
+
+from ..rows.labels import classes, is_as_if_missing, spelled
+from ..rows.split import Source
+
+FEW = 5  # names that a sentence holds
+MANY = 50  # classes, from which on each having one row alone is no matter of chance
+
+
+def learned(
+    column: str,
+    source: Source,
+    held_out: Source | None,
+    names_in: Callable[[str], Iterable[str]] = lambda value: (value,),
+) -> tuple[list[str], dict[str, str]]:
+    """The classes of a column, and the class of each name that it holds; ``names_in`` gives the names that one value holds.
+
+    Where the data set has names for its classes, they are those, and the values their numbers. Raises ``UniLoraError`` for what
+    are no classes, for two spellings of one class, and for a class that is in held-out data alone.
+    """
+    names = source.names(column)
+    first, others = (
+        {name: row for value, row in reversed(each.first().items()) for name in names_in(value)} if each else {}
+        for each in (source, held_out)
+    )
+    if names:
+        named = {str(number): known for number, known in enumerate(names)}
+    else:
+        rows = {name: f"{row} of {held_out.name}" for name, row in others.items()} | first
+        if wrong := spelled(rows):
+            raise UniLoraError(f"{source.name}: {column} {wrong}")
+        try:
+            named = classes(first, others)
+        except ValueError:
+            raise UniLoraError(f"{source.name}: {column} holds numbers, not classes; use --task regression") from None
+        names = list(dict.fromkeys(named.values()))
+    if wrong := sorted(first.keys() - named.keys()):
+        raise UniLoraError(
+            f"{source.name}: {column} is {wrong[0]!r:.60} in {first[wrong[0]]}, and its classes have numbers below {len(names)}"
+        )
+    if wrong := sorted(others.keys() - named.keys()):
+        raise UniLoraError(
+            f"{held_out.name}: {column} has the value {wrong[0]!r:.60} in {others[wrong[0]]}, which {source.name} has not"
+        )
+    return names, named
+
+
+class Known:
+    """The classes of an adapter, as a source: those of ``other``, whose rows are read as they are, have to be among them.
+
+    ``by`` names the adapter. Raises ``UniLoraError`` where the data set has names for its classes, and others.
+    """
+
+    def __init__(self, by: str, labels: Sequence[str], column: str, other: Source):
+        self.name, self.labels, self.values, self._names = by, tuple(labels), {}, other.names(column)
+        if self._names and set(self._names) != set(labels):
+            theirs, own = (", ".join(map(repr, each[:FEW])) for each in (self._names, self.labels))
+            raise UniLoraError(
+                f"{other.name}: the classes of {column} are {theirs}, and those of {by} {own}; give rows of the adapter's classes"
+            )
+
+    def first(self) -> dict:
+        """Each class, where the rows do not hold numbers."""
+        return {} if self._names else dict.fromkeys(self.labels, "its record")
+
+    def names(self, column: str) -> list[str] | None:
+        return self._names
+
+
+def in_order(names: Sequence[str], base_labels: Sequence[str]) -> tuple[str, ...]:
+    """The classes, in the order of the base's head where they are the base's own."""
+    return tuple(base_labels) if set(names) == set(base_labels) else tuple(names)
+
+
+def remarks(column: str, name: str, labels: Sequence[str], all_rows: Counter, train: Counter) -> list[str]:
+    """What is worth a word of classes, a sentence each: names as if a value was missing, classes that cannot be learned, and too many.
+
+    ``all_rows`` and ``train`` count the rows of each class, of all and of those to train on.
+    """
+    said = [
+        f"{name}: {column} {label!r:.60} is taken for the name of a class, of {all_rows[label]:,} rows; leave the cell empty where it means none"
+        for label in labels
+        if is_as_if_missing(label)
+    ]
+    if unknown := [label for label in labels if not train[label]]:
+        more = f" and {len(unknown) - FEW:,} more" if len(unknown) > FEW else ""
+        shown = ", ".join(f"{label!r:.60}" for label in unknown[:FEW])
+        said.append(f"{name}: no row to train on is of {column} {shown}{more}, so that it cannot be learned")
+    single = sum(count == 1 for count in all_rows.values())
+    if single > MANY and single > all_rows.total() / 2:
+        said.append(
+            f"{name}: {single:,} of {len(all_rows):,} classes have one row each; is {column} the column of the labels?"
+        )
+    return said

@@ -1,0 +1,142 @@
+"""Texts that have any number of labels each."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from torch.nn import functional
+
+from unilora_spec import UniLoraError
+
+from ..rows.labels import labels_in, value_of
+from . import classes
+from .labelled import Labelled
+from .task import Predicted, first
+
+BETWEEN = ";", "|", ","  # labels that are one text
+_BITS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1, "false": 0, "true": 1}
+
+
+class MultiLabel(Labelled):
+    """Any number of classes for each text. A cell is a list of names, a list of a 0 or 1 for each class, or one text with a
+    separator between the names.
+
+    Lists are of 0 and 1 where all of a source are of one length, two or more, and hold nothing else. ``numbers`` are the class
+    numbers of each cell, as ``labels_in`` gives it.
+    """
+
+    main, larger_is_better = "micro_f1", True
+
+    def values(self, cell):
+        return (labels_in(cell, self.settings.label),)
+
+    def learn(self, source, held_out):
+        """Classes that are the base's own keep the base's order. Names of ``held_out`` have to be classes of ``source``."""
+        own, others = source.first(), held_out.first() if held_out else {}
+        self.separator = self.settings.label_separator or self._found_separator({**others, **own}, source.name)
+        cells = {cell: self._split(cell) for cell in (*own, *others)}
+        column, names = self.settings.label, source.names(self.settings.label)
+        if count := _bits_in(cells.values(), names):
+            known = self.base_labels if len(self.base_labels) == count else map(str, range(count))
+            self.labels = tuple(names or known)
+            self.numbers = {
+                cell: tuple(number for number, bit in enumerate(each) if _BITS[bit]) for cell, each in cells.items()
+            }
+            return
+        names, named = classes.learned(column, source, held_out, cells.get)
+        if not names:
+            raise UniLoraError(f"{source.name}: no row has a label in {column}; give --label the column of the labels")
+        self.labels = classes.in_order(names, self.base_labels)
+        self.numbers = {
+            cell: tuple(sorted({self.labels.index(named[name]) for name in each})) for cell, each in cells.items()
+        }
+
+    def has_bits(self, source) -> bool:
+        """Whether the cells of a source are lists of 0 and 1, one for each of ``base_labels``."""
+        cells = [cell if isinstance(cell, tuple) else (cell,) for cell in source.first()]
+        return _bits_in(cells, source.names(self.settings.label)) == len(self.base_labels)
+
+    def _found_separator(self, where, name):
+        found = {between: cell for cell in where if isinstance(cell, str) for between in BETWEEN if between in cell}
+        if len(found) > 1:
+            examples = " and ".join(
+                f"{cell!r:.60} ({where[cell].partition(' of ')[0]})" for cell in list(found.values())[:2]
+            )
+            raise UniLoraError(
+                f"{name}: {self.settings.label} has more than one of {' '.join(BETWEEN)} in it, such as {examples}; give --label-separator"
+            )
+        return next(iter(found), None)
+
+    def _split(self, cell) -> tuple[str, ...]:
+        if not isinstance(cell, str):
+            return cell
+        return tuple(filter(None, map(value_of, cell.split(self.separator) if self.separator else [cell])))
+
+    def remarks(self, source, train):
+        count = {row: [self.labels[number] for number in self.numbers[cell]] for row, (cell,) in source.values.items()}
+        counts = (
+            Counter(name for names in count.values() for name in names),
+            Counter(name for row in train for name in count[row]),
+        )
+        said = super().remarks(source, train) + classes.remarks(self.settings.label, source.name, self.labels, *counts)
+        if self.separator and not self.settings.label_separator:
+            said.append(
+                f"{source.name}: {self.settings.label} is split at each {self.separator!r}; --label-separator says otherwise"
+            )
+        return said
+
+    def configure(self, config):
+        config.problem_type = "multi_label_classification"
+        config.id2label = dict(enumerate(self.labels))
+        config.label2id = {name: number for number, name in enumerate(self.labels)}
+
+    def label(self, cell):
+        bits = [0.0] * len(self.labels)
+        for number in self.numbers[labels_in(cell, self.settings.label)]:
+            bits[number] = 1.0
+        return bits
+
+    def answer(self, row):
+        bits = self.label(row[self.settings.label])
+        return [label for label, bit in zip(self.labels, bits) if bit]
+
+    def predicted(self, outputs, rows):
+        """The classes of each text whose probability is above a half."""
+        found = []
+        for each in first(outputs.logits).float().sigmoid().tolist():
+            chosen = [label for label, probability in zip(self.labels, each) if probability > 0.5]
+            found.append(Predicted(chosen, min(max(p, 1 - p) for p in each), dict(zip(self.labels, each))))
+        return found
+
+    def confused(self, answer, prediction):
+        """A class that is missed was taken for nothing, and nothing for one that is too many."""
+        missed = [(label, "") for label in answer if label not in prediction]
+        return missed + [("", label) for label in prediction if label not in answer]
+
+    def measure(self, outputs, batch):
+        """Which classes are predicted for each text, those whose probability is above a half; its loss; and which are its own:
+        int64 (batch, classes), float32 (batch,) and int64 (batch, classes)."""
+        logits, labels = first(outputs.logits).float(), batch["labels"]
+        losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(-1)
+        return (logits > 0).long(), losses, labels.long()
+
+    def metrics(self, predicted, losses, true):
+        hits, both = (predicted & true).sum(0), predicted.sum(0) + true.sum(0)
+        occurring = both > 0
+        f1 = 2 * hits[occurring] / both[occurring]
+        return {
+            "loss": float(losses.mean(dtype=np.float64)),
+            "micro_f1": float(2 * hits.sum() / max(both.sum(), 1)),
+            "macro_f1": float(f1.mean()) if occurring.any() else 0.0,
+            "exact_match": float(np.mean((predicted == true).all(1))),
+        }
+
+
+def _bits_in(cells: Iterable[tuple[str, ...]], names: Sequence[str] | None) -> int:
+    """How many classes there are where each cell has a 0 or 1 for each of them; 0 where cells hold names or numbers of classes."""
+    counts = {len(names)} if names else set()
+    for cell in cells:
+        counts.add(len(cell))
+        if len(cell) < 2 or len(counts) > 1 or not _BITS.keys() >= set(cell):
+            return 0
+    return counts.pop()
