@@ -91,6 +91,7 @@ def formula(text: str) -> str:
     >>> formula(r"x = \dfrac12") == formula("1/2") == formula("0.5")
     True
     """
+    text = text.strip()
     for written, instead in _WRITTEN:
         text = re.sub(written, instead, text)
     return text.strip()

@@ -100,9 +100,7 @@ def measured(trained: Trained, rows, what: str, progress: bool) -> tuple[dict[st
         if isinstance(task, LanguageModel):
             mistakes.of_texts([before[number] for number in numbers], found[-1][0], found[-1][-1])
         else:
-            mistakes.of_answers(
-                [before[number] for number in numbers], map(task.answer, chosen), task.predicted(outputs)
-            )
+            mistakes.of_answers([before[number] for number in numbers], chosen, task, outputs)
     return task.metrics(*map(_joined, zip(*found))), mistakes
 
 

@@ -22,12 +22,19 @@ OWN = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_
 class Generator:
     """Generates with a model that has its adapter, or not, as ``model.unilora`` says.
 
-    ``max_new_tokens``  after which an answer is cut off
+    ``max_new_tokens``  after which an answer is cut off; half of what the model reads at most, so that the prompt has the other half
+    ``longest``         how many tokens a prompt may have, so that the model can read it and the answer; None where there is no bound
     ``temperature``     0 takes the likeliest token each time; above it, tokens are drawn of the model's distribution at it
     """
 
     def __init__(self, trained: Trained, template: Template, max_new_tokens: int, temperature: float = 0.0):
-        self.model, self.tokenizer, self.max_new_tokens = trained.model, trained.tokenizer, max_new_tokens
+        self.model, self.tokenizer = trained.model, trained.tokenizer
+        self.is_encoder_decoder = self.model.config.is_encoder_decoder
+        self.longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if self.longest is not None and not self.is_encoder_decoder:
+            max_new_tokens = min(max_new_tokens, self.longest // 2)
+            self.longest -= max_new_tokens
+        self.max_new_tokens = max_new_tokens
         before = self.model.generation_config
         # Of the base's generation_config.json the tokens alone: it could ask for any number of beams.
         self.model.generation_config = GenerationConfig(
@@ -38,15 +45,6 @@ class Generator:
             num_beams=1,
             **({"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}),
         )
-        self.is_encoder_decoder = self.model.config.is_encoder_decoder
-
-    @property
-    def longest(self) -> int | None:
-        """How many tokens a prompt may have, so that model can read it and the answer; None where there is no bound."""
-        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if positions is None or self.is_encoder_decoder:
-            return positions
-        return positions - self.max_new_tokens
 
     def texts(self, prompts: Sequence[list[int]], size: int, what: str, progress: bool) -> list[str | None]:
         """The answer to each prompt, ``size`` of them at once; None to one that is longer than ``longest``.
@@ -70,8 +68,8 @@ class Generator:
         """The answer to one prompt, which is printed as it comes. Raises ``UniLoraError`` where the prompt is longer than ``longest``."""
         if self.longest is not None and len(prompt) > self.longest:
             raise UniLoraError(
-                f"the prompt has {len(prompt)} tokens, and the base reads {max(self.longest, 0)} beside --max-new-tokens"
-                f" {self.max_new_tokens}; give a shorter one"
+                f"the prompt has {len(prompt)} tokens, and the base reads {self.longest} beside an answer of {self.max_new_tokens};"
+                " give a shorter one, or a smaller --max-new-tokens"
             )
         [text] = self._generated([prompt], _Printed(self.tokenizer))
         return text
