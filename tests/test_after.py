@@ -559,9 +559,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
             for line in map(json.loads, content.splitlines()):
                 if line["key"] == "file":
                     self.files[line["value"]["path"]] = b64decode(line["value"]["content"])
-            answer = {"commitOid": "0" * 40, "commitUrl": "http://hub/a/b/commit/0"}
+            answer = {"commitOid": "0" * 40, "commitUrl": "https://huggingface.co/a/b/commit/0"}
         else:
-            answer = {"url": "http://hub/a/b", "repoUrl": "http://hub/a/b"}
+            answer = {"url": "https://huggingface.co/a/b", "repoUrl": "https://huggingface.co/a/b"}
         body = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
