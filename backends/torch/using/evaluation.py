@@ -41,6 +41,7 @@ def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
             raise UniLoraError(f"--generate is for language models, and {settings.adapter} has a head; leave it out")
         source, chosen = _rows(settings, trained)
         rows = source.rows.select(chosen)
+        questions = _Questions(settings, trained, rows) if settings.generate else None
         data = trained.task.ready(Data(rows, None, source.dropped), progress)
         metrics, mistakes = measured(trained, data.train, "evaluating", progress)
         report = {
@@ -55,8 +56,8 @@ def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
         if trained.base_can_answer:
             with trained.model.unilora.disabled():
                 report["base_metrics"], _ = measured(trained, data.train, "evaluating the base", progress)
-        if settings.generate:
-            report["generated"], mistakes = _generated(settings, trained, rows, progress)
+        if questions:
+            report["generated"], mistakes = questions.answered(progress)
     texts = list(trained.task.columns(rows.column_names))
     if len(texts) > 1 and mistakes.by != "loss":
         del texts[-1]  # the answer, which stands beside it anyway
@@ -116,28 +117,32 @@ def _joined(arrays) -> np.ndarray:
     return np.concatenate(padded)
 
 
-def _generated(settings, trained, rows, progress) -> tuple[dict, Mistakes]:
-    """How many generated answers are right, with the adapter and without, and those that are wrong with it."""
-    asking = Asking(trained)
-    prompts = Prompts(trained, asking, rows.column_names)
-    asked = [prompts.with_answer(row) for row in rows]
-    answers = [answer for _, answer in asked]
-    generator = Generator(trained, asking.template, settings.max_new_tokens)
-    comparison = Comparison(settings.answer or "whole", answers)
+class _Questions:
+    """The prompts of rows, their answers, and how generated ones are compared with them."""
 
-    def right(what) -> tuple[list[str | None], np.ndarray]:
-        texts = generator.texts([ids for ids, _ in asked], settings.batch_size, what, progress)
-        return texts, np.array([comparison.same(text, answer) for text, answer in zip(texts, answers)])
+    def __init__(self, settings, trained, rows):
+        asking = Asking(trained)
+        prompts = Prompts(trained, asking, rows.column_names)
+        asked = [prompts.with_answer(row) for row in rows]
+        self.prompts, self.answers = [ids for ids, _ in asked], [answer for _, answer in asked]
+        self.comparison = Comparison(settings.answer or "whole", self.answers)
+        self.generator, self.trained = Generator(trained, asking.template, settings.max_new_tokens), trained
 
-    texts, hits = right("generating, steps")
-    with trained.model.unilora.disabled():
-        _, base_hits = right("generating without the adapter, steps")
-    mistakes = Mistakes()
-    mistakes.of_generated(answers, texts, hits, comparison)
-    report = {
-        "answer": comparison.how,
-        "exact_match": float(hits.mean()),
-        "base_exact_match": float(base_hits.mean()),
-        "too_long": sum(text is None for text in texts),
-    }
-    return report, mistakes
+    def answered(self, progress: bool) -> tuple[dict, Mistakes]:
+        """How many generated answers are right, with the adapter and without, and those that are wrong with it."""
+        texts, hits = self._right("generating, steps", progress)
+        with self.trained.model.unilora.disabled():
+            _, base_hits = self._right("generating without the adapter, steps", progress)
+        mistakes = Mistakes()
+        mistakes.of_generated(self.answers, texts, hits, self.comparison)
+        report = {
+            "answer": self.comparison.how,
+            "exact_match": float(hits.mean()),
+            "base_exact_match": float(base_hits.mean()),
+            "too_long": sum(text is None for text in texts),
+        }
+        return report, mistakes
+
+    def _right(self, what, progress) -> tuple[list[str | None], np.ndarray]:
+        texts = self.generator.texts(self.prompts, self.trained.task.settings.batch_size, what, progress)
+        return texts, np.array([self.comparison.same(text, answer) for text, answer in zip(texts, self.answers)])
