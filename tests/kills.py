@@ -33,11 +33,14 @@ from rich.table import Table
 from safetensors.numpy import save_file
 from typer.main import get_command
 
+import export.folders.from_peft
+import export.folders.gguf
 import export.folders.lora
 import export.folders.merge
+import export.folders.peft
 import export.graph.expander
 import export.onnx
-import export.onnx_base.from_file
+import export.onnx_base.folder
 from export.__main__ import app as exporter
 from export.check import check_with_file
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, UniLoraError, load_adapter, save_adapter
@@ -94,7 +97,7 @@ class Job:
     app = exporter
 
     def __init__(self, work: Path):
-        self.folder = work / type(self).__name__
+        self.work, self.folder = work, work / type(self).__name__
         self.folder.mkdir()
         self.old = self.made("old")
         self.kept = shutil.copytree(self.folder, work / f"{type(self).__name__}, old")
@@ -154,10 +157,6 @@ class Export(Job):
 
     mode = "reconstruct"
 
-    def __init__(self, work):
-        self.work = work
-        super().__init__(work)
-
     def arguments(self, version):
         vector = self.work / f"{version}.safetensors"
         base = self.work / "base.onnx"
@@ -202,12 +201,47 @@ class ExportInput(ExportFactored):
     mode = "input"
 
 
-class Folder(Job):
-    """A command that writes a folder which is not there before."""
+class Gguf(Job):
+    """``export gguf``."""
+
+    def arguments(self, version):
+        return "gguf", "--adapter", self.work / f"{version}.safetensors", "-o", self.folder / "out.gguf"
+
+
+class ImportPeft(Job):
+    """``export import-peft``, without the base, as that would be made by transformers."""
 
     def __init__(self, work):
-        self.work = work
+        for version in ("old", "new"):
+            read = work / f"{version}, peft"
+            assert call(exporter, ("peft", "--adapter", work / f"{version}.safetensors", "-o", read)) == 0
+            config = json.loads((read / "adapter_config.json").read_text()) | {"base_model_name_or_path": None}
+            (read / "adapter_config.json").write_text(json.dumps(config))
         super().__init__(work)
+
+    def arguments(self, version):
+        return "import-peft", "--adapter", self.work / f"{version}, peft", "-o", self.folder / "out.safetensors"
+
+
+class FromCheckpoint(Job):
+    """``backends.torch adapter``."""
+
+    def __init__(self, work):
+        import backends.torch.adapter.files.checkpoint  # noqa: F401
+        from backends.torch.__main__ import app
+
+        self.app = app
+        for version in ("old", "new"):
+            (work / f"{version}, checkpoint").mkdir()
+            shutil.copy(work / f"{version}.safetensors", work / f"{version}, checkpoint/unilora.safetensors")
+        super().__init__(work)
+
+    def arguments(self, version):
+        return "adapter", "--checkpoint", self.work / f"{version}, checkpoint", "-o", self.folder / "out.safetensors"
+
+
+class Folder(Job):
+    """A command that writes a folder which is not there before."""
 
     def arguments(self, version):
         return self.command, "--adapter", self.work / f"{version}.safetensors", "-o", self.folder / "out"
@@ -232,6 +266,26 @@ class Lora(Folder):
     command = "lora"
 
 
+class Peft(Folder):
+    """``export peft``."""
+
+    command = "peft"
+
+
+class OnnxFolder(Folder):
+    """``export onnx-folder``."""
+
+    command = "onnx-folder"
+
+    def __init__(self, work):
+        (work / "onnx").mkdir()
+        shutil.copy(work / "base.onnx", work / "onnx/model.onnx")
+        super().__init__(work)
+
+    def arguments(self, version):
+        return *super().arguments(version), "--base", self.work / "onnx"
+
+
 class Train(Job):
     """``train`` from its beginning, over an old adapter; its newest whole checkpoint is that of a run that nobody killed."""
 
@@ -240,7 +294,7 @@ class Train(Job):
     def __init__(self, work):
         from backends.torch.__main__ import app
 
-        self.app, self.work, self.whole = app, work, {}
+        self.app, self.whole = app, {}
         torch = _torch_with(work)
         self.load = lambda path: torch.load(path, weights_only=True)
         with_all = self._keeping
@@ -333,7 +387,8 @@ def _is_whole(checkpoint: Path) -> bool:
 
 JOBS = {
     "train": Train, "resume": Resume, "predict": Predict, "export onnx, one file": Export, "export onnx, data beside": ExportWithData,
-    "export onnx, factored": ExportFactored, "export onnx, input": ExportInput, "merge": Merge, "lora": Lora,
+    "export onnx, factored": ExportFactored, "export onnx, input": ExportInput, "onnx-folder": OnnxFolder, "merge": Merge,
+    "lora": Lora, "gguf": Gguf, "peft": Peft, "import-peft": ImportPeft, "adapter": FromCheckpoint,
 }  # fmt: skip
 
 
@@ -343,13 +398,14 @@ JOBS = {
 def sources(work: Path) -> None:
     """A base as a checkpoint and as an ONNX file, two adapters of it, a small BERT and sentences for it."""
     random_ = np.random.default_rng(0)
-    weights = {f"layers.{i}.weight": random_.normal(size=(SIDE, SIDE)).astype(np.float32) / SIDE**0.5 for i in range(LAYERS)}
+    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(LAYERS)]
+    weights = {name: random_.normal(size=(SIDE, SIDE)).astype(np.float32) / SIDE**0.5 for name in names}
     (work / "base").mkdir()
     save_file(weights, work / "base/model.safetensors")
-    (work / "base/config.json").write_text("{}")
-    names = ["x", *(f"h{i}" for i in range(LAYERS - 1)), "y"]
+    (work / "base/config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": LAYERS}))
+    values = ["x", *(f"h{i}" for i in range(LAYERS - 1)), "y"]
     nodes = [
-        helper.make_node("Gemm", [names[i], f"layers.{i}.weight"], [names[i + 1]], transB=1) for i in range(LAYERS)
+        helper.make_node("Gemm", [values[i], names[i]], [values[i + 1]], transB=1) for i in range(LAYERS)
     ]
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", SIDE]) for name in "xy")
     graph = helper.make_graph(

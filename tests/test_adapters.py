@@ -428,6 +428,7 @@ SERVED = {
     "bert, vb": (bert, TEXTS, {"targets": QV, "kind": "vb", "d": None, "options": {"length": 2, "bank": 5, "topk": 3}}),
     "bert, fastfood": (bert, TEXTS, {"targets": QV, "kind": "fastfood"}),
     "bert, xs": (bert, TEXTS, {"targets": QV, "kind": "xs", "d": None}),
+    "bert, tiny": (bert, TEXTS, {"targets": QV, "kind": "tiny", "d": None, "options": {"u": 5, "groups": 2}}),
     "bert, computed": (bert, TEXTS, {"targets": QV, "storage": "computed"}),
     "gpt2": (gpt2, TEXTS, {"targets": ["c_attn[0:32]", "c_attn[64:96]", "c_fc", "c_proj"]}),
     "gpt2, tied head": (gpt2, TEXTS, {"targets": ["c_attn"], "train_in_full": ["wte"]}),

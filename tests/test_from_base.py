@@ -1,4 +1,5 @@
-"""The kinds that begin with the base's weights, `xs` and `qr`: their matrices by another way, and where they come from (SPEC 11.9, 11.10)."""
+"""The kinds that begin with the base's weights, `xs`, `qr` and `tiny`: their matrices by another way, and where they come from (SPEC
+11.9, 11.10, 11.16)."""
 
 import copy
 
@@ -17,7 +18,7 @@ from backends.torch.settings import AdapterSettings
 from unilora_spec import Adapter, LayerMap, LayerMapError, LimitError, Projection, Segment
 from unilora_spec.from_base import FromBase, singular_vectors
 
-both = pytest.mark.parametrize("kind", ["xs", "qr"])
+each_kind = pytest.mark.parametrize("kind", ["xs", "qr", "tiny"])
 SEGMENTS = [
     Segment("linear", 12, 9, 3),
     Segment("conv1d", 7, 10, 4, transposed=True),
@@ -101,7 +102,7 @@ def test_qr_is_the_published_implementation():
     assert np.array_equal(np.concatenate([each.ravel() for each in A]), theta)
 
 
-@both
+@each_kind
 def test_other_last_bits_and_another_order_of_columns_change_nothing(kind):
     """As another LAPACK would: the numbers agree to float32, with the same signs, and columns of W move those of A alone."""
     of, layer_map = weights(), LayerMap(SEGMENTS[:1])
@@ -110,7 +111,7 @@ def test_other_last_bits_and_another_order_of_columns_change_nothing(kind):
     other = Projection.of(layer_map, kind, read=lambda name: of[name] * (1 + noise * 2.0**-50)).tensors["frozen"]
     agree(frozen, other)
     turned = Projection.of(layer_map, kind, read=lambda name: of[name][:, ::-1]).tensors["frozen"]
-    if kind == "xs":
+    if kind != "qr":
         F, moved = frozen[:27].reshape(3, 9), turned[:27].reshape(3, 9)
         agree(F, moved[:, ::-1])
         agree(frozen[27:], turned[27:])
@@ -150,7 +151,7 @@ def test_small_singular_values_beside_large_ones():
     assert np.allclose(S, np.geomspace(1, 1e-5, 40)[:32], rtol=1e-10, atol=0)
 
 
-@both
+@each_kind
 def test_each_weight_is_read_once(kind):
     of, read, told = weights(), [], []
     Projection.of(LAYERS, kind, read=lambda name: read.append(name) or of[name])
@@ -160,7 +161,7 @@ def test_each_weight_is_read_once(kind):
     assert told == [(0, 2), (1, 2), (2, 2)]
 
 
-@both
+@each_kind
 def test_a_file_needs_no_base(kind, tmp_path, monkeypatch):
     """Loaded and merged, also into another base, the adapter has the matrices of its own: nothing is decomposed again."""
     torch.manual_seed(0)
@@ -194,7 +195,7 @@ def test_a_file_needs_no_base(kind, tmp_path, monkeypatch):
         )  # float32 sums of numbers near 1 to 10, and one taken off again
 
 
-@both
+@each_kind
 @pytest.mark.parametrize(
     ("weight", "rank", "message"),
     [
@@ -205,13 +206,13 @@ def test_a_file_needs_no_base(kind, tmp_path, monkeypatch):
     ],
 )
 def test_weights_without_so_many_singular_vectors_are_refused(kind, weight, rank, message):
-    rule = {"xs": "11.9", "qr": "11.10"}[kind]
+    rule = {"xs": "11.9", "qr": "11.10", "tiny": "11.16"}[kind]
     with pytest.raises(LayerMapError, match=message.replace("(", r"\(").replace(")", r"\)")) as refusal:
         Projection.of(LayerMap([Segment("w", 5, 4, rank)]), kind, read={"w": weight}.get)
     assert refusal.value.rule == rule
 
 
-@both
+@each_kind
 def test_a_model_without_values_is_refused(kind):
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(4, 4))
@@ -220,15 +221,15 @@ def test_a_model_without_values_is_refused(kind):
     assert not hasattr(model, "unilora")
 
 
-@both
+@each_kind
 def test_frozen_numbers_of_another_length(kind):
     p = Projection.of(LAYERS, kind, read=weights().get)
-    for frozen in (p.tensors["frozen"][1:], p.tensors["frozen"][None]):
+    for other in (p.tensors["frozen"][1:], p.tensors["frozen"][None]):
         with pytest.raises(LimitError, match=r"frozen has shape \[.*\]; it must be \["):
-            Projection(kind, D=p.D, d=p.d, seed=0, layer_map=LAYERS, tensors={"frozen": frozen})
+            Projection(kind, D=p.D, d=p.d, seed=0, layer_map=LAYERS, tensors={"frozen": other}, **p.options)
 
 
-@both
+@each_kind
 def test_planned_without_weights(kind, tmp_path):
     """The file is as long as said before there were any, and holds nothing in memory for it."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}

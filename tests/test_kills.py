@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the kills are of copies of a process")
 def test_what_is_killed_leaves_old_or_new_or_nothing():
     call = [sys.executable, ROOT / "tests/kills.py", "--kills", "2", "--json"]
-    call += [f"--only={name}" for name in ("export onnx, data beside", "export onnx, factored", "merge")]
+    call += [f"--only={name}" for name in ("export onnx, data beside", "export onnx, factored", "merge", "gguf")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(call, check=False, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr

@@ -25,7 +25,7 @@ LAYERS, SIDE = 20, 2000
 SIZE = 4 * SIDE * SIDE  # 16 MB, of 320
 COMMAND = (
     "import signal, sys; sys.modules['torch'] = None; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    "import export.onnx, export.onnx_base.from_file, export.onnx_base.matching; export.onnx_base.matching.CACHE = 2 * 16 * 10**6; export.onnx.LARGEST_FILE = export.onnx_base.from_file.LARGEST_FILE = 10**7;"
+    "import export.onnx, export.onnx_base.from_file, export.onnx_base.by_content; export.onnx_base.by_content.CACHE = 2 * 16 * 10**6; export.onnx.LARGEST_FILE = export.onnx_base.from_file.LARGEST_FILE = 10**7;"
     "import atexit; from runpy import run_module;"
     "atexit.register(lambda: print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0], file=sys.stderr));"
     "run_module('export', run_name='__main__')"

@@ -29,7 +29,7 @@ from matching_files import (
     parameters,
 )
 
-from export.onnx_base import by_content
+from export.onnx_base import assignments
 from export.onnx_base.matching import match, not_comparable
 
 # Content
@@ -71,25 +71,25 @@ def test_the_search_ends(monkeypatch):
     model, segments = bert()
     adapter = make_adapter(model, segments)
     adapter.base = Base("other", adapter.base.structure, "0" * 32)
-    monkeypatch.setattr(by_content, "LARGEST_WORK", 10 * 4 * (4 * 32 * 32 + 48 * 32))
+    monkeypatch.setattr(assignments, "LARGEST_WORK", 10 * 4 * (4 * 32 * 32 + 48 * 32))
     with pytest.raises(BaseMismatch, match=r"none of 10 ways .* GB of hashing are the limit"):
         match(nameless(exported(bert, False)), adapter)
-    monkeypatch.setattr(by_content, "LARGEST_TRIES", 3)
+    monkeypatch.setattr(assignments, "LARGEST_TRIES", 3)
     with pytest.raises(BaseMismatch, match=r"none of [0-3] ways"):
         match(nameless(exported(bert, False)), adapter)
 
 
 def test_assignments_keep_layers_together():
     """q and v of twelve layers among q, k, v, o: one of the first assignments is the right one."""
-    places = {by_content.Kind("MatMul"): [f"{i}.{n}" for i in range(12) for n in "qkvo"]}
-    groups = [by_content.Group("layer.", [f"layer.{i}.{n}" for i in range(12)], places) for n in "qv"]
+    places = {assignments.Kind("MatMul"): [f"{i}.{n}" for i in range(12) for n in "qkvo"]}
+    groups = [assignments.Group("layer.", [f"layer.{i}.{n}" for i in range(12)], places) for n in "qv"]
     right = {f"layer.{i}.{n}": f"{i}.{n}" for i in range(12) for n in "qv"}
-    found, hashed, _ = by_content.search(groups, lambda assignment: assignment == right, 1)
+    found, hashed, _ = assignments.search(groups, lambda assignment: assignment == right, 1)
     assert found == right and hashed == 2
-    found, hashed, all_of_them = by_content.search(groups, lambda assignment: False, 1)
+    found, hashed, all_of_them = assignments.search(groups, lambda assignment: False, 1)
     assert found is None and all_of_them and hashed < 300  # and 1,702 if layers were not kept together
-    assert by_content.grouped(["a.10.q", "a.9.q", "a.9.k", "b"], len) == [("a.", ["a.10.q"]), ("a.", ["a.9.q"]), ("a.", ["a.9.k"]), ("b", ["b"])]  # fmt: skip
-    assert by_content.grouped(["a.10.q", "a.9.q"], lambda _: 0) == [("a.", ["a.9.q", "a.10.q"])]
+    assert assignments.grouped(["a.10.q", "a.9.q", "a.9.k", "b"], len) == [("a.", ["a.10.q"]), ("a.", ["a.9.q"]), ("a.", ["a.9.k"]), ("b", ["b"])]  # fmt: skip
+    assert assignments.grouped(["a.10.q", "a.9.q"], lambda _: 0) == [("a.", ["a.9.q", "a.10.q"])]
 
 
 def test_without_a_record_nothing_can_be_proven():
@@ -131,9 +131,7 @@ def test_fused_attention_by_fingerprint(fused):
 def test_fused_attention_that_nothing_tells(fused):
     model, segments = bert()
     adapter = make_adapter(model, segments)
-    with pytest.raises(
-        BaseMismatch, match=r"query.* one matrix in this file, such as x\d+.*=INITIALIZER@ROW, or"
-    ):
+    with pytest.raises(BaseMismatch, match=r"query.* one matrix in this file, such as x\d+.*=INITIALIZER@ROW, or"):
         match(half(nameless(fused)), adapter)
     found, same = match(half(opened(fused)), adapter)  # where the nodes behind it have names, these tell
     assert same is None and [(each.how, each.row) for each in found[:2]] == [("node name", 0), ("node name", 64)]

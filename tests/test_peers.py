@@ -15,6 +15,7 @@ peft = pytest.importorskip("peft")
 RANK = 6
 TARGETS = ["query", "intermediate.dense", "output.dense"]  # of three sizes: none needs all of what they share
 VB = {"length": 4, "bank": 10, "topk": 2}
+TINY = {"u": 5, "groups": 2}
 
 
 def small_bert():
@@ -62,6 +63,21 @@ def vb(ours, model):
     return model
 
 
+def tiny(ours, model):
+    """PEFT's TinyLoRA with our frozen matrices and random ones, of which theirs are others; v is zero for both."""
+    tying = 1 - TINY["groups"] / len(ours.layer_map)
+    config = peft.TinyLoraConfig(r=RANK, u=TINY["u"], weight_tying=tying, target_modules=TARGETS)
+    model = peft.get_peft_model(model, config)
+    for number, segment in enumerate(ours.layer_map.segments):
+        module = model.get_submodule(f"base_model.model.{segment.name.removesuffix('.weight')}")
+        A, G = ours.projection.frozen_matrices(number, segment)
+        P = ours.projection.random(number, segment)
+        set_to(module.tinylora_A["default"], torch.from_numpy(A.array))
+        set_to(module.tinylora_B["default"], torch.from_numpy(G.array))
+        set_to(module.tinylora_P["default"], torch.from_numpy(P.array).view(TINY["u"], RANK, RANK))
+    return model
+
+
 def part(ours, name, number=None):
     """A range of θ."""
     value = ours.projection.range(name, number)
@@ -81,7 +97,9 @@ def set_to(parameter, value):
         parameter.copy_(value)
 
 
-@pytest.mark.parametrize(("kind", "peers", "options"), [("identity", lora, {}), ("vera", vera, {}), ("vb", vb, VB)])
+@pytest.mark.parametrize(
+    ("kind", "peers", "options"), [("identity", lora, {}), ("vera", vera, {}), ("vb", vb, VB), ("tiny", tiny, TINY)]
+)
 def test_trains_as_peft_does(kind, peers, options):
     base = small_bert()
     our_model = attach(copy.deepcopy(base), rank=RANK, targets=TARGETS, kind=kind, seed=5, options=options)

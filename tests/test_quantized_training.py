@@ -90,3 +90,76 @@ def test_the_record_of_a_quantized_base_is_of_the_matrix_that_the_codes_stand_fo
     values = candidates(model)[0].values().detach().float()
     # bitsandbytes multiplies int8 by int8: an entry of x is one of 127 steps, and the result one in float16
     torch.testing.assert_close(matrix.T - (B @ A).detach(), values, atol=5e-3, rtol=0)
+
+
+def settings(folder, **options):
+    """Of a run on texts that end alike, with a Llama that has to be quantized."""
+    from test_loop import saved_language_model
+
+    from backends.torch.settings import TrainSettings
+
+    (folder / "texts.jsonl").write_text("".join(f'{{"text": "good {n} good"}}\n' for n in range(32)))
+    common = {"base": saved_language_model(folder / "base"), "data": folder / "texts.jsonl", "task": "causal-lm"}
+    common |= {
+        "output": folder / "vec.safetensors",
+        "dim": 200,
+        "epochs": 6,
+        "lr": 0.1,
+        "batch_size": 8,
+        "micro_batch": 4,
+    }
+    return TrainSettings(**common | options)
+
+
+def prepared(run):
+    """The run's base and a batch of its first rows."""
+    from backends.torch.training.base import prepare
+
+    model, _, rows, task = prepare(run)
+    return model, task, task.batch(rows.train.select(range(4)).to_list())
+
+
+def learns(run):
+    from backends.torch.training.train import train
+
+    report = train(run)
+    return report["dtype"] == "float32" and report["after"]["loss"] < 0.97 * report["before"]["loss"]
+
+
+@pytest.mark.parametrize("name", ["torchao-int8", "torchao-int4", "int8", "nf4"])
+def test_the_command_holds_a_base_in_few_bits_and_trains_on_it(name, tmp_path):
+    pytest.importorskip("torchao" if name.startswith("torchao") else "bitsandbytes")
+    run = settings(tmp_path, quantize=name)
+    held = {candidate.weight for candidate in candidates(prepared(run)[0]) if candidate.is_quantized}
+    assert len(held) == 7 and not any("lm_head" in weight for weight in held), (
+        "the linear layers of one layer of a Llama"
+    )
+    assert learns(run)
+    load_adapter(prepared(run)[0], run.output)  # and no warning: the same base
+
+
+@pytest.mark.parametrize("name", ["int8", "nf4"])
+def test_a_step_after_an_evaluation_has_the_gradient_of_one_before(name, tmp_path):
+    """On a CPU with avx512_bf16 bitsandbytes packs weights of four bits when it evaluates, and has no gradient for what is packed."""
+    pytest.importorskip("bitsandbytes")
+    model, task, batch = prepared(settings(tmp_path, quantize=name))
+    attach(model, rank=4, d=200, bound=1.0)
+
+    def gradient():
+        model.train().unilora.theta.grad = None
+        task.loss(model, batch)[0].backward()
+        return model.unilora.theta.grad
+
+    before = gradient()
+    with torch.no_grad():
+        task.loss(model.eval(), batch)
+    assert torch.equal(gradient(), before) and before.abs().max() > 1e-4
+
+
+def test_a_base_that_is_saved_in_few_bits_is_trained_on_as_it_is(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    run = settings(tmp_path, quantize="nf4")
+    prepared(run)[0].save_pretrained(tmp_path / "packed")
+    for path in (tmp_path / "base").glob("*token*"):
+        (tmp_path / "packed" / path.name).write_bytes(path.read_bytes())
+    assert learns(settings(tmp_path, base=tmp_path / "packed"))

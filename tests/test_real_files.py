@@ -1,7 +1,10 @@
 """Files as real tools write them: what onnx does not know of, and what they do to weights and inputs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -9,20 +12,26 @@ ir = pytest.importorskip("onnx_ir")
 
 from adapters import adapter_of
 from onnx import TensorProto, helper, numpy_helper
+from onnx_bases import adapter_for, bert, pytorch, write
 from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+from onnxruntime.transformers import optimizer
 from torch import nn
+from typer.testing import CliRunner
 
+from export.__main__ import app
+from export.graph.expander import write_adapter
+from export.graph.rebuild import pairs
 from export.kernels.nodes import nodes
-from export.onnx import feeds_of
+from export.onnx import cases, feeds_of
 from export.onnx_base.exporter_names import in_attention
 from export.onnx_base.feeds import feeds_for
 from export.onnx_base.folder import export_onnx_folder
 from export.onnx_base.from_file import export_onnx_file, read
 from export.parity import compare as parity
 from export.parity import unrounded
-from unilora_spec import BaseMismatch, Segment, UniLoraError, WorkFailed
+from unilora_spec import BaseMismatch, LayerMap, Projection, Segment, UniLoraError, WorkFailed, save_adapter
 
 
 def save(path, made, inputs, outputs, arrays=None, opset=18):
@@ -164,6 +173,23 @@ def test_convolutions_and_fused_attention_are_compared_without_rounding(tmp_path
     base = save(tmp_path / "attention.onnx", made, {"x": floats(1, 5, 8)}, {"y": floats(1, 5, 8)}, arrays)
     got, want, kinds = without_rounding(base, {"x": normal(1, 5, 8)})
     assert "QAttention" in kinds and np.abs(got - want).max() < CLOSE
+
+
+@pytest.mark.parametrize("mode", ["reconstruct", "factored"])
+def test_many_weights_over_a_quantized_base(tmp_path, mode):
+    """The sizes of 40 factors are read while ONNX Runtime infers shapes, so they have to be in the graph that is compared."""
+    names = {f"{number}.weight": normal(8, 8) for number in range(20)}
+    model = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in names))
+    with torch.no_grad():
+        for each, W in zip(model, names.values()):
+            each.weight.copy_(torch.from_numpy(W / 4))
+    adapter = adapter_of(model, [Segment(name, 8, 8, 2) for name in names], "many", d=40)
+    made = [helper.make_node("MatMul", [f"v{i}", name], [f"v{i + 1}"], name=f"/{i}/MatMul") for i, name in enumerate(names)]
+    arrays = {name: each.weight.detach().numpy().T.copy() for name, each in zip(names, model)}
+    base = save(tmp_path / "base.onnx", made, {"v0": floats("n", 8)}, {"v20": floats("n", 8)}, arrays)
+    quantize_dynamic(base, base)
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode)
+    assert report["comparison"]["within"] and len(report["weights"]) == 20
 
 
 # onnxruntime-genai's builder
@@ -360,6 +386,65 @@ def test_a_folder_of_parts_in_one_call(in_parts, tmp_path, mode):
         assert np.abs(y - chain(adapter, W, held, x)).max() < CLOSE
 
 
+def run_with(path, feed, adapter=None):
+    options = onnxruntime.RunOptions()
+    if adapter:
+        file = onnxruntime.LoraAdapter()
+        file.Load(str(adapter))
+        options.add_active_adapter(file)
+    return parity.session(path).run(None, feed, options)[0]
+
+
+@pytest.mark.parametrize("mode", ["input", "factored"])
+def test_all_parts_take_one_adapters_file(in_parts, tmp_path, mode):
+    """With A and B of every part, and a head that one of them has."""
+    folder, adapter, W = in_parts
+    adapter.saved = {f"{WEIGHTS[2]}.weight": normal(8, 8)}
+    adapter.layer_map = LayerMap([segment for segment in adapter.layer_map.segments if segment.name not in adapter.saved])
+    adapter.projection = Projection(D=adapter.layer_map.D, d=20, seed=1)
+    adapter.base = None
+    (folder / "model.onnx_adapter").write_bytes(b"of another model")
+    report = export_onnx_folder(folder, adapter, tmp_path / "out", mode)
+    assert report["left_out"] == ["model.onnx_adapter"]
+    written = {file.name for file in (tmp_path / "out").iterdir() if ".onnx_" in file.name or ".expander" in file.name}
+    assert written == {"model.onnx_adapter"} | ({"model.expander.onnx"} if mode == "factored" else set())
+    new = dataclasses.replace(adapter, theta=adapter.theta + 1, saved={name: normal(8, 9)[:, 1:] for name in adapter.saved})
+    write_adapter(new, mode, tmp_path / "new.onnx_adapter")
+    x = normal(3, 8)
+    for name, held in {"encoder_model": WEIGHTS[:1], "decoder_model_merged": WEIGHTS[1:]}.items():
+        for each, file in ((adapter, tmp_path / "out" / "model.onnx_adapter"), (new, tmp_path / "new.onnx_adapter")):
+            wanted = chain(each, W, held[:1], x)
+            wanted = wanted @ each.saved[f"{WEIGHTS[2]}.weight"].T if len(held) > 1 else wanted
+            assert np.abs(run_with(tmp_path / "out" / f"{name}.onnx", {"x": x}, file) - wanted).max() < CLOSE * 10
+    if mode == "factored":
+        expander = parity.session(tmp_path / "out" / "model.expander.onnx")
+        names = [output.name for output in expander.get_outputs()]
+        feed = dict(zip(names, expander.run(None, {"theta": new.theta}))) | {"x": x}
+        assert np.abs(run_with(tmp_path / "out" / "encoder_model.onnx", feed) - chain(new, W, WEIGHTS[:1], x)).max() < CLOSE
+
+
+@pytest.mark.parametrize("mode", ["input", "factored"])
+def test_all_parts_require_the_same_inputs(in_parts, tmp_path, mode):
+    """One feed serves them all, in runtimes without optional inputs or functions too; by the command."""
+    folder, adapter, W = in_parts
+    adapter.saved = {f"{WEIGHTS[2]}.weight": normal(8, 8)}
+    adapter.layer_map = LayerMap([segment for segment in adapter.layer_map.segments if segment.name not in adapter.saved])
+    adapter.projection, adapter.base = Projection(D=adapter.layer_map.D, d=20, seed=1), None
+    save_adapter(adapter, tmp_path / "vec.safetensors")
+    call = ["onnx-folder", "--adapter", tmp_path / "vec.safetensors", "--base", folder, "-o", tmp_path / "out", "--mode", mode]
+    said = CliRunner().invoke(app, [*map(str, call), "--required-inputs", "--inline"])
+    assert said.exit_code == 0, said.output
+    x = normal(3, 8)
+    feed = {"x": x} | adapter.saved | (pairs(adapter) if mode == "factored" else {"theta": adapter.theta})
+    for name, held in {"encoder_model": WEIGHTS[:1], "decoder_model_merged": WEIGHTS[1:2]}.items():
+        path = tmp_path / "out" / f"{name}.onnx"
+        graph, session = onnx.load(path), parity.session(path)
+        assert not graph.functions and {each.name for each in session.get_inputs()} == set(feed)
+        wanted = chain(adapter, W, held, x)
+        wanted = wanted if name == "encoder_model" else wanted @ adapter.saved[f"{WEIGHTS[2]}.weight"].T
+        assert np.abs(run_with(path, feed) - wanted).max() < CLOSE * 10
+
+
 def test_one_part_by_itself(in_parts, tmp_path):
     folder, adapter, _ = in_parts
     base = folder / "encoder_model.onnx"
@@ -394,6 +479,30 @@ def test_a_folder_that_lacks_a_weight_is_refused(in_parts, tmp_path):
     ):
         export_onnx_folder(folder, adapter, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mode", ["merged", "factored"])
+def test_a_merged_decoder_whose_names_alone_tell(tmp_path, mode):
+    """Optimum gives what both branches of its If share to the graph around it, and appends `_merged_0` to the names; no node has a name."""
+    model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
+    adapter = adapter_of(model, [Segment(f"{number}.weight", 8, 8, 2) for number in (0, 1)], "merged", d=20)
+    stored = {"0.weight_merged_0": model[0], "1.weight_merged_1": model[1]}
+
+    def branch(name, sign):
+        made = [helper.make_node("MatMul", ["x", "0.weight_merged_0"], [f"{name}h"])]
+        made += [helper.make_node("MatMul", [f"{name}h", "1.weight_merged_1"], [f"{name}k"]), helper.make_node(sign, [f"{name}k"], [name])]
+        return helper.make_graph(made, name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
+
+    adapter.base = None  # so that no fingerprint tells them
+    arrays = {name: each.weight.detach().numpy().T.copy() for name, each in stored.items()}
+    made = [helper.make_node("If", ["use_cache_branch"], ["y"], then_branch=branch("t", "Neg"), else_branch=branch("e", "Identity"))]
+    inputs = {"use_cache_branch": (TensorProto.BOOL, []), "x": floats("n", 8)}
+    base = save(tmp_path / "decoder_model_merged.onnx", made, inputs, {"y": floats("n", 8)}, arrays)
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode)
+    assert {row["name"]: (row["initializer"], row["how"]) for row in report["weights"]} == {
+        "0.weight": ("0.weight_merged_0", "name"), "1.weight": ("1.weight_merged_1", "name"),
+    }  # fmt: skip
+    assert report["comparison"]["within"] and report["adapter_moves_outputs_by"] > 0.01
 
 
 # Fused attention, whose weights have lost their names
@@ -438,13 +547,108 @@ def test_fused_attention_is_found_by_the_names_behind_it(tmp_path, half):
             assert where[f"layer.{number}.attention.self.{name}.weight"] == (place, "node name")
 
 
-def test_quantized_fused_attention_is_refused_by_name(tmp_path):
+def fused_bert(path, quantized=None):
+    """BERT as ONNX Runtime's optimizer fuses it, and its quantizer makes QAttention of that; an adapter without the table of words."""
+    model, segments, names = bert()
+    made = optimizer.optimize_model(str(write(model, path)), "bert", num_heads=4, hidden_size=32, opt_level=0)
+    made.save_model_to_file(str(path))
+    if quantized is not None:  # the inference of shapes and types ends at operators of ONNX Runtime's
+        quantize_dynamic(path, path, reduce_range=True, extra_options={"DefaultTensorType": TensorProto.FLOAT}, **quantized)
+    segments = [segment for segment in segments if "embeddings" not in segment.name]
+    return path, [adapter_for(lambda: (model, segments, names), seed) for seed in (0, 1)]
+
+
+@pytest.mark.parametrize("mode", ["reconstruct", "input", "factored", "bank"])
+@pytest.mark.parametrize("quantized", [None, {"per_channel": False}, {"per_channel": True}])
+def test_a_bert_that_onnx_runtime_has_fused(tmp_path, mode, quantized):
+    """What A and B cannot act beside is taken apart: quantized attention, and for a bank any."""
+    base, adapters = fused_bert(tmp_path / "base.onnx", quantized)
+    report = export_onnx_file(base, adapters if mode == "bank" else adapters[:1], tmp_path / "out.onnx", mode)
+    assert report["comparison"]["within"] and report["adapter_moves_outputs_by"] > 1
+    kinds = {node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node}
+    apart = mode == "bank" or quantized is not None
+    assert ("MultiHeadAttention" in kinds, bool(kinds & {"Attention", "QAttention"})) == (apart, not apart)
+    if quantized is None and mode == "bank":
+        feeds = feeds_for(read(base))
+        answers = [[{"logits": each} for each in pytorch(bert, adapter, feeds)] for adapter in adapters]
+        session = parity.session(tmp_path / "out.onnx")
+        for feed, wanted in cases(mode, adapters, feeds, answers):
+            got = parity.run(session, feed, ["logits"])["logits"]
+            assert np.abs(got - wanted["logits"]).max() < CLOSE * 10  # logits up to 20, after two layers
+
+
+def test_nothing_is_merged_into_quantized_fused_attention(tmp_path):
     base, adapter = fused(tmp_path / "base.onnx")
     quantize_dynamic(base, tmp_path / "quantized.onnx", op_types_to_quantize=["Attention"])
-    with pytest.raises(
-        UniLoraError, match="layer.0.attention.self.query.weight is used by QAttention .* W is quantized"
-    ):
-        export_onnx_file(tmp_path / "quantized.onnx", adapter, tmp_path / "out.onnx", "reconstruct")
+    with pytest.raises(UniLoraError, match="Attention_1_qkv_weight_quantized is quantized .QAttention Attention_1_quant"):
+        export_onnx_file(tmp_path / "quantized.onnx", adapter, tmp_path / "out.onnx", "merged")
+
+
+MASKS = {
+    "none": None, "length": np.array([5, 3], np.int32), "keys": np.array([[1] * 5, [1, 1, 1, 0, 0]], np.int32),
+    "pairs": np.tril(np.ones((2, 5, 5), np.int32)),
+}  # fmt: skip
+
+
+def attention(path, mask, past, **options):
+    """One Attention over (2, 5, 8) with two heads, a mask and a cache of three tokens; a file, its adapter of v, and a feed."""
+    model = nn.Module()
+    model.attn = nn.Module()
+    for name in ("q", "k", "v"):
+        model.attn.add_module(name, nn.Linear(8, 8, bias=False))
+    adapter = adapter_of(model, [Segment("attn.v.weight", 8, 8, 2)], "attention", d=20)
+    arrays = {"W": np.concatenate([each.weight.detach().numpy().T for each in model.attn.children()], 1), "b": normal(24)}
+    feed, taken, gives, outputs = {"x": normal(2, 5, 8)}, ["x", "W", "b", ""], ["y"], {"y": floats(2, 5, 8)}
+    if MASKS[mask] is not None:
+        feed["m"], taken[3] = MASKS[mask], "m"
+    if past:
+        feed["past"], outputs["present"] = normal(2, 2, 2, 3, 4), floats(2, 2, 2, 8, 4)
+        taken, gives = [*taken, "past"], [*gives, "present"]
+        if mask == "length":
+            feed["m"] = feed["m"] + 3
+        elif mask != "none":
+            feed["m"] = np.concatenate([np.ones((*feed["m"].shape[:-1], 3), np.int32), feed["m"]], -1)
+    inputs = {name: (TensorProto.INT32 if name == "m" else TensorProto.FLOAT, value.shape) for name, value in feed.items()}
+    made = helper.make_node("Attention", taken, gives, name="fused", domain="com.microsoft", num_heads=2, **options)
+    return save(path, [made], inputs, outputs, arrays), adapter, feed
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("past", [False, True])
+@pytest.mark.parametrize("mask", MASKS)
+def test_attention_that_is_taken_apart_attends_as_before(tmp_path, mask, past, causal, quantized):
+    base, adapter, feed = attention(tmp_path / "base.onnx", mask, past, unidirectional=causal)
+    if quantized:
+        quantize_dynamic(base, base, op_types_to_quantize=["Attention"])
+    given = {"attn.v.weight": f"W{'_quantized' * quantized}@16"}
+    mode = "factored" if quantized else "bank"
+    report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode, given=given, feeds=[feed])
+    differences = [row["absolute"] for row in report["comparison"]["outputs"].values()]
+    assert len(differences) == 1 + past and max(differences) < CLOSE and report["adapter_moves_outputs_by"] > 0.01
+    assert "MultiHeadAttention" in {node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node}
+
+
+def test_attention_over_a_weight_that_is_dequantized(tmp_path):
+    """As static quantization leaves it."""
+    base, adapter, feed = attention(tmp_path / "base.onnx", "keys", False)
+    model = onnx.load(base)
+    W = next(each for each in model.graph.initializer if each.name == "W")
+    codes = np.rint(numpy_helper.to_array(W) * 256).astype(np.int8)
+    W.CopyFrom(numpy_helper.from_array(codes, "W"))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1 / 256), "scale"))
+    model.graph.node.insert(0, helper.make_node("DequantizeLinear", ["W", "scale"], ["floats"]))
+    model.graph.node[1].input[1] = "floats"
+    onnx.save(model, base)
+    for mode in ("reconstruct", "input", "factored"):
+        report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode, given={"attn.v.weight": "W@16"}, feeds=[feed])
+        assert report["comparison"]["within"] and report["adapter_moves_outputs_by"] > 0.01
+
+
+def test_attention_that_cannot_be_taken_apart_is_refused_by_name(tmp_path):
+    base, adapter, feed = attention(tmp_path / "base.onnx", "none", False, do_rotary=1)
+    with pytest.raises(UniLoraError, match="Attention fused has W inside, .* cannot be taken apart as it has do_rotary; give a base"):
+        export_onnx_file(base, adapter, tmp_path / "out.onnx", "bank", given={"attn.v.weight": "W@16"}, feeds=[feed])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@
 
 onnxruntime-genai's builder of 0.18 reads transformers 5; Optimum wants transformers 4 and an environment of its own:
 
-    python -m venv optimum && optimum/bin/pip install -e . optimum-onnx onnxruntime pytest
+    python -m venv optimum && optimum/bin/pip install -e . optimum-onnx onnxruntime onnx-ir onnxscript typer rich pytest
     optimum/bin/python -m pytest tests/test_real_tools.py
 """
 

@@ -11,6 +11,7 @@ import unilora_spec
 from conformance_tests.oracle import arithmetic, files, kinds
 from conformance_tests.oracle.family import Rounded
 from conformance_tests.oracle.kinds import fastfood as of_fastfood
+from conformance_tests.oracle.kinds import tiny as of_tiny
 from unilora_spec import Adapter, LayerMap, Projection, Segment, contents_fingerprint, structure_fingerprint
 from unilora_spec.canonical_json import encode as to_json
 from unilora_spec.layer_map import _fold_runs, _fold_stacks
@@ -176,6 +177,18 @@ def chain():
     yield from parts(p, segments, ("link 0", "link 1"), (2, 2))
 
 
+def tiny():
+    segments = [{"name": name, "out": 2, "in": 2, "rank": 2} for name in "ab"]
+    p, theta = {"kind": "tiny", "seed": "42", "u": 3, "groups": 1}, (1.0, -0.5, 0.25)
+    yield "segments a and b, each with out 2, in 2 and rank 2; u = 3, groups = 1, seed 42, θ = (1, −0.5, 0.25)"
+    R = list(of_tiny.R_of_all(p, segments, theta, float))
+    for k, segment in enumerate(segments):
+        for i in range(3):
+            P = (of_tiny.random(p, 12 * k + 4 * i + entry, 2) for entry in range(4))
+            yield f"P_{i + 1} of {segment['name']} = " + ", ".join(f"{x:.9g} = {bits(x)}" for x in P)
+        yield f"R of {segment['name']} = " + ", ".join(f"{x:.6g}" for x in R[4 * k : 4 * k + 4])
+
+
 def table():
     D, d, theta, index = 5, 3, [1.0, -0.5, 7.0], [0, 1, 1, 0, 1]
     yield "index in the file: " + files.stored(index, "I32").hex(" ", 4)
@@ -216,7 +229,7 @@ def rest():
 
 EXAMPLES = [
     keys, mix, rounds, permutation, large, uniform, values, start, delta, fold, file, table, fingerprints, rest, streams,
-    layerwise, fastfood, nonuniform, chain,
+    layerwise, fastfood, nonuniform, chain, tiny,
 ]  # fmt: skip
 
 

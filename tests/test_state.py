@@ -109,6 +109,7 @@ KINDS = {
     "identity": {"d": None, "kind": "identity"},
     "vb": {"d": None, "kind": "vb", "options": {"length": 4, "bank": 7, "topk": 3}},
     "xs": {"d": None, "kind": "xs"},
+    "tiny": {"d": None, "kind": "tiny", "options": {"u": 3}},
     "fastfood": {"kind": "fastfood"},
     "chain": {"kind": "chain", "options": {"links": 2}},
 }

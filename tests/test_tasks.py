@@ -84,7 +84,8 @@ def test_cells_of_several_labels(tmp_path, cells, labels, bits):
 
 def test_a_vector_keeps_the_names_of_the_base_or_of_the_data_set(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"text": "a", "label": [1, 0]}, {"text": "b", "label": [0, 1]}])
-    assert rows_and_task(settings_of(path, "multi-label"), ("x", "y"))[1].labels == ("x", "y")
+    for base_labels, labels in ((("x", "y"), ("x", "y")), (("LABEL_0", "LABEL_1"), ("0", "1"))):
+        assert rows_and_task(settings_of(path, "multi-label"), base_labels)[1].labels == labels
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.List(datasets.ClassLabel(names=["low", "mid", "high"]))}
     )
@@ -167,14 +168,14 @@ def test_words_of_a_byte_tokenizer(tmp_path, left):
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     vocab = {letter: n for n, letter in enumerate(["<pad>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    made = Tokenizer(models.BPE(vocab, []))
+    made = Tokenizer(models.BPE(vocab | {"Ġc": len(vocab)}, [("Ġ", "c")]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer = transformers.GPT2TokenizerFast(tokenizer_object=made, pad_token="<pad>", padding_side="left" if left else "right")
     data, task = tagged(tmp_path, [{"tokens": ["ab", "c"], "ner_tags": ["N", "V"]}, {"tokens": ["d"], "ner_tags": ["N"]}])
-    config = transformers.GPT2Config(vocab_size=len(vocab), n_embd=8, n_layer=1, n_head=1, n_positions=32)
+    config = transformers.GPT2Config(vocab_size=len(vocab) + 1, n_embd=8, n_layer=1, n_head=1, n_positions=32)
     task.read_by(transformers.GPT2ForTokenClassification(config), tokenizer)
-    labels, none = task.batch(list(data.train))["labels"].tolist(), -100  # the pieces are a, b, a blank and c; d
-    assert labels == [[0, none, none, 1], [none, none, none, 0] if left else [0, none, none, none]]
+    labels, none = task.batch(list(data.train))["labels"].tolist(), -100  # the pieces are a, b, and c with its blank; d
+    assert labels == [[0, none, 1], [none, none, 0] if left else [0, none, none]]
     assert task.main == "accuracy"
 
 

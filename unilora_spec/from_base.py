@@ -1,4 +1,4 @@
-"""Kinds that begin with the base's weights (SPEC 11.9, 11.10): matrices of a singular value decomposition, kept in the file.
+"""Kinds that begin with the base's weights (SPEC 11.9, 11.10, 11.16): matrices of a singular value decomposition, kept in the file.
 
 Two LAPACKs, and one with another number of threads, give singular vectors that differ in their last bits, and by much more where
 singular values are close. So these matrices are computed once, when training begins, and read from then on.
@@ -32,7 +32,8 @@ class FromBase(Factored):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        numbers, length = np.asarray(self.tensors["frozen"], np.float32), self.lengths(self.layer_map)["frozen"]
+        numbers = np.asarray(self.tensors["frozen"], np.float32)
+        length = self.lengths(self.layer_map, **self.options)["frozen"]
         if numbers.shape != (length,):
             raise LimitError(f"frozen has shape {list(numbers.shape)}; it must be [{length}]", self.rule)
         self.tensors["frozen"] = numbers
@@ -52,7 +53,7 @@ class FromBase(Factored):
         return sum(map(math.prod, cls.shapes(segment)))
 
     @classmethod
-    def lengths(cls, layer_map):
+    def lengths(cls, layer_map, **options):
         return {"frozen": sum(by_size(layer_map, cls._size))}
 
     @cached_property
@@ -62,7 +63,7 @@ class FromBase(Factored):
         return np.fromiter(starts, np.int64, len(self.layer_map) + 1)
 
     @classmethod
-    def of_base(cls, layer_map, read):
+    def of_base(cls, layer_map, read, **options):
         made = {}
         for name, segments in layer_map.by_weight().items():
             weight = read(name)

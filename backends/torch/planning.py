@@ -24,6 +24,7 @@ from unilora_spec.serialization import encoded_size
 from .adapter.files import meaning
 from .ranks.before import ranked
 from .settings import BEFORE, AdapterSettings
+from .training.defaults import with_targets
 
 CHOICES = [
     10**n for n in range(10)
@@ -51,6 +52,7 @@ def planned(settings: AdapterSettings, progress: bool = False) -> dict:
     "ranks" is the report of ``ranks.ranked``; one that looks at the base needs its weights and ``PlanSettings``. Raises
     ``UniLoraError`` where base, data, targets or d are wrong.
     """
+    settings = with_targets(settings)
     if settings.ranks in BEFORE:
         model, layer_map, ranks = _looked_at(settings, progress)
     else:

@@ -8,6 +8,7 @@ rates.json holds what it found. Where P is isometric, a step of Adam moves each 
 so that a rate for the entries holds at every d (``for_entries``).
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,16 @@ def _bank(rows):
     return {"rank": RANK, "options": {"length": SIDE // 3, "bank": rows}}
 
 
+def _tiny(u):
+    """One group, on the rank that the paper finds best, or the least whose R have as many entries."""
+    return {"rank": max(2, math.ceil((u / WEIGHTS) ** 0.5)), "options": {"u": u, "groups": 1}}
+
+
+def _of_tiny(arguments):
+    """An entry of R is a sum of u numbers of θ times ones of variance 1/r: 4.5e-2 for it, at which LoRA-XS trains best with 192."""
+    return 4.5e-2 * (arguments["rank"] / arguments["options"]["u"]) ** 0.5
+
+
 # 4e-3 for an entry: LoRA trains best here at 5e-3, and Uni-LoRA with d = 5,760 at 1e-2, which is 4e-3 for an entry.
 _GATHER = for_entries(4e-3)
 # What full fine-tuning lets an entry of a weight move in a step, 1e-4, hardly trains anything here: 0.604 with d = 5,760.
@@ -175,6 +186,17 @@ METHODS = {
         ),
         # The authors' scripts try 1e-4 to 1e-3 on RoBERTa-large, and ranks up to 25.
         _ranked("xs", "LoRA-XS", "xs", _LORA, 25),
+        # The paper's 13 numbers for all weights, on rank 2. Beyond a thousand it is LoRA-XS on another basis.
+        Method(
+            "tiny",
+            "TinyLoRA",
+            lambda budget: map(_tiny, range(1, 1001)),
+            d_of("tiny"),
+            _tiny(13),
+            _of_tiny,
+            ours("tiny"),
+            "tiny",
+        ),
         # No rank of these two could be looked up: LoRA's. Of QR-LoRA half is frozen, and the other half has to move farther.
         _ranked("qr", "QR-LoRA", "qr", constant(5e-2), 8),
         _ranked("dense", "DenseLoRA", "dense", _LORA, 8),

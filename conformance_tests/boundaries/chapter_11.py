@@ -41,7 +41,12 @@ def not_expanded(name, rules, p):
 
 
 FREE = {"layerwise": 2, "nonuniform": 2, "chain": 2, "fastfood": 2}
-OPTIONS = {"vb": {"length": 1, "bank": 2, "topk": 2}, "nonuniform": {"of_A": 1, "of_B": 1}, "chain": {"links": 2}}
+OPTIONS = {
+    "vb": {"length": 1, "bank": 2, "topk": 2},
+    "nonuniform": {"of_A": 1, "of_B": 1},
+    "chain": {"links": 2},
+    "tiny": {"u": 2, "groups": 1},
+}
 
 
 def plain(kind, segments=None, **changes):
@@ -114,7 +119,7 @@ def starts(kind):
     elif kind == "vb":
         p = vb(segments, 3, 7, 3)
     else:
-        p = of_kind(kind, segments, 0)
+        p = of_kind(kind, segments, 0, **OPTIONS.get(kind, {}))
         own = LAYERED[kind].own(p, segments) if hasattr(LAYERED[kind], "own") else {}
         p |= {name: [0.0] * length for name, (_, length, _) in own.items()} | {"d": LAYERED[kind].dim(p, segments)}
     for bound in (0.02, 5.0):

@@ -78,7 +78,7 @@ def whole_sums(kind):
         yield expanded(name, p, theta=[float(1 + 5 * j % 7) for j in range(p["d"])])
 
 
-@limit("11.9 11.10", "a `frozen` of its length", "expand", kinds=("xs", "qr"))
+@limit("11.9 11.10 11.16", "a `frozen` of its length", "expand", kinds=("xs", "qr", "tiny"))
 def frozen(kind):
     """Numbers that are cut, or read beyond the end; any finite numbers are sound."""
     p = plain(kind)

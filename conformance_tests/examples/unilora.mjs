@@ -1437,6 +1437,38 @@ class Xs extends Products {
   }
 }
 
+/** SPEC 11.16: range 0 is the v of all groups; `frozen` is as in 11.9. */
+class Tiny extends Products {
+  constructor(numbers, segments) {
+    super(numbers, segments);
+    const { u, groups } = numbers;
+    ensure(groups <= segments.length, '11.16', () => `there are ${groups} groups and ${segments.length} segments`);
+    this.squareStarts = startsOf(segments.map(({ rank }) => rank * rank));
+    ensure(u <= 2 ** 24 / this.squareStarts[segments.length], '11.16', 'the P_i have more than 2^24 entries');
+    this.setRanges([{ length: u * groups, begin: constantly(0) }]);
+    Object.assign(this, { u, groups });
+    this.tensor = { name: 'frozen', rule: '11.16', length: this.D };
+  }
+
+  visit(entry, add) {
+    const { k, inA, row, column } = this.layout.locate(entry);
+    if (inA) {
+      add(this.values[entry], NONE, NONE);
+      return;
+    }
+    const { u, groups, layout: { segments } } = this;
+    const { rank } = segments[k];
+    const v = u * Math.floor(k * groups / segments.length);
+    for (let m = 0; m < rank; m += 1) {
+      const G = this.values[entry - column + m];
+      for (let i = 0; i < u; i += 1) {
+        const number = u * this.squareStarts[k] + (i * rank + m) * rank + column;
+        add(G * Math.fround(normalOf(this.keys, 1, number) * (1 / Math.sqrt(rank))), v + i, NONE);
+      }
+    }
+  }
+}
+
 /** SPEC 11.10 */
 class Qr extends Products {
   constructor(numbers, segments) {
@@ -1822,6 +1854,7 @@ const KINDS = new Map(Object.entries({
   layerwise: { Kind: Layerwise, layered: true },
   nonuniform: { Kind: Nonuniform, layered: true, options: { of_A: 1, of_B: 1 } },
   chain: { Kind: Chain, layered: true, options: { links: 2 } },
+  tiny: { Kind: Tiny, layered: true, tensor: 'frozen', options: { u: 1, groups: 1 } },
 }));
 
 /** The numbers of `projection` (SPEC 8.6), which in a request has the fields `others` as well. */

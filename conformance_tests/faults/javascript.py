@@ -68,5 +68,7 @@ FAULTS = of(
     ("j + k · d that saturates at 32 bits", "4.6", "      column[k] = this.permutation.backward(j + k * this.d);", "      column[k] = this.permutation.backward(Math.min(j + k * this.d, 2 ** 31));"),
     ("a rank above out alone", "7.11", "rank <= Math.min(out, columns)", "rank <= columns"),
     ("problem types by what objects have", "8.6", "ensure(PROBLEM_TYPES.includes(outputs)", "ensure(outputs in PROBLEM_TYPES || outputs in {} || PROBLEM_TYPES.includes(outputs)"),
+    ("k · groups by bits", "11.16", "Math.floor(k * groups / segments.length)", "Math.floor((k * groups | 0) / segments.length)"),
+    ("u · r² by bits", "11.16", "u <= 2 ** 24 / this.squareStarts[segments.length]", "(u * this.squareStarts[segments.length] | 0) <= 2 ** 24"),
     ("a rank by bits", "7.11", "rank <= Math.min(out, columns)", "(rank | 0) <= Math.min(out, columns)"),
 )  # fmt: skip

@@ -81,10 +81,12 @@ def of(p):
     return kind, p["D"], p["d"], source
 
 
-def roundings(segments):
+def roundings(p, segments):
     """More than there are between θ and an entry: the products and sums of a row with a column, and a few more. (A block of a
     transform of n numbers has log2 n.)"""
-    return max(s["rank"] for s in segments) + 24
+    of_kind = LAYERED[p["kind"]]
+    most = of_kind.summed(p, segments) if hasattr(of_kind, "summed") else max(s["rank"] for s in segments)
+    return most + 24
 
 
 def expand(p, theta, start=0, stop=None):
@@ -98,7 +100,7 @@ def expand(p, theta, start=0, stop=None):
         return values, [0.0] * len(values)
     values = of_kind.theta_D(p, segments, [Fraction(x) for x in map(float, theta)], Fraction)[start:stop]
     sizes = of_kind.theta_D(p, segments, [Size(x) for x in theta], Size)[start:stop]
-    return [float(x) for x in values], [roundings(segments) * 2**-23 * size + 2**-126 for size in sizes]
+    return [float(x) for x in values], [roundings(p, segments) * 2**-23 * size + 2**-126 for size in sizes]
 
 
 def adjoint(p, theta, g, start=0):
@@ -113,5 +115,5 @@ def adjoint(p, theta, g, start=0):
             total = _added(total.items(), ((j, x * d) for j, d in row.by.items()))
         return [float(x) for x in total.values()]
 
-    many = len(g) + roundings(segments)
+    many = len(g) + roundings(p, segments)
     return gathered(Fraction, g), [many * 2**-23 * size + 2**-126 for size in gathered(Size, g)]

@@ -38,22 +38,26 @@ def export_lora(adapter: Path, output: Path, base: Path | None = None, progress=
     """
     loaded = load_adapter(adapter)
     check_new(output)
-    by_weight = loaded.layer_map.by_weight()
-    modules = list(dict.fromkeys(_module(segment) for segment in loaded.layer_map.segments))
+    modules_of(loaded)
     files = BaseFiles(loaded, base_folder(loaded, base), progress)
-    whole = whole_modules(loaded, files)
-    rank = max(sum(segment.rank for segment in segments) for segments in by_weight.values())
-    pairs = _pairs(loaded, files, rank)
-    alpha = SCALINGS[loaded.layer_map.scaling](loaded.layer_map.alpha * rank, _largest(loaded.layer_map))
+    return write_lora(loaded, files, output, loaded.base.name if base is None else str(base))
+
+
+def write_lora(adapter: Adapter, files: BaseFiles, output: Path, named: str) -> dict:
+    """``export_lora`` of an adapter that is read and compared with its base; ``named`` is the base's name in the folder."""
+    modules, rank = modules_of(adapter), lora_rank(adapter.layer_map)
+    whole = whole_modules(adapter, files)
+    pairs = _pairs(adapter, files, rank)
+    alpha = SCALINGS[adapter.layer_map.scaling](adapter.layer_map.alpha * rank, _largest(adapter.layer_map))
     config = {
         "peft_type": "LORA",
         "task_type": whole.task,
-        "base_model_name_or_path": loaded.base.name if base is None else str(base),
+        "base_model_name_or_path": named,
         "r": rank,
         "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": any(segment.transposed for segment in loaded.layer_map.segments),
+        "fan_in_fan_out": any(segment.transposed for segment in adapter.layer_map.segments),
         "inference_mode": True,
         "modules_to_save": whole.modules or None,
         "target_modules": _targets(modules, files),
@@ -63,9 +67,19 @@ def export_lora(adapter: Path, output: Path, base: Path | None = None, progress=
         "weights": len(modules),
         "rank": rank,
         "alpha": alpha,
-        "saved": sorted(loaded.saved),
+        "saved": sorted(adapter.saved),
         "warnings": files.warnings + whole.warnings + ([HEAD_WARNING] if whole.tensors else []),
     }
+
+
+def modules_of(adapter: Adapter) -> list[str]:
+    """The modules whose weights are adapted. Raises ``UniLoraError`` where one of them has no pair in a LoRA, by its name."""
+    return list(dict.fromkeys(_module(segment) for segment in adapter.layer_map.segments))
+
+
+def lora_rank(layer_map: LayerMap) -> int:
+    """The rank of the folder: of the weight whose segments have most together."""
+    return max(sum(segment.rank for segment in segments) for segments in layer_map.by_weight().values())
 
 
 def _module(segment: Segment) -> str:

@@ -46,7 +46,11 @@ def put_in(model: ir.Model, saved: Sequence[Saved], adapter: Adapter) -> list[Sa
 
 def feed(model: ir.Model, saved: Sequence[Saved], adapter: Adapter, required: bool = False) -> None:
     """Makes inputs of what was trained in full, unless they are ``required`` with its values as the default: by the adapter's names,
-    shapes and float32, so that they are in the graph what they are in an .onnx_adapter file."""
+    shapes and float32, so that they are in the graph what they are in an .onnx_adapter file.
+
+    What another part of the model has is an input as well, of no use here: all parts take the same file. Raises ``UniLoraError`` where
+    the graph has another tensor of its name.
+    """
     tape, made = GraphTape(model.opset_imports[""], "unilora.fed"), {}
     for name in dict.fromkeys(each.name for each in saved):
         mine = [each for each in saved if each.name == name]
@@ -67,6 +71,19 @@ def feed(model: ir.Model, saved: Sequence[Saved], adapter: Adapter, required: bo
     if required:
         for name in dict.fromkeys(each.name for each in saved):
             model.graph.initializers.pop(name).const_value = None
+    for name in sorted(adapter.saved.keys() - {each.name for each in saved}):
+        _add_unused(model.graph, name, adapter.saved[name].shape, required)
+
+
+def _add_unused(graph, name, shape, required):
+    """An input that may be fed, whose default has no entries."""
+    if name in graph.initializers:
+        raise UniLoraError(f"the base has another tensor named {name}, which another part's parameter is fed as; rename it")
+    value = ir.Value(name=name, shape=ir.Shape([f"rows of {name}", *shape[1:]]), type=ir.TensorType(ir.DataType.FLOAT))
+    graph.inputs.append(value)
+    if not required:
+        value.const_value = ir.Tensor(np.zeros((0, *shape[1:]), np.float32), name=name)
+        graph.register_initializer(value)
 
 
 def _is_as_named(saved):

@@ -1,109 +1,72 @@
-"""Weights found by their values alone: the adapter records one fingerprint over all of them, in the order of their names.
+"""Weights found by their values: those that no name tells are where the adapter's fingerprint says that they are."""
 
-A file without names still has an order, that in which it uses its weights. Layers come one after the other, and each uses the
-same weights at the same places, so the weights of one name in n layers are every k-th of those of their form. Of such
-assignments there are few enough to hash them all, and the one that gives the fingerprint is proven.
-"""
+import functools
+from collections import defaultdict
 
-import itertools
-import re
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import NamedTuple
+from unilora_spec import Adapter, contents_fingerprint
 
-LARGEST_WORK = 2**35
-"""Bytes that a search hashes at most: some 40 seconds of one CPU core."""
-LARGEST_TRIES = 2**20
-"""Assignments that it builds at most, of which most are dropped before they are hashed."""
+from ..graph.sites import FLOATS
+from . import assignments
+from .fitting import File, Match, Saved, Weight, read_values
+from .refusal import not_found
+
+CACHE = 2**28  # bytes of weights that the search keeps in memory
 
 
-class Kind(NamedTuple):
-    """Places in a file that are alike.
+def by_content(file: File, adapter: Adapter, missing, found, doubts) -> dict[str, list[Match]]:
+    """Where the ``missing`` weights are, beside those of ``found``. Raises ``BaseMismatch`` where no assignment gives the fingerprint."""
+    weights = {name: Weight(name, segments) for name, segments in adapter.layer_map.by_weight().items()}
+    for each in missing:
+        if isinstance(each, Saved):
+            raise not_found(file, each, found, doubts)
+    if adapter.base is None:
+        raise not_found(file, missing[0], found, doubts, "the adapter records no fingerprint to tell it by")
+    known = {name: found[name][0].place for name in weights if name in found}
+    if quantized := [value for value, _, _ in known.values() if value.dtype not in FLOATS]:
+        raise not_found(
+            file, missing[0], found, doubts, f"no fingerprint can tell it, as {quantized[0].name} is quantized"
+        )
 
-    ``family``  equal for those that are used in one way and of one shape
-    ``row``     the first row in an initializer that holds more, or None
-    """
+    taken = {value for value, _, _ in known.values()}
+    floats = [constant for constant in file.constants if constant.value.dtype in FLOATS and constant.value not in taken]
+    groups = []
+    for prefix, group in assignments.grouped([each.name for each in missing], lambda name: weights[name].form):
+        places = _places(floats, weights[group[0]])
+        if not places:
+            quantized = any(
+                constant.value.dtype not in FLOATS and weights[group[0]].fits(constant) for constant in file.constants
+            )
+            why = "no fingerprint can tell what is quantized" if quantized else None
+            raise not_found(file, weights[group[0]], found, doubts, why)
+        groups.append(assignments.Group(prefix, group, places))
 
-    family: Hashable
-    row: int | None = None
+    sizes = [4 * s.out_features * s.in_features for s in adapter.layer_map.segments]
+    read = functools.lru_cache(max(1, CACHE // max(sizes)))(read_values)
 
+    def proves(assignment):
+        places = known | assignment
+        contents = contents_fingerprint(places, lambda name: read(*places[name], *weights[name].turn))
+        return contents == adapter.base.contents
 
-class Group(NamedTuple):
-    """Weights of one name and shape in all layers.
-
-    ``prefix``  what stands before the first number of their names
-    ``names``   in the order of the layers
-    ``places``  where they may be: for each kind, in the order of use
-    """
-
-    prefix: str
-    names: list[str]
-    places: dict[Kind, list[Hashable]]
-
-
-class _Choice(NamedTuple):
-    group: Group
-    kind: Kind
-    start: int
-    step: int
-
-    def places(self):
-        return self.group.places[self.kind][self.start :: self.step][: len(self.group.names)]
-
-
-def grouped(names: Iterable[str], form: Callable[[str], Hashable]) -> list[tuple[str, list[str]]]:
-    """(prefix, names) of each group of names that differ in their numbers alone and have one form."""
-    groups = {}
-    for name in names:
-        groups.setdefault((re.sub(r"\d+", "*", name), form(name)), []).append(name)
-    return [(template.partition("*")[0], sorted(group, key=_numbers)) for (template, _), group in groups.items()]
-
-
-def search(groups: list[Group], proves: Callable[[dict], bool], cost: int) -> tuple[dict | None, int, bool]:
-    """({name: place}, how many were hashed, whether all that there are): the assignment that ``proves`` accepts, or None.
-
-    ``cost`` is the bytes that one call of it hashes.
-    """
-    hashed = 0
-    for tried, assignment in enumerate(_assignments(groups)):
-        if tried == LARGEST_TRIES or (hashed + 1) * cost > LARGEST_WORK:
-            return None, hashed, False
-        if assignment is not None:
-            hashed += 1
-            if proves(assignment):
-                return assignment, hashed, True
-    return None, hashed, True
+    assignment, hashed, all_of_them = assignments.search(groups, proves, sum(sizes))
+    if assignment is None:
+        limit = "" if all_of_them else f", and {hashed * sum(sizes) / 1e9:.0f} GB of hashing are the limit"
+        why = f"none of {hashed} ways to choose among those of its shape gives the adapter's fingerprint{limit}"
+        raise not_found(file, missing[0], found, doubts, why)
+    return {name: [Match(name, *place[:2], "fingerprint", place[2])] for name, place in assignment.items()}
 
 
-def _assignments(groups, chosen=()) -> Iterator[dict | None]:
-    """All assignments, the likeliest first, and None for each that is none."""
-    if len(chosen) == len(groups):
-        yield {name: place for choice in chosen for name, place in zip(choice.group.names, choice.places())}
-        return
-    for choice in _choices(groups[len(chosen)]):
-        if all(_together(choice, other) for other in chosen):
-            yield from _assignments(groups, (*chosen, choice))
-        else:
-            yield None
-
-
-def _choices(group) -> Iterator[_Choice]:
-    n = len(group.names)
-    for kind, places in group.places.items():
-        most = (len(places) - 1) // (n - 1) if n > 1 else 1
-        even = min(len(places) // n, most)  # of each layer's places one, and none beside the layers
-        for step in itertools.chain(range(even, 0, -1), range(even + 1, most + 1)):
-            for start in range(len(places) - (n - 1) * step):
-                yield _Choice(group, kind, start, step)
-
-
-def _together(one, other) -> bool:
-    """Whether two names can be at these places: at different ones, and in the same layer of the same stretch of the file."""
-    if not set(one.places()).isdisjoint(other.places()):
-        return False
-    a, b = one.group, other.group
-    alike = a.prefix == b.prefix and len(a.names) == len(b.names) > 1 and one.kind.family == other.kind.family
-    return not alike or (one.step == other.step and abs(one.start - other.start) < one.step)
-
-
-def _numbers(name):
-    return [int(number) for number in re.findall(r"\d+", name)]
+def _places(constants, wanted: Weight) -> dict[assignments.Kind, list]:
+    """Where a weight of that form may be, in the order of use: first as a whole initializer, then among others in one."""
+    whole, parts = defaultdict(list), defaultdict(list)
+    for constant in constants:
+        for turned in wanted.fits(constant):
+            whole[assignments.Kind((constant.family, tuple(constant.value.shape), turned))].append(
+                (constant.value, turned, None)
+            )
+        for turned, height in wanted.stacked(constant):
+            out = wanted.segments[0].out_features
+            for row in range(0, height - out + 1, out) if height % out == 0 else ():
+                family = constant.family, tuple(constant.value.shape), turned
+                parts[assignments.Kind(family, row)].append((constant.value, turned, row))
+    return whole | parts

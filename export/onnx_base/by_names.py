@@ -5,6 +5,7 @@ import onnx_ir as ir
 
 from .exporter_names import ATTENTION, attended, in_attention, spellings, stacks
 from .fitting import HOWS, File, Match, Saved, Weight
+from .refusal import listed
 
 
 def by_names(file: File, wanted: Weight | Saved, doubts: dict[str, str], whole: bool) -> list[Match]:
@@ -93,8 +94,3 @@ def _left_out(file: File, wanted, whole: bool) -> list[Match]:
 
 def _no_bias(gemm):
     return len(gemm.inputs) < 3 or gemm.inputs[2] is None
-
-
-def listed(initializers) -> str:
-    shown = ", ".join(each.name for each in initializers[:3])
-    return shown + (f" and {len(initializers) - 3} more" if len(initializers) > 3 else "")

@@ -187,3 +187,27 @@ class Match:
     transposed: bool
     how: str
     row: int | None = None
+
+    @property
+    def place(self):
+        return self.value, self.transposed, self.row
+
+
+def values(match: Match, segment: Segment) -> np.ndarray:
+    """A copy of a weight's values in floats, in float32 and in the form of the model that was adapted.
+
+    ``segment`` is one of the weight's. External data is read and let go of again.
+    """
+    return read_values(*match.place, segment.out_features, segment.transposed)
+
+
+def read_values(value: ir.Value, transposed, row, out, turned) -> np.ndarray:
+    """A copy of a weight's values: read from (in, out) where ``transposed``, turned to (in, out) where ``turned``."""
+    array = value.const_value.numpy()
+    if array.ndim == 2:
+        array = array.T if transposed else array
+        array = array if row is None else array[row : row + out]
+        array = array.T if turned else array
+    array = np.array(array, np.float32, order="C")
+    release(value)
+    return array

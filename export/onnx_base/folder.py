@@ -15,6 +15,7 @@ from .. import external
 from ..folders.base_files import OTHER_CONTENTS
 from ..folders.folder import check_new, new_folder
 from ..folders.merge import OTHER_WEIGHTS
+from ..modes import BESIDE
 from .from_file import export_onnx_file, read
 from .matching import match, values
 
@@ -32,8 +33,9 @@ def export_onnx_folder(
     """Writes the ONNX files of the folder ``base`` with ``adapter`` to the new folder ``output``, and returns a report of it.
 
     Each file keeps its name, and those that hold none of the adapter's weights are copied, as is what lies beside them. A file is the
-    part that its name begins with (``encoder_model.onnx``), or the whole model (``model.onnx``). The ``options`` are those of
-    ``export_onnx_file``.
+    part that its name begins with (``encoder_model.onnx``), or the whole model (``model.onnx``). What the modes "input" and "factored"
+    write beside a graph is there once, as ``model.onnx_adapter`` and ``model.expander.onnx``: all parts take all of it, and leave unused
+    what is another's. The ``options`` are those of ``export_onnx_file``.
 
     Raises ``BaseMismatch`` where a weight of the adapter's is in none of the files, and what ``export_onnx_file`` raises; then nothing
     is at ``output``.
@@ -80,6 +82,7 @@ def export_onnx_folder(
                 reports[file.name] = {key: report[key] for key in ("weights", "elsewhere", "comparison")}
             else:
                 _copy(file, target)
+        _keep_one(target, [target / name for name in reports], mode)
         left_out = _copy_others(base, set(files) | data, target)
         written = [path for path in target.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in written)
@@ -87,6 +90,15 @@ def export_onnx_folder(
         "output": str(output), "files": len(written), "bytes": size, "mode": mode, "parts": reports, "same_contents": same,
         "left_out": left_out, "warnings": warnings,
     }  # fmt: skip
+
+
+def _keep_one(target: Path, graphs: list[Path], mode: str) -> None:
+    """Of the files beside the graphs, which are the same for all, those of one under a name of the whole model."""
+    for suffix in BESIDE.get(mode, ()):
+        first, *others = (graph.with_suffix(suffix) for graph in graphs)
+        for file in others:
+            file.unlink()
+        first.rename(target / f"model{suffix}")
 
 
 def _part(file: Path) -> str | None:
@@ -112,13 +124,14 @@ def _copy(file: Path, target: Path) -> None:
 
 
 def _copy_others(base: Path, known: set[Path], target: Path) -> list[str]:
-    """Copies what is no graph and no data of one. Returns the names of what is left out: folders, other weights, and others' files."""
+    """Copies what is no graph and no data of one. Returns the names of what is left out: folders, other weights, others' files, and
+    files of a name that has been written."""
     left_out = []
     for path in sorted(base.iterdir()):
         own = own_file(base, path.name)
         if path in known or own in known or path.name.startswith("."):
             continue
-        if own is None or path.suffix in OTHER_WEIGHTS:
+        if own is None or path.suffix in OTHER_WEIGHTS or (target / path.name).exists():
             left_out.append(path.name)
         else:
             shutil.copyfile(own, target / path.name)

@@ -13,8 +13,10 @@ from unilora_spec import Adapter, BaseMismatch, UniLoraError, WorkFailed
 from .. import external
 from ..folders.base_files import OTHER_CONTENTS
 from ..graph.adapt import Weight, check_mode, merged
+from ..graph.attention import take_apart
 from ..graph.heads import Saved, put_in
 from ..graph.paths import add_beside
+from ..graph.rebuild import GraphTape
 from ..graph.sites import uses
 from ..modes import Form
 from ..onnx import LARGEST_FILE, advice, cases, check_call, finish, load, outputs
@@ -88,6 +90,7 @@ def export_onnx_file(
         "not_comparable": not_comparable(matches, adapters[0]),
     }
     weights, saved = _places(matches, adapters[0])
+    take_apart(graph, [each.value for each in weights], mode)
     check_mode(weights, mode)
     if compare is None:
         compare = size_of(graph) <= LARGEST_FILE
@@ -147,6 +150,9 @@ def reference(base: Path, adapter: Adapter, given, feeds, names, part=None) -> l
     opset = graph.opset_imports[""]
     for weight in weights:
         found = uses(weight.value)
+        if any(use.form == "other" and use.quantized for use in found):
+            _add_to_dequantized(graph, adapter, weight)
+            continue
         if any(use.form == "other" for use in found):
             tensor = weight.value.const_value
             weight.value.const_value = ir.Tensor(merged(tensor, adapter, weight.placed), name=tensor.name)
@@ -163,6 +169,24 @@ def reference(base: Path, adapter: Adapter, given, feeds, names, part=None) -> l
             graph.graph.register_initializer(value)
             add_beside(opset, use, _acting(use, value))
     return answers_of(graph, feeds, names)
+
+
+def _add_to_dequantized(graph: ir.Model, adapter: Adapter, weight: Weight) -> None:
+    """W + ΔW where a fused attention takes a quantized W: in floats, as that is what the graph is compared in."""
+    for use in uses(weight.value):
+        unrounded.replace(graph, use.node)
+    delta = np.zeros(tuple(weight.value.shape), np.float32)
+    adapter.add_deltas(weight.placed, delta)
+    for number, node in enumerate(node for node in weight.value.consumers() if node.op_type == "DequantizeLinear"):
+        W = node.outputs[0]
+        used, tape = W.uses(), GraphTape(graph.opset_imports[""], f"{weight.value.name}.adapted{number}")
+        dtype = node.inputs[1].dtype
+        adapted = tape.add("Add", W, tape.constant(f"{weight.value.name}.Δ{number}", delta, dtype.numpy()), dtype=dtype)
+        for user, position in used:
+            user.replace_input_with(position, adapted)
+        for value in tape.initializers:
+            graph.graph.register_initializer(value)
+        node.graph.insert_after(node, tape.nodes)
 
 
 def answers_of(graph: ir.Model, feeds, names) -> list[dict[str, np.ndarray]]:

@@ -6,12 +6,14 @@ quantization's own error: 0.08 of the largest logit in MiniLM. So graphs of quan
 
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 import onnxruntime
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from .. import external
 from ..graph.rebuild import GraphTape
 from . import compare as parity
 
@@ -34,20 +36,27 @@ def rounds(model: ir.Model) -> bool:
 def session(model: ir.Model) -> onnxruntime.InferenceSession:
     """A graph, which is changed, in ONNX Runtime, without such roundings but those of operators that have no other form."""
     for node in list(model.graph.all_nodes()):
-        tape = GraphTape(model.opset_imports[""], f"{node.outputs[0].name}.unrounded")
-        if node.op_type in FORMS and (value := FORMS[node.op_type](tape, node)) is not None:
-            node.graph.insert_before(node, tape.nodes)
-            _take_place(node.outputs[0], value)
+        replace(model, node)
     for node in list(model.graph.all_nodes()):
         before = node.inputs[0].producer() if node.op_type == "DequantizeLinear" else None
         if _is_rounding(before):
             _take_place(node.outputs[0], before.inputs[0])
     RemoveUnusedNodesPass()(model)
     with tempfile.TemporaryDirectory() as folder:
-        ir.save(model, Path(folder) / "model.onnx", external_data="model.data")
+        external.put_beside(model, Path(folder) / "model.data")
+        ir.save(model, Path(folder) / "model.onnx")
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         return parity.session_to_compare(Path(folder) / "model.onnx", options)
+
+
+def replace(model: ir.Model, node: ir.Node) -> None:
+    """Puts nodes that do not round what they compute before ``node``, and their results in the place of its own, if it has such a form."""
+    tape = GraphTape(model.opset_imports[""], f"{node.outputs[0].name}.unrounded")
+    if node.op_type in FORMS and (values := FORMS[node.op_type](tape, node)) is not None:
+        node.graph.insert_before(node, tape.nodes)
+        for old, new in zip(node.outputs, values if isinstance(values, Sequence) else [values]):
+            _take_place(old, new)
 
 
 def _take_place(old, new):
@@ -138,12 +147,12 @@ def _q_gemm(tape, node):
 
 
 def _q_attention(tape, node):
-    if len(node.outputs) > 1:
-        return None
     x, W, bias, x_scale, W_scale, mask, x_zero, W_zero, past = [*node.inputs, *[None] * (9 - len(node.inputs))]
     x = tape.add("DequantizeLinear", x, x_scale, x_zero)
     W = tape.add("DequantizeLinear", W, W_scale, W_zero, **_columns(W_scale))
-    return tape.add("Attention", x, W, bias, mask, past, domain="com.microsoft", **_attributes(node))
+    results = [ir.Value(name=f"{value.name}.unrounded", type=ir.TensorType(bias.dtype)) for value in node.outputs]
+    inputs = [x, W, bias, mask, past]
+    return tape.op_multi_out("Attention", inputs, _attributes(node), domain="com.microsoft", outputs=results)
 
 
 def _attributes(node):

@@ -15,6 +15,8 @@ import onnx_ir as ir
 
 from unilora_spec.places import PARTIAL
 
+from .. import external
+
 NARROW, WIDE = ir.DataType.BFLOAT16, ir.DataType.FLOAT
 
 
@@ -39,7 +41,8 @@ def widened(path: Path, model: ir.Model) -> Iterator[Path]:
                 node.attributes[attribute.name] = ir.AttrTensor(attribute.name, _wide(attribute.value))
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent) as folder:
         wide = Path(folder) / "float32.onnx"
-        ir.save(model, wide, external_data="float32.data")
+        external.put_beside(model, wide.with_name("float32.data"))
+        ir.save(model, wide)
         yield wide
 
 

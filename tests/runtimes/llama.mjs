@@ -1,12 +1,13 @@
 // Runs a GGUF file in llama.cpp, by package node-llama-cpp, with and without a LoRA: for each of `adapters` of the request (null: none)
 // the tokens of highest logit after `tokens`, `count` of them, the logits that each was chosen by, and in ms how long it took to make the
-// context, which loads the LoRA, and a token where nobody asks for logits.
+// context, which loads the LoRA, and a token where nobody asks for logits. Then, for `copies` of a LoRA, what a context with one more costs
+// and what one without, each beside those before: the median of ms, and of bytes of the process.
 // Called with the files of a request and of the answer, from a folder with node_modules: llama.py makes both.
 
 import {readFileSync, writeFileSync} from "node:fs";
 import {getLlama} from "node-llama-cpp";
 
-const {model: modelPath, adapters, tokens, count, top, exact} = JSON.parse(readFileSync(process.argv[2], "utf8"));
+const {model: modelPath, adapters, tokens, count, top, exact, copies} = JSON.parse(readFileSync(process.argv[2], "utf8"));
 const llama = await getLlama({gpu: false, build: "never", logLevel: "error", maxThreads: 2});
 const model = await llama.loadModel({modelPath});
 const started = () => performance.now();
@@ -38,5 +39,19 @@ for (const adapter of adapters) {
     results.push(result);
     await context.dispose();
 }
-writeFileSync(process.argv[3], JSON.stringify({llama: llama.llamaCppRelease.release, results}));
+
+const median = (numbers) => numbers.sort((a, b) => a - b)[numbers.length >> 1];
+async function more(options) {
+    const found = {ms: [], bytes: []};
+    for (const each of options) {
+        const before = process.memoryUsage.rss(), begin = started();
+        const context = await model.createContext({contextSize: 128, ...each});
+        found.ms.push(started() - begin);
+        for await (const _ of context.getSequence().evaluate(tokens, {temperature: 0})) break;  // touches its memory
+        found.bytes.push(process.memoryUsage.rss() - before);
+    }
+    return {ms: median(found.ms), bytes: median(found.bytes)};
+}
+const costs = [await more(copies.map(() => ({}))), await more(copies.map((filePath) => ({lora: {adapters: [{filePath}]}})))];
+writeFileSync(process.argv[3], JSON.stringify({llama: llama.llamaCppRelease.release, results, costs}));
 await llama.dispose();

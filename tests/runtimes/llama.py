@@ -8,6 +8,7 @@ and asks PyTorch for its logits there: both would have written the same text whe
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -26,6 +27,7 @@ HERE = Path(__file__).parent
 GEMMA = "gemma-3-270m-q4_k_m.gguf"
 WORDS = 320  # of the small models' vocabulary, with the 256 bytes that llama.cpp looks for
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+COPIES = 7  # of the adapter, each beside the others, to see what one more costs
 BOUND = 2.0  # of Gemma's θ, a hundred times what training begins with
 LIMITS = {"small": 1e-4, "F32": 1e-3, "Q4_K_M": 0.05}
 """How far logits may be off, as a part of the largest. In float32 a hundred roundings of 2^-24 through a few layers are 1e-5, and a q
@@ -139,11 +141,13 @@ def dequantized(source: Path, path: Path) -> Path:
 # The runs
 
 
-def in_llama(folder: Path, model: Path, adapters, tokens, count, top, exact) -> dict:
+def in_llama(folder: Path, model: Path, adapters, tokens, count, top, exact, copies) -> dict:
     """What llama.mjs answers; ``folder`` has node_modules."""
     script, request, answer = (folder / name for name in ("llama.mjs", "request.json", "answer.json"))
     script.write_bytes((HERE / "llama.mjs").read_bytes())  # packages are looked for beside the script
-    asked = {"model": str(model), "adapters": adapters, "tokens": tokens, "count": count, "top": top, "exact": exact}
+    asked = {
+        "model": str(model), "adapters": adapters, "tokens": tokens, "count": count, "top": top, "exact": exact, "copies": copies,
+    }  # fmt: skip
     request.write_text(json.dumps(asked))
     subprocess.run(["node", script.name, request.name, answer.name], cwd=folder, check=True)
     return json.loads(answer.read_text())
@@ -172,7 +176,9 @@ def run(kind, title, folder, node, base, model, tokens, count, top) -> list[list
     """Without the adapter and with it, both in llama.cpp and in PyTorch; ``model`` is adapted already, with θ as it is to be."""
     model.save_adapter(folder / "vec.safetensors")
     report = export_gguf(folder / "vec.safetensors", folder / "adapter.gguf", folder / "base")
-    answer = in_llama(node, base, [None, str(folder / "adapter.gguf")], tokens, count, top, kind != "Q4_K_M")
+    adapter, served = str(folder / "adapter.gguf"), kind == "Q4_K_M"
+    copies = [shutil.copy(adapter, folder / f"copy{n}.gguf") for n in range(COPIES if served else 0)]
+    answer = in_llama(node, base, [None, adapter], tokens, count, top, not served, list(map(str, copies)))
     theta, bare = model.unilora.theta, model.unilora.theta.detach().clone()
     without, with_it = answer["results"]
     row = compared(model, tokens, with_it)
@@ -189,11 +195,15 @@ def run(kind, title, folder, node, base, model, tokens, count, top) -> list[list
             f" {result['step']:.1f} ms a token"
         )
         assert row["off"] < LIMITS[kind] * largest, f"more than {LIMITS[kind]} of the largest"
-        assert kind == "Q4_K_M" or row["same"] == count
+        assert served or row["same"] == count
     print(f"{title}: the adapter moves logits by {moved:.3g}; {(folder / 'vec.safetensors').stat().st_size:,} bytes,")
     print(
         f"    as GGUF {report['bytes']:,}; llama.cpp {answer['llama']}, {', '.join(map(installed, ('gguf', 'torch', 'transformers')))}"
     )
+    if copies:
+        plain, one = answer["costs"]
+        print(f"    another: {one['ms']:.0f} ms to make its context, {plain['ms']:.0f} without it;", end="")
+        print(f" {(one['bytes'] - plain['bytes']) / 2**20:.1f} MiB more than a context without it")
     assert without["tokens"] != with_it["tokens"], "the adapter does not change the text"
     return [without["tokens"], with_it["tokens"]]
 
@@ -218,6 +228,7 @@ def small(node: Path) -> None:
 def real(node: Path) -> None:
     model = gemma(node)
     tokenizer = transformers.AutoTokenizer.from_pretrained(node, gguf_file=GEMMA)
+    tokenizer.save_pretrained(node / "base")  # vllm_server.py measures on this folder
     tokens = tokenizer("The history of the city begins")["input_ids"]
     torch.manual_seed(0)
     attach(model, rank=4, d=2000, targets=LINEAR)

@@ -22,13 +22,18 @@ from export.folders.lora import export_lora
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def adapted(folder: Path):
-    torch.manual_seed(0)
+def small_llama(seed=0):
+    """A random one, whose every weight moves the tokens."""
+    torch.manual_seed(seed)
     config = transformers.LlamaConfig(
         vocab_size=320, hidden_size=128, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
         intermediate_size=192, max_position_embeddings=128, initializer_range=0.1, tie_word_embeddings=False,
     )  # fmt: skip
-    model = transformers.LlamaForCausalLM(config).eval()
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+def adapted(folder: Path):
+    model = small_llama()
     model.save_pretrained(folder / "base")
     attach(model, rank=4, d=500, targets=TARGETS, ranks={"q_proj": 2, "o_proj": 8}, alpha=8, scaling="rslora")
     torch.nn.init.uniform_(model.unilora.theta, -1, 1)

@@ -4,7 +4,8 @@ Bałazy et al., "LoRA-XS: Low-Rank Adaptation with Extremely Small Number of Par
 """
 
 from ..from_base import FromBase
-from ..program import Range, Start
+from ..layer_map import Segment
+from ..program import Range, Start, Value
 
 
 class Xs(FromBase, kind="xs"):
@@ -27,4 +28,8 @@ class Xs(FromBase, kind="xs"):
 
     def factors(self, number, segment):
         A, U = self.frozen_matrices(number, segment)
-        return A, U @ self.range("R", number)
+        return A, U @ self.between(number, segment)
+
+    def between(self, number: int, segment: Segment) -> Value:
+        """R (rank, rank) of the segment with this number in the layer map."""
+        return self.range("R", number)

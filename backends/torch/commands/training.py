@@ -14,6 +14,7 @@ from unilora_spec.places import check_output
 
 from ..settings import BEFORE, PlanSettings, TrainSettings
 from ..training.processes import is_first, launcher
+from ..training.waiting import waiting
 from .app import app, command
 
 CONFIG = "config", Path | None, typer.Option(None, help="YAML file of options.", rich_help_panel="Output")
@@ -31,9 +32,10 @@ def train(config: Path | None, as_json: bool, **options):
     Every option but --json can stand in the YAML file of --config as well; the command line goes before it.
     """
     settings = TrainSettings.from_options(options, config)
-    from accelerate import PartialState
+    with waiting(lambda: "loading transformers"):  # which takes seconds to import; a wrong call is told before
+        from accelerate import PartialState
 
-    from ..training.train import Stopped, train  # transformers takes seconds to import; a wrong call is told at once
+        from ..training.train import Stopped, train
 
     try:
         report = train(settings, progress=True)  # on standard error, also with --json

@@ -1,6 +1,7 @@
 """How the text of a file is encoded: told by its bytes where they leave no doubt, else by --encoding."""
 
 import codecs
+import re
 from pathlib import Path
 
 import charset_normalizer
@@ -42,9 +43,10 @@ def encoding_of(path: Path, name) -> str:
 
 
 def example(path: Path) -> str:
-    """Some of the first line of a text in UTF-8 that is not ASCII alone."""
+    """The first word of a text in UTF-8 that is not ASCII alone."""
     with path.open(encoding="utf-8", newline="") as file:
-        return _around(next(line for line in file if not line.isascii()))
+        line = next(line for line in file if not line.isascii())
+    return next(word for word in re.split(r"[\s,;|\"]+", line) if not word.isascii())
 
 
 def check(path: Path, encoding: str, name) -> None:

@@ -1,6 +1,7 @@
 """The rows of a file or of a data set."""
 
 import codecs
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,9 +48,7 @@ def read(source: str, separator: str | None = None, encoding: str | None = None)
     if is_folder:
         _look_at_folder(path)
     name, *rest = source.split(":", 2)
-    # An archive that was unpacked before is unpacked anew: datasets knows it by its name alone, and it may be another one.
-    options = {"download_config": datasets.DownloadConfig(force_extract=True)} if is_folder else {}
-    return Read(_loaded(source, name, *rest[:-1], split=rest[-1] if rest else "train", **options))
+    return Read(_loaded(source, None, name, *rest[:-1], split=rest[-1] if rest else "train"))
 
 
 def _read_file(path, folder, separator, encoding) -> Read:
@@ -60,6 +59,8 @@ def _read_file(path, folder, separator, encoding) -> Read:
             said.append(f"it is read as {found}, such as {encodings.example(plain)!r}; --encoding says otherwise")
         elif encoding is None and found not in ("utf-8", "utf-8-sig"):
             said.append(f"it is read as {found}")
+    if not plain.stat().st_size:
+        raise UniLoraError(f"{path}: it is empty; give a file with rows")
     look_at(plain, form, path)
     if form == "csv":
         usual = "\t" if path.name.lower().endswith((".tsv", *(f".tsv{end}" for end in ENDS))) else ","
@@ -68,9 +69,11 @@ def _read_file(path, folder, separator, encoding) -> Read:
         said += [f"its separator is the {word}"] * (found != usual and separator is None)
         rows = datasets.Dataset(read_table(plain, found, path))
     elif plain == path:
-        rows = _loaded(path, form, data_files=str(path), split="train")
+        rows = _loaded(path, plain, form, data_files=str(path), split="train")
     else:  # what is made of a copy goes with it
-        rows = _loaded(path, form, data_files=str(plain), split="train", cache_dir=str(folder), keep_in_memory=True)
+        rows = _loaded(
+            path, plain, form, data_files=str(plain), split="train", cache_dir=str(folder), keep_in_memory=True
+        )
     return Read(rows, form == "csv", tuple(f"{path}: {how}" for how in said))
 
 
@@ -108,11 +111,32 @@ def _look_at_folder(path):
                 look_at(plain, form, file)
 
 
-def _loaded(source, *arguments, **options) -> datasets.Dataset:
+def _loaded(source, plain, *arguments, **options) -> datasets.Dataset:
+    """What ``datasets`` makes of ``arguments``; ``plain`` is the file that it reads, where it is one."""
     try:
         return datasets.load_dataset(*arguments, **options)
     except Exception as error:  # datasets lets the errors of every reader beneath it through
-        is_file = "data_files" in options
-        what = "this could not be read" if is_file else "no such file, nor a data set that can be loaded here"
         reason = str(error.__cause__ or error).strip().split("\n")[0]
+        what = "no such file, nor a data set that can be loaded here"
+        if plain is not None:
+            what, reason = "this could not be read", (arguments[0] == "json" and _wrong_json(plain)) or reason
         raise UniLoraError(f"{source}: {what}: {reason}") from error
+
+
+def _wrong_json(path) -> str | None:
+    """The line of the first thing that is no JSON, and why. pyarrow counts rows from 0, and anew in each block of a file."""
+    with path.open(encoding="utf-8") as file:
+        if file.read(1) == "[":
+            file.seek(0)
+            return _wrong(file.read(), 1)
+        file.seek(0)
+        return next(
+            (wrong for number, line in enumerate(file, 1) if line.strip() and (wrong := _wrong(line, number))), None
+        )
+
+
+def _wrong(text, line) -> str | None:
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return f"line {line + error.lineno - 1}: {error.msg}"

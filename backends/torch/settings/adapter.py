@@ -8,11 +8,13 @@ from unilora_spec.projection import KINDS
 
 from .options import (
     BEFORE,
+    DTYPES,
     DURING,
     NAMES,
     OPTIONS,
     PLANNERS,
     PROXIES,
+    QUANTIZED,
     RANKS,
     TEXT,
     listed,
@@ -23,8 +25,6 @@ from .options import (
 )
 from .settings import Settings
 
-DIM = 5760  # for MiniLM's query and value at rank 4, whose D is 36,864
-
 
 @dataclass
 class AdapterSettings(Settings):
@@ -34,10 +34,24 @@ class AdapterSettings(Settings):
     """
 
     base: str = option("Data and task", TEXT, "Base model: a folder, or an id of the Hugging Face Hub.")
+    dtype: str = option(
+        "Data and task",
+        one_of(*DTYPES),
+        "What the frozen base is held and computed in; the vector and its gradient stay float32. auto: as it is saved, but float32 on "
+        "a CPU that has no arithmetic for that. float16 has no scaling of the loss.",
+        DTYPES[0],
+    )
+    quantize: str | None = option(
+        "Data and task",
+        one_of(*QUANTIZED),
+        "Hold the base's linear layers in fewer bits: nf4 or int8 by bitsandbytes, torchao-int4 or torchao-int8 by torchao, which have "
+        "to be installed.",
+    )
     targets: tuple[str, ...] | None = option(
         "Adapter",
         NAMES,
-        "Modules to adapt: ends of their names, regular expressions, or all-linear; by default those of the model's type.",
+        "Modules to adapt: ends of their names, regular expressions, or all-linear; by default those of the model's type, "
+        "and for a causal-lm all-linear.",
     )
     exclude: tuple[str, ...] = option("Adapter", NAMES, "What of the targets is left out, by the same patterns.", ())
     rank: int = option(
@@ -54,7 +68,9 @@ class AdapterSettings(Settings):
     )
     proxy: str = option("Adapter", one_of(*PROXIES), f"What hetero scores a target by: {listed(PROXIES)}.", PROXIES[0])
     dim: int | None = option(
-        "Adapter", whole(1), f"Length d of the trained vector; to train, {DIM} by default; of some kinds it follows."
+        "Adapter",
+        whole(1),
+        "Length d of the trained vector; to train, by default by task and D; of some kinds it follows.",
     )
     seed: int = option("Adapter", whole(0), "Gives the projection, the start and the order of the data.", 0)
     alpha: float | None = option(

@@ -57,6 +57,11 @@ class DataSettings(Settings):
         "Data and task", ENCODING, "Encoding of a file of text, such as cp1252; by default it is found."
     )
     task: str = option("Data and task", one_of(*TASKS), f"{listed(TASKS)}.", TASKS[0])
+    metric: str | None = option(
+        "Data and task",
+        TEXT,
+        "What of the held-out metrics is to become best, for --patience and --sweep: matthews or macro_f1 in place of accuracy.",
+    )
     where: tuple[str, str] | None = option("Data and task", CONDITION, "COLUMN=VALUE: take only the rows that have it.")
     eval: str | None = option("Data and task", TEXT, "Held-out data, given as --data is, in place of --holdout.")
     holdout: float = option(

@@ -15,6 +15,15 @@ BEFORE = tuple(TEXTS)
 DURING = ("beam", "dora")  # those that move ranks while it trains
 PLANNERS = ("uniform", *BEFORE, *DURING)
 PROXIES = ("grad-norm", "snip", "synflow")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZED = ("nf4", "int8", "torchao-int4", "torchao-int8")
+SCHEDULES = (
+    "linear",
+    "cosine",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)  # those of transformers that need no more
 
 
 # Each converter takes what a command line or a YAML file can hold; _as turns its refusal into what to give instead.
@@ -78,6 +87,13 @@ def _names(value) -> tuple[str, ...]:
     return names
 
 
+def _rates(value) -> tuple[float, ...]:
+    rates = tuple(map(number(0), value.split(",") if isinstance(value, str) else value))
+    if len(rates) < 2:
+        raise ValueError
+    return rates
+
+
 def _pairs(value) -> list[tuple[str, str]]:
     if isinstance(value, str):
         value = (pair.split("=", 1) for pair in value.split(","))
@@ -123,6 +139,7 @@ def _encoding(value) -> str:
 TEXT, FLAG, PATH = _as("a text", _text), _as("true or false", _flag), _as("a path", lambda value: Path(_text(value)))
 NAMES = _as("names with commas between them", _names)
 RANKS = _as(f"{listed(PLANNERS)}, or pairs such as query=8,value=2", _ranks)
+RATES = _as("two numbers from 0 or more, such as 1e-3,3e-3,1e-2", _rates)
 OPTIONS = _as("pairs such as length=128,bank=90", _options)
 CONDITION = _as("COLUMN=VALUE", _condition)
 SEPARATOR = _as(f"{listed(tuple(SEPARATORS))}, or a character", _separator)

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unilora_spec import UniLoraError
-from unilora_spec.projection import kind_named
 
-from .adapter import DIM, AdapterSettings
+from .adapter import AdapterSettings
 from .data import DataSettings
 from .options import (
     BEFORE,
@@ -14,6 +13,8 @@ from .options import (
     FLAG,
     NAMES,
     PATH,
+    RATES,
+    SCHEDULES,
     flag,
     number,
     one_of,
@@ -36,6 +37,8 @@ class PlanSettings(DataSettings, AdapterSettings):
                 f"--ranks {self.ranks} looks at the base while it reads texts; give --data, and --text and --label where the "
                 "columns have other names"
             )
+        if self.ranks == "gelora" and self.packing:
+            raise UniLoraError("--ranks gelora looks at rows one by one; leave --packing out, or --ranks")
 
 
 @dataclass
@@ -53,7 +56,19 @@ class TrainSettings(PlanSettings):
     )
 
     epochs: float = option("Training", number(0.0), "Times through the data.", 1.0)
-    lr: float = option("Training", number(0), "Learning rate of the vector.", 1e-2)
+    max_steps: int | None = option(
+        "Training",
+        whole(1),
+        "So many steps in place of --epochs, however often that goes through the data; of a chain, of all links.",
+    )
+    lr: float | None = option(
+        "Training", number(0), "Learning rate of the vector; by default by task, kind, D / d and the base's size."
+    )
+    sweep: tuple[float, ...] | None = option(
+        "Training",
+        RATES,
+        "Try these learning rates of the vector, each on a tenth of the rows, and train with the best on held-out rows.",
+    )
     head_lr: float = option("Training", number(0), "Learning rate of what is trained in full.", 2e-3)
     weight_decay: float = option("Training", number(0), "Weight decay, as AdamW's.", 0.0)
     optimizer: str = option(
@@ -65,7 +80,25 @@ class TrainSettings(PlanSettings):
     noise: float = option(
         "Training", number(0), "Flat-LoRA's noise on the adapted weights: 0.05 is the paper's for text.", 0.0
     )
+    schedule: str = option(
+        "Training",
+        one_of(*SCHEDULES),
+        "How the learning rates go on after the rise, by transformers' names; of constant there is no rise.",
+        SCHEDULES[0],
+    )
     warmup: float = option("Training", number(0, 1), "Share of the steps in which the learning rates rise.", 0.06)
+    dropout: float | None = option(
+        "Training",
+        number(0, 1),
+        "Dropout of the base while it is trained: what its config.json has as probabilities is set to this; by default it is as there. "
+        "The adapter has none of its own.",
+    )
+    clip: float = option(
+        "Training",
+        number(0),
+        "Gradients of a norm above this, of all parameters together, are scaled down to it; 0: never.",
+        1.0,
+    )
     eval_steps: int | None = option(
         "Training", whole(1), "Evaluate and write a checkpoint every so many steps; by default after each epoch."
     )
@@ -97,8 +130,6 @@ class TrainSettings(PlanSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.dim is None and kind_named(self.kind).d_is_free:
-            self.dim = DIM
         if self.data is None:
             raise UniLoraError("--data is missing; give it in the call or in the --config file")
         if (self.output is None) != self.head_only:
@@ -119,8 +150,13 @@ class TrainSettings(PlanSettings):
             )
         if self.epochs == 0:
             raise UniLoraError("--epochs is 0; give a number above it")
-        if self.patience and not (self.holdout or self.eval):
-            raise UniLoraError("--patience needs held-out data; give --eval or --holdout")
+        for name in ("patience", "sweep"):
+            if getattr(self, name) and not (self.holdout or self.eval):
+                raise UniLoraError(f"--{name} needs held-out data; give --eval or --holdout")
+        if self.sweep and (self.lr is not None or self.head_only):
+            raise UniLoraError(
+                f"--sweep chooses the learning rate of a vector; leave {'--head-only' if self.head_only else '--lr'} out"
+            )
         if self.kind == "chain":
             for name, why in (
                 ("head_only", "trains no adapter"),
@@ -135,5 +171,12 @@ class TrainSettings(PlanSettings):
                 raise UniLoraError(
                     f"--optimizer {self.optimizer} steps all links of a chain at once; leave one of them out"
                 )
+            if self.schedule != SCHEDULES[0]:
+                raise UniLoraError(
+                    f"--schedule {self.schedule} goes through all steps once, and each link of a chain has a rise and a fall of its "
+                    "own; leave one of them out"
+                )
+        if self.bf16 and self.dtype == "float16":
+            raise UniLoraError("--bf16 computes in bfloat16, and --dtype is float16; leave one of them out")
         if self.resume and self.overwrite:
             raise UniLoraError("--resume goes on and --overwrite starts anew; give one of them")

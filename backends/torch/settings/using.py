@@ -6,7 +6,7 @@ from pathlib import Path
 from unilora_spec import UniLoraError
 
 from .data import DataSettings
-from .options import FLAG, PATH, TEXT, hidden, listed, number, one_of, option, whole
+from .options import DTYPES, FLAG, PATH, QUANTIZED, TEXT, hidden, listed, number, one_of, option, whole
 from .settings import Settings
 
 ANSWERS = ("whole", "last-number", "boxed", "choice")
@@ -25,6 +25,17 @@ class UseSettings(Settings):
         "Adapter",
         TEXT,
         "Base model: a folder, or an id of the Hugging Face Hub; by default the folder that the adapter names.",
+    )
+    dtype: str = option(
+        "Adapter",
+        one_of(*DTYPES),
+        "What the base is held and computed in, as of train. auto: as it is saved, but float32 on a CPU that has no arithmetic for that.",
+        DTYPES[0],
+    )
+    quantize: str | None = option(
+        "Adapter",
+        one_of(*QUANTIZED),
+        "Hold the base's linear layers in fewer bits, as of train: nf4, int8, torchao-int4 or torchao-int8.",
     )
     seed = 0  # what the base has no values for is drawn, and then taken from the adapter
 

@@ -133,8 +133,26 @@ class Classification(Labelled):
         for label in np.union1d(predicted, true):
             hits = np.sum((predicted == label) & (true == label))
             f1.append(2 * hits / (np.sum(predicted == label) + np.sum(true == label)))
-        loss = float(losses.mean(dtype=np.float64))
-        return {"loss": loss, "accuracy": float(np.mean(predicted == true)), "macro_f1": float(np.mean(f1))}
+        return {
+            "loss": float(losses.mean(dtype=np.float64)),
+            "accuracy": float(np.mean(predicted == true)),
+            "macro_f1": float(np.mean(f1)),
+            "matthews": matthews(predicted, true),
+        }
+
+
+def matthews(predicted: np.ndarray, true: np.ndarray) -> float:
+    """The correlation of Matthews, for any number of classes (Gorodkin 2004); 0 where one of the two is all of one class.
+
+    >>> matthews(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]))
+    0.5773502691896258
+    """
+    classes = np.union1d(predicted, true)
+    of_predicted = np.array([np.sum(predicted == label) for label in classes], np.float64)
+    of_true = np.array([np.sum(true == label) for label in classes], np.float64)
+    covariance = np.sum(predicted == true) * len(true) - of_predicted @ of_true
+    spread = (len(true) ** 2 - of_predicted @ of_predicted) * (len(true) ** 2 - of_true @ of_true)
+    return float(covariance / np.sqrt(spread)) if spread else 0.0
 
 
 class Regression(Labelled):

@@ -4,6 +4,7 @@ import contextlib
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,12 +16,12 @@ from .tokenized import NOT_LEARNED, Tokenized
 
 
 class Losses(NamedTuple):
-    """The loss of each token that has a label, float32 (n,), whether it is the likeliest, bool (n,), and where each is in its batch:
-    ``places`` is bool (batch, length)."""
+    """The loss of each token that has a label, float32 (n,), and where each is in its batch: ``places`` is bool (batch, length).
+    ``likeliest`` is whether it is the likeliest, bool (n,); None in training, which does not ask."""
 
     values: Tensor
-    likeliest: Tensor
     places: Tensor
+    likeliest: Tensor | None
 
 
 class LanguageModel(Tokenized):
@@ -60,7 +61,8 @@ class LanguageModel(Tokenized):
         loss = values.sum() / max(1, len(values))
         if getattr(outputs, "aux_loss", None) is not None:
             loss = loss + _share_of_routers(base) * outputs.aux_loss
-        return loss, Losses(values, logits[0].argmax(-1) == labels[places], places)
+        likeliest = None if torch.is_grad_enabled() else logits[0].argmax(-1) == labels[places]
+        return loss, Losses(values, places, likeliest)
 
     def measure(self, outputs, batch):
         """Of each text the summed loss, the number of tokens that were the likeliest, and of all: float32 (batch,) each."""

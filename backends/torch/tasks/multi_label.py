@@ -37,7 +37,9 @@ class MultiLabel(Labelled):
         cells = {cell: self._split(cell) for cell in (*own, *others)}
         column, names = self.settings.label, source.names(self.settings.label)
         if count := _bits_in(cells.values(), names):
-            known = self.base_labels if len(self.base_labels) == count else map(str, range(count))
+            known = (
+                self.base_labels if len(self.base_labels) == count and not self._nameless() else map(str, range(count))
+            )
             self.labels = tuple(names or known)
             self.numbers = {
                 cell: tuple(number for number, bit in enumerate(each) if _BITS[bit]) for cell, each in cells.items()
@@ -55,6 +57,10 @@ class MultiLabel(Labelled):
         """Whether the cells of a source are lists of 0 and 1, one for each of ``base_labels``."""
         cells = [cell if isinstance(cell, tuple) else (cell,) for cell in source.first()]
         return _bits_in(cells, source.names(self.settings.label)) == len(self.base_labels)
+
+    def _nameless(self):
+        """Whether the base's labels are those that transformers makes up."""
+        return self.base_labels == tuple(f"LABEL_{number}" for number in range(len(self.base_labels)))
 
     def _found_separator(self, where, name):
         found = {between: cell for cell in where if isinstance(cell, str) for between in BETWEEN if between in cell}

@@ -16,6 +16,8 @@ from ..rows.refusals import LeftOut, WrongCell
 from ..rows.split import Data, Source
 from ..settings import DataSettings
 
+SMALLER_IS_BETTER = ("loss", "mse", "perplexity")  # of the metrics of all tasks
+
 
 class Predicted(NamedTuple):
     """What a model with a head says of a row.
@@ -35,7 +37,7 @@ class Task:
 
     One object serves one run. It learns the classes from the rows (``learn``), and of a model what it can read (``read_by``).
 
-    ``main``              the metric that early stopping goes by
+    ``main``              the metric that early stopping goes by, or the one that the settings name
     ``larger_is_better``  how it goes by it
     ``model_class``       transformers' class of a base with the head that the task needs
     ``labels``            the classes' names in the order of their numbers; None for tasks without classes
@@ -51,6 +53,8 @@ class Task:
 
     def __init__(self, settings: DataSettings, base_labels: Sequence[str] = ()):
         self.settings, self.base_labels, self.counts = settings, tuple(base_labels), {}
+        if settings.metric:
+            self.main, self.larger_is_better = settings.metric, settings.metric not in SMALLER_IS_BETTER
 
     # Of rows
 

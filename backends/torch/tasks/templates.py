@@ -5,10 +5,15 @@
     template.prompt("3 plus 4 =")                                   # the same of a text
     template.example(Example("3 plus 4 =", " 7"))                   # token ids, and which of them are the answer
 
-A template is a Jinja program that may come with a base; transformers runs it in a sandbox, without files or Python.
+A template is a Jinja program that may come with a base; transformers runs it in a sandbox, without files or Python, and here it has
+``SECONDS`` for a conversation.
 """
 
+import contextlib
 import re
+import signal
+import threading
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +26,7 @@ from unilora_spec.documents import read_bytes
 from ..rows.forms import Example, Instruction
 
 MOST_TEMPLATE = 2**20  # bytes; the longest of models are some tens of thousands
+SECONDS = 5  # of computing, for what takes a thousandth
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # marks what the assistant writes
 
 
@@ -118,17 +124,21 @@ class Template:
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
     def _tokens(self, parts):
-        """The tokens of texts one behind the other, and whether each is of an answer."""
+        """The tokens of texts one behind the other, and whether each is of an answer.
+
+        They are those of the whole text where each beginning of it is a beginning of its tokens, else those of its parts. Most often
+        the two are the same, which is far sooner looked at than each beginning of a long conversation.
+        """
         parts = [(text, answer) for text, answer in parts if text]
-        ends = ["".join(text for text, _ in parts[: number + 1]) for number in range(len(parts))]
-        *before, whole = self._ids(ends)
-        if all(whole[: len(ids)] == ids for ids in before):
-            lengths = [len(ids) for ids in (*before, whole)]
-            pieces = [whole[start:end] for start, end in zip([0, *lengths], lengths)]
-        else:
-            pieces = self._ids([text for text, _ in parts])
+        texts = [text for text, _ in parts]
+        whole, *pieces = self._ids(["".join(texts), *texts])
+        if list(chain(*pieces)) != whole:
+            beginnings = self._ids(["".join(texts[:number]) for number in range(1, len(texts))])
+            if all(whole[: len(ids)] == ids for ids in beginnings):
+                ends = [*map(len, beginnings), len(whole)]
+                pieces = [whole[start:end] for start, end in zip([0, *ends], ends)]
         answers = [answer for piece, (_, answer) in zip(pieces, parts) for _ in piece]
-        return [token for piece in pieces for token in piece], answers
+        return list(chain(*pieces)), answers
 
     def _parts(self, messages, first):
         """The text of a conversation in parts, and whether each is an answer; those of messages before ``first`` are not."""
@@ -174,7 +184,8 @@ class Template:
             )
         special = self.tokenizer.special_tokens_map
         try:
-            return render_jinja_template([messages], chat_template=self.jinja, **special, **options)
+            with _at_most(SECONDS):
+                return render_jinja_template([messages], chat_template=self.jinja, **special, **options)
         except Exception as error:  # a template is a program, and may raise what it likes
             roles = ", ".join(message["role"] for message in messages)
             reason = str(error).strip().split("\n")[0]
@@ -182,6 +193,25 @@ class Template:
                 f"the chat template refuses a conversation of {roles or 'no message'}: {reason:.200}; change such rows, or give "
                 "--chat-template another file of Jinja"
             ) from error
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float):
+    """Ends a block that computes for longer in Python, by ``TimeoutError``; in the main thread, where there are such signals."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGVTALRM"):
+        yield
+        return
+
+    def end(number, frame):
+        raise TimeoutError(f"it takes more than {seconds} seconds")
+
+    before = signal.signal(signal.SIGVTALRM, end)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _read(path: Path) -> str:

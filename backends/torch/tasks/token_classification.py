@@ -61,6 +61,9 @@ class TokenClassification(Task):
     def lengths(self, rows):
         return [sum(map(len, words)) + len(words) for words in rows[self.words]]
 
+    def texts(self, rows):
+        return [(" ".join(words),) for words in rows[self.words]]
+
     def learn(self, source, held_out):
         """Classes that are the base's own keep the base's order. Tags of ``held_out`` have to be classes of ``source``.
 
@@ -71,7 +74,7 @@ class TokenClassification(Task):
             raise UniLoraError(f"{source.name}: {self.tags} has the one value {names[0]!r}; classification needs two")
         self.labels = classes.in_order(names, self.base_labels)
         self.numbers = {value: self.labels.index(name) for value, name in named.items()}
-        if self._has_entities():
+        if self._has_entities() and not self.settings.metric:
             self.main = "f1"
 
     def _has_entities(self):
@@ -109,9 +112,6 @@ class TokenClassification(Task):
         words = row[self.words]
         if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
             raise LeftOut("words")
-
-    def texts(self, rows):
-        return list(map(tuple, rows[self.words]))
 
     def batch(self, rows):
         inputs, pieces = self._encoded(rows)

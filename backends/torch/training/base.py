@@ -1,6 +1,7 @@
 """The base model of a training run, its tokenizer and its data, loaded without a word on the terminal."""
 
 import contextlib
+import sys
 from pathlib import Path
 
 import datasets
@@ -9,21 +10,27 @@ from transformers import AutoTokenizer, PreTrainedConfig
 
 from unilora_spec import UniLoraError
 from unilora_spec.base_model import look_at_base
+from unilora_spec.command import printable
 
 from ..settings import PlanSettings
 from ..tasks import Task, rows_and_task
+from .precision import keep_for_training, loading
 from .strangers import NO_CODE, WEIGHTS, config_of, reason
+from .waiting import waiting
 
 
-def prepare(settings: PlanSettings, progress: bool = False):
-    """(model, names of the parameters that the base lacked, data, task) of a run; with ``progress``, how far the rows are is shown.
+def prepare(settings: PlanSettings, progress: bool = False, dropout: float | None = None):
+    """(model, names of the parameters that the base lacked, data, task) of a run; with ``progress``, what is being done is shown.
 
-    The parameters that are lacking are the head's; they start as ``settings.seed`` says. Raises ``UniLoraError`` where
-    base or data are wrong.
+    The parameters that are lacking are the head's; they start as ``settings.seed`` says. ``dropout`` is the
+    base's in place of those of its config. Raises ``UniLoraError`` where base or data are wrong.
     """
     config = config_at(settings.base)
-    rows, task = rows_and_task(settings, labels_in(config))
-    model, new = loaded(settings, config, task)
+    if dropout is not None and not _set_dropout(config, dropout):
+        raise UniLoraError(f"{settings.base}: its config.json has no dropout; leave --dropout out")
+    with waiting(lambda: f"reading {settings.data}") if progress else contextlib.nullcontext():
+        rows, task = rows_and_task(settings, labels_in(config))
+    model, new = loaded(settings, config, task, progress)
     return model, new, task.ready(rows, progress), task
 
 
@@ -39,17 +46,21 @@ def labels_in(config: PreTrainedConfig) -> list[str]:
     return [name for _, name in sorted((config.id2label or {}).items())]
 
 
-def loaded(settings, config: PreTrainedConfig, task: Task):
+def loaded(settings, config: PreTrainedConfig, task: Task, progress: bool = False):
     """(model, names of the parameters that the base lacked) of a run whose ``task`` has its classes; ``task`` reads for it from here on.
 
-    ``settings`` say the base and the seed. Raises ``UniLoraError`` where the base is wrong.
+    ``settings`` say the base, how it is held and the seed. Raises ``UniLoraError`` where the base is wrong.
     """
+    held_in, said = loading(settings, config)
     tokenizer = _from_base(AutoTokenizer.from_pretrained, settings.base, **NO_CODE)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where there is none
         raise UniLoraError(f"{settings.base}: it has no tokenizer; put the model's tokenizer files beside its weights")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model, new = _base_model(settings, config, task, tokenizer)
+    if said and progress:
+        print(printable(said), file=sys.stderr, flush=True)
+    with waiting(lambda: f"loading {settings.base}") if progress else contextlib.nullcontext():
+        model, new = _base_model(settings, config, task, tokenizer, held_in)
     task.read_by(model, tokenizer)
     return model, new
 
@@ -85,7 +96,18 @@ def _from_base(load, base, **options):
         raise UniLoraError(f"{base}: no such folder, nor a base model of that id to be had: {reason(error)}") from error
 
 
-def _base_model(settings, config, task, tokenizer):
+def _set_dropout(config, probability) -> int:
+    """Sets each probability of dropout in a configuration and those within it; how many there are. A layer that is left out as a whole
+    (layerdrop, drop_path) is another thing."""
+    named = [name for name in vars(config) if "dropout" in name or name.endswith("pdrop")]
+    names = [name for name in named if isinstance(getattr(config, name), float | int)]
+    for name in names:
+        setattr(config, name, probability)
+    inner = [value for value in vars(config).values() if isinstance(value, PreTrainedConfig)]
+    return len(names) + sum(_set_dropout(each, probability) for each in inner)
+
+
+def _base_model(settings, config, task, tokenizer, held_in):
     """The base with a head for the task, and the names of the parameters that it lacked: the head's."""
     transformers.set_seed(settings.seed % 2**32)  # the new head's start; NumPy's seeds end at 2^32
     task.configure(config)
@@ -97,8 +119,10 @@ def _base_model(settings, config, task, tokenizer):
         config=config,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
+        **held_in,
         **WEIGHTS,
     )
+    keep_for_training(model)
     new = set(found["missing_keys"]) | {name for name, *_ in found["mismatched_keys"]}
     parameters = dict(model.named_parameters())
     new = [name for name in parameters if name in new]

@@ -21,7 +21,7 @@ class Links(TrainerCallback):
         links = self.unilora.projection.links
         if state.max_steps < links:
             raise UniLoraError(
-                f"--epochs makes {state.max_steps} steps for {links} links; give more of them, or fewer --links"
+                f"there are {state.max_steps} steps for {links} links; give more --epochs or --max-steps, or fewer --links"
             )
         self.first = [-(-state.max_steps * link // links) for link in range(links + 1)]  # step of each, and the end
 

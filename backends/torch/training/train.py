@@ -26,9 +26,11 @@ from ..using.card import card_beside, card_of, check_card, is_free
 from .base import prepare, quiet
 from .chain import Links
 from .checkpoints import STATE, Checkpoints, Interruption, Stopped
+from .defaults import completed, with_targets
 from .processes import is_first
-from .progress import Progress
+from .progress import Progress, show
 from .sample import sample
+from .sweep import swept
 from .trainer import WEIGHTS, make_trainer
 
 __all__ = ["Stopped", "TrainSettings", "train"]
@@ -46,15 +48,24 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     started = time.monotonic()
     _check_output(settings)
     checkpoints = Checkpoints(settings) if settings.output else None
+    tried = None
+    if settings.resume and checkpoints.last():
+        settings = replace(settings, sweep=None)  # the checkpoint has the rate that was chosen
+    if settings.sweep:
+        say = show if progress and is_first() else lambda line: None
+        settings, tried = swept(settings, lambda trial: train(trial, progress), say)
     with quiet(), _deterministic(), contextlib.ExitStack() as stack:
-        model, new, rows, task = prepare(settings, progress and is_first())
-        size = sum(parameter.numel() for parameter in model.parameters())
+        model, new, rows, task = prepare(settings, progress and is_first(), settings.dropout)
+        size, dtype = sum(parameter.numel() for parameter in model.parameters()), model.dtype
         looked_at = sample(task, rows, progress and is_first()) if settings.ranks in BEFORE else ()
+        settings = with_targets(settings)
         layer_map, ranks = ranked(model, settings, looked_at)
+        settings, taken = completed(settings, layer_map.D, size)
         shown = stack.enter_context(Progress(task.main)) if progress and is_first() else None
         _attached(model, settings, layer_map, new, **({"progress": shown.on_weight} if shown else {}))
         if shown:
-            for line in (_announcement(settings, rows, task), *rows.said):
+            by_default = f"by default: {', '.join(taken)} (docs/language-models.md says why)"
+            for line in (_announcement(settings, rows, task), *rows.said, *([by_default] if taken else [])):
                 shown.say(line)
         if checkpoints and is_first():
             stack.callback(checkpoints.clear_unless_any)
@@ -70,7 +81,12 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
             trainer.add_callback(mover)
         if shown:
             trainer.add_callback(shown)
+        if shown and rows.held_out:
+            shown.at("held-out batch", 0, len(trainer.get_eval_dataloader()))
         before = trainer.evaluate() if rows.held_out else {}
+        if settings.metric and settings.metric not in _held_out(before):
+            there = ", ".join(_held_out(before)) or "none, as no rows are held out"
+            raise UniLoraError(f"--metric is {settings.metric!r:.60}; of {settings.task} there are {there}")
         with Interruption(checkpoints, shown.say if shown else lambda line: None) as interruption:
             trainer.add_callback(interruption)
             after = _run(trainer, model, settings, checkpoints)
@@ -85,13 +101,21 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         }
         | task.counts,
         "parameters": _counted(model, size),
+        "dtype": str(dtype).removeprefix("torch."),
         "P": {"storage": model.unilora.storage.name, "bytes": model.unilora.storage.nbytes},
         "steps": trainer.state.global_step,
+        "adapter": {
+            "targets": list(settings.targets or ()),
+            "d": model.unilora.projection.d,
+            "lr": trainer.optimizer.param_groups[0]["initial_lr"],
+        },
         "before": _held_out(before),
         "after": _held_out(after),
     }
     if ranks:
         report["ranks"] = ranks
+    if tried:
+        report["sweep"] = tried
     if checkpoints:
         trainer.accelerator.wait_for_everyone()  # nobody reads a checkpoint any more
         if is_first():

@@ -66,8 +66,6 @@ class _Trainer(Trainer):
             waits = number == len(inputs)
             with contextlib.nullcontext() if waits else self.accelerator.no_sync(model):
                 losses.append(super().training_step(model, batch))
-            if not waits:
-                self.control = self.callback_handler.on_substep_end(self.args, self.state, self.control)
         return sum(losses)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -116,9 +114,10 @@ class _Finite(TrainerCallback):
     """Ends a run whose loss is no number any more: nothing comes after it."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not math.isfinite(logs.get("loss", 0.0)):
+        loss = logs.get("loss", logs.get("train_loss", 0.0))  # of the last steps, and at the end of all
+        if not math.isfinite(loss):
             raise WorkFailed(
-                f"the loss is {logs['loss']} at step {state.global_step}; give --overwrite and a lower --lr or --head-lr"
+                f"the loss is {loss} at step {state.global_step}; give --overwrite and a lower --lr or --head-lr"
             )
 
 
@@ -140,7 +139,10 @@ def make_trainer(model, groups, settings, rows, task, folder) -> Trainer:
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup,
+        max_grad_norm=settings.clip,
         seed=settings.seed % 2**32,
         bf16=settings.bf16,
         use_cpu=not torch.accelerator.is_available(),  # else bf16 is refused there
@@ -169,6 +171,8 @@ def make_trainer(model, groups, settings, rows, task, folder) -> Trainer:
     own = math.ceil(settings.batch_size / arguments.world_size)
     own = min(own, settings.micro_batch or own)
     arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = own
+    # A quantized base is refused by a Trainer unless an adapter is on it, of which it knows PEFT's alone.
+    model._hf_peft_config_loaded = True
     trainer = _Trainer(
         model,
         arguments,
@@ -180,6 +184,7 @@ def make_trainer(model, groups, settings, rows, task, folder) -> Trainer:
         task=task,
         sampler=LikeLengths(task.lengths(rows.train), settings.batch_size, arguments.seed),
     )
+    del model._hf_peft_config_loaded
     trainer.remove_callback(PrinterCallback)
     # Here, as an evaluation before the training would prepare the model without DDP, and the training leave it so.
     trainer.model_wrapped = trainer.accelerator.prepare_model(model)

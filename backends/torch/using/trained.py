@@ -88,7 +88,7 @@ def load_trained(settings: UseSettings, outputs: Mapping[str, Path | None], prog
     task = TASKS[name](settings.rows_for(name), _as_in_rows(labels))
     if name not in WITHOUT_CLASSES:
         task.labels = task.base_labels
-    model, new = loaded(settings, config, task)
+    model, new = loaded(settings, config, task, progress)
     if type(model).__name__ != adapter.base.architecture:
         raise BaseMismatch(
             f"{settings.adapter}: it was trained on a {adapter.base.architecture}, and {settings.base} holds a"

@@ -13,6 +13,7 @@ and either ``index(p, segments)``, the columns of all rows, for a kind with one 
 where that is not 6.4, or
 
 ``EXACT``                         whether every entry has the same bits everywhere
+``summed(p, segments)``           where that is not the largest rank: how many numbers are summed for an entry, where bits are not fixed
 ``start(p, segments)``            θ as training begins
 ``theta_D(p, segments, theta, number)``   all of θ_D, where ``number`` makes one of a float and + - * are its own
 

@@ -1,0 +1,73 @@
+"""What a run takes where its user names nothing: targets, d and learning rates, by what the paper and the comparison here found to work.
+
+| evidence | D / d | learning rate of θ | what an entry of θ_D moves in a step of Adam's: rate / √(D / d) |
+|---|---|---|---|
+| MiniLM, 23 M, query and value (docs/comparison.md) | 6.4 | 1e-2 to 3e-2 | 4e-3 to 1.2e-2 |
+| RoBERTa base, 125 M, query and value (the authors' scripts) | 6.4 | 5e-3 | 2e-3 |
+| RoBERTa large, 355 M, query and value (the authors' scripts) | 17 | 5e-3 | 1.2e-3 |
+| ViT base and large, query and value (the authors' scripts) | 2, 2.7 | 1e-2 | 7e-3 |
+| Gemma 7B and Mistral 7B, all linear maps (the authors' scripts) | 24, 20 | 2e-3 | 4e-4 |
+
+P is isometric, so that a step of Adam's moves each entry of θ_D by the rate over √(D / d): one rate of the entries serves every d, and
+``identity``, which is LoRA, has d = D.
+"""
+
+import math
+from dataclasses import replace
+
+from unilora_spec.projection import kind_named
+
+from ..settings import AdapterSettings, DataSettings, TrainSettings
+
+ALL_LINEAR = ("all-linear",)
+TEXT_SHARE, TEXT_MOST = 6.4, 23_040  # D / d, and the largest d, of the authors' RoBERTa
+IMAGE_SHARE = 2.0  # of the authors' ViT
+LANGUAGE_SHARE = 16  # at most: d is the power of two below, which is the authors' 2^19 for 7B
+GATHERS = ("balanced", "uniform", "layerwise", "nonuniform", "fastfood", "chain", "identity")
+"""The kinds whose rates follow from those of the entries of θ_D."""
+
+
+def with_targets(settings: AdapterSettings) -> AdapterSettings:
+    """``settings`` with targets for a causal language model, all linear maps, as the authors have it. Other tasks take the model type's."""
+    language = isinstance(settings, DataSettings) and settings.task == "causal-lm"
+    return replace(settings, targets=ALL_LINEAR) if language and settings.targets is None else settings
+
+
+def completed(settings: TrainSettings, D: int, parameters: int) -> tuple[TrainSettings, list[str]]:
+    """``settings`` with a d and learning rates, and a few words for each that was not given.
+
+    ``D`` is the length of θ_D, ``parameters`` the number of the base's.
+    """
+    given, said = {}, [f"--targets {','.join(settings.targets)}"] if settings.targets == ALL_LINEAR else []
+    free = kind_named(settings.kind).d_is_free
+    if settings.dim is None and free:
+        given["dim"] = dim_of(settings.task, D)
+        said.append(f"--dim {given['dim']}")
+    if settings.lr is None:
+        d = settings.dim or given.get("dim") or D
+        given["lr"] = rate_of(settings.task, settings.kind, D / d, parameters)
+        said.append(f"--lr {given['lr']:g}")
+    return replace(settings, **given), said
+
+
+def dim_of(task: str, D: int) -> int:
+    """The d of a run on a θ_D of ``D`` entries, where the user names none."""
+    if task in ("causal-lm", "seq2seq"):
+        return 2 ** max(0, math.floor(math.log2(max(D / LANGUAGE_SHARE, 1))))
+    if task == "image-classification":
+        return max(1, round(D / IMAGE_SHARE))
+    return max(1, min(round(D / TEXT_SHARE), TEXT_MOST))
+
+
+def rate_of(task: str, kind: str, share: float, parameters: int) -> float:
+    """The learning rate of θ, with two digits, for a ``share`` of D / d."""
+    language = task in ("causal-lm", "seq2seq")
+    if kind not in GATHERS:  # of other kinds θ's entries are no entries of θ_D; docs/comparison.md has what was found
+        return 2e-3 if language else 1e-2
+    if language:
+        of_entries = 4e-4
+    elif task == "image-classification":
+        of_entries = 7e-3
+    else:
+        of_entries = 4e-3 if parameters < 50e6 else 2e-3 if parameters < 200e6 else 1.2e-3
+    return float(f"{of_entries * math.sqrt(share):.1e}")

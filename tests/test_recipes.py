@@ -1,0 +1,108 @@
+"""The authors' experiments under recipes/: each file of options is whole, and trains a tiny stand-in of its base on rows of its form."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
+
+from test_train import base, gpt2  # noqa: F401
+
+from backends.torch.settings import TrainSettings
+from backends.torch.settings.file import read_config
+from backends.torch.training.train import train
+from unilora_spec import load_adapter
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+NAMES = [str(path.relative_to(RECIPES)) for path in sorted(RECIPES.rglob("*.yaml")) if "evaluate" not in path.name]
+TINY = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
+    "max_position_embeddings": 640,
+}  # fmt: skip
+
+
+def recipe(name) -> dict:
+    return read_config(RECIPES / name, list(TrainSettings.__dataclass_fields__))
+
+
+@pytest.fixture(scope="session")
+def stand_in(base, gpt2, tmp_path_factory):  # noqa: F811
+    """A folder with a tiny random model of a base's own architecture, and a tokenizer."""
+    made = {}
+
+    def folder(name):
+        kind = next(kind for kind in ("roberta", "gemma", "mistral", "llama", "vit") if kind in name.lower())
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp(kind)
+            torch.manual_seed(0)
+            if kind == "vit":
+                config = transformers.ViTConfig(**TINY, image_size=32, patch_size=8)
+                transformers.ViTModel(config).save_pretrained(made[kind])
+                processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+                (made[kind] / "preprocessor_config.json").write_text(json.dumps(processor))
+                return made[kind]
+            tokenizer = transformers.AutoTokenizer.from_pretrained(base if kind == "roberta" else gpt2)
+            tokenizer.save_pretrained(made[kind])
+            config = transformers.AutoConfig.for_model(kind, vocab_size=len(tokenizer), **TINY, pad_token_id=0)
+            auto = transformers.AutoModel if kind == "roberta" else transformers.AutoModelForCausalLM
+            auto.from_config(config).save_pretrained(made[kind])
+        return made[kind]
+
+    return folder
+
+
+def rows_for(options, folder) -> Path:
+    """Twelve rows with the columns that a recipe reads, and labels of its task."""
+    number = range(12)
+    columns = [name.strip() for name in options.get("text", "instruction, output").split(",")]
+    if options.get("task") == "image-classification":
+        from PIL import Image
+
+        for n in number:
+            (folder / "train" / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 36), (250 * (n % 2), n, 0)).save(folder / "train" / "ab"[n % 2] / f"{n}.png")
+        return f"{folder}:train"
+    rows = [{column: f"{column} of row {n}, so {n + n}" for column in columns} for n in number]
+    if "label" in options:
+        for n, row in enumerate(rows):
+            row["label"] = n / 3 if options.get("task") == "regression" else n % 2
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_whole(name):
+    """Nothing but --output is missing, and the commands in it name the file itself."""
+    path = RECIPES / name
+    settings = TrainSettings.from_options({"output": "vec.safetensors"}, path)
+    assert settings.rank == 4 and settings.dim and settings.lr and settings.base and settings.data
+    assert f"python -m backends.torch train --config recipes/{name} --output" in path.read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_trains_a_stand_in(name, stand_in, tmp_path):
+    """Two steps, all options as they are but for sizes: base, rows, d, batch, and 4 bits, which want a package of their own."""
+    options = recipe(name)
+    data = rows_for(options, tmp_path)
+    small = {
+        "base": stand_in(options["base"]),
+        "data": data,
+        "dim": 100,
+        "max_steps": 2,
+        "batch_size": 4,
+        "bf16": False,
+    }
+    small |= {"eval": data} if "eval" in options else {"holdout": 0.4} if options.get("holdout", 0.1) else {}
+    small |= {"micro_batch": 2} if "micro_batch" in options else {}
+    small |= {"image": "image"} if "image" in options else {}
+    report = train(TrainSettings(**options | {"quantize": None} | small, output=tmp_path / "vec.safetensors"))
+    adapter = load_adapter(tmp_path / "vec.safetensors")
+    assert (
+        report["steps"] == 2
+        and adapter.projection.d == 100
+        and all(segment.rank == 4 for segment in adapter.layer_map.segments)
+    )
+    assert bool(report["after"]) == ("eval" in small or "holdout" in small)
