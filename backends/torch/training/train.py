@@ -93,6 +93,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         if settings.ranks in DURING:
             put(model, cut(model.unilora.adapter()))
             ranks["targets"] = _left(ranks["targets"], layer_map, model.unilora.layer_map)
+    rate = trainer.optimizer.param_groups[0]
     report = {
         "rows": {
             "train": len(rows.train),
@@ -107,7 +108,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         "adapter": {
             "targets": list(settings.targets or ()),
             "d": model.unilora.projection.d,
-            "lr": trainer.optimizer.param_groups[0]["initial_lr"],
+            "lr": rate.get("initial_lr", rate["lr"]),  # a run that had nothing left to train has no schedule
         },
         "before": _held_out(before),
         "after": _held_out(after),
