@@ -324,8 +324,11 @@ class Train(Job):
         found = super().state()
         return found if self._checkpoints_are_right() else BROKEN
 
-    def otherwise(self, found):
-        return BROKEN if "vec.safetensors" in found else NOTHING
+    def otherwise(self, found):  # a card says by a digest which file it is of
+        if "vec.safetensors" not in found:
+            return NOTHING
+        whole = all(found[name] in (self.old[name], self.new[name]) for name in self.new if name in found)
+        return MIXED if whole else BROKEN
 
     def _checkpoints_are_right(self) -> bool:
         folder = self.folder / "vec.checkpoints"
@@ -357,6 +360,23 @@ class Resume(Train):
             self.empty()
 
 
+class Predict(Job):
+    """``predict``, over an older table."""
+
+    def __init__(self, work):
+        from backends.torch.__main__ import app
+
+        self.app, self.work = app, work
+        _torch_with(work)
+        vector = {"base": work / "bert", "data": work / "reviews.csv", "dim": 50, "output": work / "trained.safetensors"}
+        assert call(app, ["train", *(part for name, value in vector.items() for part in (f"--{name}", value))]) == 0
+        super().__init__(work)
+
+    def arguments(self, version):
+        call = "predict", "--adapter", self.work / "trained.safetensors", "--data", self.work / "reviews.csv", "--output"
+        return *call, self.folder / "out.csv", *(["--probabilities"] if version == "new" else [])
+
+
 def _is_whole(checkpoint: Path) -> bool:
     try:
         record = json.loads((checkpoint / "whole.json").read_bytes())["sha256"]
@@ -366,7 +386,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 JOBS = {
-    "train": Train, "resume": Resume, "export onnx, one file": Export, "export onnx, data beside": ExportWithData,
+    "train": Train, "resume": Resume, "predict": Predict, "export onnx, one file": Export, "export onnx, data beside": ExportWithData,
     "export onnx, factored": ExportFactored, "export onnx, input": ExportInput, "onnx-folder": OnnxFolder, "merge": Merge,
     "lora": Lora, "gguf": Gguf, "peft": Peft, "import-peft": ImportPeft, "adapter": FromCheckpoint,
 }  # fmt: skip
@@ -407,7 +427,8 @@ def _torch_with(work):
     import torch
     import transformers
 
-    import backends.torch.training.train  # noqa: F401
+    import backends.torch.training.train
+    import backends.torch.using.prediction  # noqa: F401
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

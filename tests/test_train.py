@@ -335,8 +335,9 @@ def test_a_run_learns_and_two_runs_give_the_same_bytes(small, tmp_path):
     assert computed["P"] == {"storage": "computed", "bytes": 0}
     assert (tmp_path / "computed.safetensors").read_bytes() == small["output"].read_bytes()
     (tmp_path / "computed.safetensors").unlink()
+    (tmp_path / "computed.md").unlink()
     assert report["bytes"] == small["output"].stat().st_size
-    assert list(tmp_path.iterdir()) == [small["output"]]  # no checkpoints, no leftovers
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "vec.md", small["output"]]  # no checkpoints, no leftovers
     first = small["output"].read_bytes()
     train(TrainSettings(**small))
     assert small["output"].read_bytes() == first
@@ -546,11 +547,11 @@ def test_a_full_disk_at_the_end_costs_no_training(small, monkeypatch, extra):
     train(TrainSettings(**small))
     whole = small["output"].read_bytes()
 
-    def full(adapter, path):
+    def full(path):
         raise WorkFailed(f"{path} could not be written: No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(unilora_spec, "save_adapter", full)
+        patched.setattr("backends.torch.training.train.placing", full)
         assert "No space left on device; the checkpoints are kept, for --resume" in refusal(WorkFailed, **small)
     assert small["output"].read_bytes() == whole
     small["output"].unlink()

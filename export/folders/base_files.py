@@ -1,7 +1,5 @@
-"""The base of an adapter as files: found, compared with the adapter, read without a framework (SPEC 10)."""
+"""The base of an adapter as files: compared with the adapter, read without a framework (SPEC 10)."""
 
-import os
-import sys
 from pathlib import Path
 
 from unilora_spec import Adapter, UniLoraError
@@ -15,53 +13,9 @@ from unilora_spec.base_model import (
     stored_name,
     tensors_of,
 )
-from unilora_spec.command import printable
 from unilora_spec.rest import told
 
 OTHER_CONTENTS = "the base's weights are not those that the adapter was trained on: another checkpoint of its form"
-
-SHARES = ("//", "\\\\", "/\\", "\\/")  # how the name of another machine's folder begins
-
-
-def base_folder(adapter: Adapter, given: Path | None = None) -> Path:
-    """``given``, or the folder that the adapter names (``recorded``). Raises ``UniLoraError`` where it is no folder here."""
-    if given is not None:
-        if not is_folder(Path(given)):
-            raise UniLoraError(
-                f"the base {str(given)!r:.200} is no folder here; give --base the folder of the base model"
-            )
-        return Path(given)
-    if adapter.base is None:
-        raise UniLoraError("the adapter does not name its base; give --base the folder of the base model")
-    folder = recorded(adapter.base.name, "the adapter")
-    if folder is None:
-        raise UniLoraError(
-            f"the base {adapter.base.name!r:.200} that the adapter names is no folder here, and nothing is fetched because a file"
-            " names it; give --base the base model"
-        )
-    return folder
-
-
-def recorded(name: str, by: str) -> Path | None:
-    """The folder here that a file names as its base, or None; said on standard error, before anything of it is read.
-
-    Whoever wrote the file chose the name. So it is a folder or nothing: no id that would be fetched or looked up in a cache,
-    no share of another machine, which would learn who asks, and ``~`` is a letter. A relative name is one in the current
-    folder. ``by`` is what has the record, for the sentence.
-    """
-    folder = Path(name)
-    if not name or name.startswith(SHARES) or not is_folder(folder):
-        return None
-    print(printable(f"{by} names its base: {os.path.abspath(folder)}"), file=sys.stderr)
-    return folder
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a folder is at ``path``, which may be any text: one too long for a path is none."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
 
 
 class BaseFiles:

@@ -12,6 +12,7 @@ import numpy as np
 
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, UniLoraError, rest, save_adapter
 from unilora_spec.adapter import DTYPES
+from unilora_spec.base_folder import recorded
 from unilora_spec.base_model import (
     Stored,
     by_model_name,
@@ -25,7 +26,6 @@ from unilora_spec.documents import read_json
 from unilora_spec.patterns import matches
 from unilora_spec.places import check_output
 
-from .base_files import recorded
 from .peft import THETA
 from .peft_names import CONFIG, PREFIX, TENSORS
 from .shell import Module, Shell, shell_of

@@ -14,11 +14,12 @@ import gguf
 import numpy as np
 
 from unilora_spec import Adapter, Segment, UniLoraError, load_adapter
+from unilora_spec.base_folder import base_folder
 from unilora_spec.layer_map import SCALINGS
 from unilora_spec.places import check_output
 from unilora_spec.placing import replacing
 
-from .base_files import BaseFiles, base_folder
+from .base_files import BaseFiles
 from .gguf_names import MEND, Names, Target
 
 

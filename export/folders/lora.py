@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from unilora_spec import Adapter, LayerMap, Segment, UniLoraError, load_adapter
+from unilora_spec.base_folder import base_folder
 from unilora_spec.layer_map import SCALINGS
 
-from .base_files import BaseFiles, base_folder
+from .base_files import BaseFiles
 from .folder import check_new, tensor
 from .peft_names import PREFIX, whole_modules, write_folder
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from unilora_spec import Adapter, BaseMismatch, UniLoraError, load_adapter
+from unilora_spec.base_folder import base_folder
 from unilora_spec.base_model import (
     FLOATS,
     INDEX,
@@ -37,7 +38,7 @@ from unilora_spec.base_model import (
 from unilora_spec.documents import read_json
 from unilora_spec.places import own_file
 
-from .base_files import BaseFiles, base_folder
+from .base_files import BaseFiles
 from .folder import Tensor, check_new, new_folder, tensor, write_json, write_tensors
 
 CHUNK = 2**24  # bytes that are in memory at once of what is only copied

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from unilora_spec import Adapter, Segment, UniLoraError, load_adapter
+from unilora_spec.base_folder import base_folder
 from unilora_spec.projection import Gather
 
-from .base_files import BaseFiles, base_folder
+from .base_files import BaseFiles
 from .folder import Tensor, check_new, tensor
 from .lora import EMBEDDINGS
 from .peft_names import PREFIX, whole_modules, write_folder

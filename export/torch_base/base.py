@@ -8,16 +8,16 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedModel
 
 from unilora_spec import Adapter, BaseMismatch, UniLoraError
+from unilora_spec.base_folder import base_folder, is_folder
 from unilora_spec.base_model import look_at_base
 
-from ..folders.base_files import base_folder, is_folder
 from .strangers import NO_CODE, WEIGHTS, config_of, reason
 
 
 def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"):
     """The base model in ``dtype`` without the adapter, its tokenizer or None, and a list of warnings.
 
-    ``where`` is a folder or hub id, by default the folder that the adapter names (``folders.base_files.recorded``). Nothing in it is
+    ``where`` is a folder or hub id, by default the folder that the adapter names (``unilora_spec.base_folder.recorded``). Nothing in it is
     run (strangers.py). Whether the model fits is decided from its configuration, before its weights are read. Raises
     ``UniLoraError`` where there is no such base and ``BaseMismatch`` where it is another one.
     """

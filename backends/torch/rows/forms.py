@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from unilora_spec import UniLoraError
 
-from .split import LeftOut
+from .refusals import LeftOut
 
 ROLES = {
     "system": "system", "developer": "developer", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant",

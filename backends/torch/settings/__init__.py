@@ -4,5 +4,19 @@ from .adapter import AdapterSettings
 from .data import DataSettings
 from .options import BEFORE, DURING, TEXTS, flag
 from .run import PlanSettings, TrainSettings
+from .using import EvaluateSettings, GenerateSettings, PredictSettings, UseSettings
 
-__all__ = ["BEFORE", "DURING", "TEXTS", "AdapterSettings", "DataSettings", "PlanSettings", "TrainSettings", "flag"]
+__all__ = [
+    "BEFORE",
+    "DURING",
+    "TEXTS",
+    "AdapterSettings",
+    "DataSettings",
+    "EvaluateSettings",
+    "GenerateSettings",
+    "PlanSettings",
+    "PredictSettings",
+    "TrainSettings",
+    "UseSettings",
+    "flag",
+]

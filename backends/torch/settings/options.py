@@ -151,6 +151,18 @@ def option(panel, convert, help, default=None, **options):
     return dataclasses.field(default=default, metadata={"panel": panel, "convert": convert, "help": help}, **options)
 
 
+def written(value, convert) -> str:
+    """A value as the command line writes it, of which ``convert`` makes the value again."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={each}" for name, each in value.items())
+    return ("=" if convert is CONDITION else ",").join(value) if isinstance(value, tuple) else str(value)
+
+
+def hidden(default=None):
+    """A field that no command has as an option, in place of one that settings inherit."""
+    return option(None, lambda value: value, "", default)
+
+
 def flag(name: str) -> str:
     """A field's name as the command line writes it."""
     return "--" + name.replace("_", "-")

@@ -116,6 +116,13 @@ class TrainSettings(PlanSettings):
     output: Path | None = option(  # noqa: RUF009
         "Output", PATH, "The adapter's file, such as vec.safetensors."
     )
+    card: bool = option(
+        "Output",
+        FLAG,
+        "Write a model card beside the file, vec.md: base, data, metrics and command.",
+        True,
+        compare=False,
+    )
     resume: bool = option("Output", FLAG, "Go on from the last checkpoint of an interrupted run.", False, compare=False)
     overwrite: bool = option(
         "Output", FLAG, "Start anew where an interrupted run left checkpoints.", False, compare=False

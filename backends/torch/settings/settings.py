@@ -8,7 +8,7 @@ from pathlib import Path
 from unilora_spec import UniLoraError
 
 from .file import read_config
-from .options import flag
+from .options import flag, written
 
 
 @dataclass
@@ -32,6 +32,19 @@ class Settings:
             return field.metadata["convert"](value)
         except ValueError as error:
             raise UniLoraError(f"{flag(field.name)} is {value!r:.200}; give {error}") from None
+
+    def as_options(self) -> list[str]:
+        """The options of a command that has these settings: those that are not as they are by default, but for how a call goes on."""
+        options = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value == field.default or not field.compare or field.metadata["panel"] is None:
+                continue
+            if isinstance(value, bool):
+                options.append(flag(field.name) if value else f"--no-{field.name.replace('_', '-')}")
+            else:
+                options += [flag(field.name), written(value, field.metadata["convert"])]
+        return options
 
     @classmethod
     def from_options(cls, options: Mapping, config: Path | None = None) -> "Settings":

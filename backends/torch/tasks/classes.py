@@ -50,6 +50,28 @@ def learned(
     return names, named
 
 
+class Known:
+    """The classes of an adapter, as a source: those of ``other``, whose rows are read as they are, have to be among them.
+
+    ``by`` names the adapter. Raises ``UniLoraError`` where the data set has names for its classes, and others.
+    """
+
+    def __init__(self, by: str, labels: Sequence[str], column: str, other: Source):
+        self.name, self.labels, self.values, self._names = by, tuple(labels), {}, other.names(column)
+        if self._names and set(self._names) != set(labels):
+            theirs, own = (", ".join(map(repr, each[:FEW])) for each in (self._names, self.labels))
+            raise UniLoraError(
+                f"{other.name}: the classes of {column} are {theirs}, and those of {by} {own}; give rows of the adapter's classes"
+            )
+
+    def first(self) -> dict:
+        """Each class, where the rows do not hold numbers."""
+        return {} if self._names else dict.fromkeys(self.labels, "its record")
+
+    def names(self, column: str) -> list[str] | None:
+        return self._names
+
+
 def in_order(names: Sequence[str], base_labels: Sequence[str]) -> tuple[str, ...]:
     """The classes, in the order of the base's head where they are the base's own."""
     return tuple(base_labels) if set(names) == set(base_labels) else tuple(names)

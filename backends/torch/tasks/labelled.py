@@ -12,7 +12,7 @@ from unilora_spec import UniLoraError
 from ..rows.labels import is_missing, is_number, is_several, value_of
 from ..rows.refusals import LeftOut, WrongCell
 from . import classes
-from .task import Task, first, text_of
+from .task import Predicted, Task, first, text_of
 
 
 class Labelled(Task):
@@ -61,11 +61,20 @@ class Labelled(Task):
         missing = ", ".join(f"{text!r:.60}" for text in sorted(+self.nothing) if text)
         return [f"{source.name}: {self.settings.label} {missing} is read as no label"] * bool(missing)
 
-    def batch(self, rows):
+    def given(self, there):
+        return self.settings.text
+
+    def check_given(self, row):
+        text_of(row, self.settings.text)
+
+    def encode(self, rows):
         texts = [[row[column] for row in rows] for column in self.settings.text]
         inputs = self.tokenize(*texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        return {name: value for name, value in inputs.items() if name in self.inputs}
+
+    def batch(self, rows):
         labels = torch.tensor([self.label(row[self.settings.label]) for row in rows])
-        return {name: value for name, value in inputs.items() if name in self.inputs} | {"labels": labels}
+        return self.encode(rows) | {"labels": labels}
 
     def label(self, cell) -> int | float | list[float]:
         """What the model is to learn for a cell of the label."""
@@ -103,6 +112,16 @@ class Classification(Labelled):
 
     def label(self, cell):
         return self.numbers[value_of(cell)]
+
+    def answer(self, row):
+        return self.labels[self.label(row[self.settings.label])]
+
+    def predicted(self, outputs, rows):
+        """The likeliest class of each text."""
+        probabilities = first(outputs.logits).float().softmax(-1).tolist()
+        return [
+            Predicted(self.labels[np.argmax(each)], max(each), dict(zip(self.labels, each))) for each in probabilities
+        ]
 
     def measure(self, outputs, batch):
         """The predicted class of each text, its loss and its class: int64, float32 and int64 (batch,)."""
@@ -156,6 +175,13 @@ class Regression(Labelled):
 
     def label(self, cell):
         return float(value_of(cell))
+
+    def answer(self, row):
+        return self.label(row[self.settings.label])
+
+    def predicted(self, outputs, rows):
+        """The number of each text."""
+        return [Predicted(number) for number in first(outputs.logits).squeeze(-1).float().tolist()]
 
     def measure(self, outputs, batch):
         """The predicted number of each text and its own: float32 (batch,)."""

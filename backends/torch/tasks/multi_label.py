@@ -11,7 +11,7 @@ from unilora_spec import UniLoraError
 from ..rows.labels import labels_in, value_of
 from . import classes
 from .labelled import Labelled
-from .task import first
+from .task import Predicted, first
 
 BETWEEN = ";", "|", ","  # labels that are one text
 _BITS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1, "false": 0, "true": 1}
@@ -52,6 +52,11 @@ class MultiLabel(Labelled):
         self.numbers = {
             cell: tuple(sorted({self.labels.index(named[name]) for name in each})) for cell, each in cells.items()
         }
+
+    def has_bits(self, source) -> bool:
+        """Whether the cells of a source are lists of 0 and 1, one for each of ``base_labels``."""
+        cells = [cell if isinstance(cell, tuple) else (cell,) for cell in source.first()]
+        return _bits_in(cells, source.names(self.settings.label)) == len(self.base_labels)
 
     def _nameless(self):
         """Whether the base's labels are those that transformers makes up."""
@@ -96,6 +101,23 @@ class MultiLabel(Labelled):
         for number in self.numbers[labels_in(cell, self.settings.label)]:
             bits[number] = 1.0
         return bits
+
+    def answer(self, row):
+        bits = self.label(row[self.settings.label])
+        return [label for label, bit in zip(self.labels, bits) if bit]
+
+    def predicted(self, outputs, rows):
+        """The classes of each text whose probability is above a half."""
+        found = []
+        for each in first(outputs.logits).float().sigmoid().tolist():
+            chosen = [label for label, probability in zip(self.labels, each) if probability > 0.5]
+            found.append(Predicted(chosen, min(max(p, 1 - p) for p in each), dict(zip(self.labels, each))))
+        return found
+
+    def confused(self, answer, prediction):
+        """A class that is missed was taken for nothing, and nothing for one that is too many."""
+        missed = [(label, "") for label in answer if label not in prediction]
+        return missed + [("", label) for label in prediction if label not in answer]
 
     def measure(self, outputs, batch):
         """Which classes are predicted for each text, those whose probability is above a half; its loss; and which are its own:

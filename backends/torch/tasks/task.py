@@ -2,8 +2,9 @@
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +16,20 @@ from ..rows.refusals import LeftOut, WrongCell
 from ..rows.split import Data, Source
 from ..settings import DataSettings
 
-
 SMALLER_IS_BETTER = ("loss", "mse", "perplexity")  # of the metrics of all tasks
+
+
+class Predicted(NamedTuple):
+    """What a model with a head says of a row.
+
+    ``answer``         the class's name, the names of several, one for each word, or a number
+    ``probability``    how certain it is: that of the answer; of several, of the least certain of them; None of a number
+    ``probabilities``  by the names of the classes, where there is one of each for a row
+    """
+
+    answer: str | list[str] | float
+    probability: float | None = None
+    probabilities: dict[str, float] | None = None
 
 
 class Task:
@@ -107,6 +120,32 @@ class Task:
         """The mean loss of a batch, a number also where nothing in it has a label, and what ``measure`` needs of the model's outputs."""
         outputs = model(**batch)
         return outputs.loss, outputs
+
+    # Of what a trained model with a head says; language models generate it (``using.generation``)
+
+    def given(self, there: Sequence[str]) -> tuple[str, ...]:
+        """The columns that are read of rows without labels, of a source that has those ``there``."""
+        raise NotImplementedError
+
+    def check_given(self, row: dict) -> None:
+        """Raises ``LeftOut`` for a row in which nothing is given."""
+        raise NotImplementedError
+
+    def encode(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """A batch without its labels."""
+        raise NotImplementedError
+
+    def predicted(self, outputs, rows: Sequence[dict]) -> list[Predicted]:
+        """What a model's outputs say of each row of a batch."""
+        raise NotImplementedError
+
+    def answer(self, row: dict) -> str | list[str] | float:
+        """The right answer of a row, in the form of ``Predicted.answer``."""
+        raise NotImplementedError
+
+    def confused(self, answer, prediction) -> Iterable[tuple[str, str]]:
+        """Which class was right and which was predicted in its place, of a wrong prediction."""
+        return [(answer, prediction)]
 
     # Of what is held out
 

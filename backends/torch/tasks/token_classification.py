@@ -13,7 +13,7 @@ from unilora_spec import UniLoraError
 from ..rows.labels import is_missing, value_of
 from ..rows.refusals import LeftOut, WrongCell
 from . import classes
-from .task import Task, first
+from .task import Predicted, Task, first
 
 WORDS, TAGS = (
     "tokens",
@@ -105,7 +105,27 @@ class TokenClassification(Task):
                 f"{self.settings.base}: its tokenizer does not tell which word a piece is of; give a base with a tokenizer.json"
             )
 
+    def given(self, there):
+        return self.columns(there)[:1]
+
+    def check_given(self, row):
+        words = row[self.words]
+        if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+            raise LeftOut("words")
+
     def batch(self, rows):
+        inputs, pieces = self._encoded(rows)
+        labels = torch.full_like(inputs["input_ids"], -100)
+        for number, (row, first_pieces) in enumerate(zip(rows, pieces)):
+            for word, place in first_pieces.items():
+                labels[number, place] = self.numbers[value_of(row[self.tags][word])]
+        return inputs | {"labels": labels}
+
+    def encode(self, rows):
+        return self._encoded(rows)[0]
+
+    def _encoded(self, rows) -> tuple[dict[str, torch.Tensor], list[dict[int, int]]]:
+        """The model's inputs, and of each row the place of each word's first piece; words that are cut off have none."""
         texts = [" ".join(row[self.words]) for row in rows]  # as the base was trained: a piece may begin with its blank
         inputs = self.tokenize(
             texts,
@@ -115,16 +135,32 @@ class TokenClassification(Task):
             max_length=self.max_length,
             return_tensors="pt",
         )
-        labels = torch.full(inputs["input_ids"].shape, -100)
+        pieces = []
         for number, row in enumerate(rows):
             word_at = np.repeat(np.arange(len(row[self.words])), [len(word) + 1 for word in row[self.words]])
-            last = None
+            last, found = None, {}
             for place, (start, end) in enumerate(inputs["offset_mapping"][number].tolist()):
-                word = word_at[end - 1] if end > start else last
+                word = int(word_at[end - 1]) if end > start else last
                 if word != last:
-                    labels[number, place] = self.numbers[value_of(row[self.tags][word])]
+                    found[word] = place
                 last = word
-        return {name: value for name, value in inputs.items() if name in self.inputs} | {"labels": labels}
+            pieces.append(found)
+        return {name: value for name, value in inputs.items() if name in self.inputs}, pieces
+
+    def answer(self, row):
+        return [self.labels[self.numbers[value_of(tag)]] for tag in row[self.tags]]
+
+    def predicted(self, outputs, rows):
+        """The likeliest class of each word; "" of one that is cut off."""
+        found = []
+        for each, row, places in zip(first(outputs.logits).float().softmax(-1), rows, self._encoded(rows)[1]):
+            likeliest, numbers = each.max(-1)
+            tags = [self.labels[numbers[places[w]]] if w in places else "" for w in range(len(row[self.words]))]
+            found.append(Predicted(tags, min((float(likeliest[place]) for place in places.values()), default=0.0)))
+        return found
+
+    def confused(self, answer, prediction):
+        return [(tag, said) for tag, said in zip(answer, prediction) if said not in (tag, "")]
 
     def items(self, labels):
         return int((labels != -100).sum())

@@ -34,7 +34,7 @@ class TooLong(Exception):
 
 
 class Tokenized(Task):
-    """Rows in one of the forms of ``rows.forms``. Once they are ``ready``, a row has ``input_ids`` and ``labels``."""
+    """Rows in one of the forms of ``rows.forms``. Once they are ``ready``, a row has ``input_ids``, ``labels`` and its number ``row`` before."""
 
     def fit(self, example: Example) -> Fitted:
         """The tokens of a row, ``max_length`` at most. Raises ``TooLong``, and ``UniLoraError`` for a row that cannot be shown."""
@@ -75,9 +75,9 @@ class Tokenized(Task):
 
     def _tokens(self, rows, source, data: Data, progress):
         form = form_of(rows.column_names, self.settings.text)
-        columns, left_out = {"input_ids": [], "labels": []}, []
+        columns, left_out = {"row": [], "input_ids": [], "labels": []}, []
         rows = rows.select_columns(list(form.columns))
-        for row in counted(rows, f"{source}: rows to tokens") if progress else rows:
+        for number, row in enumerate(counted(rows, f"{source}: rows to tokens") if progress else rows):
             try:
                 fitted = self.fit(form.read(row))
             except TooLong as error:
@@ -85,6 +85,7 @@ class Tokenized(Task):
                 continue
             except UniLoraError as error:
                 raise error.within(source) from error
+            columns["row"].append(number)
             columns["input_ids"].append(np.array(fitted.ids, np.int32))
             columns["labels"].append(np.array(fitted.labels, np.int32))
             self.cut += fitted.cut

@@ -14,7 +14,7 @@ from unilora_spec.base_model import look_at_base
 from unilora_spec.command import printable
 
 from ..settings import PlanSettings
-from ..tasks import rows_and_task
+from ..tasks import Task, rows_and_task
 from .precision import keep_for_training, loading
 from .strangers import NO_CODE, WEIGHTS, config_of, reason
 from .waiting import waiting
@@ -26,22 +26,40 @@ def prepare(settings: PlanSettings, progress: bool = False, dropout: float | Non
     The parameters that are lacking are the head's; they start as ``settings.seed`` says. ``dropout`` is the
     base's in place of those of its config. Raises ``UniLoraError`` where base or data are wrong.
     """
-    if Path(settings.base).is_dir():
-        look_at_base(Path(settings.base))
-    shown = waiting if progress else contextlib.nullcontext
-    config = _from_base(config_of, settings.base)
-    held_in, said = loading(settings, config)
+    config = config_at(settings.base)
     if dropout is not None and not _set_dropout(config, dropout):
         raise UniLoraError(f"{settings.base}: its config.json has no dropout; leave --dropout out")
-    with shown(lambda: f"reading {settings.data}"):
-        rows, task = rows_and_task(settings, [name for _, name in sorted((config.id2label or {}).items())])
+    with waiting(lambda: f"reading {settings.data}") if progress else contextlib.nullcontext():
+        rows, task = rows_and_task(settings, labels_in(config))
+    model, new = loaded(settings, config, task, progress)
+    return model, new, task.ready(rows, progress), task
+
+
+def config_at(base: str) -> PreTrainedConfig:
+    """The configuration of the base in a folder or of a hub id. Raises ``UniLoraError`` where there is none."""
+    if Path(base).is_dir():
+        look_at_base(Path(base))
+    return _from_base(config_of, base)
+
+
+def labels_in(config: PreTrainedConfig) -> list[str]:
+    """The names of a configuration's classes, in the order of their numbers."""
+    return [name for _, name in sorted((config.id2label or {}).items())]
+
+
+def loaded(settings, config: PreTrainedConfig, task: Task, progress: bool = False):
+    """(model, names of the parameters that the base lacked) of a run whose ``task`` has its classes; ``task`` reads for it from here on.
+
+    ``settings`` say the base, how it is held and the seed. Raises ``UniLoraError`` where the base is wrong.
+    """
+    held_in, said = loading(settings, config)
     if said and progress:
         print(printable(said), file=sys.stderr, flush=True)
-    with shown(lambda: f"loading {settings.base}"):
+    with waiting(lambda: f"loading {settings.base}") if progress else contextlib.nullcontext():
         tokenizer = _tokenizer(settings.base)
         model, new = _base_model(settings, config, task, tokenizer, held_in)
         task.read_by(model, tokenizer)
-    return model, new, task.ready(rows, progress), task
+    return model, new
 
 
 @contextlib.contextmanager

@@ -12,14 +12,17 @@ from safetensors.torch import load
 from transformers import EarlyStoppingCallback, TrainerState
 
 from unilora_spec import UniLoraError, WorkFailed
-from unilora_spec.places import check_output
+from unilora_spec.placing import placing
+from unilora_spec.serialization import encode
 
 from ..adapter.attach import attach, put
 from ..adapter.sites.noise import Noise
+from ..outputs import check_place
 from ..ranks.before import ranked
 from ..ranks.during import Beam, Dora, cut
 from ..rows.split import without
 from ..settings import BEFORE, DURING, TrainSettings, flag
+from ..using.card import card_beside, card_of, check_card, is_free
 from .base import prepare, quiet
 from .chain import Links
 from .checkpoints import STATE, Checkpoints, Interruption, Stopped
@@ -90,6 +93,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         if settings.ranks in DURING:
             put(model, cut(model.unilora.adapter()))
             ranks["targets"] = _left(ranks["targets"], layer_map, model.unilora.layer_map)
+    rate = trainer.optimizer.param_groups[0]
     report = {
         "rows": {
             "train": len(rows.train),
@@ -104,7 +108,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         "adapter": {
             "targets": list(settings.targets or ()),
             "d": model.unilora.projection.d,
-            "lr": trainer.optimizer.param_groups[0].get("initial_lr", settings.lr),
+            "lr": rate.get("initial_lr", rate["lr"]),  # a run that had nothing left to train has no schedule
         },
         "before": _held_out(before),
         "after": _held_out(after),
@@ -116,7 +120,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     if checkpoints:
         trainer.accelerator.wait_for_everyone()  # nobody reads a checkpoint any more
         if is_first():
-            _save(model, settings.output)
+            report["card"] = _save(model, settings, report)
             checkpoints.clear()
         trainer.accelerator.wait_for_everyone()
         report |= {"output": str(settings.output), "bytes": settings.output.stat().st_size}
@@ -124,23 +128,12 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
 
 
 def _check_output(settings):
-    output = settings.output
-    if output is None:
-        return
-    parent = output.parent
-    if not parent.is_dir():
-        raise UniLoraError(f"--output: there is no folder {parent}; make it first")
-    try:
-        check_output(output)
-    except UniLoraError as error:
-        raise error.within("--output") from None
-    if not os.access(parent, os.W_OK):
-        raise UniLoraError(f"--output: the folder {parent} cannot be written to; give another one")
-    if output.exists():
-        for name in ("base", "data", "eval"):
-            source = getattr(settings, name)
-            if source and os.path.realpath(source) in (os.path.realpath(output), os.path.realpath(parent)):
-                raise UniLoraError(f"--output: {output} is there, in what {flag(name)} reads; give another file")
+    if settings.output:
+        check_place(
+            settings.output, "--output", {flag(name): getattr(settings, name) for name in ("base", "data", "eval")}
+        )
+        if settings.card:
+            check_card(card_beside(settings.output))
 
 
 def _attached(model, settings, layer_map, new, **options):
@@ -216,11 +209,20 @@ def _run(trainer, model, settings, checkpoints) -> dict:
     return next((entry for entry in reversed(state.log_history) if entry["step"] == step and "eval_loss" in entry), {})
 
 
-def _save(model, output):
+def _save(model, settings, report):
+    """Writes the adapter, and its card beside it, whose name it returns; None where there is to be none, or where somebody has put
+    something else there while this ran."""
+    adapter, output = model.unilora.adapter(), settings.output
+    content, card = encode(adapter), card_beside(output)
+    with_card = settings.card and is_free(card)
     try:
-        model.save_adapter(output)
+        with placing(output) as folder:
+            (folder / output.name).write_bytes(content)
+            if with_card:
+                (folder / card.name).write_bytes(card_of(settings, report, adapter, content))
     except WorkFailed as error:
         raise WorkFailed(f"{error.message}; the checkpoints are kept, for --resume") from error
+    return str(card) if with_card else None
 
 
 def _counted(model, size) -> dict:

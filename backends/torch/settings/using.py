@@ -1,0 +1,174 @@
+"""What a call is told that uses an adapter: which one, on which base, and on what."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from unilora_spec import UniLoraError
+
+from .data import DataSettings
+from .options import DTYPES, FLAG, PATH, QUANTIZED, TEXT, hidden, listed, number, one_of, option, whole
+from .settings import Settings
+
+ANSWERS = ("whole", "last-number", "boxed", "choice")
+TABLES = (".csv", ".tsv", ".jsonl")
+
+
+@dataclass
+class UseSettings(Settings):
+    """An adapter's file and its base.
+
+    Raises ``UniLoraError`` with the option's name for a value that it cannot have.
+    """
+
+    adapter: Path | None = option("Adapter", PATH, "The adapter's file, such as vec.safetensors.")  # noqa: RUF009
+    base: str | None = option(
+        "Adapter",
+        TEXT,
+        "Base model: a folder, or an id of the Hugging Face Hub; by default the folder that the adapter names.",
+    )
+    dtype: str = option(
+        "Adapter",
+        one_of(*DTYPES),
+        "What the base is held and computed in, as of train. auto: as it is saved, but float32 on a CPU that has no arithmetic for that.",
+        DTYPES[0],
+    )
+    quantize: str | None = option(
+        "Adapter",
+        one_of(*QUANTIZED),
+        "Hold the base's linear layers in fewer bits, as of train: nf4, int8, torchao-int4 or torchao-int8.",
+    )
+    seed = 0  # what the base has no values for is drawn, and then taken from the adapter
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.adapter is None:
+            raise UniLoraError("--adapter is missing; give the adapter's file, such as vec.safetensors")
+
+    def rows_for(self, task: str) -> DataSettings:
+        """What is told of rows, for a task: it says what the options of rows are by default, and which of them there are."""
+        raise NotImplementedError
+
+
+@dataclass
+class _OnRows(DataSettings, UseSettings):
+    """Rows that an adapter is used on, all of them. The adapter says the task."""
+
+    task: str | None = hidden()
+    eval: None = hidden()
+    packing: bool = hidden(False)
+    micro_batch: int | None = hidden()
+    data: str | None = option(
+        "Data and task",
+        TEXT,
+        "The rows: a .csv, .tsv, .json, .jsonl or .parquet file, also compressed, or a data set's id or folder as ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.",
+    )
+    batch_size: int = option("Data and task", whole(1), "Rows in the model at once.", 32)
+    max_new_tokens: int = option("Language models", whole(1), "Longest answer in tokens.", 128)
+
+    def __post_init__(self):
+        if self.task:
+            super().__post_init__()
+        else:  # what ``rows_for`` does comes first
+            UseSettings.__post_init__(self)
+        if self.data is None:
+            raise UniLoraError("--data is missing; give the rows, such as test.csv")
+
+    def rows_for(self, task):
+        return replace(self, task=task)
+
+    @staticmethod
+    def _check_table(output, name):
+        if output.suffix.lower() not in TABLES:
+            raise UniLoraError(f"{name} is {output}; give a name that ends in {listed(TABLES)}")
+
+
+@dataclass
+class EvaluateSettings(_OnRows):
+    """All options of an evaluation.
+
+    Raises ``UniLoraError`` with the option's name for a value that it cannot have.
+    """
+
+    holdout: float = option(
+        "Data and task",
+        number(0, 1),
+        "Only the rows that a training with this --holdout held out of the same --data; by default all rows.",
+        0.0,
+    )
+    limit: int | None = option("Data and task", whole(1), "That many rows at most, chosen by the SHA-256 of the text.")
+    generate: bool = option(
+        "Language models", FLAG, "Generate an answer to each prompt, and compare it with the row's own.", False
+    )
+    answer: str | None = option(
+        "Language models",
+        one_of(*ANSWERS),
+        "What is compared with --generate: the whole answer, the last number in it (GSM8K), what stands in its last \\boxed{} (MATH), "
+        "or which of the answers in --data it has first.",
+    )
+    mistakes: Path | None = option(  # noqa: RUF009
+        "Output", PATH, f"A table of all wrong answers, the most certain first: a {listed(TABLES)} file."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.answer and not self.generate:
+            raise UniLoraError("--answer says how generated answers are compared; give --generate too")
+        if self.mistakes:
+            self._check_table(self.mistakes, "--mistakes")
+
+
+@dataclass
+class PredictSettings(_OnRows):
+    """All options of a prediction.
+
+    Raises ``UniLoraError`` with the option's name for a value that it cannot have.
+    """
+
+    label: str = hidden("label")
+    label_separator: None = hidden()
+    loss_on: str = hidden("answers")
+    where: None = hidden()
+    holdout: None = hidden()
+    limit: None = hidden()
+    probabilities: bool = option("Output", FLAG, "A column for the probability of each class.", False)
+    output: Path | None = option("Output", PATH, f"The table: a {listed(TABLES)} file.")  # noqa: RUF009
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.output is None:
+            raise UniLoraError("--output is missing; give the table to write, such as predictions.csv")
+        self._check_table(self.output, "--output")
+
+
+@dataclass
+class GenerateSettings(UseSettings):
+    """All options of generating text.
+
+    Raises ``UniLoraError`` with the option's name for a value that it cannot have.
+    """
+
+    prompt: str | None = option("Prompts", TEXT, "One prompt.")
+    prompts: Path | None = option(  # noqa: RUF009
+        "Prompts",
+        PATH,
+        "A file of prompts: one a line, or a .jsonl whose objects have a prompt or messages. Without both: a chat, by lines of "
+        "standard input.",
+    )
+    chat_template: str | None = option(
+        "Prompts", TEXT, "How what is asked is shown, as of train: a file of Jinja, own or alpaca."
+    )
+    beside_base: bool = option("Generating", FLAG, "Show what the base alone generates as well.", False)
+    max_new_tokens: int = option("Generating", whole(1), "Longest answer in tokens.", 256)
+    temperature: float = option(
+        "Generating", number(0), "0 takes the likeliest token each time; above it tokens are drawn.", 0.0
+    )
+    seed: int = option("Generating", whole(0), "What is drawn follows from it.", 0)
+    batch_size: int = option("Generating", whole(1), "Prompts of a file at once.", 16)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.prompt is not None and self.prompts is not None:
+            raise UniLoraError("--prompt and --prompts are both prompts; give one of them")
+
+    def rows_for(self, task):
+        return DataSettings(task=task, chat_template=self.chat_template)

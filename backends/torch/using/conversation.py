@@ -1,0 +1,126 @@
+"""Prompts of a file, and a conversation by lines of standard input."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+
+from unilora_spec import UniLoraError
+from unilora_spec.documents import read_bytes
+
+from ..settings import GenerateSettings
+from ..tasks.language_model import LanguageModel
+from ..training.base import quiet
+from .generation import Generator
+from .prompts import Asking
+from .trained import load_trained
+
+MOST_PROMPTS = 2**26  # bytes
+
+
+class Speaker:
+    """A language model with its adapter that is asked texts and conversations, with the adapter and without.
+
+    Raises ``UniLoraError`` where adapter or base are wrong, or the adapter is none of a language model.
+    """
+
+    def __init__(self, settings: GenerateSettings, progress: bool = False):
+        with quiet():
+            self.trained = load_trained(settings, {}, progress)
+        if not isinstance(self.trained.task, LanguageModel):
+            raise UniLoraError(f"{settings.adapter} is no adapter of a language model; evaluate and predict use it")
+        self.settings = settings
+        self.asking = Asking(self.trained)
+        self.generator = Generator(self.trained, self.asking.template, settings.max_new_tokens, settings.temperature)
+
+    def answers(self, asked: list, progress: bool = False) -> list[dict]:
+        """The answers to prompts, each {"generated": …} and, with ``beside_base``, "base": None to one longer than the base can read."""
+        prompts = [self.asking.ids(each) for each in asked]
+        texts = {"generated": self._texts(prompts, "generating, steps", progress)}
+        if self.settings.beside_base:
+            with self.trained.model.unilora.disabled():
+                texts["base"] = self._texts(prompts, "generating without the adapter, steps", progress)
+        return [dict(zip(texts, each)) for each in zip(*texts.values())]
+
+    def _texts(self, prompts, what, progress):
+        with quiet():
+            self._seed()
+            return self.generator.texts(prompts, self.settings.batch_size, what, progress)
+
+    def say(self, asked) -> str:
+        """Prints the answer to a prompt as it comes, with ``beside_base`` that of the base behind it; returns the adapter's."""
+        ids, beside = self.asking.ids(asked), self.settings.beside_base
+        with quiet():
+            if beside:
+                print("adapter: ", end="", flush=True)
+            self._seed()
+            answer = self.generator.stream(ids)
+            if beside:
+                print("base:    ", end="", flush=True)
+                with self.trained.model.unilora.disabled():
+                    self._seed()
+                    self.generator.stream(ids)
+        return answer
+
+    def _seed(self):
+        torch.manual_seed(self.settings.seed % 2**63)
+
+    def converse(self, lines: Iterable[str]) -> None:
+        """Answers line after line as one conversation; where the base reads no more, it goes on without the oldest turns, and says so.
+
+        Without a chat template the conversation is a text, of which each line and each answer is a line.
+        """
+        turns: list[tuple[str, str]] = []
+        for line in lines:
+            if not line.strip():
+                continue
+            turns = self._that_fit(turns, line.strip())
+            turns.append((line.strip(), self.say(self._shown(turns, line.strip()))))
+
+    def _that_fit(self, turns, line):
+        longest, left = self.generator.longest, 0
+        while longest is not None and left < len(turns):
+            if len(self.asking.ids(self._shown(turns[left:], line))) <= longest:
+                break
+            left += 1
+        if left:
+            print(
+                f"the conversation is longer than the base can read; its first {left} turns are left out",
+                file=sys.stderr,
+            )
+        return turns[left:]
+
+    def _shown(self, turns, line):
+        if not self.asking.has_turns:
+            return "\n".join([*(text for turn in turns for text in turn), line])
+        said = [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn)]
+        return [*said, {"role": "user", "content": line}]
+
+
+def prompts_of(path: Path) -> Iterator:
+    """The prompts of a file: of a .jsonl each object's ``prompt`` or ``messages``, of any other file its lines but empty ones.
+
+    Raises ``UniLoraError`` with the line where there is none.
+    """
+    try:
+        lines = read_bytes(path, MOST_PROMPTS).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UniLoraError(f"{path} is not UTF-8; save it so") from None
+    found = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise UniLoraError(f"{path} has no prompt in it; give one a line")
+    for number, line in found:
+        yield _prompt(line, f"{path}: line {number}") if path.suffix.lower() == ".jsonl" else line
+
+
+def _prompt(line, where):
+    try:
+        row = json.loads(line)
+        for column in ("prompt", "messages"):
+            if isinstance(row, dict) and row.get(column):
+                return row[column]
+    except (ValueError, RecursionError):
+        pass
+    raise UniLoraError(f'{where} is no object with a prompt; write {{"prompt": "a text"}} or {{"messages": […]}}')

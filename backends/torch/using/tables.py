@@ -1,0 +1,41 @@
+"""Tables that are written: CSV, TSV, or a JSON object a line."""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from unilora_spec.placing import replacing
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+
+def write_table(output: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
+    """Writes ``rows`` to ``output`` in UTF-8, whole or not at all; the end of its name says the form. A row may lack some of ``columns``.
+
+    In CSV and TSV lists and objects are written as JSON, and a missing value is an empty cell. Raises ``WorkFailed`` where the disk
+    refuses.
+    """
+    suffix = output.suffix.lower()
+    with replacing(output) as path, path.open("w", encoding="utf-8", newline="") as file:
+        if suffix == ".jsonl":
+            for row in rows:
+                file.write(
+                    json.dumps({name: row[name] for name in columns if name in row}, ensure_ascii=False, default=str)
+                    + "\n"
+                )
+            return
+        table = csv.writer(file, delimiter=SEPARATORS[suffix], lineterminator="\n")
+        table.writerow(columns)
+        table.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+
+
+def _cell(value):
+    if value is None:
+        return ""
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+
+
+def rounded(number: float) -> float:
+    """A float32 without the digits that say nothing."""
+    return float(f"{number:.6g}")
