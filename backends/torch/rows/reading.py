@@ -40,14 +40,14 @@ def read(source: str, separator: str | None = None, encoding: str | None = None)
     if format_of(path.name) or path.suffix.lower() == ".zip":
         with TemporaryDirectory(prefix="unilora-") as folder:
             return _read_file(path, Path(folder), separator, encoding)
-    is_folder = "\0" not in source and path.is_dir()
+    name, *rest = source.split(":", 2)
+    is_folder = "\0" not in source and Path(name).is_dir()
     if not is_folder and "\0" not in source and path.exists():
         raise UniLoraError(
             f"{source}: a data file's name must end in one of {', '.join(FORMATS)}, or in that and one of {', '.join(ENDS)}"
         )
     if is_folder:
-        _look_at_folder(path)
-    name, *rest = source.split(":", 2)
+        _look_at_folder(Path(name))
     # An archive that was unpacked before is unpacked anew: datasets knows it by its name alone, and it may be another one.
     options = {"download_config": datasets.DownloadConfig(force_extract=True)} if is_folder else {}
     return Read(_loaded(source, None, name, *rest[:-1], split=rest[-1] if rest else "train", **options))
