@@ -1,11 +1,14 @@
 """The transformers model that an adapter names, loaded as it was trained on, and its tokenizer."""
 
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, apply_renamings
 
 from unilora_spec import Adapter, BaseMismatch, UniLoraError
 from unilora_spec.base_model import look_at_base
@@ -41,7 +44,10 @@ def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"
         config.label2id = {label: i for i, label in enumerate(adapter.base.labels)}
     if adapter.base.problem_type:
         config.problem_type = adapter.base.problem_type
-    _check_shapes(architecture, config, adapter, where)
+    shell = _shell(architecture, config, where)
+    adapter.check_base(
+        {name: tuple(value.shape) for name, value in shell.named_parameters(remove_duplicate=False)}, where
+    )
     torch.manual_seed(0)  # what the base has no values for is drawn, and the same call is to give the same file
     try:
         model, loading = architecture.from_pretrained(
@@ -58,6 +64,25 @@ def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"
     if tokenizer is not None and config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer, _missing(loading, adapter, where)
+
+
+def names_in_model(adapter: Adapter, folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The names of a base's tensors, as its files have them, by those that transformers gives them while loading, as it does for ViT.
+
+    As they are where its record names no model class, and where loading makes other tensors of them too. Raises ``UniLoraError`` where
+    transformers cannot build the model.
+    """
+    as_they_are = {name: name for name in names}
+    if adapter.base is None or adapter.base.architecture is None:
+        return as_they_are
+    shell = _shell(_architecture(adapter.base.architecture), _config(str(folder)), folder)
+    changes = get_model_conversion_mapping(shell)
+    renamed = {apply_renamings(name, changes): name for name in names} if _all_rename(changes) else {}
+    return renamed if len(renamed) == len(as_they_are) else as_they_are
+
+
+def _all_rename(changes):
+    return all(isinstance(change, WeightRenaming) for change in changes)
 
 
 def _architecture(name: str):
@@ -86,15 +111,14 @@ def _config(where: str):
         ) from error
 
 
-def _check_shapes(architecture, config, adapter, where):
+def _shell(architecture, config, where) -> PreTrainedModel:
+    """The model without values."""
     try:
         with torch.device("meta"):
-            shell = architecture(config)
+            return architecture(config)
     except Exception as error:  # a class's own errors, about values that it cannot be built of
         reason = " ".join(str(error).split())
         raise UniLoraError(f"{where}: transformers cannot build a model of its config.json: {reason:.200}") from error
-    shapes = {name: tuple(value.shape) for name, value in shell.named_parameters(remove_duplicate=False)}
-    adapter.check_base(shapes, where)
 
 
 def _tokenizer(where: str):
