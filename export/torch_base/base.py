@@ -69,20 +69,22 @@ def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"
 def names_in_model(adapter: Adapter, folder: Path, names: Iterable[str]) -> dict[str, str]:
     """The names of a base's tensors, as its files have them, by those that transformers gives them while loading, as it does for ViT.
 
-    As they are where its record names no model class, and where loading makes other tensors of them too. Raises ``UniLoraError`` where
-    transformers cannot build the model.
+    They are as they are where transformers has no model of the adapter's record and the folder's config.json, and where loading does
+    more to the tensors than to rename them.
     """
     as_they_are = {name: name for name in names}
-    if adapter.base is None or adapter.base.architecture is None:
+    try:
+        config = _config(str(folder))
+        architecture = _architecture((adapter.base and adapter.base.architecture) or "")
+        if not isinstance(config, architecture.config_class):
+            return as_they_are
+        changes = get_model_conversion_mapping(_shell(architecture, config, folder))
+    except UniLoraError:
         return as_they_are
-    shell = _shell(_architecture(adapter.base.architecture), _config(str(folder)), folder)
-    changes = get_model_conversion_mapping(shell)
-    renamed = {apply_renamings(name, changes): name for name in names} if _all_rename(changes) else {}
+    if not all(isinstance(change, WeightRenaming) for change in changes):
+        return as_they_are
+    renamed = {apply_renamings(name, changes): name for name in names}
     return renamed if len(renamed) == len(as_they_are) else as_they_are
-
-
-def _all_rename(changes):
-    return all(isinstance(change, WeightRenaming) for change in changes)
 
 
 def _architecture(name: str):
