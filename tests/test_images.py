@@ -25,7 +25,8 @@ from backends.torch.training import train as training
 from backends.torch.training.base import prepare
 from backends.torch.training.train import train
 from export.__main__ import app, get_command
-from unilora_spec import UniLoraError, load_adapter
+from export.folders.merge import merge
+from unilora_spec import UniLoraError, WorkFailed, load_adapter
 
 COLORS = {"red": (200, 30, 30), "teal": (30, 160, 160)}
 
@@ -144,9 +145,9 @@ def test_export_and_merge(small, tmp_path):
     train(TrainSettings(**small))
     before = {"encoder.layer.1.intermediate.dense.weight", "encoder.layer.0.attention.attention.query.weight"}
     assert before <= load_file(small["base"] / "model.safetensors").keys()
-    for name, options in (("onnx", ["--output", "v.onnx"]), ("merge", ["--output", "merged"])):
-        options[1] = str(tmp_path / options[1])
-        get_command(app).main([name, "--adapter", str(small["output"]), *options], standalone_mode=False)
+    graph = ["onnx", "--adapter", str(small["output"]), "--output", str(tmp_path / "v.onnx")]
+    get_command(app).main(graph, standalone_mode=False)
+    assert not merge(small["output"], tmp_path / "merged")["warnings"]  # the other tensors are those of the record
     tensors = load_file(tmp_path / "merged" / "model.safetensors")
     assert {f"vit.{name}" for name in before} | {"classifier.weight"} <= tensors.keys()
     assert not any(".layers." in name for name in tensors)
@@ -276,6 +277,15 @@ def test_rows_without_an_image_are_left_out(tmp_path):
         picture("red", number).save(tmp_path / f"{number}.png")
     data, _ = rows_and_task(settings_of(listed(tmp_path / "a.jsonl", ["0.png", "1.png", None, "  "])))
     assert len(data.train) == 2 and data.dropped == {"image": 2}
+
+
+def test_a_file_that_is_gone_while_training_is_named(small, tmp_path):
+    small["data"] = shutil.copytree(small["data"], tmp_path / "rows")
+    _, _, data, task = prepare(TrainSettings(**small))
+    rows = data.train.to_list()
+    shutil.rmtree(tmp_path / "rows")
+    with pytest.raises(WorkFailed, match="rows: an image that was there cannot be read: .*no such file"):
+        task.training_batch(rows, 0)
 
 
 # Refusals

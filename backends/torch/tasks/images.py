@@ -9,7 +9,7 @@ from random import Random
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from unilora_spec import UniLoraError
+from unilora_spec import UniLoraError, WorkFailed
 
 from ..rows.images import NoImage, check, check_place, content_of, decoded, with_paths
 from ..rows.refusals import LeftOut, WrongCell
@@ -61,7 +61,7 @@ class ImageClassification(Classification):
         return [1] * len(rows)
 
     def texts(self, rows):
-        return [(_digest(content_of(cell)),) for cell in rows[self.column]]
+        return [(_digest(self._content(cell)),) for cell in rows[self.column]]
 
     def reader(self, base):
         return AutoImageProcessor.from_pretrained(base, backend="pil", **NO_CODE)
@@ -99,13 +99,21 @@ class ImageClassification(Classification):
 
     def _inputs(self, rows, crop) -> dict[str, torch.Tensor]:
         def cropped(row):
-            content = content_of(row[self.column])
+            content = self._content(row[self.column])
             return crop(decoded(content), content)
 
         with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow leaves the interpreter to others while it computes
             images = list(threads.map(cropped, rows))
         values = self.processor(images, do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
         return {"pixel_values": values.to(self.dtype)}
+
+    def _content(self, cell) -> bytes:
+        try:
+            return content_of(cell)
+        except NoImage as wrong:
+            raise WorkFailed(
+                f"{self.settings.data}: an image that was there {wrong}; leave the files where they are"
+            ) from None
 
 
 def _digest(content: bytes) -> str:
