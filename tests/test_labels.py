@@ -186,3 +186,14 @@ def test_a_class_for_each_row_is_the_wrong_column(tmp_path):
     assert said(data) == ["60 of 61 classes have one row each; is label the column of the labels?"]
     data, _ = classified(tmp_path, [f"{n}" for n in range(60)] * 3)
     assert said(data) == []
+
+
+def test_held_out_rows_that_number_other_classes_are_refused(tmp_path):
+    """The number 1 would be another class there."""
+    for name, classes in (("a", ["bad", "fair", "good"]), ("b", ["bad", "good"])):
+        features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=classes)})
+        rows = {"text": ["x", "y"], "label": [0, 1]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{name}.parquet")
+    settings = TrainSettings(base="b", output="v", data=tmp_path / "a.parquet", eval=tmp_path / "b.parquet")
+    with pytest.raises(UniLoraError, match="b.parquet: the classes of label are 'bad', 'good', and those of .*a.parquet 'bad', 'fair'"):
+        rows_and_task(settings)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unilora_spec import Adapter, UniLoraError
+from unilora_spec import Adapter, BaseMismatch, UniLoraError
 from unilora_spec.base_model import (
     FLOATS,
     Stored,
@@ -23,6 +23,7 @@ class BaseFiles:
 
     ``folder``    where they are
     ``tensors``   all of them, by the names in the files
+    ``named``     their names in the files, by what the model's code calls them: others where transformers renames them while loading
     ``stored``    the name in the files of each adapted weight, by its name in the model
     ``warnings``  one where the values are not those on record, one where the other tensors are not
 
@@ -32,7 +33,16 @@ class BaseFiles:
 
     def __init__(self, adapter: Adapter, folder: Path, progress=lambda step, done, total: None):
         self.folder, self.tensors = folder, tensors_of(folder)
-        self.stored = {name: stored_name(name, self.tensors) for name in adapter.layer_map.by_weight()}
+        self.named = {name: name for name in self.tensors}
+        weights = adapter.layer_map.by_weight()
+        try:
+            self._found = {name: stored_name(name, self.named) for name in weights}
+        except BaseMismatch:
+            from ..torch_base.base import names_in_model  # transformers takes seconds to import
+
+            self.named = names_in_model(adapter, folder, self.tensors)
+            self._found = {name: stored_name(name, self.named) for name in weights}
+        self.stored = {name: self.named[inner] for name, inner in self._found.items()}
         for name in self.stored:
             if (dtype := self[name].dtype) not in FLOATS:
                 raise UniLoraError(
@@ -50,7 +60,7 @@ class BaseFiles:
             return read_values(self[name])
 
         self.warnings = [OTHER_CONTENTS] if adapter.same_contents(read) is False else []
-        self.warnings += told(other_rest(adapter, self.tensors, self.stored))
+        self.warnings += told(other_rest(adapter, self._by_name(), self._found))
 
     def __getitem__(self, name: str) -> Stored:
         """The stored tensor of an adapted weight, by the weight's name in the model."""
@@ -58,8 +68,11 @@ class BaseFiles:
 
     def affix(self) -> tuple[str, str]:
         """What the model's names have at their beginning and the files' names lack, and the other way round (SPEC 10.4)."""
-        return affix(self.stored)
+        return affix(self._found)
 
     def by_model_name(self) -> dict[str, Stored]:
         """All tensors by the names that the model has for them, as ``affix`` tells."""
-        return by_model_name(self.tensors, self.stored)
+        return by_model_name(self._by_name(), self._found)
+
+    def _by_name(self) -> dict[str, Stored]:
+        return {name: self.tensors[inner] for name, inner in self.named.items()}

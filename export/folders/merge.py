@@ -80,8 +80,9 @@ class _Merge:
             inner = _find(name, self.base)
             own = inner in (name, name.removeprefix(prefix), outer + name)
             # One of another shape takes the place of the base's own, a head of other classes, but not of a mere namesake.
-            if inner and (own or self.base.tensors[inner].shape == value.shape):
-                self.saved[inner] = value
+            stored = inner and self.base.named[inner]
+            if inner and (own or self.base.tensors[stored].shape == value.shape):
+                self.saved[stored] = value
             else:
                 self.added[outer + name] = value
         # A base without a head names its tensors without its prefix. With a head it must have the prefix, or some loaders put
@@ -211,8 +212,9 @@ class _Merge:
 
 
 def _find(name: str, base: BaseFiles) -> str | None:
+    """What the model's code calls the tensor of the files that is the parameter ``name``."""
     try:
-        return stored_name(name, base.tensors)
+        return stored_name(name, base.named)
     except BaseMismatch:
         return None
 

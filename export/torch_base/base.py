@@ -1,11 +1,14 @@
 """The transformers model that an adapter names, loaded as it was trained on, and its tokenizer."""
 
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, apply_renamings
 
 from unilora_spec import Adapter, BaseMismatch, UniLoraError
 from unilora_spec.base_folder import base_folder, is_folder
@@ -41,7 +44,10 @@ def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"
         config.label2id = {label: i for i, label in enumerate(adapter.base.labels)}
     if adapter.base.problem_type:
         config.problem_type = adapter.base.problem_type
-    _check_shapes(architecture, config, adapter, where)
+    shell = _shell(architecture, config, where)
+    adapter.check_base(
+        {name: tuple(value.shape) for name, value in shell.named_parameters(remove_duplicate=False)}, where
+    )
     torch.manual_seed(0)  # what the base has no values for is drawn, and the same call is to give the same file
     try:
         model, loading = architecture.from_pretrained(
@@ -58,6 +64,27 @@ def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"
     if tokenizer is not None and config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer, _missing(loading, adapter, where)
+
+
+def names_in_model(adapter: Adapter, folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The names of a base's tensors, as its files have them, by those that transformers gives them while loading, as it does for ViT.
+
+    They are as they are where transformers has no model of the adapter's record and the folder's config.json, and where loading does
+    more to the tensors than to rename them.
+    """
+    as_they_are = {name: name for name in names}
+    try:
+        config = _config(str(folder))
+        architecture = _architecture((adapter.base and adapter.base.architecture) or "")
+        if not isinstance(config, architecture.config_class):
+            return as_they_are
+        changes = get_model_conversion_mapping(_shell(architecture, config, folder))
+    except UniLoraError:
+        return as_they_are
+    if not all(isinstance(change, WeightRenaming) for change in changes):
+        return as_they_are
+    renamed = {apply_renamings(name, changes): name for name in names}
+    return renamed if len(renamed) == len(as_they_are) else as_they_are
 
 
 def _architecture(name: str):
@@ -86,15 +113,14 @@ def _config(where: str):
         ) from error
 
 
-def _check_shapes(architecture, config, adapter, where):
+def _shell(architecture, config, where) -> PreTrainedModel:
+    """The model without values."""
     try:
         with torch.device("meta"):
-            shell = architecture(config)
+            return architecture(config)
     except Exception as error:  # a class's own errors, about values that it cannot be built of
         reason = " ".join(str(error).split())
         raise UniLoraError(f"{where}: transformers cannot build a model of its config.json: {reason:.200}") from error
-    shapes = {name: tuple(value.shape) for name, value in shell.named_parameters(remove_duplicate=False)}
-    adapter.check_base(shapes, where)
 
 
 def _tokenizer(where: str):

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,14 +41,14 @@ def read(source: str, separator: str | None = None, encoding: str | None = None)
     if format_of(path.name) or path.suffix.lower() == ".zip":
         with TemporaryDirectory(prefix="unilora-") as folder:
             return _read_file(path, Path(folder), separator, encoding)
-    is_folder = "\0" not in source and path.is_dir()
+    name, *rest = re.split(r":(?![^\[]*\])", source, maxsplit=2)  # a split may be train[:1000]
+    is_folder = "\0" not in source and Path(name).is_dir()
     if not is_folder and "\0" not in source and path.exists():
         raise UniLoraError(
             f"{source}: a data file's name must end in one of {', '.join(FORMATS)}, or in that and one of {', '.join(ENDS)}"
         )
     if is_folder:
-        _look_at_folder(path)
-    name, *rest = source.split(":", 2)
+        _look_at_folder(Path(name))
     return Read(_loaded(source, None, name, *rest[:-1], split=rest[-1] if rest else "train"))
 
 

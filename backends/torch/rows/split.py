@@ -90,7 +90,7 @@ class Source:
         for column in needed:
             if column not in there:
                 raise UniLoraError(f"{self.name}: there is no column {column!r}; {self._instead(there)}")
-        others = Counter()
+        self.rows, others = self.task.as_read(self.rows, self.name), Counter()
         for number, row in enumerate(self.rows.select_columns(list(dict.fromkeys(needed)))):
             if where and str(row[where[0]]) != where[1]:
                 others[str(row[where[0]])] += 1

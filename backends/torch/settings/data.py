@@ -33,8 +33,8 @@ class DataSettings(Settings):
     data: str | None = option(
         "Data and task",
         TEXT,
-        "Training data: a .csv, .tsv, .json, .jsonl or .parquet file, also compressed (.csv.gz), or a data set's id or folder "
-        "as ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.",
+        "Training data: a .csv, .tsv, .json, .jsonl or .parquet file, also compressed (.csv.gz), or a data set's id or folder, "
+        "such as a folder of images with a folder for each class, as ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.",
     )
     text: tuple[str, ...] = option(
         "Data and task",
@@ -43,6 +43,11 @@ class DataSettings(Settings):
         "what is asked and its answer; by default they take messages, conversations, prompt and completion, instruction, input and "
         "output, source and target, or text, whichever is there first.",
         (),
+    )
+    image: str | None = option(
+        "Data and task",
+        TEXT,
+        "Column of the images, or of the names of their files, which lie beside the rows; by default image or img, which is there.",
     )
     label: str = option("Data and task", TEXT, "Column of the labels; causal-lm and seq2seq need none.", "label")
     label_separator: str | None = option(
@@ -67,8 +72,8 @@ class DataSettings(Settings):
     holdout: float = option(
         "Data and task",
         number(0, 1),
-        "Share of --data to hold out, chosen by the SHA-256 of the text: the same on every machine, "
-        "and equal texts stay together.",
+        "Share of --data to hold out, chosen by the SHA-256 of the text or the image's file: the same on every "
+        "machine, and equal ones stay together.",
         0.1,
     )
     limit: int | None = option("Data and task", whole(1), "Train on that many rows at most, chosen by SHA-256 too.")
@@ -103,11 +108,26 @@ class DataSettings(Settings):
         "Of causal-lm: several short rows in one of --max-length, none of which sees another.",
         False,
     )
+    augment: bool = option(
+        "Data and task",
+        FLAG,
+        "Of image-classification: in each epoch train on another part of each image, mirrored or not. Off, it is the middle.",
+        True,
+    )
 
     def __post_init__(self):
         super().__post_init__()
         language = self.task in LANGUAGE
-        if not self.text and not language:
+        images = self.task == "image-classification"
+        if images and self.text:
+            raise UniLoraError(
+                "--text is for texts, and image-classification reads none; give --image the column of the images"
+            )
+        if not images and (self.image or not self.augment):
+            raise UniLoraError(
+                f"{'--image' if self.image else '--no-augment'} is for image-classification; leave it out, or give --task image-classification"
+            )
+        if not self.text and not language and not images:
             self.text = ("text",)
         if self.max_length is None:
             self.max_length = 1024 if language else 128

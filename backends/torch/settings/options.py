@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 LANGUAGE = ("causal-lm", "seq2seq")  # tasks of language models
-TASKS = ("classification", "regression", "multi-label", "token-classification", *LANGUAGE)
+TASKS = ("classification", "regression", "multi-label", "token-classification", "image-classification", *LANGUAGE)
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
 # Planners of ranks that look at the base before training, and the number of texts they show it: of HeteroLoRA's own example
 # 32 batches of 8; GeLoRA's could not be looked up, and with a thousand the standard error is a twentieth of the dimension.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ..rows.split import Data, load
 from ..settings import DataSettings
 from .causal_lm import CausalLM
+from .images import ImageClassification
 from .labelled import Classification, Regression
 from .multi_label import MultiLabel
 from .seq2seq import Seq2Seq
@@ -16,6 +17,7 @@ TASKS = {
     "regression": Regression,
     "multi-label": MultiLabel,
     "token-classification": TokenClassification,
+    "image-classification": ImageClassification,
     "causal-lm": CausalLM,
     "seq2seq": Seq2Seq,
 }

@@ -24,6 +24,11 @@ def learned(
     are no classes, for two spellings of one class, and for a class that is in held-out data alone.
     """
     names = source.names(column)
+    if held_out and names and held_out.names(column) not in (None, names):
+        theirs, own = (", ".join(map(repr, each[:FEW])) for each in (held_out.names(column), names))
+        raise UniLoraError(
+            f"{held_out.name}: the classes of {column} are {theirs}, and those of {source.name} {own}; give rows that number the same classes"
+        )
     first, others = (
         {name: row for value, row in reversed(each.first().items()) for name in names_in(value)} if each else {}
         for each in (source, held_out)

@@ -38,19 +38,23 @@ class Labelled(Task):
         return ""
 
     def look(self, row, source):
-        texts, cell = text_of(row, self.settings.text), row[self.settings.label]
+        texts, cell = self.texts_in(row, source), row[self.settings.label]
         unlabelled = cell == -1 and source.names(self.settings.label)  # as the test splits of the Hub have it
         if unlabelled or is_missing(cell, source.is_text):
             self.nothing[value_of(cell)] += isinstance(cell, str)
             raise LeftOut("label")
         return texts, self.values(cell)
 
+    def texts_in(self, row, source) -> tuple[str, ...]:
+        """The texts of a row. Raises as ``look`` does."""
+        return text_of(row, self.settings.text)
+
     def values(self, cell) -> tuple:
         """The values of a label's cell, which is not missing. Raises ``WrongCell`` for one that the task cannot learn."""
         if is_several(cell):
             raise WrongCell(
                 self.settings.label,
-                f"is {str(cell)!r:.60}, and one label is learned for each text; give a column with one label, or --task multi-label",
+                f"is {str(cell)!r:.60}, and one label is learned for each row; give a column with one label, or --task multi-label",
             )
         return (value_of(cell),)
 

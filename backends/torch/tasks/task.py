@@ -6,15 +6,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import datasets
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from unilora_spec import UniLoraError
 
 from ..rows.order import longest_first
 from ..rows.refusals import LeftOut, WrongCell
 from ..rows.split import Data, Source
 from ..settings import DataSettings
+from ..training.strangers import NO_CODE
 
 SMALLER_IS_BETTER = ("loss", "mse", "perplexity")  # of the metrics of all tasks
 
@@ -62,6 +66,10 @@ class Task:
         """The columns that are read, of a source that has those ``there``."""
         raise NotImplementedError
 
+    def as_read(self, rows: datasets.Dataset, name: str) -> datasets.Dataset:
+        """The rows of the source ``name`` as ``look`` and ``batch`` are given them. It has the ``columns``."""
+        return rows
+
     def look(self, row: dict, source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """A row's texts, by which it is held out, and the values of its label, which ``source`` keeps.
 
@@ -93,11 +101,23 @@ class Task:
     def configure(self, config: PreTrainedConfig) -> None:
         """Sets what a head for the task is made by, before the model is made."""
 
-    def read_by(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """From here on, batches are for this model: of the inputs that it takes, and not longer than it can read."""
+    def reader(self, base: str):
+        """What makes a model's inputs of rows, loaded from the folder or id of the base: here its tokenizer.
+
+        Raises ``UniLoraError`` where the base has none, and transformers' own errors.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(base, **NO_CODE)
+        if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where there is none
+            raise UniLoraError(f"{base}: it has no tokenizer; put the model's tokenizer files beside its weights")
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def read_by(self, model: PreTrainedModel, reader) -> None:
+        """From here on, batches are for this model: of the inputs that it takes, and not longer than it can read. ``reader`` is the base's."""
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        longest = min(self.settings.max_length, positions or self.settings.max_length, tokenizer.model_max_length)
-        self.tokenize, self.max_length = tokenizer, longest
+        longest = min(self.settings.max_length, positions or self.settings.max_length, reader.model_max_length)
+        self.tokenize, self.max_length = reader, longest
         self.inputs = frozenset(inspect.signature(model.forward).parameters)
 
     def ready(self, data: Data, progress: bool = False) -> Data:
@@ -111,6 +131,10 @@ class Task:
     def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """The model's inputs, padded to the longest, and ``labels``. Texts are tokenized here: there is no copy of the data in tokens."""
         raise NotImplementedError
+
+    def training_batch(self, rows: Sequence[dict], epoch: int) -> dict[str, torch.Tensor]:
+        """``batch`` of rows that are trained on, for a task that shows them otherwise in each ``epoch``, counted from 0."""
+        return self.batch(rows)
 
     def items(self, labels: torch.Tensor) -> int:
         """Of how many losses a batch's loss is the mean."""

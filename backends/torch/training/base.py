@@ -1,4 +1,4 @@
-"""The base model of a training run, its tokenizer and its data, loaded without a word on the terminal."""
+"""The base model of a training run, its tokenizer or image processor and its data, loaded without a word on the terminal."""
 
 import contextlib
 import logging
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import datasets
 import transformers
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from unilora_spec import UniLoraError
 from unilora_spec.base_model import look_at_base
@@ -16,7 +16,7 @@ from unilora_spec.command import printable
 from ..settings import PlanSettings
 from ..tasks import Task, rows_and_task
 from .precision import keep_for_training, loading
-from .strangers import NO_CODE, WEIGHTS, config_of, reason
+from .strangers import WEIGHTS, config_of, reason
 from .waiting import waiting
 
 
@@ -56,9 +56,9 @@ def loaded(settings, config: PreTrainedConfig, task: Task, progress: bool = Fals
     if said and progress:
         print(printable(said), file=sys.stderr, flush=True)
     with waiting(lambda: f"loading {settings.base}") if progress else contextlib.nullcontext():
-        tokenizer = _tokenizer(settings.base)
-        model, new = _base_model(settings, config, task, tokenizer, held_in)
-        task.read_by(model, tokenizer)
+        reader = _from_base(task.reader, settings.base)
+        model, new = _base_model(settings, config, task, reader, held_in)
+        task.read_by(model, reader)
     return model, new
 
 
@@ -97,15 +97,6 @@ def _from_base(load, base, **options):
         raise UniLoraError(f"{base}: no such folder, nor a base model of that id to be had: {reason(error)}") from error
 
 
-def _tokenizer(base):
-    tokenizer = _from_base(AutoTokenizer.from_pretrained, base, **NO_CODE)
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where there is none
-        raise UniLoraError(f"{base}: it has no tokenizer; put the model's tokenizer files beside its weights")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
 def _set_dropout(config, probability) -> int:
     """Sets each probability of dropout in a configuration and those within it; how many there are. A layer that is left out as a whole
     (layerdrop, drop_path) is another thing."""
@@ -117,12 +108,13 @@ def _set_dropout(config, probability) -> int:
     return len(names) + sum(_set_dropout(each, probability) for each in inner)
 
 
-def _base_model(settings, config, task, tokenizer, held_in):
+def _base_model(settings, config, task, reader, held_in):
     """The base with a head for the task, and the names of the parameters that it lacked: the head's."""
     transformers.set_seed(settings.seed % 2**32)  # the new head's start; NumPy's seeds end at 2^32
     task.configure(config)
-    if config.get_text_config().pad_token_id is None:
-        config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    text = config.get_text_config()
+    if getattr(text, "pad_token_id", 0) is None:
+        text.pad_token_id = getattr(reader, "pad_token_id", None)
     model, found = _from_base(
         task.model_class.from_pretrained,
         settings.base,

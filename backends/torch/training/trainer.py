@@ -54,7 +54,7 @@ class _Trainer(Trainer):
         size = self.task.settings.micro_batch or max(1, len(own))
         pieces = [own[start : start + size] for start in range(0, len(own), size)]
         # A process without a row runs one all the same, which counts nothing: the others wait for its gradient.
-        batches = [self.data_collator(piece) for piece in pieces or [rows[:1]]]
+        batches = [self.task.training_batch(piece, self._sampler.epoch) for piece in pieces or [rows[:1]]]
         return [batch | {"items": self.task.items(batch["labels"]) if own else 0} for batch in batches]
 
     def training_step(self, model, inputs, num_items_in_batch=None):
