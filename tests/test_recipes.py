@@ -97,7 +97,7 @@ def test_a_recipe_trains_a_stand_in(name, stand_in, tmp_path):
     }
     small |= {"eval": data} if "eval" in options else {"holdout": 0.4} if options.get("holdout", 0.1) else {}
     small |= {"micro_batch": 2} if "micro_batch" in options else {}
-    small |= {"image": "image"} if "image" in options else {}
+    small |= {"image": "image", "label": "label"} if "image" in options else {}
     report = train(TrainSettings(**options | {"quantize": None} | small, output=tmp_path / "vec.safetensors"))
     adapter = load_adapter(tmp_path / "vec.safetensors")
     assert (

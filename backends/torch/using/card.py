@@ -24,6 +24,7 @@ PIPELINES = {
     "token-classification": "token-classification",
     "causal-lm": "text-generation",
     "seq2seq": "text2text-generation",
+    "image-classification": "image-classification",
 }
 VERSIONS = ("unilora", "torch", "transformers")
 
