@@ -42,17 +42,17 @@ BEGIN, END = "<!-- python -m benchmarks.llm -->", "<!-- end of the table of Gemm
 TARGETS, RANK = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), 4
 D = 32_768  # what a run takes by default for this base
 BEFORE, LORA, UNILORA, OURS = "before training", "PEFT LoRA", "PEFT UniLora", "this project"
-HELD_OUT, LONGEST = 100, 24  # questions that are asked, and the words of a review
-NEW_TOKENS = 5
+HELD_OUT, LONGEST = 80, 24  # questions that are asked, and the words of a review
 
 
 @dataclass(frozen=True)
 class Task:
-    """``rows`` are {"prompt", "completion"}; ``batch`` of them make a step."""
+    """``rows`` are {"prompt", "completion"}; ``batch`` of them make a step, and an answer takes ``tokens``."""
 
     name: str
     rows: list[dict]
     batch: int
+    tokens: int
 
 
 def reviews() -> Task:
@@ -67,14 +67,15 @@ def reviews() -> Task:
         "film reviews",
         [{"prompt": asked.format(row["text"].strip()), "completion": f" {words[row['label']]}"} for row in short],
         8,
+        1,
     )
 
 
 def sums() -> Task:
-    """Two numbers of two digits."""
-    pairs = [(a, b) for a in range(10, 100) for b in range(10, 100)]
+    """A number of two digits and one of one."""
+    pairs = [(a, b) for a in range(10, 100) for b in range(1, 10)]
     rows = [{"prompt": f"What is {a} plus {b}?\nAnswer:", "completion": f" {a + b}"} for a, b in pairs]
-    return Task("sums", rows, 16)
+    return Task("sums", rows, 16, 5)
 
 
 def chosen(task: Task, steps: int, seed: int) -> tuple[list[dict], list[dict]]:
@@ -114,13 +115,13 @@ def train(model, rate, settings, data, task) -> float:
 
 
 @torch.no_grad()
-def answers(model, tokenizer, rows) -> list[str]:
+def answers(model, tokenizer, rows, tokens) -> list[str]:
     """What the model says to each question, greedily: the first word, or number, of a few tokens."""
     tokenizer.padding_side = "left"
     said = []
     for start in range(0, len(rows), 25):
         asked = tokenizer([row["prompt"] for row in rows[start : start + 25]], padding=True, return_tensors="pt")
-        found = model.eval().generate(**asked, max_new_tokens=NEW_TOKENS, do_sample=False)
+        found = model.eval().generate(**asked, max_new_tokens=tokens, do_sample=False)
         texts = tokenizer.batch_decode(found[:, asked["input_ids"].shape[1] :], skip_special_tokens=True)
         said += [(text.split() or [""])[0].strip(".,") for text in texts]
     return said
@@ -157,12 +158,12 @@ def run(task: Task, base: Path, steps: int, seed: int, hows, folder: Path, say) 
     for how in hows:
         line = {"task": task.name, "how": how, "seed": seed, "trained": 0, "bytes": 0}
         if how == BEFORE:
-            line["right"] = right(answers(model, tokenizer, held_out), held_out)
+            line["right"] = right(answers(model, tokenizer, held_out, task.tokens), held_out)
         else:
             one, rate = adapted(how, model, seed)
             line |= {"trained": sum(each.numel() for each in one.parameters() if each.requires_grad), "rate": rate}
             line["seconds"] = train(one, rate, settings, ready, learned) / steps
-            line["right"] = right(answers(one, tokenizer, held_out), held_out)
+            line["right"] = right(answers(one, tokenizer, held_out, task.tokens), held_out)
             if how == OURS and seed == 0:
                 line["bytes"] = one.save_adapter(settings.output)
                 first = [
@@ -187,7 +188,7 @@ def table(lines: list[dict], steps: int) -> str:
         f"{steps} steps, seeds {', '.join(map(str, seeds))}; torch {version('torch')}, PEFT {version('peft')}.",
         "",
     ]
-    found += ["| questions | | trained | right of 100 | seconds a step |", "|---|---|---|---|---|"]
+    found += ["| questions | | trained | right, of a hundred | seconds a step |", "|---|---|---|---|---|"]
     for task in dict.fromkeys(line["task"] for line in lines):
         for how in dict.fromkeys(line["how"] for line in lines):
             some = [line for line in lines if (line["task"], line["how"]) == (task, how)]
@@ -215,7 +216,7 @@ def written(part: str) -> None:
 
 def main(
     base: Annotated[Path, typer.Option(help="Gemma 3 270M, as transformers saves it.")],
-    steps: Annotated[int, typer.Option(help="Steps of each training.")] = 32,
+    steps: Annotated[int, typer.Option(help="Steps of each training.")] = 24,
     seeds: Annotated[str, typer.Option(help="Seeds with commas between them.")] = "0",
     tasks: Annotated[
         str, typer.Option(help="film reviews, sums, or both with a comma between them.")
