@@ -78,15 +78,15 @@ class Template:
         self.begin = begin if begin == [tokenizer.bos_token_id] else []
         self.end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
-    def prompt(self, asked: str | Instruction | list[dict]) -> list[int]:
-        """The token ids of what is asked, up to where the model is to answer.
+    def prompt(self, asked: str | Instruction | list[dict], begin: str = "") -> list[int]:
+        """The token ids of what is asked, up to where the model is to answer, and of how its answer is to ``begin``.
 
         Raises ``UniLoraError`` where there is no template for messages, or it refuses them.
         """
         asked = self._as_shown(asked)
         if isinstance(asked, str):
-            return self._begun(self._ids([asked])[0])
-        return self._ids([self._rendered(asked, add_generation_prompt=True)])[0]
+            return self._begun(self._ids([asked + begin])[0])
+        return self._ids([self._rendered(asked, add_generation_prompt=True) + begin])[0]
 
     def example(self, example: Example, all_tokens: bool = False) -> Tokens:
         """A row's tokens. With ``all_tokens``, a conversation's answers are not looked for: all of it counts as one.

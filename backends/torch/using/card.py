@@ -22,6 +22,7 @@ PIPELINES = {
     "regression": "text-classification",
     "multi-label": "text-classification",
     "token-classification": "token-classification",
+    "image-classification": "image-classification",
     "causal-lm": "text-generation",
     "seq2seq": "text2text-generation",
 }
