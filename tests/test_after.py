@@ -29,6 +29,7 @@ from backends.torch.using.answers import Comparison, formula, last_boxed
 from backends.torch.using.card import card_beside, is_unchanged
 from backends.torch.using.conversation import Speaker, prompts_of
 from backends.torch.using.evaluation import evaluate
+from backends.torch.using.generation import Generator
 from backends.torch.using.hub import pull, push
 from backends.torch.using.prediction import predict
 from unilora_spec import UniLoraError, WorkFailed
@@ -321,7 +322,7 @@ def test_generated_answers_are_compared(sums, work, tmp_path):
     assert held["base_metrics"] == pytest.approx(report["before"], rel=1e-4)
 
 
-def test_answers_begin_and_end_as_they_are_told_to(sums, gpt2, work, tmp_path):  # noqa: F811
+def test_answers_begin_and_end_as_they_are_told_to(sums, gpt2, work, tmp_path, monkeypatch):  # noqa: F811
     """The tokens of prompt and beginning are those of one text; an answer ends before the first text that stops it."""
     options = {"adapter": sums[0], "data": tmp_path / "p.jsonl", "output": tmp_path / "o.jsonl", "max_new_tokens": 6}
     (tmp_path / "p.jsonl").write_text('{"prompt": "1+1="}\n{"prompt": "22+3="}\n{"prompt": "4+"}\n')
@@ -339,6 +340,11 @@ def test_answers_begin_and_end_as_they_are_told_to(sums, gpt2, work, tmp_path): 
     plain = answers()
     stop = plain[0][1]
     assert answers(stop=f"zz,{stop}") == [text.partition(stop)[0].strip() for text in plain]
+    lengths, text_of = [], Generator._text
+    with monkeypatch.context() as patch:
+        patch.setattr(Generator, "_text", lambda self, ids: lengths.append(len(ids)) or text_of(self, ids))
+        answers(stop=stop, batch_size=1)
+    assert 2 in lengths  # generated until it stops, and no token more
     (tmp_path / "c.yaml").write_text(
         f"adapter: {sums[0]}\ngenerate: true\nanswer: whole\nmax-new-tokens: 4\nlimit: 3\n"
     )
@@ -358,8 +364,8 @@ def test_an_encoder_decoder_is_measured_and_answers(bases, tmp_path):  # noqa: F
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in pairs))
     options = {"data": data, "task": "seq2seq", "epochs": 6, "lr": 0.05, "dim": 100, "targets": "q,v", "rank": 2}
-    base = bases(None, t5)
-    vector, report = trained(tmp_path, base, "words", **options)
+    folder = bases(None, t5)
+    vector, report = trained(tmp_path, folder, "words", **options)
     held = evaluate(EvaluateSettings(adapter=vector, data=data, holdout=0.1))
     assert held["task"] == "seq2seq" and held["metrics"] == pytest.approx(report["after"], rel=1e-4)  # other batches
     settings = {"adapter": vector, "data": data, "max_new_tokens": 5, "batch_size": 7}
@@ -368,12 +374,13 @@ def test_an_encoder_decoder_is_measured_and_answers(bases, tmp_path):  # noqa: F
     predict(PredictSettings(**settings, output=tmp_path / "out.jsonl"))
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["source"] for row in rows] == [pair["source"] for pair in pairs]
+    assert any(row["prediction"] for row in rows)
     speaker = Speaker(GenerateSettings(adapter=vector, max_new_tokens=5))
     assert [each["generated"] for each in speaker.answers([row["source"] for row in rows])] == [
         row["prediction"] for row in rows
     ]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(base).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     load_adapter(model, vector)
     for row in rows[:4]:
         ids, said = tokenizer(row["source"], return_tensors="pt")["input_ids"], [[0]]
