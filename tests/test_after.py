@@ -482,7 +482,8 @@ def test_files_of_prompts(tmp_path):
     assert list(prompts_of(tmp_path / "p.jsonl")) == ["a", [{"role": "user", "content": "b"}]]
     for name, content, said in (
         ("a.jsonl", b"{}\n", "line 1 is no object with a prompt"),
-        ("b.jsonl", b"[" * 100_000, "line 1 is no object"),
+        ("b.jsonl", b"[" * 100_000, "nested deeper than 64"),
+        ("e.jsonl", b"[1]\n", "line 1 is no object"),
         ("c.txt", b"\n", "has no prompt in it"),
         ("d.txt", b"\xff", "is not UTF-8"),
     ):

@@ -26,7 +26,7 @@ from unilora_spec.documents import read_bytes
 from ..rows.forms import Example, Instruction
 
 MOST_TEMPLATE = 2**20  # bytes; the longest of models are some tens of thousands
-SECONDS = 5  # of computing, for what takes a thousandth
+SECONDS = 2  # of computing, for what takes a thousandth
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # marks what the assistant writes
 
 
