@@ -35,9 +35,14 @@ def prepare() -> None:
     import datasets  # noqa: F401
     import onnxruntime  # noqa: F401
     import typer  # noqa: F401
-    from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, GPT2LMHeadModel  # noqa: F401
+    from transformers import (  # noqa: F401
+        AutoModelForSequenceClassification,
+        BertConfig,
+        BertForSequenceClassification,
+        GPT2LMHeadModel,
+    )
 
-    import backends.torch.using.conversation
+    import backends.torch.using.conversation  # noqa: F401
     import export.folders.from_peft
     import export.onnx_base.from_file
     import export.torch_base.from_torch  # noqa: F401
