@@ -208,6 +208,7 @@ PROMPTS = {
 }
 TEMPLATES = {
     "sound": Seed(b"{% for m in messages %}{{ m.content }}{% endfor %}", None),
+    "nothing": Seed(b"{# #}", "what is asked has no token"),
     "a loop": Seed(b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "it takes more than"),
     "a range": Seed(b"{% for a in range(10 ** 12) %}{% endfor %}", "refuses a conversation of user"),
     "code": Seed(b"{{ ().__class__.__base__.__subclasses__() }}", "refuses a conversation of user"),

@@ -81,12 +81,16 @@ class Template:
     def prompt(self, asked: str | Instruction | list[dict], begin: str = "") -> list[int]:
         """The token ids of what is asked, up to where the model is to answer, and of how its answer is to ``begin``.
 
-        Raises ``UniLoraError`` where there is no template for messages, or it refuses them.
+        Raises ``UniLoraError`` where there is no template for messages, or it refuses them, and where nothing is shown.
         """
         asked = self._as_shown(asked)
         if isinstance(asked, str):
-            return self._begun(self._ids([asked + begin])[0])
-        return self._ids([self._rendered(asked, add_generation_prompt=True) + begin])[0]
+            ids = self._begun(self._ids([asked + begin])[0])
+        else:
+            ids = self._ids([self._rendered(asked, add_generation_prompt=True) + begin])[0]
+        if not ids:
+            raise UniLoraError("what is asked has no token; give a prompt, and a chat template that shows it")
+        return ids
 
     def example(self, example: Example, all_tokens: bool = False) -> Tokens:
         """A row's tokens. With ``all_tokens``, a conversation's answers are not looked for: all of it counts as one.
