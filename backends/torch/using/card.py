@@ -22,9 +22,9 @@ PIPELINES = {
     "regression": "text-classification",
     "multi-label": "text-classification",
     "token-classification": "token-classification",
-    "image-classification": "image-classification",
     "causal-lm": "text-generation",
     "seq2seq": "text2text-generation",
+    "image-classification": "image-classification",
 }
 VERSIONS = ("unilora", "torch", "transformers")
 
