@@ -15,6 +15,7 @@ import pytest
 import torch
 import transformers
 import yaml
+from test_chat import bases, t5  # noqa: F401  a fixture
 from test_train import base, gpt2, one_thread, own_cache, sentence  # noqa: F401  fixtures
 from typer.testing import CliRunner
 
@@ -28,6 +29,7 @@ from backends.torch.using.answers import Comparison, formula, last_boxed
 from backends.torch.using.card import card_beside, is_unchanged
 from backends.torch.using.conversation import Speaker, prompts_of
 from backends.torch.using.evaluation import evaluate
+from backends.torch.using.generation import Generator
 from backends.torch.using.hub import pull, push
 from backends.torch.using.prediction import predict
 from unilora_spec import UniLoraError, WorkFailed
@@ -234,6 +236,12 @@ def test_every_row_comes_out_in_its_order(classifier, work, tmp_path):
     assert (tmp_path / "out.csv").read_bytes() == before
 
 
+def test_a_cell_that_is_no_text_is_told_with_its_row(classifier, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": [{"role": "user"}]}\n')
+    call = PredictSettings(adapter=classifier[0], data=tmp_path / "rows.jsonl", output=tmp_path / "out.csv")
+    assert "rows.jsonl: text of row 1 is a list of objects" in refused(predict, call)
+
+
 def test_places_and_columns_that_are_taken(classifier, work, tmp_path):
     vector, _ = classifier
     data = tmp_path / "rows.csv"
@@ -312,6 +320,78 @@ def test_generated_answers_are_compared(sums, work, tmp_path):
     held = evaluate(EvaluateSettings(**settings, holdout=0.1))
     assert held["metrics"] == pytest.approx(report["after"], rel=1e-4)  # batches of other sizes
     assert held["base_metrics"] == pytest.approx(report["before"], rel=1e-4)
+
+
+def test_answers_begin_and_end_as_they_are_told_to(sums, gpt2, work, tmp_path, monkeypatch):  # noqa: F811
+    """The tokens of prompt and beginning are those of one text; an answer ends before the first text that stops it."""
+    options = {"adapter": sums[0], "data": tmp_path / "p.jsonl", "output": tmp_path / "o.jsonl", "max_new_tokens": 6}
+    (tmp_path / "p.jsonl").write_text('{"prompt": "1+1="}\n{"prompt": "22+3="}\n{"prompt": "4+"}\n')
+
+    def answers(**more):
+        predict(PredictSettings(**options, **more))
+        return [json.loads(line)["prediction"] for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(gpt2).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(gpt2)
+    load_adapter(model, sums[0])
+    begun = [Template(tokenizer).prompt(prompt + "o") for prompt in ("1+1=", "22+3=", "4+")]
+    wanted = [tokenizer.decode(_greedy(model, ids, 6, 0), skip_special_tokens=True).strip() for ids in begun]
+    assert answers(begin="o") == wanted != answers()
+    plain = answers()
+    stop = plain[0][1]
+    assert answers(stop=f"zz,{stop}") == [text.partition(stop)[0].strip() for text in plain]
+    lengths, text_of = [], Generator._text
+    with monkeypatch.context() as patch:
+        patch.setattr(Generator, "_text", lambda self, ids: lengths.append(len(ids)) or text_of(self, ids))
+        answers(stop=stop, batch_size=1)
+    assert 2 in lengths  # generated until it stops, and no token more
+    (tmp_path / "c.yaml").write_text(
+        f"adapter: {sums[0]}\ngenerate: true\nanswer: whole\nmax-new-tokens: 4\nlimit: 3\n"
+    )
+    found = called("evaluate", "--json", config=tmp_path / "c.yaml", data=work / "sums.jsonl")
+    assert found.exit_code == 0 and json.loads(found.stdout)["generated"]["answer"] == "whole"
+    (tmp_path / "c.yaml").write_text("task: causal-lm\n")
+    found = called("evaluate", config=tmp_path / "c.yaml", adapter=sums[0])
+    assert "the option 'task' is unknown" in str(found.exception)
+    for option in ("begin", "stop", "answer_after"):
+        call = {"adapter": sums[0], "data": "d", option: "a"}
+        assert f"--{option.replace('_', '-')} is for generated answers" in refused(EvaluateSettings, **call)
+
+
+def test_an_encoder_decoder_is_measured_and_answers(bases, tmp_path):  # noqa: F811
+    """T5: each of the three commands, and what it generates is what a decoder does without cache and padding."""
+    pairs = [{"source": f"say {word} {number}", "target": word} for number in range(20) for word in ("yes", "no")]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    options = {"data": data, "task": "seq2seq", "epochs": 6, "lr": 0.05, "dim": 100, "targets": "q,v", "rank": 2}
+    folder = bases(None, t5)
+    vector, report = trained(tmp_path, folder, "words", **options)
+    held = evaluate(EvaluateSettings(adapter=vector, data=data, holdout=0.1))
+    assert held["task"] == "seq2seq" and held["metrics"] == pytest.approx(report["after"], rel=1e-4)  # other batches
+    settings = {"adapter": vector, "data": data, "max_new_tokens": 5, "batch_size": 7}
+    found = evaluate(EvaluateSettings(**settings, generate=True, answer="choice", limit=9))
+    assert 0 <= found["generated"]["exact_match"] <= 1 and found["rows"]["used"] == 9
+    predict(PredictSettings(**settings, output=tmp_path / "out.jsonl"))
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["source"] for row in rows] == [pair["source"] for pair in pairs]
+    assert any(row["prediction"] for row in rows)
+    speaker = Speaker(GenerateSettings(adapter=vector, max_new_tokens=5))
+    assert [each["generated"] for each in speaker.answers([row["source"] for row in rows])] == [
+        row["prediction"] for row in rows
+    ]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    load_adapter(model, vector)
+    for row in rows[:4]:
+        ids, said = tokenizer(row["source"], return_tensors="pt")["input_ids"], [[0]]
+        with torch.no_grad():
+            for _ in range(5):
+                said[0].append(int(model(input_ids=ids, decoder_input_ids=torch.tensor(said)).logits[0, -1].argmax()))
+        end = said[0].index(1) if 1 in said[0] else None
+        assert row["prediction"] == tokenizer.decode(said[0][1:end], skip_special_tokens=True).strip()
+    assert "--begin is for causal-lm" in refused(
+        predict, PredictSettings(**settings, output=tmp_path / "o.csv", begin="a")
+    )
 
 
 def test_a_batch_generates_what_each_prompt_does_alone(sums, work, tmp_path):
@@ -402,7 +482,8 @@ def test_files_of_prompts(tmp_path):
     assert list(prompts_of(tmp_path / "p.jsonl")) == ["a", [{"role": "user", "content": "b"}]]
     for name, content, said in (
         ("a.jsonl", b"{}\n", "line 1 is no object with a prompt"),
-        ("b.jsonl", b"[" * 100_000, "line 1 is no object"),
+        ("b.jsonl", b"[" * 100_000, "nested deeper than 64"),
+        ("e.jsonl", b"[1]\n", "line 1 is no object"),
         ("c.txt", b"\n", "has no prompt in it"),
         ("d.txt", b"\xff", "is not UTF-8"),
     ):
@@ -423,6 +504,18 @@ def test_files_of_prompts(tmp_path):
         ("last-number", "-2.50", "#### -2.5", True),
         ("last-number", "18 dollars of 20", "#### 18", False),
         ("last-number", "no idea", "#### 18", False),
+        ("number", "He makes 9 * 2 = $18 every day", "9 * 2 = <<9*2=18>>18.\n#### 18", False),
+        ("number", "1,234,567 dollars of 20", "#### 1234567", True),
+        ("number", "$70,000.4", "#### 70,000", True),
+        ("number", "It is 7/2, so -4", "#### 4", True),  # 3.5 is rounded to the even 4
+        ("number", "18/0", "#### 18", True),
+        ("number", "-3", "#### 3", False),
+        ("number", "none", "#### 0", False),
+        ("boxed", "10,000.\nDone. It is 7", r"\boxed{10000}", True),
+        ("boxed", r"The answer is: \frac{2}{4}.", r"\boxed{0.5}", True),
+        ("boxed", r"The answer is: -\frac34", r"\boxed{-3/4}", True),
+        ("boxed", "The answer is: 1,2", r"\boxed{12}", False),
+        ("boxed", "The answer is: x=1,y=2", r"\boxed{1,y=2}", False),
         ("boxed", r"so \boxed{\frac{1}{2}}.", r"\boxed{\dfrac12}", True),
         ("boxed", r"The answer is: x = 0.5", r"\boxed{1/2}", True),
         ("boxed", r"\boxed{1} and then \boxed{\left(2, 3\right)}", r"\boxed{(2,3)}", True),
@@ -435,6 +528,21 @@ def test_files_of_prompts(tmp_path):
 )
 def test_answers(how, text, answer, same):
     assert Comparison(how, [answer, *(["yes", "no"] if how == "choice" else [])]).same(text, answer) is same
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("The answer is: 5 of 7. No. The answer is: 18.", True),
+        ("18 The answer is: 5", False),
+        ("The answer is 18", False),  # as the authors' script has it: without the colon nothing is found
+        ("", False),
+        (None, False),
+    ],
+)
+def test_what_is_compared_stands_behind_a_text(text, same):
+    comparison = Comparison("number", ["#### 18"], "The answer is: ")
+    assert comparison.same(text, "#### 18") is same
 
 
 def test_an_answer_that_has_none_of_the_kind_is_told():

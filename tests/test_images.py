@@ -1,5 +1,6 @@
 """Images as rows: how they are read and refused, what a model is shown of them, and a ViT that learns two colours."""
 
+import hashlib
 import json
 import shutil
 import struct
@@ -18,12 +19,14 @@ Image = pytest.importorskip("PIL.Image")
 from random import Random
 
 from backends.torch.rows import images
-from backends.torch.settings import TrainSettings
+from backends.torch.settings import EvaluateSettings, PredictSettings, TrainSettings
 from backends.torch.tasks import rows_and_task
 from backends.torch.tasks.crops import _box, by_chance, central
 from backends.torch.training import train as training
 from backends.torch.training.base import prepare
 from backends.torch.training.train import train
+from backends.torch.using.evaluation import evaluate
+from backends.torch.using.prediction import predict
 from export.__main__ import app, get_command
 from export.folders.merge import merge
 from unilora_spec import UniLoraError, WorkFailed, load_adapter
@@ -165,6 +168,81 @@ def test_export_and_merge(small, tmp_path):
     np.testing.assert_allclose(logits, expected, atol=1e-4)  # the bound of the command `check`
 
 
+# After training
+
+
+def as_parquet(folder, path):
+    """The images of a folder of images as a data set with an image column, their classes as its names."""
+    files = sorted(folder.rglob("*.png"))
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=list(COLORS))})
+    cells = {
+        "img": [{"bytes": file.read_bytes(), "path": None} for file in files],
+        "label": [file.parent.name for file in files],
+    }
+    datasets.Dataset.from_dict(cells, features=features).to_parquet(path)
+    return path
+
+
+def table(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_evaluation_of_images_gives_what_training_measured(small, folder, tmp_path):
+    report = train(TrainSettings(**small | {"epochs": 1}))
+    held = {"adapter": small["output"], "holdout": 0.3, "batch_size": 5}
+    found = evaluate(EvaluateSettings(**held, data=str(folder)))
+    assert found["task"] == "image-classification" and found["rows"]["used"] == report["rows"]["held_out"]
+    assert found["metrics"] == pytest.approx(report["after"], rel=1e-4)  # batches of other sizes, so rounded otherwise
+    again = evaluate(EvaluateSettings(**held, data=str(as_parquet(folder, tmp_path / "a.parquet"))))
+    assert again["metrics"] == pytest.approx(found["metrics"], rel=1e-4)
+
+
+def test_mistakes_name_the_images(small, folder, tmp_path):
+    train(TrainSettings(**small))
+    wrong = listed(tmp_path / "rows.jsonl", ["0.png", "1.png"], ["teal", "teal"])
+    for number, color in enumerate(("red", "teal")):
+        picture(color, 90 + number).save(tmp_path / f"{number}.png")
+    options = {"adapter": small["output"], "mistakes": tmp_path / "mistakes.jsonl"}
+    found = evaluate(EvaluateSettings(**options, data=str(wrong)))
+    assert found["mistakes"]["confusion"] == [{"answer": "teal", "prediction": "red", "count": 1}]
+    (row,) = table(tmp_path / "mistakes.jsonl")
+    assert row["row"] == 1 and row["image"] == str(tmp_path / "0.png") and row["prediction"] == "red"
+
+
+def test_predictions_of_images(small, folder, tmp_path):
+    """Of each source, with all columns in their order: cells of files as they are, of images in a data set by their SHA-256."""
+    train(TrainSettings(**small))
+    out = tmp_path / "out.jsonl"
+    options = {"adapter": small["output"], "output": out, "probabilities": True, "batch_size": 5}
+    rows = tmp_path / "rows.csv"
+    for number, color in enumerate(("red", "teal", "red")):
+        picture(color, 90 + number).save(tmp_path / f"{number}.png")
+    rows.write_text("file,note\n0.png,a\n,b\n1.png,c\n2.png,d\n")
+    report = predict(PredictSettings(**options, data=str(rows), image="file"))
+    assert report["empty"] == {"image": 1} and report["columns"][0] == "prediction"
+    assert [row.get("prediction") for row in table(out)] == ["red", None, "teal", "red"]
+    assert [(row["file"], row["note"]) for row in table(out)] == [
+        ("0.png", "a"),
+        ("", "b"),
+        ("1.png", "c"),
+        ("2.png", "d"),
+    ]
+    assert list(table(out)[0])[:3] == ["file", "note", "prediction"]
+    assert table(out)[0]["probability of red"] > 0.5 > table(out)[0]["probability of teal"]
+    predict(PredictSettings(**options, data=str(folder)))
+    assert all(row["prediction"] == row["label"] in row["image"] for row in table(out)) and len(table(out)) == 24
+    data = as_parquet(folder, tmp_path / "a.parquet")
+    predict(PredictSettings(**options, data=str(data)))
+    digests = {hashlib.sha256(file.read_bytes()).hexdigest(): file.parent.name for file in folder.rglob("*.png")}
+    assert {row["img"]: row["label"] for row in table(out)} == digests
+    for data, words in ((rows, "there is no column 'image'; its columns are file, note; give --image"),):
+        with pytest.raises(UniLoraError, match=words):
+            predict(PredictSettings(**options, data=str(data)))
+    (tmp_path / "1.png").write_bytes(b"no image")
+    with pytest.raises(UniLoraError, match="rows.csv: file of row 3 is no image"):
+        predict(PredictSettings(**options, data=str(rows), image="file"))
+
+
 # What a model is shown
 
 
@@ -224,12 +302,7 @@ def test_images_of_every_source_are_the_same_rows(folder, tmp_path):
     files = sorted(folder.rglob("*.png"))
     names = [str(file.relative_to(folder)) for file in files]
     csv = folder / "list.csv"
-    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=list(COLORS))})
-    cells = {
-        "img": [{"bytes": file.read_bytes(), "path": None} for file in files],
-        "label": [file.parent.name for file in files],
-    }
-    datasets.Dataset.from_dict(cells, features=features).to_parquet(tmp_path / "a.parquet")
+    as_parquet(folder, tmp_path / "a.parquet")
     csv.write_text("image,label\n" + "".join(f"{name},{name.split('/')[0]}\n" for name in names))
     try:
         listing = rows_and_task(settings_of(csv, holdout=0.3))[0]

@@ -83,6 +83,15 @@ def test_line_ends_blank_lines_and_columns_without_a_name(tmp_path):
     assert read(str(tmp_path / "a.csv")).rows.column_names == ["text", "label"]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_blank_cell_is_a_row_and_an_empty_line_is_none(tmp_path, end):
+    """Of one column a line of blanks is a blank cell; of several it is none, and "" in quotes is a row of empty cells in both."""
+    (tmp_path / "a.csv").write_text(end.join(["", "  ", "text", "a", '""', "", "  ", '" "', "b", ""]), newline="")
+    assert read(str(tmp_path / "a.csv")).rows["text"] == ["a", "", "  ", " ", "b"]
+    lines = ["  ", "text,label", "a,1", '""', "", "  ", ",", "b,0", "", " "]
+    assert given(tmp_path / "b.csv", end.join(lines)) == (("a", "", "", "b"), ("1", "", "", "0"), [])
+
+
 def test_two_plausible_separators_are_asked_for(tmp_path):
     content = "text,x;label\na,b;c\nd,e;f\n"
     with pytest.raises(

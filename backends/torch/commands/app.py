@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import typing
+from pathlib import Path
 
 import typer
 
@@ -42,6 +43,7 @@ def command(settings, epilog: str, *more):
     return made
 
 
+CONFIG = "config", Path | None, typer.Option(None, help="YAML file of options.", rich_help_panel="Output")
 AS_JSON = (
     "as_json",
     bool,

@@ -15,9 +15,7 @@ from unilora_spec.places import check_output
 from ..settings import BEFORE, PlanSettings, TrainSettings
 from ..training.processes import is_first, launcher
 from ..training.waiting import waiting
-from .app import app, command
-
-CONFIG = "config", Path | None, typer.Option(None, help="YAML file of options.", rich_help_panel="Output")
+from .app import CONFIG, app, command
 
 
 @command(

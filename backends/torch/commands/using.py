@@ -2,26 +2,28 @@
 
 import json
 import sys
+from pathlib import Path
 
 from unilora_spec import UniLoraError
 from unilora_spec.command import printable
 
 from ..settings import EvaluateSettings, GenerateSettings, PredictSettings
-from .app import command
+from .app import CONFIG, command
 
 
 @command(
     EvaluateSettings,
     "Examples: python -m backends.torch evaluate --adapter vec.safetensors --data test.csv --mistakes mistakes.csv"
-    " · python -m backends.torch evaluate --adapter vec.safetensors --data gsm8k.jsonl --generate --answer last-number",
+    " · python -m backends.torch evaluate --adapter vec.safetensors --data gsm8k.jsonl --generate --answer number",
+    CONFIG,
 )
-def evaluate(as_json: bool, **options):
+def evaluate(config: Path | None, as_json: bool, **options):
     """Measure an adapter on rows whose answers are known: its task's metrics, beside those of the base, and its mistakes.
 
     The class of the model, its head and the task follow from the adapter's record. Of a language model the loss and the perplexity are
     those of the answers; --generate compares generated answers too.
     """
-    settings = EvaluateSettings.from_options(options)
+    settings = EvaluateSettings.from_options(options, config)
     from ..using.evaluation import evaluate  # transformers takes seconds to import; a wrong call is told at once
 
     _tell(evaluate(settings, progress=True), as_json, _show_evaluation)
@@ -30,14 +32,15 @@ def evaluate(as_json: bool, **options):
 @command(
     PredictSettings,
     "Example: python -m backends.torch predict --adapter vec.safetensors --data rows.csv --output predictions.csv",
+    CONFIG,
 )
-def predict(as_json: bool, **options):
+def predict(config: Path | None, as_json: bool, **options):
     """Write rows with what an adapter says of them: a class and its probability, a number, or a generated text.
 
     No labels are needed. Every row comes out, in the order of the input; one without a text has an empty prediction, and they are
     counted.
     """
-    settings = PredictSettings.from_options(options)
+    settings = PredictSettings.from_options(options, config)
     from ..using.prediction import predict
 
     _tell(predict(settings, progress=True), as_json, _show_prediction)
@@ -47,14 +50,15 @@ def predict(as_json: bool, **options):
     GenerateSettings,
     "Examples: python -m backends.torch generate --adapter vec.safetensors --prompt 'Is this a good film?' --beside-base"
     " · python -m backends.torch generate --adapter vec.safetensors",
+    CONFIG,
 )
-def generate(as_json: bool, **options):
+def generate(config: Path | None, as_json: bool, **options):
     """Generate text with an adapter of a language model: of a prompt, a file of prompts, or in a chat by lines of standard input.
 
     Prompts are shown to the model as training shows them: with the tokenizer's chat template where messages are asked, else as they
     are. In a chat each line is answered as one comes, and the conversation is kept; it ends with the input, or by Ctrl-C.
     """
-    settings = GenerateSettings.from_options(options)
+    settings = GenerateSettings.from_options(options, config)
     chat = settings.prompt is None and settings.prompts is None
     if chat and as_json:
         raise UniLoraError("--json is for prompts that are given; give --prompt or --prompts")

@@ -95,7 +95,7 @@ def _instruction(row):
 
 def _asked_and_answered(row, asked, answer):
     if isinstance(row[asked], list) or isinstance(row[answer], list):
-        before, after = _messages(row[asked], asked), _messages(row[answer], answer)
+        before, after = messages_of(row[asked], asked), messages_of(row[answer], answer)
         return Example(before, _with_answers(after))
     return Example(_string(row[asked], asked), _filled(row, answer, "answer"))
 
@@ -103,7 +103,7 @@ def _asked_and_answered(row, asked, answer):
 def _conversation(row, column):
     if row[column] is None or row[column] == []:
         raise LeftOut("messages")
-    return Example([], _with_answers(_messages(row[column], column)))
+    return Example([], _with_answers(messages_of(row[column], column)))
 
 
 def _filled(row, column, what) -> str:
@@ -128,7 +128,8 @@ def _with_answers(messages):
     return messages
 
 
-def _messages(cell, column) -> list[dict]:
+def messages_of(cell, column: str) -> list[dict]:
+    """The messages in a cell, each {"role": …, "content": …}. Raises ``UniLoraError`` for one that is wrong."""
     if not isinstance(cell, list):
         raise UniLoraError(
             f"{column} is {str(cell)!r:.60} ({type(cell).__name__}); give a list of messages such as "

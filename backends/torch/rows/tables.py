@@ -80,12 +80,17 @@ def read_table(path: Path, separator: str, name) -> pyarrow.Table:
 
 
 def _records(path, separator, name) -> Iterator[tuple[int, list[str]]]:
-    """(number of the last line, cells) of each record that is not empty. Raises ``UniLoraError`` for quotes that are broken."""
+    """(number of the last line, cells) of the header and of each row. Raises ``UniLoraError`` for quotes that are broken.
+
+    An empty line is no row. A line of blanks is one where the table has one column, and "" in quotes is one in every table.
+    """
     with path.open(encoding="utf-8", newline="") as file, _long_cells():
-        records, last = csv.reader(file, delimiter=separator, strict=True), 0
+        records, last, width = csv.reader(file, delimiter=separator, strict=True), 0, None
         try:
             for record in records:
-                if record and (len(record) > 1 or record[0].strip()):
+                blank = len(record) == 1 and not record[0].strip()
+                if record and (not blank or width == 1 or (width and record == [""])):
+                    width = width or len(record)
                     yield records.line_num, record
                 last = records.line_num
         except csv.Error as error:

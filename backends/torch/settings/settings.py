@@ -50,6 +50,5 @@ class Settings:
     def from_options(cls, options: Mapping, config: Path | None = None) -> "Settings":
         """The settings of a call: ``options`` by field name, where None means not given, before the YAML file's."""
         given = {name: value for name, value in options.items() if value is not None}
-        return cls(
-            **{**(read_config(config, [field.name for field in dataclasses.fields(cls)]) if config else {}), **given}
-        )
+        known = [field.name for field in dataclasses.fields(cls) if field.metadata["panel"]]
+        return cls(**{**(read_config(config, known) if config else {}), **given})

@@ -6,10 +6,10 @@ from pathlib import Path
 from unilora_spec import UniLoraError
 
 from .data import DataSettings
-from .options import DTYPES, FLAG, PATH, QUANTIZED, TEXT, hidden, listed, number, one_of, option, whole
+from .options import DTYPES, FLAG, NAMES, PATH, QUANTIZED, TEXT, flag, hidden, listed, number, one_of, option, whole
 from .settings import Settings
 
-ANSWERS = ("whole", "last-number", "boxed", "choice")
+ANSWERS = ("whole", "last-number", "number", "boxed", "choice")
 TABLES = (".csv", ".tsv", ".jsonl")
 
 
@@ -57,6 +57,8 @@ class _OnRows(DataSettings, UseSettings):
     eval: None = hidden()
     packing: bool = hidden(False)
     micro_batch: int | None = hidden()
+    augment: bool = hidden(True)
+    metric: str | None = hidden()
     data: str | None = option(
         "Data and task",
         TEXT,
@@ -64,10 +66,23 @@ class _OnRows(DataSettings, UseSettings):
     )
     batch_size: int = option("Data and task", whole(1), "Rows in the model at once.", 32)
     max_new_tokens: int = option("Language models", whole(1), "Longest answer in tokens.", 128)
+    begin: str | None = option(
+        "Language models",
+        TEXT,
+        'Of causal-lm: how each generated answer begins, behind the prompt, such as " Let\'s think step by step."',
+    )
+    stop: tuple[str, ...] = option(
+        "Language models",
+        NAMES,
+        "Texts with commas between them: a generated answer ends before the first of them.",
+        (),
+    )
 
     def __post_init__(self):
         if self.task:
             super().__post_init__()
+            if self.begin and self.task != "causal-lm":
+                raise UniLoraError(f"--begin is for causal-lm, and {self.adapter} is one of {self.task}; leave it out")
         else:  # what ``rows_for`` does comes first
             UseSettings.__post_init__(self)
         if self.data is None:
@@ -102,8 +117,13 @@ class EvaluateSettings(_OnRows):
     answer: str | None = option(
         "Language models",
         one_of(*ANSWERS),
-        "What is compared with --generate: the whole answer, the last number in it (GSM8K), what stands in its last \\boxed{} (MATH), "
-        "or which of the answers in --data it has first.",
+        "What is compared with --generate: the whole answer, the last number in it, the first number, rounded (GSM8K), what stands in its "
+        "last \\boxed{} (MATH), or which of the answers in --data it has first.",
+    )
+    answer_after: str | None = option(
+        "Language models",
+        TEXT,
+        "Compare what stands behind this text in a generated answer, where it is the last time; without it the answer is wrong.",
     )
     mistakes: Path | None = option(  # noqa: RUF009
         "Output", PATH, f"A table of all wrong answers, the most certain first: a {listed(TABLES)} file."
@@ -111,8 +131,9 @@ class EvaluateSettings(_OnRows):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.answer and not self.generate:
-            raise UniLoraError("--answer says how generated answers are compared; give --generate too")
+        for name in ("answer", "answer_after", "begin", "stop"):
+            if getattr(self, name) and not self.generate:
+                raise UniLoraError(f"{flag(name)} is for generated answers; give --generate too")
         if self.mistakes:
             self._check_table(self.mistakes, "--mistakes")
 

@@ -46,9 +46,18 @@ class ImageClassification(Classification):
         return with_paths(rows, self.column, self.settings.label, name)
 
     def texts_in(self, row, source):
-        cell = row[self.column]
+        return self._digests(row[self.column], source.name)
+
+    def given(self, there):
+        return self.columns(there)[:1]
+
+    def check_given(self, row):
+        self._digests(row[self.column], self.settings.data)
+
+    def _digests(self, cell, source) -> tuple[str]:
+        """What stands for the texts of a row of ``source``. Raises ``LeftOut`` and ``WrongCell``."""
         try:
-            check_place(cell, source.name)
+            check_place(cell, source)
             content = content_of(cell)
             if content is None:
                 raise LeftOut("image")

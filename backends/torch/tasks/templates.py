@@ -26,7 +26,7 @@ from unilora_spec.documents import read_bytes
 from ..rows.forms import Example, Instruction
 
 MOST_TEMPLATE = 2**20  # bytes; the longest of models are some tens of thousands
-SECONDS = 5  # of computing, for what takes a thousandth
+SECONDS = 2  # of computing, for what takes a thousandth
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # marks what the assistant writes
 
 
@@ -78,15 +78,19 @@ class Template:
         self.begin = begin if begin == [tokenizer.bos_token_id] else []
         self.end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
-    def prompt(self, asked: str | Instruction | list[dict]) -> list[int]:
-        """The token ids of what is asked, up to where the model is to answer.
+    def prompt(self, asked: str | Instruction | list[dict], begin: str = "") -> list[int]:
+        """The token ids of what is asked, up to where the model is to answer, and of how its answer is to ``begin``.
 
-        Raises ``UniLoraError`` where there is no template for messages, or it refuses them.
+        Raises ``UniLoraError`` where there is no template for messages, or it refuses them, and where nothing is shown.
         """
         asked = self._as_shown(asked)
         if isinstance(asked, str):
-            return self._begun(self._ids([asked])[0])
-        return self._ids([self._rendered(asked, add_generation_prompt=True)])[0]
+            ids = self._begun(self._ids([asked + begin])[0])
+        else:
+            ids = self._ids([self._rendered(asked, add_generation_prompt=True) + begin])[0]
+        if not ids:
+            raise UniLoraError("what is asked has no token; give a prompt, and a chat template that shows it")
+        return ids
 
     def example(self, example: Example, all_tokens: bool = False) -> Tokens:
         """A row's tokens. With ``all_tokens``, a conversation's answers are not looked for: all of it counts as one.

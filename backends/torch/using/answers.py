@@ -1,4 +1,4 @@
-"""Whether a generated answer is the right one: the whole text, the last number in it, what is boxed, or one of a few choices."""
+"""Whether a generated answer is the right one: the whole text, a number in it, what is boxed, or one of a few choices."""
 
 import re
 from collections.abc import Sequence
@@ -7,6 +7,9 @@ from fractions import Fraction
 from unilora_spec import UniLoraError
 
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+QUOTIENT = re.compile(rf"({NUMBER.pattern})(?:/(\d+))?")
+PLAIN_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")  # commas between thousands alone: 1,2 is a list
+FRACTION = re.compile(r"(-?)\\frac\{(-?\d+)\}\{(\d+)\}")
 
 
 class Comparison:
@@ -14,16 +17,20 @@ class Comparison:
 
     "whole"        the texts are the same, but for blanks
     "last-number"  the last numbers in them are equal: GSM8K's rows end in "#### 18"
+    "number"       the first numbers in them are equal, rounded to whole ones, of a row of GSM8K's the one behind "#### "; 7/2 is one
+                   number. So does gsm8k_eval.py of the Uni-LoRA authors
     "boxed"        what stands in the last \\boxed{…} is the same formula as MATH's own evaluation takes it (github.com/hendrycks/math,
-                   math_equivalence.py): 1/2, \\frac12 and 0.5 are one. Of a text without it, what follows "The answer is:", by
-                   which MetaMathQA's answers end, or all of it
+                   math_equivalence.py), and numbers are compared as such: 1/2, \\frac12 and 0.5 are one. Of a text without it, what
+                   follows "The answer is:", by which MetaMathQA's answers end, or all of it, up to a full stop at a line's end
     "choice"       which of the ``answers`` of the rows the text has first, in capitals or not
+
+    ``after`` is a text behind which a generated answer has what is compared; what has not got it is wrong.
 
     Raises ``UniLoraError`` where a right answer has nothing of the kind.
     """
 
-    def __init__(self, how: str, answers: Sequence[str]):
-        self.how, self.choices = how, None
+    def __init__(self, how: str, answers: Sequence[str], after: str | None = None):
+        self.how, self.after, self.choices = how, after, None
         if how == "choice":
             texts = sorted({_plain(answer).lower() for answer in answers}, key=lambda text: (-len(text), text))
             self.choices = re.compile("|".join(rf"(?<!\w){re.escape(text)}(?!\w)" for text in texts), re.IGNORECASE)
@@ -33,8 +40,15 @@ class Comparison:
 
     def same(self, text: str | None, answer: str) -> bool:
         """Whether ``text`` answers as ``answer`` does; None is no answer."""
-        found = self.found(text)
+        found = self.answered(text)
         return found is not None and found == self.found(answer)
+
+    def answered(self, text: str | None) -> str | None:
+        """What is compared of a generated text, or None where it is not in it."""
+        if text is None or not self.after:
+            return self.found(text)
+        _, after, answer = text.rpartition(self.after)
+        return self.found(answer) if after else None
 
     def found(self, text: str | None) -> str | None:
         """What is compared of a text, or None where it is not in it."""
@@ -43,9 +57,14 @@ class Comparison:
         if self.how == "last-number":
             numbers = NUMBER.findall(text)
             return str(Fraction(numbers[-1].replace(",", ""))) if numbers else None
+        if self.how == "number":
+            number = QUOTIENT.search(text.rpartition("#### ")[2])
+            return number and str(round(_quotient(*number.groups())))
         if self.how == "boxed":
             boxed = last_boxed(text)
-            return formula(text.rpartition("The answer is:")[2] if boxed is None else boxed) or None
+            if boxed is None:
+                boxed = text.rpartition("The answer is:")[2].split(".\n")[0].strip().removesuffix(".")
+            return formula(boxed) or None
         if self.how == "choice":
             chosen = self.choices.search(_plain(text))
             return chosen and chosen[0].lower()
@@ -54,6 +73,11 @@ class Comparison:
 
 def _plain(text: str) -> str:
     return " ".join(text.split())
+
+
+def _quotient(numerator: str, denominator: str | None = None) -> Fraction:
+    """A number as it is written; by a denominator of 0 the numerator, as gsm8k_eval.py has it."""
+    return Fraction(numerator.replace(",", "")) / (int(denominator or 1) or 1)
 
 
 def last_boxed(text: str) -> str | None:
@@ -79,14 +103,14 @@ def last_boxed(text: str) -> str | None:
 # What math_equivalence.py takes away, in its order, and what it writes instead.
 _WRITTEN = (
     (r"\n", ""), (r"\\!", ""), (r"\\\\", r"\\"), (r"tfrac|dfrac", "frac"), (r"\\left|\\right", ""), (r"\^\{\\circ\}|\^\\circ", ""),
-    (r"\\\$", ""), (r"\\text\{ .*", ""), (r"\\%", ""), (r"(^| |\{)\.", r"\g<1>0."), (r"^\w{1,2} *= *", ""),
+    (r"\\\$", ""), (r"\\text\{ .*", ""), (r"\\%", ""), (r"(^| |\{)\.", r"\g<1>0."), (r"^\w{1,2} *= *(?=[^=]*$)", ""),
     (r"\\sqrt([^{])", r"\\sqrt{\1}"), (r" ", ""), (r"\\frac([^{])([^{])", r"\\frac{\1}{\2}"), (r"\\frac([^{])\{", r"\\frac{\1}{"),
     (r"(\\frac\{[^{}]*\})([^{])", r"\1{\2}"), (r"^0\.5$", r"\\frac{1}{2}"), (r"^(-?\d+)/(-?\d+)$", r"\\frac{\1}{\2}"),
 )  # fmt: skip
 
 
 def formula(text: str) -> str:
-    r"""A formula in the one form in which MATH's evaluation compares it.
+    r"""A formula in the one form in which MATH's evaluation compares it; a number as a fraction in lowest terms.
 
     >>> formula(r"x = \dfrac12") == formula("1/2") == formula("0.5")
     True
@@ -94,4 +118,10 @@ def formula(text: str) -> str:
     text = text.strip()
     for written, instead in _WRITTEN:
         text = re.sub(written, instead, text)
-    return text.strip()
+    text = text.strip()
+    if PLAIN_NUMBER.fullmatch(text):
+        return str(_quotient(text))
+    if fraction := FRACTION.fullmatch(text):
+        sign, *parts = fraction.groups()
+        return str(_quotient(*parts) * (-1 if sign else 1))
+    return text

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from unilora_spec import UniLoraError
-from unilora_spec.documents import read_bytes
+from unilora_spec.documents import look_at_json, read_bytes
 
+from ..rows.forms import messages_of
 from ..settings import GenerateSettings
 from ..tasks.language_model import LanguageModel
 from ..training.base import quiet
@@ -17,7 +18,7 @@ from .generation import Generator
 from .prompts import Asking
 from .trained import load_trained
 
-MOST_PROMPTS = 2**26  # bytes
+MOST_PROMPTS, MOST_VALUES = 2**24, 2**20  # bytes; of a .jsonl file its values and keys
 
 
 class Speaker:
@@ -104,6 +105,8 @@ def prompts_of(path: Path) -> Iterator:
 
     Raises ``UniLoraError`` with the line where there is none.
     """
+    if path.suffix.lower() == ".jsonl":
+        look_at_json(path, MOST_PROMPTS, MOST_VALUES)
     try:
         lines = read_bytes(path, MOST_PROMPTS).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
@@ -118,9 +121,14 @@ def prompts_of(path: Path) -> Iterator:
 def _prompt(line, where):
     try:
         row = json.loads(line)
-        for column in ("prompt", "messages"):
-            if isinstance(row, dict) and row.get(column):
-                return row[column]
-    except (ValueError, RecursionError):
-        pass
+    except ValueError:
+        row = None
+    asked = (row.get("prompt") or row.get("messages")) if isinstance(row, dict) else None
+    if isinstance(asked, str):
+        return asked
+    if isinstance(asked, list):
+        try:
+            return messages_of(asked, "the prompt")
+        except UniLoraError as error:
+            raise error.within(where) from None
     raise UniLoraError(f'{where} is no object with a prompt; write {{"prompt": "a text"}} or {{"messages": […]}}')

@@ -18,7 +18,7 @@ from .generation import Generator
 from .mistakes import Mistakes
 from .passes import batches, on_device
 from .prompts import Asking, Prompts
-from .tables import write_table
+from .tables import shown, write_table
 from .trained import Trained, load_trained
 
 PADDING = -100  # in what is measured of each token, as labels have it
@@ -61,7 +61,9 @@ def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
     texts = list(trained.task.columns(rows.column_names))
     if len(texts) > 1 and mistakes.by != "loss":
         del texts[-1]  # the answer, which stands beside it anyway
-    table = mistakes.table(lambda number: {"row": chosen[number] + 1} | {name: rows[number][name] for name in texts})
+    table = mistakes.table(
+        lambda number: {"row": chosen[number] + 1} | {name: shown(rows[number][name]) for name in texts}
+    )
     report["mistakes"] = mistakes.report() | {"examples": table[: mistakes.SHOWN]}
     if settings.mistakes:
         write_table(settings.mistakes, mistakes.columns(texts), table)
@@ -121,12 +123,13 @@ class _Questions:
     """The prompts of rows, their answers, and how generated ones are compared with them."""
 
     def __init__(self, settings, trained, rows):
-        asking = Asking(trained)
+        asking = Asking(trained, settings.begin)
         prompts = Prompts(trained, asking, rows.column_names)
         asked = [prompts.with_answer(row) for row in rows]
         self.prompts, self.answers = [ids for ids, _ in asked], [answer for _, answer in asked]
-        self.comparison = Comparison(settings.answer or "whole", self.answers)
-        self.generator, self.trained = Generator(trained, asking.template, settings.max_new_tokens), trained
+        self.comparison = Comparison(settings.answer or "whole", self.answers, settings.answer_after)
+        self.generator = Generator(trained, asking.template, settings.max_new_tokens, stop=settings.stop)
+        self.trained = trained
 
     def answered(self, progress: bool) -> tuple[dict, Mistakes]:
         """How many generated answers are right, with the adapter and without, and those that are wrong with it."""

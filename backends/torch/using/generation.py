@@ -24,10 +24,19 @@ class Generator:
 
     ``max_new_tokens``  after which an answer is cut off; half of what the model reads at most, so that the prompt has the other half
     ``longest``         how many tokens a prompt may have, so that the model can read it and the answer; None where there is no bound
+    ``stop``            texts before the first of which an answer ends
     ``temperature``     0 takes the likeliest token each time; above it, tokens are drawn of the model's distribution at it
     """
 
-    def __init__(self, trained: Trained, template: Template, max_new_tokens: int, temperature: float = 0.0):
+    def __init__(
+        self,
+        trained: Trained,
+        template: Template,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+    ):
+        self.stop = list(stop)
         self.model, self.tokenizer = trained.model, trained.tokenizer
         self.is_encoder_decoder = self.model.config.is_encoder_decoder
         self.longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -81,13 +90,16 @@ class Generator:
             self.model.device
         )
         inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        found = self.model.generate(**inputs, streamer=streamer)
+        stopping = {"stop_strings": self.stop, "tokenizer": self.tokenizer} if self.stop else {}
+        found = self.model.generate(**inputs, streamer=streamer, **stopping)
         start = 0 if self.is_encoder_decoder else inputs["input_ids"].shape[1]
-        return [_text(self.tokenizer, ids) for ids in found[:, start:]]
+        return [self._text(ids) for ids in found[:, start:]]
 
-
-def _text(tokenizer, ids) -> str:
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+    def _text(self, ids) -> str:
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for stop in self.stop:
+            text = text.partition(stop)[0]
+        return text.strip()
 
 
 def _ends(template: Template, of_base: int | list[int] | None) -> set[int]:

@@ -48,7 +48,7 @@ class Mistakes:
             if not hit:
                 self.entries.append((number, {"answer": answer, "prediction": text or ""}))
                 if few:
-                    self.confusion[comparison.found(answer), comparison.found(text)] += 1
+                    self.confusion[comparison.found(answer), comparison.answered(text)] += 1
 
     def table(self, told: Callable[[int], dict]) -> list[dict]:
         """All of them, the most certain or the furthest off first, each with what is ``told`` of its row."""

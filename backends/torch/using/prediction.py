@@ -9,7 +9,7 @@ import torch
 from unilora_spec import UniLoraError
 
 from ..rows.reading import read
-from ..rows.refusals import LeftOut
+from ..rows.refusals import LeftOut, WrongCell
 from ..settings import PredictSettings
 from ..tasks.language_model import LanguageModel
 from ..tasks.token_classification import TokenClassification
@@ -17,7 +17,7 @@ from ..training.base import quiet
 from .generation import Generator
 from .passes import batches, on_device
 from .prompts import Asking, Prompts
-from .tables import rounded, write_table
+from .tables import as_given, rounded, write_table
 from .trained import Trained, load_trained
 
 
@@ -41,7 +41,9 @@ def predict(settings: PredictSettings, progress: bool = False) -> dict:
         columns, found, empty = predicted(settings, trained, rows, progress)
     if taken := [name for name in columns if name in rows.column_names]:
         raise UniLoraError(f"{settings.data}: there is a column {taken[0]!r} already; give the rows without it")
-    write_table(settings.output, [*rows.column_names, *columns], (row | said for row, said in zip(rows, found)))
+    write_table(
+        settings.output, [*rows.column_names, *columns], (row | said for row, said in zip(as_given(rows), found))
+    )
     return {
         "adapter": str(settings.adapter),
         "base": trained.base,
@@ -63,19 +65,22 @@ def _answers(settings, trained: Trained, rows: datasets.Dataset, progress):
     for column in texts:
         if column not in rows.column_names:
             raise UniLoraError(
-                f"{settings.data}: there is no column {column!r}; its columns are {', '.join(rows.column_names)}; give --text"
+                f"{settings.data}: there is no column {column!r}; its columns are {', '.join(rows.column_names)}; "
+                f"{task.hint(rows.column_names) or 'give --text'}"
             )
     columns = ["prediction"] + (["probability"] if task.labels else [])
     if settings.probabilities:
         columns += [f"probability of {label}" for label in task.labels]
-    given, usable, empty = rows.select_columns(texts), [], Counter()
+    given, usable, empty = task.as_read(rows, settings.data).select_columns(texts), [], Counter()
     for number, row in enumerate(given):
         try:
             task.check_given(row)
             usable.append(number)
         except LeftOut as lacking:
             empty[str(lacking)] += 1
-    found = [{} for _ in rows]
+        except WrongCell as wrong:
+            raise UniLoraError(f"{settings.data}: {wrong.column} of row {number + 1} {wrong.what}") from None
+    found = [{} for _ in range(len(rows))]
     chosen = given.select(usable)
     for numbers in batches(task.lengths(chosen), task.settings.batch_size, "predicting", progress) if usable else ():
         batch = chosen.select(numbers).to_list()
@@ -92,7 +97,7 @@ def _answers(settings, trained: Trained, rows: datasets.Dataset, progress):
 
 def _generated(settings, trained: Trained, rows: datasets.Dataset, progress):
     """What a language model answers, as ``_answers`` does."""
-    asking = Asking(trained)
+    asking = Asking(trained, settings.begin)
     prompts = Prompts(trained, asking, rows.column_names)
     asked, empty = {}, Counter()
     for number, row in enumerate(rows):
@@ -102,9 +107,9 @@ def _generated(settings, trained: Trained, rows: datasets.Dataset, progress):
             empty[str(lacking)] += 1
         except UniLoraError as error:
             raise error.within(f"{settings.data}: row {number + 1}") from None
-    generator = Generator(trained, asking.template, settings.max_new_tokens)
+    generator = Generator(trained, asking.template, settings.max_new_tokens, stop=settings.stop)
     texts = generator.texts(list(asked.values()), trained.task.settings.batch_size, "generating, steps", progress)
-    found = [{} for _ in rows]
+    found = [{} for _ in range(len(rows))]
     for number, text in zip(asked, texts):
         if text is None:
             empty["too long"] += 1

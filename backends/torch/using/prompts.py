@@ -14,9 +14,10 @@ UNKNOWN = "?"  # stands for the answer of a row that has none, and is never show
 
 
 class Asking:
-    """How a trained language model is asked: as its training shows what is asked."""
+    """How a trained language model is asked: as its training shows what is asked, and its answers begin with ``begin``."""
 
-    def __init__(self, trained: Trained):
+    def __init__(self, trained: Trained, begin: str | None = None):
+        self._begin = begin or ""
         self.template = Template(trained.tokenizer, trained.task.settings.chat_template)
         self._encoder = trained.model.config.is_encoder_decoder and trained.tokenizer
 
@@ -28,7 +29,7 @@ class Asking:
     def ids(self, asked: str | Instruction | list[dict]) -> list[int]:
         """The token ids of what is asked, up to where the model answers. Raises ``UniLoraError`` where it cannot be shown."""
         if not self._encoder:
-            return self.template.prompt(asked)
+            return self.template.prompt(asked, self._begin)
         if isinstance(asked, list):
             raise UniLoraError("an encoder-decoder reads texts, not messages; give a text")
         return self._encoder(asked if isinstance(asked, str) else "\n\n".join(text for text in asked if text.strip()))[

@@ -1,9 +1,12 @@
 """Tables that are written: CSV, TSV, or a JSON object a line."""
 
 import csv
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import datasets
 
 from unilora_spec.placing import replacing
 
@@ -28,6 +31,28 @@ def write_table(output: Path, columns: Sequence[str], rows: Iterable[dict]) -> N
         table = csv.writer(file, delimiter=SEPARATORS[suffix], lineterminator="\n")
         table.writerow(columns)
         table.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+
+
+def as_given(rows: datasets.Dataset) -> Iterator[dict]:
+    """Rows as a table holds them: of a class that has a name the name, and of an image what ``shown`` says."""
+    names = {}
+    for name, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):
+            rows = rows.cast_column(name, datasets.Image(decode=False))
+        elif isinstance(feature, datasets.ClassLabel):
+            names[name] = feature.names
+    for row in rows:
+        for name, known in names.items():
+            if row[name] is not None and row[name] >= 0:
+                row[name] = known[row[name]]
+        yield {name: shown(cell) for name, cell in row.items()}
+
+
+def shown(cell):
+    """A cell as a table holds it: of an image its file's path, or else its bytes' SHA-256 in hexadecimal digits."""
+    if not isinstance(cell, Mapping) or set(cell) != {"bytes", "path"}:
+        return cell
+    return cell["path"] or (cell["bytes"] and hashlib.sha256(cell["bytes"]).hexdigest())
 
 
 def _cell(value):

@@ -10,6 +10,7 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
@@ -30,6 +31,7 @@ from ..training.base import config_at, labels_in, loaded
 TASK_OF = (
     (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "classification"),
     (MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, "token-classification"),
+    (MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, "image-classification"),
     (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "causal-lm"),
     (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "seq2seq"),
 )
@@ -120,7 +122,7 @@ def load_trained(settings: UseSettings, outputs: Mapping[str, Path | None], prog
 
 def _task_of(adapter, file, labels) -> str:
     architecture, problem = adapter.base.architecture, adapter.base.problem_type
-    name = next((name for names, name in TASK_OF if architecture in names.values()), None)
+    name = next((name for names, name in TASK_OF if _has(names, architecture)), None)
     if name == "classification":
         name = OF_HEAD.get(problem or ("regression" if len(labels) == 1 else ""), name)
     if name not in TASKS:
@@ -128,6 +130,11 @@ def _task_of(adapter, file, labels) -> str:
             f"{file}: it was trained on a {architecture:.80}, for which there is no task here; use it from Python, by load_adapter"
         )
     return name
+
+
+def _has(names, architecture) -> bool:
+    """Whether one of transformers' tables of classes has this one; some model types have several."""
+    return any(architecture in ([found] if isinstance(found, str) else found) for found in names.values())
 
 
 def _as_in_rows(labels) -> tuple[str, ...]:
