@@ -90,7 +90,7 @@ def evaluate() -> dict:
     from backends.torch.settings import TrainSettings
     from backends.torch.tasks import rows_and_task
     from backends.torch.training.base import quiet
-        from export.parity.compare import session
+    from export.parity.compare import session
 
     with quiet():
         data, task = rows_and_task(TrainSettings(base=BASE, data=DATA, where=WHERE, holdout=HOLDOUT, head_only=True))

@@ -24,6 +24,7 @@ from backends.torch.training.checkpoints import Checkpoints, Stopped
 from backends.torch.rows.order import LikeLengths
 from backends.torch.rows.split import share
 from backends.torch.tasks import rows_and_task
+from backends.torch.training import train as module
 from backends.torch.training.train import train
 from unilora_spec import UniLoraError, WorkFailed
 from unilora_spec.command import run
@@ -704,6 +705,19 @@ def test_the_vector_and_the_head_have_learning_rates_of_their_own(small):
 
     start, vector, head = trained(lr=0, head_lr=0), trained(lr=0.1, head_lr=0), trained(lr=0, head_lr=0.1)
     assert start[0] == head[0] != vector[0] and start[1] == vector[1] != head[1]
+
+
+def test_the_head_has_a_decay_of_its_own_on_its_matrices(small):
+    seen = {}
+    for name, options in {"one": {"weight_decay": 0.5}, "own": {"head_weight_decay": 0.1}}.items():
+        made = []
+        with pytest.MonkeyPatch.context() as patch:
+            plain = module.make_trainer
+            patch.setattr(module, "make_trainer", lambda *each, made=made: made.append(plain(*each)) or made[-1])
+            train(TrainSettings(**small, **options))
+        groups = made[0].optimizer.param_groups
+        seen[name] = [(group["weight_decay"], [each.dim() for each in group["params"]]) for group in groups]
+    assert seen == {"one": [(0.5, [1]), (0.5, [2, 1])], "own": [(0.0, [1]), (0.1, [2]), (0.0, [1])]}
 
 
 def test_a_base_without_tokenizer_files_is_refused(small, base, tmp_path):

@@ -70,7 +70,12 @@ class TrainSettings(PlanSettings):
         "Try these learning rates of the vector, each on a tenth of the rows, and train with the best on held-out rows.",
     )
     head_lr: float = option("Training", number(0), "Learning rate of what is trained in full.", 2e-3)
-    weight_decay: float = option("Training", number(0), "Weight decay, as AdamW's.", 0.0)
+    weight_decay: float = option("Training", number(0), "Weight decay of the vector, as AdamW's.", 0.0)
+    head_weight_decay: float | None = option(
+        "Training",
+        number(0),
+        "Weight decay of the matrices that are trained in full; by default that of the vector, of all that is.",
+    )
     optimizer: str = option(
         "Training",
         one_of("adamw", "lora-rite", "lora-pro", "lora-pro-efficient"),

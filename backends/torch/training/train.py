@@ -169,7 +169,16 @@ def _groups(model, settings) -> list[dict]:
     theta = model.unilora.theta
     in_full = [model.get_parameter(name) for name in model.unilora.trained_in_full()]
     groups = [{"params": [theta], "lr": settings.lr}] if theta.requires_grad else []
-    return groups + ([{"params": in_full, "lr": settings.head_lr}] if in_full else [])
+    if settings.head_weight_decay is None:
+        parts = [{"params": in_full}]
+    else:
+        matrices = [each for each in in_full if each.dim() > 1]
+        vectors = [each for each in in_full if each.dim() <= 1]
+        parts = [
+            {"params": matrices, "weight_decay": settings.head_weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+    return groups + [part | {"lr": settings.head_lr} for part in parts if part["params"]]
 
 
 @contextlib.contextmanager
