@@ -74,8 +74,8 @@ def language_models(rounds: Rounds) -> list[dict]:
                 )
     how = (
         "One step is forward, backward and AdamW on what is trained, float32, all threads, without dropout; the models take turns"
-        " within each round, on one batch. The peers' loss is that of transformers' model itself, which TRL's trainer takes as"
-        " well: it computes the output layer for all tokens. Memory is what torch holds at most during the third step in a fresh"
+        " within each round, on one batch. The peers' loss is that of transformers' model itself, which"
+        " computes the output layer for all tokens. Memory is what torch holds at most during the third step in a fresh"
         " process, since before the adapter was there, as in row 9. "
         + " ".join(f"{case.model.name}: {case.model.rows} × {case.model.tokens} tokens." for case in CASES.values())
     )

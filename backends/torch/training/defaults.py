@@ -1,12 +1,4 @@
-"""What a run takes where its user names nothing: targets, d and learning rates, by what the paper and the comparison here found to work.
-
-| evidence | D / d | learning rate of θ | what an entry of θ_D moves in a step of Adam's: rate / √(D / d) |
-|---|---|---|---|
-| MiniLM, 23 M, query and value (docs/comparison.md) | 6.4 | 1e-2 to 3e-2 | 4e-3 to 1.2e-2 |
-| RoBERTa base, 125 M, query and value (the authors' scripts) | 6.4 | 5e-3 | 2e-3 |
-| RoBERTa large, 355 M, query and value (the authors' scripts) | 17 | 5e-3 | 1.2e-3 |
-| ViT base and large, query and value (the authors' scripts) | 2, 2.7 | 1e-2 | 7e-3 |
-| Gemma 7B and Mistral 7B, all linear maps (the authors' scripts) | 24, 20 | 2e-3 | 4e-4 |
+"""What a run takes where its user names nothing: targets, d and learning rates, by what was found to work (docs/language-models.md has it).
 
 P is isometric, so that a step of Adam's moves each entry of θ_D by the rate over √(D / d): one rate of the entries serves every d, and
 ``identity``, which is LoRA, has d = D.
