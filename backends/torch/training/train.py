@@ -15,20 +15,20 @@ from unilora_spec import UniLoraError, WorkFailed
 from unilora_spec.placing import placing
 from unilora_spec.serialization import encode
 
-from ..adapter.attach import attach, put
-from ..adapter.sites.noise import Noise
+from ..adapter.attach import put
 from ..outputs import check_place
 from ..ranks.before import ranked
 from ..ranks.during import Beam, Dora, cut
-from ..rows.split import without
 from ..settings import BEFORE, DURING, TrainSettings, flag
 from ..using.card import card_beside, card_of, check_card, is_free
+from .adapted import attached, groups
 from .base import prepare, quiet
 from .chain import Links
 from .checkpoints import STATE, Checkpoints, Interruption, Stopped
 from .defaults import completed, with_targets
 from .processes import is_first
 from .progress import Progress, show
+from .report import announcement, held_out_metrics, ranks_left, report_of
 from .sample import sample
 from .sweep import swept
 from .trainer import WEIGHTS, make_trainer
@@ -62,15 +62,15 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         layer_map, ranks = ranked(model, settings, looked_at)
         settings, taken = completed(settings, layer_map.D, size)
         shown = stack.enter_context(Progress(task.main)) if progress and is_first() else None
-        _attached(model, settings, layer_map, new, **({"progress": shown.on_weight} if shown else {}))
+        attached(model, settings, layer_map, new, **({"progress": shown.on_weight} if shown else {}))
         if shown:
             by_default = f"by default: {', '.join(taken)} (docs/language-models.md says why)"
-            for line in (_announcement(settings, rows, task), *rows.said, *([by_default] if taken else [])):
+            for line in (announcement(settings, rows, task), *rows.said, *([by_default] if taken else [])):
                 shown.say(line)
         if checkpoints and is_first():
             stack.callback(checkpoints.clear_unless_any)
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        trainer = make_trainer(model, _groups(model, settings), settings, rows, task, folder)
+        trainer = make_trainer(model, groups(model, settings), settings, rows, task, folder)
         if checkpoints:
             trainer.keep(checkpoints)
         if model.unilora.projection.links > 1:
@@ -84,35 +84,16 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         if shown and rows.held_out:
             shown.at("held-out batch", 0, len(trainer.get_eval_dataloader()))
         before = trainer.evaluate() if rows.held_out else {}
-        if settings.metric and settings.metric not in _held_out(before):
-            there = ", ".join(_held_out(before)) or "none, as no rows are held out"
+        if settings.metric and settings.metric not in held_out_metrics(before):
+            there = ", ".join(held_out_metrics(before)) or "none, as no rows are held out"
             raise UniLoraError(f"--metric is {settings.metric!r:.60}; of {settings.task} there are {there}")
         with Interruption(checkpoints, shown.say if shown else lambda line: None) as interruption:
             trainer.add_callback(interruption)
             after = _run(trainer, model, settings, checkpoints)
         if settings.ranks in DURING:
             put(model, cut(model.unilora.adapter()))
-            ranks["targets"] = _left(ranks["targets"], layer_map, model.unilora.layer_map)
-    rate = trainer.optimizer.param_groups[0]
-    report = {
-        "rows": {
-            "train": len(rows.train),
-            "held_out": len(rows.held_out) if rows.held_out else 0,
-            "dropped": dict(rows.dropped),
-        }
-        | task.counts,
-        "parameters": _counted(model, size),
-        "dtype": str(dtype).removeprefix("torch."),
-        "P": {"storage": model.unilora.storage.name, "bytes": model.unilora.storage.nbytes},
-        "steps": trainer.state.global_step,
-        "adapter": {
-            "targets": list(settings.targets or ()),
-            "d": model.unilora.projection.d,
-            "lr": rate.get("initial_lr", rate["lr"]),  # a run that had nothing left to train has no schedule
-        },
-        "before": _held_out(before),
-        "after": _held_out(after),
-    }
+            ranks["targets"] = ranks_left(ranks["targets"], layer_map, model.unilora.layer_map)
+    report = report_of(model, trainer, rows, task, settings, size, dtype, before, after)
     if ranks:
         report["ranks"] = ranks
     if tried:
@@ -134,51 +115,6 @@ def _check_output(settings):
         )
         if settings.card:
             check_card(card_beside(settings.output))
-
-
-def _attached(model, settings, layer_map, new, **options):
-    attach(
-        model,
-        d=settings.dim,
-        seed=settings.seed,
-        targets=layer_map,
-        kind=settings.kind,
-        options=settings.options,
-        storage=settings.storage,
-        train_in_full=(*new, *settings.train_in_full),
-        **options,
-    )
-    if settings.head_only:
-        if not model.unilora.trained_in_full():
-            raise UniLoraError(f"{settings.base}: it has a head for this task; --head-only has nothing to train")
-        theta = model.unilora.theta
-        theta.requires_grad_(False)
-        theta.detach().zero_()  # the delta weights are exactly zero
-    elif settings.noise:
-        model.unilora.noise = Noise(settings.noise, settings.seed)
-
-
-def _left(targets, before, after) -> list[dict]:
-    """The planner's targets, of the layer map ``before``, with the ranks that they have in the one ``after`` training."""
-    ranks = {replace(segment, rank=1): segment.rank for segment in after.segments}
-    places = [replace(segment, rank=1) for segment in before.segments]
-    return [target | {"rank": ranks.get(place, 0)} for place, target in zip(places, targets)]
-
-
-def _groups(model, settings) -> list[dict]:
-    theta = model.unilora.theta
-    in_full = [model.get_parameter(name) for name in model.unilora.trained_in_full()]
-    groups = [{"params": [theta], "lr": settings.lr}] if theta.requires_grad else []
-    if settings.head_weight_decay is None:
-        parts = [{"params": in_full}]
-    else:
-        matrices = [each for each in in_full if each.dim() > 1]
-        vectors = [each for each in in_full if each.dim() <= 1]
-        parts = [
-            {"params": matrices, "weight_decay": settings.head_weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-    return groups + [part | {"lr": settings.head_lr} for part in parts if part["params"]]
 
 
 @contextlib.contextmanager
@@ -232,25 +168,3 @@ def _save(model, settings, report):
     except WorkFailed as error:
         raise WorkFailed(f"{error.message}; the checkpoints are kept, for --resume") from error
     return str(card) if with_card else None
-
-
-def _counted(model, size) -> dict:
-    theta = model.unilora.theta
-    d = theta.numel() if theta.requires_grad else 0
-    in_full = sum(model.get_parameter(name).numel() for name in model.unilora.trained_in_full())
-    return {"theta": d, "in_full": in_full, "base": size, "share": (d + in_full) / size}
-
-
-def _held_out(metrics) -> dict:
-    """The metrics of an evaluation without the Trainer's own figures and prefix."""
-    names = {name.removeprefix("eval_"): value for name, value in metrics.items() if name.startswith("eval_")}
-    own = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-    return {name: value for name, value in names.items() if name not in own}
-
-
-def _announcement(settings, rows, task) -> str:
-    line = f"{settings.base}: {len(rows.train):,} rows to train on"
-    line += f", {len(rows.held_out):,} held out" if rows.held_out else ""
-    line += f"; left out: {without(rows.dropped)}" if rows.dropped else ""
-    line += f"; {task.found}" if task.found else ""
-    return line + (f"; {len(task.labels)} classes" if task.labels else "")
