@@ -111,17 +111,18 @@ def compare(
     of_all = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     before = of_all.get(data) if add else None
     budgets = in_order([*asked, *(before["budgets"] if before else ())])
-    cells, left_out = planned(method or METHODS, budgets)
+    names = method or METHODS
+    cells, left_out = planned([*names, *(cell["method"] for cell in before["cells"])] if before else names, budgets)
     scale = QUICK if quick else FULL
     settled = protocol(data) | {"steps": scale.steps, "targets": list(TARGETS)}
     left_over = []
     if before:
         check(before, settled, versions(), path)
-        cells, left_over = lacking(before, cells, asked)
+        cells, left_over = lacking(before, cells, names, asked)
     with Work(Kept(kept), scale, workers or len(os.sched_getaffinity(0))) as work:
         if search:
             rates = recorded()
-            of_these = [cell for cell in cells if cell["method"] in (method or METHODS)]
+            of_these = [cell for cell in cells if cell["method"] in names]
             for name, found in searched(work, of_these, rates, SEARCH_SEEDS[:seeds]).items():
                 rates[name] = rates.get(name, {}) | found
             _write(RATES, rates)

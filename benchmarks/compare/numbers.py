@@ -1,6 +1,7 @@
 """The numbers of a data set: what was measured of it, call by call."""
 
 import os
+from collections.abc import Collection
 
 from unilora_spec import UniLoraError
 
@@ -56,11 +57,11 @@ def check(before: dict, protocol: dict, versions: dict, where) -> None:
             )
 
 
-def lacking(before: dict, cells: list[dict], budgets: list) -> tuple[list[dict], list[dict]]:
-    """Of the ``cells`` those at these ``budgets`` that the numbers ``before`` lack; the others that they lack, which are left out."""
+def lacking(before: dict, cells: list[dict], names: Collection, budgets: list) -> tuple[list[dict], list[dict]]:
+    """Of the ``cells`` that the numbers ``before`` lack those of these methods at these ``budgets``; the others, which are left out."""
     have = _keys(before["cells"])
     missing = [cell for cell in cells if (cell["method"], cell["budget"]) not in have]
-    run = [cell for cell in missing if cell["budget"] in (0, *budgets)]
+    run = [cell for cell in missing if cell["method"] in {HEAD, REFERENCE, *names} and cell["budget"] in (0, *budgets)]
     return run, [
         {"method": cell["method"], "budget": cell["budget"], "why": NOT_RUN} for cell in missing if cell not in run
     ]

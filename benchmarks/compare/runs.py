@@ -53,7 +53,7 @@ class DataSet:
 
 
 TOMATOES = "rotten_tomatoes"
-# Held out are the demo's sentences, 1,058, and as good as as many reviews.
+# Held out are the demo's sentences, 1,058, and 975 reviews.
 DATA_SETS = {TOMATOES: DataSet("Rotten Tomatoes", "sentences", 0.13), "imdb": DataSet("IMDB", "reviews", 0.04)}
 
 
