@@ -124,6 +124,12 @@ def test_a_call_adds_what_is_lacking_and_leaves_the_rest_as_it_is(small, tmp_pat
 
     made.clear()
     assert compare(*add, "--method", "PEFT FourierFT") == 0 and not made
+    more = (*common, "--add", "--seeds", 2, "--method", "PEFT FourierFT")
+    assert compare(*more) == 0 and made == [(TOMATOES, "PEFT FourierFT", 1)]  # the first seed is kept
+    found = json.loads(path.read_text())[TOMATOES]["cells"]
+    (one,) = [cell for cell in found if cell["method"] == "PEFT FourierFT" and cell["budget"] == 192]
+    assert len(one["accuracy"]) == 2 and one["call"] == 2 and len(found) == len(after["cells"])
+    after, made[:] = json.loads(path.read_text())[TOMATOES], []
     assert compare(*add, "--method", "PEFT FourierFT", "--data", "imdb") == 0
     assert made == [("imdb", name, 0) for name in (HEAD, REFERENCE, "PEFT FourierFT")]
     both = json.loads(path.read_text())

@@ -15,7 +15,7 @@ from unilora_spec import UniLoraError, replacing
 from . import page
 from .method import HEAD, OWN, RATES, REFERENCE, TARGETS
 from .methods import METHODS
-from .numbers import check, compared, in_order, lacking, together
+from .numbers import check, compared, in_order, lacking, read, together
 from .processes import Work
 from .runs import DATA_SETS, FULL, QUICK, TOMATOES, Kept, protocol, versions
 from .search import SEARCH_SEEDS, recorded, searched
@@ -69,7 +69,7 @@ def compare(
     search: Annotated[
         bool,
         typer.Option(
-            "--search", help="Look for learning rates, on other sentences and another seed, and write them down."
+            "--search", help="Look for learning rates, on other sentences and other seeds, and write them down."
         ),
     ] = False,
     quick: Annotated[
@@ -92,7 +92,7 @@ def compare(
 ):
     """Train MiniLM on film reviews with every method at the same budgets, and write docs/comparison.md from the numbers.
 
-    All of it takes under two hours on two cores. An interrupted call goes on where it stopped.
+    All of it takes some two and a half hours on two cores. An interrupted call goes on where it stopped.
     """
     for name in method or ():
         if name not in METHODS:
@@ -108,7 +108,7 @@ def compare(
             "--quick: its numbers mean nothing; leave out --search, and give an --output other than docs"
         )
     asked, path = list(dict.fromkeys(budget or BUDGETS)), output / page.NUMBERS
-    of_all = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    of_all = read(path)
     before = of_all.get(data) if add else None
     budgets = in_order([*asked, *(before["budgets"] if before else ())])
     names = method or METHODS
@@ -118,7 +118,7 @@ def compare(
     left_over = []
     if before:
         check(before, settled, versions(), path)
-        cells, left_over = lacking(before, cells, names, asked)
+        cells, left_over = lacking(before, cells, names, asked, seeds)
     with Work(Kept(kept), scale, workers or len(os.sched_getaffinity(0))) as work:
         if search:
             rates = recorded()

@@ -1,7 +1,9 @@
 """The numbers of a data set: what was measured of it, call by call."""
 
+import json
 import os
-from collections.abc import Collection
+from collections.abc import Iterable
+from pathlib import Path
 
 from unilora_spec import UniLoraError
 
@@ -9,7 +11,7 @@ from ..measure import machine
 from .method import HEAD, OWN, REFERENCE
 from .methods import METHODS
 from .processes import Work
-from .runs import TOMATOES, Run
+from .runs import DATA_SETS, TOMATOES, Run
 from .search import rate_of, recorded
 
 NOT_RUN = "not run"
@@ -57,21 +59,35 @@ def check(before: dict, protocol: dict, versions: dict, where) -> None:
             )
 
 
-def lacking(before: dict, cells: list[dict], names: Collection, budgets: list) -> tuple[list[dict], list[dict]]:
-    """Of the ``cells`` that the numbers ``before`` lack those of these methods at these ``budgets``; the others, which are left out."""
-    have = _keys(before["cells"])
-    missing = [cell for cell in cells if (cell["method"], cell["budget"]) not in have]
-    run = [cell for cell in missing if cell["method"] in {HEAD, REFERENCE, *names} and cell["budget"] in (0, *budgets)]
-    return run, [
-        {"method": cell["method"], "budget": cell["budget"], "why": NOT_RUN} for cell in missing if cell not in run
-    ]
+def read(path: Path) -> dict[str, dict]:
+    """The numbers of each data set in a file; none where there is no such file."""
+    written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {data: written[data] for data in DATA_SETS if data in written}
+
+
+def lacking(
+    before: dict, cells: list[dict], names: Iterable, budgets: list, seeds: int
+) -> tuple[list[dict], list[dict]]:
+    """Of the ``cells``, those of these methods at these ``budgets`` that the numbers ``before`` have with fewer seeds or not at all,
+    which are to run; and what else they lack, as it is left out."""
+    have = {(cell["method"], cell["budget"]): len(cell["accuracy"]) for cell in before["cells"]}
+    run, left_out = [], []
+    for cell in cells:
+        of_seeds = have.get((cell["method"], cell["budget"]), 0)
+        asked = cell["method"] in {HEAD, REFERENCE, *names} and cell["budget"] in (0, *budgets)
+        if asked and of_seeds < seeds:
+            run.append(cell)
+        elif not of_seeds:
+            left_out.append({"method": cell["method"], "budget": cell["budget"], "why": NOT_RUN})
+    return run, left_out
 
 
 def together(before: dict, now: dict) -> dict:
-    """The numbers of a data set after one more call."""
+    """The numbers of a data set after one more call, whose cells take the place of those with fewer seeds."""
     call = len(before["calls"])
-    cells = [*before["cells"], *(cell | {"call": call} for cell in now["cells"])]
-    names = list(METHODS)
+    anew, names = _keys(now["cells"]), list(METHODS)
+    cells = [cell for cell in before["cells"] if (cell["method"], cell["budget"]) not in anew]
+    cells += [cell | {"call": call} for cell in now["cells"]]
     have = _keys(cells)
     left_out = {(one["method"], one["budget"]): one for one in [*before["left_out"], *now["left_out"]]}
     return before | {
