@@ -88,7 +88,7 @@ def _most_seeds(measured):
 
 def _calls(measured):
     """What was trained when, and by what."""
-    table = ["| date | call | trainings | processor | other processes at work |", "|---|---|---|---|---|"]
+    table = ["| date | call | trainings | processor | load while steps were timed |", "|---|---|---|---|---|"]
     for number, call in enumerate(measured["calls"]):
         machine, load = call["machine"], call["load"]
         count = sum(len(cell["accuracy"]) for cell in measured["cells"] if cell["call"] == number)
