@@ -92,9 +92,11 @@ build/vllm/installed:
 	@$(@D)/environment/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
-# docs/comparison.md: every kind, PEFT's UniLora and LoRA and the head alone at four budgets, from three seeds, under two hours on two
-# cores that have nothing else to do. Finished runs are kept in build/compare, and a call goes on where the last one stopped.
+# docs/comparison.md: every kind, seven methods of PEFT and the head alone at four budgets, from three seeds, some two and a half hours
+# on two cores that have nothing else to do. Finished runs are kept in build/compare, and a call goes on where the last one stopped.
 # Less, into build/compare: .venv/bin/python -m benchmarks compare --budget 960 --method vera
+# What the page lacks of a method: .venv/bin/python -m benchmarks compare --add --budget 960 --method "PEFT WaveFT"
+# Another data set: .venv/bin/python -m benchmarks compare --add --data imdb --budget 5760 --method "PEFT UniLora"
 compare: .venv/installed-compare
 	$(BIN)/python -m benchmarks compare
 

@@ -18,9 +18,12 @@ sys.path.insert(0, str(ROOT))
 from typer.main import get_command
 
 from benchmarks.__main__ import app
-from benchmarks.compare import command, page, runs, told
-from benchmarks.compare.methods import HEAD, METHODS, NEAR, OWN, RATES, REFERENCE
-from benchmarks.compare.runs import HELD_OUT, VALIDATION, Kept, Run, Scale
+from benchmarks.compare import command, page, processes, runs, search, told
+from benchmarks.compare.method import HEAD, NEAR, OWN, RATES, REFERENCE
+from benchmarks.compare.methods import METHODS
+from benchmarks.compare.numbers import NOT_RUN
+from benchmarks.compare.peers import PEERS
+from benchmarks.compare.runs import HELD_OUT, TOMATOES, VALIDATION, Kept, Run, Scale
 from benchmarks.measure import compared
 from unilora_spec import UniLoraError, WorkFailed
 from unilora_spec.projection import KINDS
@@ -45,7 +48,8 @@ def contents(folder):
 def small(monkeypatch):
     """Runs of one step of eight sentences, on one thread."""
     threads = torch.get_num_threads()
-    monkeypatch.setattr(command, "QUICK", SMALL)
+    for module in (command, processes):
+        monkeypatch.setattr(module, "QUICK", SMALL)
     monkeypatch.setattr(command.os, "sched_getaffinity", lambda _: {0})
     monkeypatch.setitem(runs.PROTOCOL, "batch", 8)
     yield
@@ -63,12 +67,12 @@ def test_an_interrupted_call_goes_on_and_a_finished_one_does_nothing_again(small
         made.append(str(run))
         return make(run)
 
-    monkeypatch.setattr(command, "made", counted)
+    monkeypatch.setattr(processes, "made", counted)
     with pytest.raises(WorkFailed, match="what is finished is kept in .*, and the same call goes on"):
         compare(*options)
     kept = contents(tmp_path / "kept")
     assert len(kept) == 3 and not (tmp_path / "docs").exists()  # two runs, and what a step takes
-    monkeypatch.setattr(command, "made", lambda run: made.append(str(run)) or runs.made(run))
+    monkeypatch.setattr(processes, "made", lambda run: made.append(str(run)) or runs.made(run))
     assert compare(*options, "--json", tmp_path / "numbers.json") == 0
     assert "6 runs, 2 of them kept from before" in capsys.readouterr().err
     assert len(made) == len(set(made)) == 6  # three methods, two seeds, none twice
@@ -76,7 +80,7 @@ def test_an_interrupted_call_goes_on_and_a_finished_one_does_nothing_again(small
     measured = json.loads((tmp_path / "numbers.json").read_text())
     written = contents(tmp_path / "docs")
     assert written == {path: text.encode() for path, text in page.render(measured).items()}
-    cells = {cell["method"]: cell for cell in measured["cells"]}
+    cells = {cell["method"]: cell for cell in measured[TOMATOES]["cells"]}
     assert {name: cell["parameters"] for name, cell in cells.items()} == {HEAD: 0, REFERENCE: 192, "PEFT UniLora": 192}
     assert cells[HEAD]["memory"] == 0 < cells[REFERENCE]["memory"] and cells[HEAD]["bytes"] > 4 * 770
     assert cells[REFERENCE]["bytes"] > 4 * (192 + 770)
@@ -85,10 +89,58 @@ def test_an_interrupted_call_goes_on_and_a_finished_one_does_nothing_again(small
     def fail(*arguments):
         raise AssertionError("this was measured already")
 
-    monkeypatch.setattr(command, "made", fail)
-    monkeypatch.setattr(command, "costs", fail)
+    monkeypatch.setattr(processes, "made", fail)
+    monkeypatch.setattr(processes, "costs", fail)
     assert compare(*options) == 0
     assert contents(tmp_path / "docs") == written and contents(DOCS) == before
+
+
+def test_a_call_adds_what_is_lacking_and_leaves_the_rest_as_it_is(small, tmp_path, monkeypatch):
+    """Here to 192 parameters of one day, with two seeds; what is added has one."""
+    made, path = [], tmp_path / "docs" / page.NUMBERS
+    common = ("--quick", "--workers", 1, "--kept", tmp_path / "kept", "--output", tmp_path / "docs", "--budget", 192)
+    assert compare(*common, "--seeds", 2, "--method", "PEFT UniLora") == 0
+    before = json.loads(path.read_text())
+    before[TOMATOES]["calls"][0]["date"] = "2026-01-02"
+    path.write_text(json.dumps(before))
+    monkeypatch.setattr(processes, "made", lambda run: made.append((run.data, run.method, run.seed)) or runs.made(run))
+    add = (*common, "--add", "--seeds", 1)
+    assert compare(*add, "--method", "PEFT FourierFT", "--method", "PEFT IA3", "--budget", 960) == 0
+    after = json.loads(path.read_text())[TOMATOES]
+    assert made == [(TOMATOES, "balanced", 0), (TOMATOES, "PEFT FourierFT", 0), (TOMATOES, "PEFT FourierFT", 0)]
+    old, new = ([cell for cell in after["cells"] if cell["call"] == call] for call in (0, 1))
+    assert old == before[TOMATOES]["cells"] and after["calls"][:1] == before[TOMATOES]["calls"]
+    assert [(cell["method"], cell["budget"]) for cell in new] == [
+        ("balanced", 960), ("PEFT FourierFT", 192), ("PEFT FourierFT", 960),
+    ]  # fmt: skip
+    text = (tmp_path / "docs" / page.PAGE).read_text()
+    today = after["calls"][1]["date"]
+    for line in text.splitlines():
+        if line.startswith("| `PEFT") and ", rank 4 |" in line or "a few frequencies |" in line and line.count("|") > 6:
+            assert line.endswith("| 2026-01-02 |" if "UniLora" in line else f"| {today} |")
+    assert "2 seeds, but of `balanced` at 960 1, `PEFT FourierFT` at 192 1, `PEFT FourierFT` at 960 1." in text
+    assert "- `PEFT UniLora` at 960: not run" in text
+    assert "- `PEFT IA3` at 192, 960: the nearest it can have is 4,608" in text
+
+    made.clear()
+    assert compare(*add, "--method", "PEFT FourierFT") == 0 and not made
+    more = (*common, "--add", "--seeds", 2, "--method", "PEFT FourierFT")
+    assert compare(*more) == 0 and made == [(TOMATOES, "PEFT FourierFT", 1)]  # the first seed is kept
+    found = json.loads(path.read_text())[TOMATOES]["cells"]
+    (one,) = [cell for cell in found if cell["method"] == "PEFT FourierFT" and cell["budget"] == 192]
+    assert len(one["accuracy"]) == 2 and one["call"] == 2 and len(found) == len(after["cells"])
+    after, made[:] = json.loads(path.read_text())[TOMATOES], []
+    assert compare(*add, "--method", "PEFT FourierFT", "--data", "imdb") == 0
+    assert made == [("imdb", name, 0) for name in (HEAD, REFERENCE, "PEFT FourierFT")]
+    both = json.loads(path.read_text())
+    assert list(both) == [TOMATOES, "imdb"] and both[TOMATOES] == after
+    assert all("time" not in cell for cell in both["imdb"]["cells"])
+    assert "## IMDB" in (tmp_path / "docs" / page.PAGE).read_text()
+
+    both["imdb"]["protocol"]["steps"] += 1
+    path.write_text(json.dumps(both))
+    with pytest.raises(UniLoraError, match="--add: .*numbers.json was measured with another protocol; leave out --add"):
+        compare(*add, "--data", "imdb")
 
 
 def test_a_result_is_kept_by_all_that_determines_it(tmp_path, monkeypatch):
@@ -111,15 +163,36 @@ def test_a_result_is_kept_by_all_that_determines_it(tmp_path, monkeypatch):
     assert kept.read(run.what) is None
 
 
-def test_sentences_to_train_on_to_search_by_and_to_judge_by_are_three_sets():
+@pytest.mark.parametrize(("data_set", "count"), [(TOMATOES, 1058), ("imdb", 975)])
+def test_rows_to_train_on_to_search_by_and_to_judge_by_are_three_sets(data_set, count):
     texts = {}
     for judged_on in (HELD_OUT, VALIDATION):
-        data = runs.prepared(0, runs.FULL, judged_on)[3]
+        settings, _, _, data, _ = runs.prepared(0, runs.FULL, judged_on, data_set)
         texts["train"] = set(data.train["text"])
         texts[judged_on] = set(data.held_out["text"])
-        assert len(data.train) == 80 * 32 and len(data.held_out) == 1058
+        assert len(data.train) == 80 * 32 and len(data.held_out) == count and settings.max_length == 128
+        assert set(data.train["source"]) == {data_set}
     assert not texts["train"] & texts[HELD_OUT] and not texts["train"] & texts[VALIDATION]
     assert not texts[HELD_OUT] & texts[VALIDATION]
+
+
+@pytest.mark.parametrize("method", PEERS, ids=lambda method: method.name)
+def test_a_peer_begins_as_the_base_does_and_its_seed_draws_what_is_random(method):
+    base, head = runs.prepared(0, runs.FULL, HELD_OUT)[1:3]
+    ids = torch.arange(1000, 1016)[None]
+    arguments, moved = method.arguments(36864) or method.arguments(5760), []
+    with torch.no_grad():
+        start = base.eval()(input_ids=ids).logits
+        for seed in (0, 0, 1):
+            torch.manual_seed(0)
+            model = method.adapt(copy.deepcopy(base), arguments, seed, head).eval()
+            # IA3's numbers multiply; that its product is rounded is all that may differ.
+            assert torch.allclose(model(input_ids=ids).logits, start, atol=1e-6)
+            for parameter in runs.trained(model)[0].values():
+                parameter.add_(0.01)
+            moved.append(model(input_ids=ids).logits)
+    assert not torch.equal(moved[0], start) and torch.equal(moved[0], moved[1])
+    assert torch.equal(moved[0], moved[2]) == (method.name in ("PEFT IA3", "PEFT MiSS"))  # which draw nothing
 
 
 @pytest.mark.parametrize("method", KNOWN, ids=lambda method: method.name)
@@ -159,7 +232,7 @@ def searched(folder, *methods):
     threads = torch.get_num_threads()
     with command.Work(Kept(folder), SMALL, workers=1) as work:
         cells = [{"method": name, "budget": 36864, "arguments": {"rank": 4}} for name in methods]
-        found = command.searched(work, cells, {})
+        found = search.searched(work, cells, {})
     torch.set_num_threads(threads)
     return found
 
@@ -168,45 +241,50 @@ def searched(folder, *methods):
 def test_a_search_climbs_to_the_best_rate_and_goes_no_farther_than_it_may(tmp_path, monkeypatch, best, tried):
     """From 0.005, by factors of 3, four of them at most to either side."""
     calls = []
-    monkeypatch.setattr(command, "made", peaked(best, calls))
+    monkeypatch.setattr(processes, "made", peaked(best, calls))
     found = searched(tmp_path, "identity", "PEFT LoRA")
     assert list(found) == ["identity"]  # PEFT LoRA takes these
     entry = found["identity"]["36864"]
     rates = [5e-3 * 3.0**place for place in range(-4, 5)]
     assert entry["rate"] == pytest.approx(min(rates, key=lambda rate: abs(np.log(rate / best))), rel=0.05)  # two digits
     assert len(calls) == 2 * len(entry["tried"]) == 2 * tried
-    assert {run.judged_on for run in calls} == {VALIDATION} and {run.seed for run in calls} == set(command.SEARCH_SEEDS)
+    assert {run.judged_on for run in calls} == {VALIDATION} and {run.seed for run in calls} == set(search.SEARCH_SEEDS)
 
 
 def test_a_rate_at_which_one_seed_falls_apart_is_not_the_best(tmp_path, monkeypatch):
     def made(run):
         best = {0.0017: 0.70, 0.005: 0.75, 0.015: 0.78}.get(run.rate, 0.5)
-        return {"accuracy": best if run.seed == command.SEARCH_SEEDS[0] or run.rate < 0.01 else 0.5}
+        return {"accuracy": best if run.seed == search.SEARCH_SEEDS[0] or run.rate < 0.01 else 0.5}
 
-    monkeypatch.setattr(command, "made", made)
+    monkeypatch.setattr(processes, "made", made)
     entry = searched(tmp_path, "identity")["identity"]["36864"]
-    assert entry == {"rate": 0.005, "tried": {"0.0017": 0.70, "0.005": 0.75, "0.015": 0.64}}
+    assert entry == {"rate": 0.005, "tried": {"0.0017": 0.70, "0.005": 0.75, "0.015": 0.64}, "seeds": 2}
 
 
 def test_rates_that_a_search_found_are_those_that_runs_take(tmp_path, monkeypatch):
     path = tmp_path / "rates.json"
-    monkeypatch.setattr(command, "RATES", path)
+    monkeypatch.setattr(search, "RATES", path)
     cells = [{"method": name, "budget": 192, "arguments": {"rank": 4, "d": 192}} for name in ("uniform", "partition")]
-    rates = [command._rate(cell, command._recorded())["rate"] for cell in cells]
+    rates = [search.rate_of(cell, search.recorded())["rate"] for cell in cells]
     assert rates == [0.055, 0.77]  # 4e-3 √(36864 / 192), 8e-3 √(12 · 384² / 192)
-    path.write_text(json.dumps({"balanced": {"192": {"rate": 0.17, "tried": {"0.17": 0.7}}, "960": {}}}))
-    found = [command._rate(cell, command._recorded()) for cell in cells]
-    assert found == [{"rate": 0.17, "tried": {"0.17": 0.7}}, {"rate": 0.77, "tried": {}}]
+    path.write_text(json.dumps({"balanced": {"192": {"rate": 0.17, "tried": {"0.17": 0.7}, "seeds": 1}, "960": {}}}))
+    found = [search.rate_of(cell, search.recorded()) for cell in cells]
+    assert found == [
+        {"rate": 0.17, "tried": {"0.17": 0.7}, "search_seeds": 1},
+        {"rate": 0.77, "tried": {}, "search_seeds": 0},
+    ]
 
 
 def test_a_rate_that_was_not_searched_for_is_as_wrong_as_the_nearest_that_was(tmp_path, monkeypatch):
     path = tmp_path / "rates.json"
-    monkeypatch.setattr(command, "RATES", path)
-    threefold = {str(d): {"rate": 3 * 4e-3 * (36864 / d) ** 0.5, "tried": {}} for d in (960, 5760)}
-    tenfold = {"36864": {"rate": 4e-2, "tried": {}}, "own": {"rate": 9.0, "tried": {}}}
-    path.write_text(json.dumps({"balanced": threefold | tenfold, "identity": {"36864": {"rate": 5e-4, "tried": {}}}}))
+    monkeypatch.setattr(search, "RATES", path)
+    threefold = {str(d): {"rate": 3 * 4e-3 * (36864 / d) ** 0.5, "tried": {}, "seeds": 2} for d in (960, 5760)}
+    tenfold = {name: {"rate": rate, "tried": {}, "seeds": 2} for name, rate in (("36864", 4e-2), ("own", 9.0))}
+    path.write_text(
+        json.dumps({"balanced": threefold | tenfold, "identity": {"36864": {"rate": 5e-4, "tried": {}, "seeds": 2}}})
+    )
     cells, _ = command.planned(["uniform", "PEFT LoRA"], [192, 30000, "own"])
-    found = {(cell["method"], cell["budget"]): command._rate(cell, command._recorded())["rate"] for cell in cells}
+    found = {(cell["method"], cell["budget"]): search.rate_of(cell, search.recorded())["rate"] for cell in cells}
     for name in ("balanced", "uniform"):
         assert [found[name, budget] for budget in (192, 30000)] == [0.17, 0.044]
     assert found["uniform", "own"] == 9 and found["PEFT LoRA", "own"] == 5e-3
@@ -264,43 +342,60 @@ def numbers(seeds=3, quick=False, lost=False):
         right = judged(seeds, accuracy, by_seed, number)
         cells.append({
             "method": name, "budget": 0 if name == HEAD else 192, "arguments": {} if name == HEAD else {"rank": 4},
-            "rate": 0.01, "tried": {"0.003": None, "0.01": 0.7}, "parameters": 0 if name == HEAD else 200 + number, "bytes": 5000,
+            "call": 0, "rate": 0.01, "tried": {"0.003": None, "0.01": 0.7}, "search_seeds": 2, "parameters": 0 if name == HEAD else 200 + number, "bytes": 5000,
             "accuracy": [float(one.mean()) for one in right], "right": [np.packbits(one).tobytes().hex() for one in right],
             "seconds": [60.0] * seeds, "time": compared(name, [0.1, 0.12, 0.11], [0.1, 0.1, 0.1]), "memory": 10**6 * number,
         })  # fmt: skip
     if lost:
         cells[-1] |= {"accuracy": [0.7, None, 0.7], "right": [cells[-1]["right"][0], "", ""]}
     return {
-        "command": "python -m benchmarks compare", "quick": quick, "versions": {"x": "1"}, "budgets": [192], "cells": cells,
-        "judged": 600, "protocol": {"steps": 80, "batch": 32, "seeds": seeds},
+        "quick": quick, "protocol": {"steps": 80, "batch": 32, "max_length": 128}, "versions": {"x": "1"}, "budgets": [192],
+        "judged": 600, "cells": cells,
         "left_out": [{"method": "xs", "budget": None, "why": "this version has no kind xs"}],
-        "machine": {"processor": "P", "cores": 2, "threads": 2, "memory": 2**34, "gpu": None},
+        "calls": [{
+            "date": "2026-01-02", "command": "python -m benchmarks compare", "load": 0.5,
+            "machine": {"processor": "P", "cores": 2, "threads": 2, "memory": 2**34, "gpu": None},
+        }],
     }  # fmt: skip
 
 
 def test_one_json_gives_the_same_bytes_twice():
-    measured = numbers()
+    measured = {TOMATOES: numbers()}
     once = page.render(measured)
     assert once == page.render(json.loads(once[page.NUMBERS]))
     assert sorted(once) == ["comparison.md", "comparison/accuracy.svg", "comparison/numbers.json"]
-    assert once[page.PICTURE].startswith("<?xml") and "dc:date" not in once[page.PICTURE]
+    picture = once[page.picture_of(TOMATOES)]
+    assert picture.startswith("<?xml") and "dc:date" not in picture
 
 
 def test_a_page_tells_what_the_spread_allows_and_no_more():
-    text = page.page(numbers())
+    text = page.page({TOMATOES: numbers()})
     told_of = text.split("**At 192 parameters, beside balanced**")[1].split("**")[0].split("\n- ")
     verdicts = dict(line.strip().split(": ", 1) for line in told_of[1:])
     assert {verdict: names.split(" (")[0] for verdict, names in verdicts.items()} == {
         "higher": "uniform", "lower": "identity", "no difference can be told": "vera",
     }  # fmt: skip
     assert "- `xs`: this version has no kind xs" in text and "quick" not in text
-    assert "its numbers mean nothing" in page.page(numbers(quick=True))
-    alone = page.page(numbers(seeds=1))
+    assert "its numbers mean nothing" in page.page({TOMATOES: numbers(quick=True)})
+    alone = page.page({TOMATOES: numbers(seeds=1)})
     assert "Nothing: one seed has no spread." in alone and "±" not in alone.split("## At")[1]
 
 
+def test_a_gap_says_whether_a_method_was_not_run_or_cannot_be_there():
+    measured = numbers()
+    measured["budgets"] = [192, 960]
+    measured["cells"].append(measured["cells"][1] | {"budget": 960})
+    measured["left_out"] += [
+        {"method": "uniform", "budget": 960, "why": NOT_RUN},
+        {"method": "vera", "budget": 960, "why": "the nearest it can have is 4,620"},
+    ]
+    lines = page.page({TOMATOES: measured}).splitlines()
+    (uniform, vera) = [next(line for line in lines if line.startswith(f"| `{name}`,")) for name in ("uniform", "vera")]
+    assert uniform.endswith("| not run |") and vera.endswith("|  |") and "- `uniform` at 960: not run" in lines
+
+
 def test_a_loss_that_was_no_number_is_told_and_compared_with_nothing():
-    text = page.page(numbers(lost=True))
+    text = page.page({TOMATOES: numbers(lost=True)})
     (row,) = [line for line in text.splitlines() if line.startswith("| `vera` | VeRA, rank 4 |")]
     assert "| the loss is no number | 0.700, –, 0.700 |" in row
     assert "vera (" not in text and text.count("`vera`, VeRA | the loss is no number |") == 1
@@ -310,6 +405,8 @@ def test_a_loss_that_was_no_number_is_told_and_compared_with_nothing():
     ("options", "sentence"),
     [
         (("--method", "xz"), "--method: there is no 'xz'; methods are head alone, balanced, uniform"),
+        (("--data", "yelp"), "--data: there is no 'yelp'; data sets are rotten_tomatoes, imdb"),
+        (("--search", "--data", "imdb"), "--search: rates are looked for on rotten_tomatoes alone; leave out --data"),
         (("--quick", "--search"), "--quick: its numbers mean nothing; leave out --search"),
         (("--quick", "--output", DOCS), "--quick: its numbers mean nothing; leave out --search"),
     ],
@@ -324,4 +421,4 @@ def test_what_cannot_be_meant_is_refused_before_anything_runs(options, sentence,
 def test_the_page_in_docs_is_the_one_that_its_numbers_give():
     measured = json.loads((DOCS / page.NUMBERS).read_text(encoding="utf-8"))
     for path, text in page.render(measured).items():
-        assert path == page.PICTURE or (DOCS / path).read_text(encoding="utf-8") == text
+        assert path.endswith(".svg") or (DOCS / path).read_text(encoding="utf-8") == text

@@ -9,7 +9,8 @@ import transformers
 
 from ..measure import alternate, compared
 from ..memory import allocated
-from .methods import HEAD, METHODS, REFERENCE
+from .method import HEAD, REFERENCE
+from .methods import METHODS
 from .runs import HELD_OUT, PROTOCOL, Scale, prepared, trained
 
 SEED, ROUNDS = 0, 10

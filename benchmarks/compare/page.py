@@ -1,80 +1,122 @@
-"""docs/comparison.md, its picture and its numbers: a pure function of what was measured, its sentences too."""
+"""docs/comparison.md, its pictures and its numbers: a pure function of what was measured, its sentences too."""
 
-import io
 import itertools
 import json
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ..report import MET, STYLE, UNBOUND
-from .methods import HEAD, METHODS, NEAR, OWN, REFERENCE, SIDE, WEIGHTS, D
+from .method import HEAD, NEAR, OWN, REFERENCE, SIDE, WEIGHTS, D
+from .methods import METHODS
+from .numbers import NOT_RUN
+from .picture import picture, spread
+from .runs import DATA_SETS, TOMATOES
 from .told import T, difference
 
-PAGE, NUMBERS, PICTURE = "comparison.md", "comparison/numbers.json", "comparison/accuracy.svg"
+PAGE, NUMBERS = "comparison.md", "comparison/numbers.json"
 
 
-def render(measured: dict) -> dict[str, str]:
-    """The text of every file by its path in docs/."""
-    return {PAGE: page(measured), PICTURE: picture(measured), NUMBERS: json.dumps(measured, indent=1) + "\n"}
+def render(numbers: dict[str, dict]) -> dict[str, str]:
+    """The text of every file by its path in docs/, of the numbers of each data set."""
+    pictures = {picture_of(data): picture(measured) for data, measured in numbers.items()}
+    return {PAGE: page(numbers), NUMBERS: json.dumps(numbers, indent=1) + "\n"} | pictures
 
 
-def page(measured: dict) -> str:
+def picture_of(data: str) -> str:
+    """The path of a data set's picture."""
+    return "comparison/accuracy.svg" if data == TOMATOES else f"comparison/accuracy-{data}.svg"
+
+
+def page(numbers: dict[str, dict]) -> str:
     """docs/comparison.md."""
-    sections = [_section(measured, budget) for budget in measured["budgets"]]
-    parts = [_head(measured), _overview(measured), _told(measured), *sections, _rates(measured), _left_out(measured)]
+    parts = [_head(numbers)]
+    for data, measured in numbers.items():
+        sections = [_section(measured, budget) for budget in measured["budgets"]]
+        parts += [_about(data, measured), _overview(measured), _told(measured), *sections]
+        parts += [_rates(measured), _left_out(measured)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _head(measured):
-    machine, protocol = measured["machine"], measured["protocol"]
-    runs = [second for cell in measured["cells"] for second in cell["seconds"]]
-    versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
-    text = f"""# Comparison
+def _head(numbers):
+    runs = [second for measured in numbers.values() for cell in measured["cells"] for second in cell["seconds"]]
+    titles = [DATA_SETS[data].title for data in numbers]
+    return f"""# Comparison
 
-`{measured["command"]}` wrote this page, its picture and [its numbers]({NUMBERS}) after {len(runs)} trainings, {sum(runs) / 3600:.1f} hours
+`python -m benchmarks compare` wrote this page, its pictures and [its numbers]({NUMBERS}) after {len(runs)} trainings, {sum(runs) / 3600:.1f} hours
 of one thread in all; nothing here is written by hand.
 
-One base, all-MiniLM-L6-v2, and one data set, Rotten Tomatoes. Adapted are the {WEIGHTS} query and value weights, {SIDE} × {SIDE}, and
-beside each adapter the same new head is trained, 770 numbers, which are not in the counts below. A run sees
-{protocol["steps"] * protocol["batch"]:,} sentences once, in {protocol["steps"]} batches of {protocol["batch"]}, with AdamW, a learning rate that rises for 6 % of the steps and then falls
-to 0, and no dropout; it is judged by {measured["judged"]:,} held-out sentences. A seed gives P, the start, the head's start and the order of
-the sentences, the same for all methods. {protocol["seeds"]} seeds; “±” is the standard deviation over them. So short a training is what time
-allows, and favours what learns fast: its end is not the best that a method can do.
+One base, all-MiniLM-L6-v2, and film reviews: {" and ".join(titles)}. Adapted are the {WEIGHTS} query and value weights, {SIDE} × {SIDE}, and
+beside each adapter the same new head is trained, 770 numbers, which are not in the counts below. A seed gives P, the start, the
+head's start and the order of the rows, the same for all methods. “±” is the standard deviation over the seeds.
 
 A method stands at a budget where it can have as many parameters, to within {NEAR:.0%}, on the same weights. Where θ has a length of its
-choice, θ_D has {D:,} entries, A and B of rank 4.
+choice, θ_D has {D:,} entries, A and B of rank 4."""
 
-    processor   {machine["processor"]}, {machine["cores"]} cores, a thread for each run
-    memory      {machine["memory"] / 2**30:.0f} GiB
-    versions    {versions}
 
-![Accuracy against trained parameters, a point for each method and budget, with its standard deviation]({PICTURE})"""
+def _about(data, measured):
+    protocol, rows = measured["protocol"], DATA_SETS[data].rows
+    versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
+    text = f"""## {DATA_SETS[data].title}
+
+A run sees {protocol["steps"] * protocol["batch"]:,} {rows} once, the first {protocol["max_length"]} tokens of each, in {protocol["steps"]} batches of {protocol["batch"]}, with AdamW, a learning rate that
+rises for 6 % of the steps and then falls to 0, and no dropout; it is judged by {measured["judged"]:,} held-out {rows}. {_seeds(measured)}. So
+short a training is what time allows, and favours what learns fast: its end is not the best that a method can do.
+
+{_calls(measured)}
+
+Versions: {versions}.
+
+![Accuracy against trained parameters, a point for each method and budget, with its standard deviation]({picture_of(data)})"""
     if measured["quick"]:
         text += f"\n\n**A quick run, {protocol['steps']} steps of each: its numbers mean nothing.**"
     return text
 
 
+def _seeds(measured):
+    """How many seeds, and of which cells fewer."""
+    most = _most_seeds(measured)
+    fewer = [cell for cell in measured["cells"] if len(cell["accuracy"]) < most]
+    text = f"{most} seeds" if most > 1 else "One seed"
+    if fewer:
+        named = ", ".join(f"`{cell['method']}` at {_count(cell['budget'])} {len(cell['accuracy'])}" for cell in fewer)
+        text += f", but of {named}"
+    return text
+
+
+def _most_seeds(measured):
+    return max(len(cell["accuracy"]) for cell in measured["cells"])
+
+
+def _calls(measured):
+    """What was trained when, and by what."""
+    table = ["| date | call | trainings | processor | load while steps were timed |", "|---|---|---|---|---|"]
+    for number, call in enumerate(measured["calls"]):
+        machine, load = call["machine"], call["load"]
+        count = sum(len(cell["accuracy"]) for cell in measured["cells"] if cell["call"] == number)
+        table.append(
+            f"| {call['date']} | `{call['command']}` | {count} | {machine['processor']}, {machine['cores']} cores, "
+            f"{machine['memory'] / 2**30:.0f} GiB | {'' if load is None else f'{load:.1f}'} |"
+        )
+    return "\n".join(table)
+
+
 def _overview(measured):
-    """Accuracy by method and budget."""
+    """Accuracy by method and budget; a gap where it was not run says so."""
     budgets = measured["budgets"]
-    cells = {(cell["method"], cell["budget"]): cell for cell in measured["cells"]}
+    cells = {(cell["method"], cell["budget"]): _shown(cell) for cell in measured["cells"]}
+    gaps = {(one["method"], one["budget"]): NOT_RUN for one in measured["left_out"] if one["why"] == NOT_RUN}
     table = [
         f"| accuracy at | {' | '.join(map(_count, budgets))} |",
         "|---" * (1 + len(budgets)) + "|",
     ]
     for name in dict.fromkeys(cell["method"] for cell in measured["cells"]):
-        there = [cells.get((name, budget)) for budget in ([0] if name == HEAD else budgets)]
-        shown = [_shown(cell) if cell else "" for cell in there]
-        table.append(f"| `{name}`, {METHODS[name].about} | {' | '.join(shown)}{' |' * (len(budgets) - len(shown))} |")
+        there = [(gaps | cells).get((name, budget), "") for budget in ([0] if name == HEAD else budgets)]
+        table.append(f"| `{name}`, {METHODS[name].about} | {' | '.join(there)}{' |' * (len(budgets) - len(there))} |")
     return "\n".join(table)
 
 
 def _told(measured):
-    seeds = measured["protocol"]["seeds"]
-    text = "## What can be told"
+    seeds = _most_seeds(measured)
+    text = "### What can be told"
     if seeds < 2:
         return f"{text}\n\nNothing: one seed has no spread."
     found = list(_comparisons(measured))
@@ -111,7 +153,8 @@ def _comparisons(measured):
 
     def beside(pairs):
         """Of (name, what, beside what): those that are there."""
-        return [(name, difference(rights[a], rights[b])) for name, a, b in pairs if a in rights and b in rights]
+        found = [(name, difference(*_of_both(rights[a], rights[b]))) for name, a, b in pairs if {a, b} <= rights.keys()]
+        return [(name, one) for name, one in found if one]
 
     numbered = itertools.pairwise(budget for budget in measured["budgets"] if budget != OWN)
     more = [(f"{high:,} beside {low:,}", (REFERENCE, high), (REFERENCE, low)) for low, high in numbered]
@@ -123,6 +166,12 @@ def _comparisons(measured):
             beside((key[0], key, (REFERENCE, budget)) for key in there if key[0] != REFERENCE),
         )
         yield f"{_at(budget)}, beside the {HEAD}", beside((key[0], key, (HEAD, 0)) for key in there)
+
+
+def _of_both(right, others):
+    """Of the seeds that both have: all have the first."""
+    common = min(len(right), len(others))
+    return right[:common], others[:common]
 
 
 def _bits(right, judged):
@@ -141,23 +190,40 @@ def _section(measured, budget):
     first = budget == measured["budgets"][0]  # the head alone has no budget, and stands in the first table
     cells = [cell for cell in measured["cells"] if cell["budget"] in ((0, budget) if first else (budget,))]
     reference = next(cell for cell in cells if cell["method"] == REFERENCE)
-    step = reference["time"]["measured"]["median"]
-    about = (
-        f"Time and memory of a step: all methods in turns, torch with {measured['machine']['threads']} threads; the time beside that of"
-        f" {REFERENCE}, {step * 1000:.0f} ms, with its 90 % interval, and the peak of allocated memory above the {HEAD}'s."
-    )
+    about, dated = "", len(measured["calls"]) > 1
+    names = ["", "", "parameters", "learning rate", "accuracy", "of each seed", "file, bytes"]
+    if "time" in reference:
+        about = (
+            f"Time and memory of a step: the methods of a call in turns, torch with {_call(measured, reference)['machine']['threads']} threads; the time"
+            f" beside that of {REFERENCE} in the same turns, {_milliseconds(measured, cells)}, with its 90 % interval, and the peak of allocated"
+            f" memory above the {HEAD}'s."
+        )
+        names += ["time", "memory, MB"]
+    names += ["date"] * dated
     table = [
-        "| | | parameters | learning rate | accuracy | of each seed | file, bytes | time | memory, MB |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(f"| {' | '.join(_row(cell))} |" for cell in cells),
+        f"| {' | '.join(names)} |",
+        "|---" * len(names) + "|",
+        *(f"| {' | '.join(_row(cell) + [_call(measured, cell)['date']] * dated)} |" for cell in cells),
     ]
-    return "\n\n".join([f"## {_at(budget)}", about, "\n".join(table)])
+    return "\n\n".join([f"### {_at(budget)}", *[about] * bool(about), "\n".join(table)])
+
+
+def _call(measured, cell):
+    return measured["calls"][cell["call"]]
+
+
+def _milliseconds(measured, cells):
+    """A step of balanced in each call that measured one of these cells."""
+    steps = {
+        cell["call"]: f"{cell['time']['against']['median'] * 1000:.0f} ms ({_call(measured, cell)['date']})"
+        for cell in cells
+        if cell["budget"]
+    }
+    return ", ".join(steps.values())
 
 
 def _row(cell):
-    time = cell["time"]
-    interval = "" if cell["method"] == REFERENCE else f" ({time['low']:.2f} to {time['high']:.2f})"
-    return [
+    row = [
         f"`{cell['method']}`",
         f"{METHODS[cell['method']].about}{_arguments(cell['arguments'])}",
         f"{cell['parameters']:,}",
@@ -165,9 +231,12 @@ def _row(cell):
         _shown(cell),
         ", ".join("–" if one is None else f"{one:.3f}" for one in cell["accuracy"]),
         f"{cell['bytes']:,}",
-        f"{time['ratio']:.2f}{interval}",
-        f"{cell['memory'] / 1e6:.1f}",
     ]
+    if "time" in cell:
+        time = cell["time"]
+        interval = "" if cell["method"] == REFERENCE else f" ({time['low']:.2f} to {time['high']:.2f})"
+        row += [f"{time['ratio']:.2f}{interval}", f"{cell['memory'] / 1e6:.1f}"]
+    return row
 
 
 def _arguments(arguments):
@@ -176,15 +245,10 @@ def _arguments(arguments):
     return "".join(f", {name} {value}" for name, value in shown.items() if value is not None)
 
 
-def _spread(cell):
-    """The standard deviation over the seeds; of a single one there is none."""
-    return np.std(cell["accuracy"], ddof=1) if len(cell["accuracy"]) > 1 else 0.0
-
-
 def _shown(cell):
     if None in cell["accuracy"]:
         return "the loss is no number"
-    return f"{np.mean(cell['accuracy']):.3f}" + (f" ± {_spread(cell):.3f}" if len(cell["accuracy"]) > 1 else "")
+    return f"{np.mean(cell['accuracy']):.3f}" + (f" ± {spread(cell):.3f}" if len(cell["accuracy"]) > 1 else "")
 
 
 def _rates(measured):
@@ -199,22 +263,23 @@ def _rates(measured):
             f"{float(rate):g}: {'no number' if accuracy is None else f'{accuracy:.3f}'}"
             for rate, accuracy in cell["tried"].items()
         )
+        by_one = ", by one seed" if cell["search_seeds"] == 1 else ""
         table.append(
-            f"| `{cell['method']}` | {_count(cell['budget']) if cell['budget'] else ''} | {cell['rate']:g} | {tried or 'none'} |"
+            f"| `{cell['method']}` | {_count(cell['budget']) if cell['budget'] else ''} | {cell['rate']:g} | {tried or 'none'}{by_one} |"
         )
     about = (
-        "AdamW's, for all of θ; the head's is 0.002 but where it is alone. Where rates were tried, it was with two other seeds, and"
-        " they were judged, by the mean, on sentences that are neither trained on nor held out (`python -m benchmarks compare"
-        " --search`)"
+        "AdamW's, for all of θ; the head's is 0.002 but where it is alone. Where rates were tried, it was with two other seeds, or as said"
+        " one, and they were judged, by the mean, on sentences of Rotten Tomatoes that are neither trained on nor held out"
+        " (`python -m benchmarks compare --search`)"
     )
     if any(not cell["tried"] and not METHODS[cell["method"]].rates_of for cell in measured["cells"]):
         about += (
-            "; a method of which none were tried at a budget takes the rule in benchmarks/compare/methods.py, times the factor by"
+            "; a method of which none were tried at a budget takes the rule in benchmarks/compare, times the factor by"
             " which the nearest search found it wrong"
         )
     about += "."
     about += "".join(f" {', '.join(f'`{name}`' for name in names)}: as `{same}`." for same, names in others.items())
-    return "\n\n".join(["## Learning rates", about, "\n".join(table)])
+    return "\n\n".join(["### Learning rates", about, "\n".join(table)])
 
 
 def _left_out(measured):
@@ -225,51 +290,4 @@ def _left_out(measured):
     for (name, reason), budgets in why.items():
         where = f" at {', '.join(map(_count, budgets))}" if budgets != [None] else ""
         lines.append(f"- `{name}`{where}: {reason}")
-    return "\n\n".join(["## Left out", "\n".join(lines)]) if lines else ""
-
-
-def picture(measured: dict) -> str:
-    """Accuracy against parameters, SVG: each method beside balanced and the head alone, in a panel of its own."""
-    cells = [cell for cell in measured["cells"] if None not in cell["accuracy"]]
-    names = [name for name in dict.fromkeys(cell["method"] for cell in cells) if name not in (HEAD, REFERENCE)]
-    names = names or [REFERENCE]
-    columns = min(len(names), 5)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 0.7 + 2.1 * -(-len(names) // columns)), layout="constrained")
-        panels = figure.subplots(-(-len(names) // columns), columns, sharex=True, sharey=True, squeeze=False)
-        for name, axes in itertools.zip_longest(names, panels.flat):
-            axes.set_visible(name is not None)
-            if name is None:
-                continue
-            axes.set_xscale("log")
-            for cell in cells:
-                if cell["method"] == HEAD:
-                    axes.axhline(np.mean(cell["accuracy"]), color=UNBOUND, linewidth=0.8, linestyle="--")
-            for line, color in {REFERENCE: UNBOUND, name: MET}.items():
-                own = sorted((cell for cell in cells if cell["method"] == line), key=lambda cell: cell["parameters"])
-                axes.errorbar(
-                    [cell["parameters"] for cell in own],
-                    [np.mean(cell["accuracy"]) for cell in own],
-                    [_spread(cell) for cell in own],
-                    color=color,
-                    marker="o",
-                    markersize=3.5,
-                    linewidth=1,
-                    capsize=2,
-                )
-            axes.set_title(name, fontsize=9, color=MET)
-            axes.grid(axis="y", linewidth=0.3)
-            for side in ("top", "right"):
-                axes.spines[side].set_visible(False)
-        for axes in panels.flat[max(len(names) - columns, 0) : len(names)]:  # also above an empty place
-            axes.tick_params(labelbottom=True)
-        axes = panels[0, 0]
-        axes.xaxis.set_major_locator(LogLocator())
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        figure.supxlabel("trained parameters beside the head's", fontsize=9)
-        figure.supylabel("accuracy on held-out sentences", fontsize=9)
-        figure.suptitle(f"blue: the method  grey: {REFERENCE}  dashed: the {HEAD}", fontsize=9, x=0.01, ha="left")
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return file.getvalue()
+    return "\n\n".join(["### Left out", "\n".join(lines)]) if lines else ""

