@@ -84,7 +84,7 @@ log, files = open(sys.argv.pop(1), "a", buffering=1), int(sys.argv.pop(1))
 step, save = trainer._Trainer.training_step, torch.save
 
 def training_step(self, model, inputs, *rest):
-    rows = hashlib.sha256(inputs["input_ids"].numpy().tobytes()).hexdigest()[:16]
+    rows = hashlib.sha256(b"".join(piece["input_ids"].numpy().tobytes() for piece in inputs)).hexdigest()[:16]
     log.write(f"{self.state.global_step} {rows}\\n")
     return step(self, model, inputs, *rest)
 
