@@ -136,7 +136,7 @@ def in_onnx_runtime(adapter: Path, base: Path, tokenizer, rows, folder: Path) ->
     started = time.monotonic()
     graph = folder / "model.onnx"
     call = [sys.executable, "-m", "export", "onnx", "--adapter", adapter, "--base", base, "--mode", "reconstruct"]
-    subprocess.run([*map(str, call), "-o", str(graph), "--overwrite"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*map(str, call), "-o", str(graph)], check=True, stdout=subprocess.DEVNULL)
     seconds, loaded, said = time.monotonic() - started, session(graph), []
     names = {node.name for node in loaded.get_inputs()}
     for row in rows:
