@@ -75,8 +75,8 @@ FAULTS = [
     ),
     *of(
         "kinds/xs.py",
-        ('R on the side of A', '11.9', 'return A, U @ self.range("R", number)',
-         'return self.range("R", number) @ A, U'),
+        ('R on the side of A', '11.9', 'return A, U @ self.between(number, segment)',
+         'return self.between(number, segment) @ A, U'),
         ("an R that begins larger", "11.9", "1e-5", "1e-4"),
         ("an R that begins uniform", "11.9", '"normal"', '"uniform"'),
     ),
