@@ -7,6 +7,7 @@ import datasets
 import pytest
 import torch
 import transformers as T
+from test_train import own_cache  # noqa: F401  fixtures
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn import functional
 
@@ -36,11 +37,6 @@ FORGETS = CHATML.replace("{{ m.content }}", "{{ m.content if loop.last else m.co
 NO_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
 )
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
 
 
 def tokenizer(template=None, bos=False):

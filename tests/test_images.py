@@ -18,6 +18,8 @@ Image = pytest.importorskip("PIL.Image")
 
 from random import Random
 
+from test_train import one_thread, own_cache  # noqa: F401  fixtures
+
 from backends.torch.rows import images
 from backends.torch.settings import EvaluateSettings, PredictSettings, TrainSettings
 from backends.torch.tasks import rows_and_task
@@ -32,15 +34,6 @@ from export.folders.merge import merge
 from unilora_spec import UniLoraError, WorkFailed, load_adapter
 
 COLORS = {"red": (200, 30, 30), "teal": (30, 160, 160)}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ import pytest
 
 datasets = pytest.importorskip("datasets")
 
+from test_train import own_cache  # noqa: F401  fixtures
+
 from backends.torch.rows import packing
 from backends.torch.rows.reading import read
 from backends.torch.settings import TrainSettings
@@ -21,11 +23,6 @@ from unilora_spec import UniLoraError
 ROWS = [("a fine, old film; really", "yes"), ('he said "no" | twice', "no"), ("two\nlines", "yes"), ("", "no")]
 TEXTS, LABELS = zip(*ROWS)
 CSV = 'text,label\n"a fine, old film; really",yes\n"he said ""no"" | twice",no\n"two\nlines",yes\n,no\n'
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
 
 
 def csv_of(separator, quote_all=False):

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 datasets = pytest.importorskip("datasets")
 transformers = pytest.importorskip("transformers")
+
+from test_train import bert, one_thread, own_cache  # noqa: F401  fixtures
 
 from backends.torch.settings import TrainSettings
 from backends.torch.tasks import rows_and_task
@@ -20,28 +21,10 @@ from unilora_spec import UniLoraError, load_adapter
 WORDS = ["ada", "rome", "saw", "the", "old", "in", "film", "loud", "dark"]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A BERT of one layer without a head, and its tokenizer, which takes a digit as a piece of its own."""
-    folder = tmp_path_factory.mktemp("bert")
-    torch.manual_seed(0)
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *map(str, range(10)), *(f"##{i}" for i in range(10))]
-    config = transformers.BertConfig(
-        vocab_size=len(names), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=32, initializer_range=0.2,
-    )  # fmt: skip
-    transformers.BertModel(config).save_pretrained(folder)
-    transformers.BertTokenizer(vocab={name: number for number, name in enumerate(names)}).save_pretrained(folder)
-    return folder
+    return bert(tmp_path_factory.mktemp("bert"), WORDS, num_hidden_layers=1, intermediate_size=32)
 
 
 def settings_of(path, task, **options):

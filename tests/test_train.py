@@ -55,19 +55,22 @@ def sentence(number):
     return " ".join([*words, "is", (BAD, GOOD)[label][number // 2 % 3], str(number)]), label
 
 
-@pytest.fixture(scope="session")
-def base(tmp_path_factory):
-    """A BERT of two layers without a head, and its tokenizer."""
-    folder = tmp_path_factory.mktemp("bert")
+def bert(folder, words, **sizes):
+    """A BERT without a head in ``folder``, and its tokenizer of these words, which takes a digit as a piece of its own."""
     torch.manual_seed(0)
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *map(str, range(10)), *(f"##{i}" for i in range(10))]
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *map(str, range(10)), *(f"##{i}" for i in range(10))]
     config = transformers.BertConfig(
-        vocab_size=len(names), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=32, initializer_range=0.2,
+        vocab_size=len(names), hidden_size=32, num_attention_heads=2, max_position_embeddings=32, initializer_range=0.2, **sizes
     )  # fmt: skip
     transformers.BertModel(config).save_pretrained(folder)
     transformers.BertTokenizer(vocab={name: number for number, name in enumerate(names)}).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """A BERT of two layers without a head, and its tokenizer."""
+    return bert(tmp_path_factory.mktemp("bert"), WORDS, num_hidden_layers=2, intermediate_size=64)
 
 
 @pytest.fixture(scope="session")

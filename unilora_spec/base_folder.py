@@ -1,11 +1,10 @@
 """Which folder the base of an adapter is: the one that the caller gives, or the one that the file names (SPEC 10)."""
 
 import os
-import sys
 from pathlib import Path
 
 from .adapter import Adapter
-from .command import printable
+from .command import say
 from .errors import UniLoraError
 
 SHARES = ("//", "\\\\", "/\\", "\\/")  # how the name of another machine's folder begins
@@ -40,7 +39,7 @@ def recorded(name: str, by: str) -> Path | None:
     folder = Path(name)
     if not name or name.startswith(SHARES) or not is_folder(folder):
         return None
-    print(printable(f"{by} names its base: {os.path.abspath(folder)}"), file=sys.stderr)
+    say(f"{by} names its base: {os.path.abspath(folder)}")
     return folder
 
 

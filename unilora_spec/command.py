@@ -15,7 +15,13 @@ import sys
 
 from .errors import UniLoraError, WorkFailed
 
-PROGRAMS = ("unilora_spec", "backends.torch", "export", "conformance_tests", "benchmarks")  # each is ``python -m`` of it
+PROGRAMS = (
+    "unilora_spec",
+    "backends.torch",
+    "export",
+    "conformance_tests",
+    "benchmarks",
+)  # each is ``python -m`` of it
 STOPPED = "stopped; nothing was written"
 NOBODY_READS = 128 + 13  # SIGPIPE
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -72,6 +78,11 @@ def printable(text: str) -> str:
     )
 
 
+def say(line: str) -> None:
+    """One line on standard error, for whoever waits."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
 def _finished(command):
     """The status of a command whose output has been taken."""
     try:
@@ -101,7 +112,9 @@ def _sentence(error) -> tuple[str, int]:
         return str(error), error.exit_status
     if hasattr(error, "format_message"):  # typer's, for a call that its options do not allow
         return f"{error.format_message().rstrip('.')}; --help shows the options", 2
-    if _asked or isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt):  # typer's Abort
+    if (
+        _asked or isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
+    ):  # typer's Abort
         return STOPPED, 1
     if isinstance(error, OSError):
         return f"{error.filename or 'the output'}: {error.strerror or error}", 1

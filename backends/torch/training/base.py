@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import sys
 from pathlib import Path
 
 import datasets
@@ -11,7 +10,7 @@ from transformers import PreTrainedConfig
 
 from unilora_spec import UniLoraError
 from unilora_spec.base_model import look_at_base
-from unilora_spec.command import printable
+from unilora_spec.command import say
 
 from ..settings import PlanSettings
 from ..tasks import Task, rows_and_task
@@ -54,7 +53,7 @@ def loaded(settings, config: PreTrainedConfig, task: Task, progress: bool = Fals
     """
     held_in, said = loading(settings, config)
     if said and progress:
-        print(printable(said), file=sys.stderr, flush=True)
+        say(said)
     with waiting(lambda: f"loading {settings.base}") if progress else contextlib.nullcontext():
         reader = _from_base(task.reader, settings.base)
         model, new = _base_model(settings, config, task, reader, held_in)

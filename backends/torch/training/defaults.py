@@ -10,6 +10,7 @@ from dataclasses import replace
 from unilora_spec.projection import kind_named
 
 from ..settings import AdapterSettings, DataSettings, TrainSettings
+from ..settings.options import LANGUAGE
 
 ALL_LINEAR = ("all-linear",)
 TEXT_SHARE, TEXT_MOST = 6.4, 23_040  # D / d, and the largest d, of the authors' RoBERTa
@@ -44,7 +45,7 @@ def completed(settings: TrainSettings, D: int, parameters: int) -> tuple[TrainSe
 
 def dim_of(task: str, D: int) -> int:
     """The d of a run on a θ_D of ``D`` entries, where the user names none."""
-    if task in ("causal-lm", "seq2seq"):
+    if task in LANGUAGE:
         return 2 ** max(0, math.floor(math.log2(max(D / LANGUAGE_SHARE, 1))))
     if task == "image-classification":
         return max(1, round(D / IMAGE_SHARE))
@@ -53,7 +54,7 @@ def dim_of(task: str, D: int) -> int:
 
 def rate_of(task: str, kind: str, share: float, parameters: int) -> float:
     """The learning rate of θ, with two digits, for a ``share`` of D / d."""
-    language = task in ("causal-lm", "seq2seq")
+    language = task in LANGUAGE
     if kind not in GATHERS:  # of other kinds θ's entries are no entries of θ_D; docs/comparison.md has what was found
         return 2e-3 if language else 1e-2
     if language:

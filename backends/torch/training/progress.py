@@ -20,11 +20,6 @@ def _bars():
     return Bars(*columns, console=console, transient=True) if console.is_terminal else None
 
 
-def show(line: str) -> None:
-    """One line on standard error."""
-    print(printable(line), file=sys.stderr, flush=True)
-
-
 def counted(items, what: str):
     """``items`` one by one, while how many of them are done is shown."""
     bars, done = _bars(), 0

@@ -9,11 +9,12 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from unilora_spec import UniLoraError, WorkFailed
+from unilora_spec import UniLoraError
 
 from ..settings import TrainSettings
 from ..tasks import rows_and_task
 from .checkpoints import Stopped
+from .trainer import Diverged
 
 SHARE = 0.1  # of the rows to train on, and no less than so many steps
 LEAST_STEPS = 20
@@ -50,9 +51,7 @@ def swept(settings: TrainSettings, run: Callable, say: Callable) -> tuple[TrainS
                 PartialState().wait_for_everyone()
         except Stopped:  # by its user: a trial's checkpoint is of no use
             raise KeyboardInterrupt from None
-        except WorkFailed as error:
-            if "the loss is" not in str(error):
-                raise
+        except Diverged:
             tried.append({"lr": rate})
             say(f"sweep: --lr {rate:g} diverges")
             continue

@@ -12,6 +12,7 @@ from safetensors.torch import load
 from transformers import EarlyStoppingCallback, TrainerState
 
 from unilora_spec import UniLoraError, WorkFailed
+from unilora_spec.command import say
 from unilora_spec.placing import placing
 from unilora_spec.serialization import encode
 
@@ -27,7 +28,7 @@ from .chain import Links
 from .checkpoints import STATE, Checkpoints, Interruption, Stopped
 from .defaults import completed, with_targets
 from .processes import is_first
-from .progress import Progress, show
+from .progress import Progress
 from .report import announcement, held_out_metrics, ranks_left, report_of
 from .sample import sample
 from .sweep import swept
@@ -52,8 +53,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     if settings.resume and checkpoints.last():
         settings = replace(settings, sweep=None)  # the checkpoint has the rate that was chosen
     if settings.sweep:
-        say = show if progress and is_first() else lambda line: None
-        settings, tried = swept(settings, lambda trial: train(trial, progress), say)
+        told = say if progress and is_first() else lambda line: None
+        settings, tried = swept(settings, lambda trial: train(trial, progress), told)
     with quiet(), _deterministic(), contextlib.ExitStack() as stack:
         model, new, rows, task = prepare(settings, progress and is_first(), settings.dropout)
         size, dtype = sum(parameter.numel() for parameter in model.parameters()), model.dtype

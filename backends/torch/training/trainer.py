@@ -110,13 +110,17 @@ class _Trainer(Trainer):
         return Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
 
 
+class Diverged(WorkFailed):
+    """The loss of a run is no number any more."""
+
+
 class _Finite(TrainerCallback):
     """Ends a run whose loss is no number any more: nothing comes after it."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         loss = logs.get("loss", logs.get("train_loss", 0.0))  # of the last steps, and at the end of all
         if not math.isfinite(loss):
-            raise WorkFailed(
+            raise Diverged(
                 f"the loss is {loss} at step {state.global_step}; give --overwrite and a lower --lr or --head-lr"
             )
 

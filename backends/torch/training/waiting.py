@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from unilora_spec.command import printable
+from unilora_spec.command import printable, say
 
 from .processes import is_first
 
@@ -34,7 +34,7 @@ def waiting(doing: Callable[[], str]):
         while not done.wait(seconds):
             seconds = EVERY
             if line := doing():
-                print(printable(line), file=sys.stderr, flush=True)
+                say(line)
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()

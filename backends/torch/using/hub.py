@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import re
-import sys
 import tempfile
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import huggingface_hub
 from huggingface_hub import errors
 
 from unilora_spec import UniLoraError, WorkFailed, load_adapter
-from unilora_spec.command import printable
+from unilora_spec.command import say
 from unilora_spec.documents import read_bytes
 from unilora_spec.placing import placing
 
@@ -43,7 +42,7 @@ def push(adapter: Path, to: str, private: bool = False, card: bool = True) -> di
             raise errors.OfflineModeIsEnabled
         if not huggingface_hub.get_token():
             raise errors.LocalTokenNotFoundError
-        _say(f"pushing {adapter} to {to}")
+        say(f"pushing {adapter} to {to}")
         api = huggingface_hub.HfApi()
         api.create_repo(to, private=private or None, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +61,7 @@ def pull(repository: str, output: Path, revision: str | None = None, file: str =
     check_place(output, "--output", {})
     with _hub(repository, file):
         huggingface_hub.utils.validate_repo_id(repository)
-        _say(f"pulling {file} of {repository}")
+        say(f"pulling {file} of {repository}")
         found = Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
         card = None
         with contextlib.suppress(errors.EntryNotFoundError):
@@ -84,10 +83,6 @@ def pull(repository: str, output: Path, revision: str | None = None, file: str =
         "d": adapter.projection.d,
         "base": adapter.base and adapter.base.name,
     }
-
-
-def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """A trained adapter on its base, ready to be used: the class of the model, its head and the task follow from the adapter's record."""
 
-import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from transformers.models.auto.modeling_auto import (
 import unilora_spec
 from unilora_spec import Adapter, BaseMismatch, UniLoraError
 from unilora_spec.base_folder import base_folder
-from unilora_spec.command import printable
+from unilora_spec.command import say
 
 from ..adapter.attach import load_adapter
 from ..outputs import check_place
@@ -82,7 +81,7 @@ def load_trained(settings: UseSettings, outputs: Mapping[str, Path | None], prog
         if output:
             check_place(output, option, read)
     if progress:
-        print(printable(f"loading {settings.adapter} on {settings.base}"), file=sys.stderr, flush=True)
+        say(f"loading {settings.adapter} on {settings.base}")
     config = config_at(settings.base)
     base_labels = labels_in(config)
     labels = tuple(adapter.base.labels or base_labels)
