@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -36,13 +37,20 @@ OPINIONS = {"0": "negative", "1": "positive"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--show", action="store_true", help="show the result of the last run alone")
-    if not parser.parse_args().show:
+    parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw the result of the last run into a file")
+    asked = parser.parse_args()
+    if not (asked.show or asked.picture):
         RESULT.unlink(missing_ok=True)
         started = time.monotonic()
         result = run()
         RESULT.write_text(json.dumps(result | {"seconds": round(time.monotonic() - started)}, indent=2))
-    else:
-        show(json.loads(RESULT.read_text()))
+        return
+    console = Console(width=100 if asked.picture else max(100, Console().width), record=bool(asked.picture))
+    show(json.loads(RESULT.read_text()), console)
+    if asked.picture:
+        picture = console.export_svg(title="make demo", unique_id="demo")
+        # Rich names a server for its font; a picture in a README asks nobody.
+        asked.picture.write_text(re.sub(r"@font-face {.*?}\s*", "", picture, flags=re.DOTALL), encoding="utf-8")
 
 
 def run() -> dict:
@@ -131,9 +139,8 @@ def evaluate() -> dict:
     return {"runs": runs, "sentences": opinions}
 
 
-def show(result: dict) -> None:
-    """The table that a person reads."""
-    console = Console(width=max(100, Console().width))
+def show(result: dict, console: Console) -> None:
+    """Prints the table that a person reads."""
     rows, parameters, runs = result["rows"], result["parameters"], result["runs"]
     table = Table(
         title=f"MiniLM on Rotten Tomatoes: {rows['train']:,} sentences seen once, {rows['held_out']:,} held out"
