@@ -10,7 +10,7 @@ INSTALLED := .venv/installed-$(RUNTIME)
 GEMMA := build/gemma/gemma-3-270m-q4_k_m.gguf
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test peers runtimes llama vllm genai llm faults fuzz kills attack compare bench clean
+.PHONY: demo test peers runtimes llama vllm genai llm faults fuzz kills attack compare bench docs clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -105,6 +105,16 @@ compare: .venv/installed-compare
 bench: .venv/installed-compare
 	$(BIN)/python -m benchmarks
 
+# The pages as a site, in build/docs. Sphinx has an environment of its own, as whoever trains needs none.
+docs: .venv-docs/installed
+	@.venv-docs/bin/sphinx-build --quiet --fail-on-warning --keep-going -c docs/site -b html . build/docs
+	@echo "The site begins with build/docs/docs/site/index.html"
+
+.venv-docs/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet -c constraints.txt sphinx myst-parser furo
+	@touch $@
+
 # docs/trainers.md: the trainers of other libraries, each with an adapter, in an environment of their own; two minutes on two cores.
 # Less: .venv-peers/bin/python -m pytest -o addopts=-q tests/peers/test_trl.py
 peers: .venv-peers/installed
@@ -157,4 +167,4 @@ build/torchao: $(INSTALLED)
 	@touch $@
 
 clean:
-	rm -rf build .venv .venv-peers .venv-runtimes
+	rm -rf build .venv .venv-docs .venv-peers .venv-runtimes
