@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .base_model import compare_with_base
-from .command import printable, run
+from .command import printable, program_name, run
 from .projection import Gather
 from .rest import told
 from .serialization import SAVED, describe, is_canonical, load_adapter
@@ -111,9 +111,9 @@ def show_verify(report: dict) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m unilora_spec",
+        prog=program_name("unilora_spec"),
         description="Look into a Uni-LoRA adapter, or check it.",
-        epilog="Example: python -m unilora_spec verify vec.safetensors --base ./my-model",
+        epilog=f"Example: {program_name('unilora_spec')} verify vec.safetensors --base ./my-model",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
