@@ -12,6 +12,9 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeGuard
 
 from .errors import UniLoraError, WorkFailed
 
@@ -33,14 +36,14 @@ class NotInstalled(WorkFailed):
     """A program needs a package that is not there: ``missing`` is the module that was not found, ``program`` one of ``PROGRAMS``, and
     ``called`` the call that wanted it."""
 
-    def __init__(self, missing: str, program: str, called: str = ""):
-        package = missing.split(".")[0]
+    def __init__(self, missing: str | None, program: str, called: str = ""):
+        package = (missing or "").split(".")[0]
         extra = "cpu" if package == RUNTIME else PROGRAMS.get(program, ("", ""))[1]
         mend = f'pip install "unilora[{extra}]" brings it' if extra else "install it with pip"
         super().__init__(f"{package} is not installed, and {called or program_name(program)} needs it; {mend}")
 
 
-def run(command) -> None:
+def run(command: Callable[[], Any]) -> None:
     """Calls ``command`` and exits with its status. ``--debug`` anywhere in the call shows the traceback as well."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that has no sign for ΔW shows how it is spelled
@@ -107,13 +110,13 @@ def running() -> str:
     return module if module in PROGRAMS else ""
 
 
-def is_not_installed(error) -> bool:
+def is_not_installed(error: object) -> TypeGuard[ModuleNotFoundError]:
     """Whether a module of somebody else's was not found."""
-    ours = {module.split(".")[0] for module in PROGRAMS}
-    return isinstance(error, ModuleNotFoundError) and bool(error.name) and error.name.split(".")[0] not in ours
+    ours = {"", *(module.split(".")[0] for module in PROGRAMS)}
+    return isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in ours
 
 
-def _finished(command):
+def _finished(command: Callable[[], Any]) -> Any:
     """The status of a command whose output has been taken."""
     try:
         status = command()
@@ -137,7 +140,7 @@ def _drop_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _sentence(error) -> tuple[str, int]:
+def _sentence(error: BaseException) -> tuple[str, int]:
     if isinstance(error, UniLoraError) and not (_asked and not isinstance(error, WorkFailed)):
         return str(error), error.exit_status
     if hasattr(error, "format_message"):  # typer's, for a call that its options do not allow
@@ -156,7 +159,7 @@ def _sentence(error) -> tuple[str, int]:
 # Signals
 
 
-def _listen(handler) -> dict:
+def _listen(handler: Any) -> dict[signal.Signals, Any]:
     """Sets what Ctrl-C and SIGTERM do, unless they are ignored; returns what they did before."""
     try:
         before = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -168,18 +171,18 @@ def _listen(handler) -> dict:
         return {}
 
 
-def _restore(before: dict) -> None:
+def _restore(before: dict[signal.Signals, Any]) -> None:
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-def _interrupt(number, frame):
+def _interrupt(number: int, frame: object) -> None:
     global _asked
     _asked = True
     raise KeyboardInterrupt
 
 
-def _end_at_once(number, frame):
+def _end_at_once(number: int, frame: object) -> None:
     """While nothing is done but importing. An exception could be swallowed there, and a second import find half a module."""
     if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun the first one speaks
         os.write(2, f"error: {STOPPED}\n".encode())
@@ -192,7 +195,7 @@ def _started() -> str:
     return started.removeprefix("-m")
 
 
-def _say_what_is_missing(kind, error, trace):
+def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The hook for what goes wrong while a program is imported, before ``run`` is called."""
     if is_not_installed(error) and "--debug" not in sys.argv:
         print(f"error: {printable(str(NotInstalled(error.name, _STARTED)))}", file=sys.stderr)

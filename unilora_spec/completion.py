@@ -5,8 +5,10 @@ Only the command that is already written out is imported, as its options are wan
 
 import importlib
 import os
+from typing import Any, cast
 
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from .console import COMMANDS, GROUPS
@@ -17,7 +19,7 @@ def complete() -> int:
     app = typer.Typer(help="Uni-LoRA.")
     for name, command in COMMANDS.items():
         app.command(name, help=command.does)(lambda: None)
-    group = get_command(app)
+    group = cast(TyperGroup, get_command(app))
     written = _written()
     if len(written) > 1 and (real := _real(written[1])):
         group.commands[written[1]] = real
@@ -32,7 +34,7 @@ def _written() -> list[str]:
     return words.split() if words.endswith(" ") else words.split()[:-1]
 
 
-def _real(name: str):
+def _real(name: str) -> Any:
     """The command with its options; None where it has none that typer knows, or its program's packages are not installed."""
     if name not in COMMANDS:
         return None
@@ -42,5 +44,5 @@ def _real(name: str):
         return None
     if not hasattr(program, "app"):
         return None
-    found = get_command(program.app)
+    found = cast(TyperGroup, get_command(program.app))
     return found if name in GROUPS else found.commands[name]

@@ -9,7 +9,7 @@ import os
 import runpy
 import sys
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from .command import NotInstalled, is_not_installed, run
 from .errors import UniLoraError
@@ -51,7 +51,7 @@ def main() -> None:
         run(lambda: _own(given))
 
 
-def _call(name, *arguments):
+def _call(name: str, *arguments: str) -> None:
     """Runs a program in the place of this one, as ``python -m`` would."""
     module = COMMANDS[name].module
     sys.argv[1:] = arguments if name in GROUPS else (name, *arguments)
@@ -64,11 +64,11 @@ def _call(name, *arguments):
         run(lambda: _refuse(missing))
 
 
-def _refuse(refusal):
+def _refuse(refusal: UniLoraError) -> NoReturn:
     raise refusal
 
 
-def _own(given) -> int:
+def _own(given: list[str]) -> int:
     """What the script answers by itself."""
     if not given or given[0] in ("-h", "--help"):
         print(_help())
