@@ -10,7 +10,7 @@ INSTALLED := .venv/installed-$(RUNTIME)
 GEMMA := build/gemma/gemma-3-270m-q4_k_m.gguf
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test peers runtimes llama vllm genai llm faults fuzz kills attack compare bench clean
+.PHONY: demo test quick lint types peers runtimes llama vllm genai llm faults fuzz kills attack compare bench clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -18,6 +18,17 @@ demo: build/demo/result.json
 
 test: build/tests-passed
 	@echo "The tests have passed on these sources. To run them again: rm build/tests-passed && make test"
+
+# What to run at each change (CONTRIBUTING.md): the style, the types, and tests of every package that have no training and no large model.
+quick: lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(QUICK)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(INSTALLED)
+	$(BIN)/mypy
 
 # Faults set into the reference and the examples, each looked for with ten seeds: two hours or so on two cores.
 faults: $(INSTALLED)
@@ -129,6 +140,9 @@ build/demo/result.json: $(INSTALLED) $(filter-out tests/% conformance_tests/% do
 WORKERS ?= 2
 build/tests-passed: export OMP_NUM_THREADS = 1
 build/tests-passed: $(INSTALLED) build/torchao $(SOURCES) README.md pyproject.toml
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 	PYTHONPATH=build/torchao $(BIN)/python -m pytest tests/test_quantized_training.py
 	@mkdir -p build && touch $@
