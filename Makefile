@@ -10,7 +10,7 @@ INSTALLED := .venv/installed-$(RUNTIME)
 GEMMA := build/gemma/gemma-3-270m-q4_k_m.gguf
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test quick lint types peers runtimes llama vllm genai llm faults fuzz kills attack compare bench clean
+.PHONY: demo test quick lint types implementations peers runtimes llama vllm genai llm faults fuzz kills attack compare bench clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -116,6 +116,12 @@ compare: .venv/installed-compare
 bench: .venv/installed-compare
 	$(BIN)/python -m benchmarks
 
+# docs/implementations.md, from runs of the conformance tests against our own implementations and the examples: three minutes on two cores.
+implementations: $(INSTALLED)
+	@mkdir -p build/conformance
+	gcc -std=c11 -O2 -ffp-contract=off -o build/conformance/unilora conformance_tests/examples/unilora.c -lm
+	$(BIN)/python tests/our_implementations.py build/conformance
+
 # docs/trainers.md: the trainers of other libraries, each with an adapter, in an environment of their own; two minutes on two cores.
 # Less: .venv-peers/bin/python -m pytest -o addopts=-q tests/peers/test_trl.py
 peers: .venv-peers/installed
@@ -133,7 +139,7 @@ runtimes: .venv-runtimes/installed
 	npm install --silent --ignore-scripts --prefix .venv-runtimes/js onnxruntime-node onnxruntime-web
 	@touch $@
 
-build/demo/result.json: $(INSTALLED) $(filter-out tests/% conformance_tests/% docs/%,$(SOURCES))
+build/demo/result.json: $(INSTALLED) examples/demo.py $(filter-out tests/% conformance_tests/% docs/% examples/%,$(SOURCES))
 	$(BIN)/python examples/demo.py
 
 # Several processes, a thread in each, share the tests. On a machine with more cores: make test WORKERS=8.
