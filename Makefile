@@ -10,7 +10,7 @@ INSTALLED := .venv/installed-$(RUNTIME)
 GEMMA := build/gemma/gemma-3-270m-q4_k_m.gguf
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test peers runtimes llama vllm genai llm faults fuzz kills attack compare bench docs clean
+.PHONY: demo test quick lint types implementations peers runtimes llama vllm genai llm faults fuzz kills attack compare bench docs clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -18,6 +18,17 @@ demo: build/demo/result.json
 
 test: build/tests-passed
 	@echo "The tests have passed on these sources. To run them again: rm build/tests-passed && make test"
+
+# What to run at each change (CONTRIBUTING.md): the style, the types, and tests of every package that have no training and no large model.
+quick: lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(QUICK)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(INSTALLED)
+	$(BIN)/mypy
 
 # Faults set into the reference and the examples, each looked for with ten seeds: two hours or so on two cores.
 faults: $(INSTALLED)
@@ -115,6 +126,12 @@ docs: .venv-docs/installed
 	@.venv-docs/bin/python -m pip install --quiet -c constraints.txt sphinx myst-parser furo
 	@touch $@
 
+# docs/implementations.md, from runs of the conformance tests against our own implementations and the examples: three minutes on two cores.
+implementations: $(INSTALLED)
+	@mkdir -p build/conformance
+	gcc -std=c11 -O2 -ffp-contract=off -o build/conformance/unilora conformance_tests/examples/unilora.c -lm
+	$(BIN)/python tests/our_implementations.py build/conformance
+
 # docs/trainers.md: the trainers of other libraries, each with an adapter, in an environment of their own; two minutes on two cores.
 # Less: .venv-peers/bin/python -m pytest -o addopts=-q tests/peers/test_trl.py
 peers: .venv-peers/installed
@@ -132,13 +149,16 @@ runtimes: .venv-runtimes/installed
 	npm install --silent --ignore-scripts --prefix .venv-runtimes/js onnxruntime-node onnxruntime-web
 	@touch $@
 
-build/demo/result.json: $(INSTALLED) $(filter-out tests/% conformance_tests/% docs/%,$(SOURCES))
+build/demo/result.json: $(INSTALLED) examples/demo.py $(filter-out tests/% conformance_tests/% docs/% examples/%,$(SOURCES))
 	$(BIN)/python examples/demo.py
 
 # Several processes, a thread in each, share the tests. On a machine with more cores: make test WORKERS=8.
 WORKERS ?= 2
 build/tests-passed: export OMP_NUM_THREADS = 1
 build/tests-passed: $(INSTALLED) build/torchao $(SOURCES) README.md pyproject.toml
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 	PYTHONPATH=build/torchao $(BIN)/python -m pytest tests/test_quantized_training.py
 	@mkdir -p build && touch $@

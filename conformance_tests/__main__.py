@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from unilora_spec.command import program_name
 from unilora_spec.command import run as run_command
 from unilora_spec.errors import UniLoraError, WorkFailed
 from unilora_spec.serialization import replacing
@@ -73,10 +74,10 @@ def main() -> int:
 
 def _call():
     parser = argparse.ArgumentParser(
-        prog="python -m conformance_tests",
+        prog=program_name("conformance_tests"),
         description="Whether an implementation of Uni-LoRA is right, and which rules of SPEC.md it breaks if not. It is a "
         "command or a Python module that answers the requests of PROTOCOL.md.",
-        epilog='Example: python -m conformance_tests --impl "./mine" --json report.json. '
+        epilog=f'Example: {program_name("conformance_tests")} --impl "./mine" --json report.json. '
         "Exit status: 0 all passed, 1 something failed, 2 the call was wrong.",
     )
     parser.add_argument("--impl", help="a command, or the name of a Python module with answer(request)")

@@ -3,17 +3,18 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .base_model import compare_with_base
-from .command import printable, run
+from .command import printable, program_name, run
 from .projection import Gather
 from .rest import told
 from .serialization import SAVED, describe, is_canonical, load_adapter
 
 
-def inspect(path: Path) -> dict:
+def inspect(path: Path) -> dict[str, Any]:
     """What a file holds: its description, its tensors and their sizes, and the bytes of P in memory in each way to hold it, where it
     is an index."""
     adapter = load_adapter(path)
@@ -42,7 +43,7 @@ def inspect(path: Path) -> dict:
     }
 
 
-def show_inspect(report: dict) -> list[str]:
+def show_inspect(report: dict[str, Any]) -> list[str]:
     """The report as a person reads it, line by line."""
     p = report["projection"]
     lines = [f"{report['file']}: a Uni-LoRA adapter, {report['bytes']:,} bytes"]
@@ -83,7 +84,7 @@ def show_inspect(report: dict) -> list[str]:
     return lines
 
 
-def verify(path: Path, base: Path | None) -> dict:
+def verify(path: Path, base: Path | None) -> dict[str, Any]:
     """Whether a file is canonical (SPEC 8.10) and has the base's values; raises ``UniLoraError`` where it is unsound or
     does not fit the base."""
     adapter = load_adapter(path)
@@ -93,7 +94,7 @@ def verify(path: Path, base: Path | None) -> dict:
     return report
 
 
-def show_verify(report: dict) -> list[str]:
+def show_verify(report: dict[str, Any]) -> list[str]:
     """The report as a person reads it, line by line."""
     canonical = "canonical bytes" if report["canonical"] else "not the canonical bytes of SPEC 8.7"
     lines = [f"{report['file']}: sound", f"  {canonical}"]
@@ -111,9 +112,9 @@ def show_verify(report: dict) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m unilora_spec",
+        prog=program_name("unilora_spec"),
         description="Look into a Uni-LoRA adapter, or check it.",
-        epilog="Example: python -m unilora_spec verify vec.safetensors --base ./my-model",
+        epilog=f"Example: {program_name('unilora_spec')} verify vec.safetensors --base ./my-model",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (

@@ -1,15 +1,16 @@
 """What an adapter is: a vector, and everything needed to rebuild a model's delta weights from it (SPEC 7, 8, 10)."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from . import canonical_json, rest
 from .errors import BaseMismatch, FileError
 from .layer_map import LayerMap, Segment
-from .projection import Projection, kind_named
+from .projection import Projection, Read, kind_named
 
 DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -40,15 +41,15 @@ class Base:
     @classmethod
     def of(
         cls,
-        name,
+        name: str,
         layer_map: LayerMap,
         shapes: Mapping[str, tuple[int, ...]],
-        read,
-        architecture=None,
-        id2label=None,
-        problem_type=None,
-        rest=None,
-    ):
+        read: Read,
+        architecture: str | None = None,
+        id2label: Mapping[int, str] | None = None,
+        problem_type: str | None = None,
+        rest: str | None = None,
+    ) -> "Base":
         """The record of a base whose weights have these ``shapes`` and the values that ``read(name)`` gives, by name.
 
         ``id2label`` are the labels as the configurations of transformers hold them: {0: "negative", …}. The two that every
@@ -90,7 +91,7 @@ class Adapter:
     saved: Mapping[str, np.ndarray] = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if type(self.projection) is not kind_named(self.projection.kind):
             raise FileError("the projection is one that is trained; give what its stored_as makes of theta", "9.1")
         if self.projection.D != self.layer_map.D:
@@ -102,7 +103,7 @@ class Adapter:
         if "" in self.saved:
             raise FileError("a saved parameter has no name", "8.3")
 
-    def factors(self) -> Iterator[tuple]:
+    def factors(self) -> Iterator[tuple[Any, ...]]:
         """Each segment with its A (rank, in) and B (out, rank), or of rank 0 its one factor (out, in), float32, one segment at a
         time (SPEC 7.2)."""
         for segment, offset in self.layer_map.placed():
@@ -116,7 +117,7 @@ class Adapter:
     def _theta_D(self, segment: Segment, offset: int) -> np.ndarray:
         return self.projection.expand(self.theta, offset, offset + segment.size)
 
-    def check_base(self, shapes: Mapping[str, tuple[int, ...]], where="the model") -> None:
+    def check_base(self, shapes: Mapping[str, tuple[int, ...]], where: object = "the model") -> None:
         """Raises ``BaseMismatch`` unless weights of these ``shapes``, by name, are of the adapted base's form (SPEC 10.3)."""
         check_fit(self.layer_map, shapes)
         adapted = {name: shapes[name] for name in self.layer_map.by_weight()}
@@ -133,7 +134,7 @@ class Adapter:
                 there = f"it has {list(shapes[name])}" if name in shapes else "it is not there"
                 raise BaseMismatch(f"the model has no parameter {name} of shape {list(value.shape)}: {there}", "10.3")
 
-    def same_contents(self, read) -> bool | None:
+    def same_contents(self, read: Read) -> bool | None:
         """Whether the weights that ``read(name)`` gives have the values that are on record; None without one (SPEC 10.2)."""
         return contents_fingerprint(self.layer_map.by_weight(), read) == self.base.contents if self.base else None
 
@@ -144,7 +145,7 @@ class Adapter:
         """
         return rest.differing(self.base.rest, self.outside(tensors)) if self.base and self.base.rest else []
 
-    def outside(self, tensors):
+    def outside(self, tensors: Iterable[rest.Tensor]) -> Iterator[rest.Tensor]:
         """Those of ``tensors``, each a tuple with its name first, that the adapter neither adapts nor brings (SPEC 10.5)."""
         own = {*self.layer_map.by_weight(), *self.saved}
         return (each for each in tensors if each[0] not in own)
@@ -162,7 +163,13 @@ class Adapter:
         for name, value in self.saved.items():
             weights[name][...] = value
 
-    def add_deltas(self, placed, weight: np.ndarray, widen=np.asarray, narrow=np.asarray) -> None:
+    def add_deltas(
+        self,
+        placed: Iterable[tuple[Segment, int]],
+        weight: np.ndarray,
+        widen: Callable[[np.ndarray], np.ndarray] = np.asarray,
+        narrow: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    ) -> None:
         """Adds the ΔW of the ``placed`` segments (with their offsets), all of one weight, to its array in place (SPEC 7.10).
 
         Where the array holds its values in a form that NumPy does not add, such as BF16 as uint16, ``widen`` makes floats of
@@ -174,7 +181,7 @@ class Adapter:
                 part = band.part(weight)
                 part[...] = narrow(widen(part) + band.stored(scale * product, part.shape))
 
-    def _bands(self, segment, offset) -> Iterator[tuple[Segment, np.ndarray]]:
+    def _bands(self, segment: Segment, offset: int) -> Iterator[tuple[Segment, np.ndarray]]:
         """The bands of a segment, and ΔW of each but for its scale."""
         if segment.rank == 0:  # the entries of a band lie together in θ_D, of which the rest is not needed
             for rows, band in segment.bands(BAND):
@@ -199,12 +206,12 @@ def structure_fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return hashlib.sha256(canonical_json.encode(listing)).hexdigest()[:32]
 
 
-def contents_fingerprint(names: Iterable[str], read) -> str:
+def contents_fingerprint(names: Iterable[str], read: Read) -> str:
     """32 hexadecimal digits over the adapted weights' values (SPEC 10.2).
 
     ``read(name)`` gives one weight as a NumPy array; they are read one at a time, in the order of their names.
     """
     digest = hashlib.sha256()
     for name in sorted(names):
-        digest.update(np.ascontiguousarray(read(name), dtype="<f4"))
+        digest.update(np.ascontiguousarray(read(name), dtype="<f4").data)
     return digest.hexdigest()[:32]

@@ -3,9 +3,9 @@
 import contextlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from . import rest
 from .adapter import Adapter
 from .documents import NoObject, look_at_json, read_json
 from .errors import BaseMismatch, FileError, UniLoraError
+from .places import PathLike
 from .reading import check_count, open_bytes, read_exactly
 from .serialization import read_header
 
@@ -40,7 +41,7 @@ class Stored(NamedTuple):
     size: int
 
 
-def compare_with_base(adapter: Adapter, folder) -> dict:
+def compare_with_base(adapter: Adapter, folder: PathLike) -> dict[str, Any]:
     """{"weights": how many are adapted, "same_contents": whether their values are the recorded ones (None: no record),
     "other_rest": names of others that are not as recorded, one for each group of them (SPEC 10.6)}.
 
@@ -133,7 +134,7 @@ def look_at_base(folder: Path) -> None:
         read_file(path)
 
 
-def read_config(path: Path) -> dict:
+def read_config(path: Path) -> dict[str, Any]:
     """The values of a config.json. Raises ``UniLoraError`` for one that is none, and for numbers that no model has."""
     values = read_json(path)
     waiting = [("", values)]
@@ -150,7 +151,7 @@ def read_config(path: Path) -> dict:
     return values
 
 
-def stored_name(name: str, tensors) -> str:
+def stored_name(name: str, tensors: Iterable[str]) -> str:
     """The name in a checkpoint of a model's weight: frameworks store a base model with or without its prefix
     (`bert.encoder…` is `encoder…`), so leading components may be left out on either side (SPEC 10.4).
 
@@ -204,7 +205,7 @@ def looked_at(tensors: Mapping[str, Stored]) -> Iterator[tuple[str, tuple[int, .
             yield name, stored.shape, values
 
 
-def _entries(file, stored: Stored) -> np.ndarray:
+def _entries(file: BinaryIO, stored: Stored) -> np.ndarray:
     form, count = np.dtype(FLOATS[stored.dtype]), math.prod(stored.shape)
     which = rest.entries(count)
     if stored.size <= WHOLE:
@@ -216,7 +217,7 @@ def _entries(file, stored: Stored) -> np.ndarray:
         return widen(raw) if stored.dtype == "BF16" else raw.astype(np.float32)
 
 
-def _read_at(file, start, count, stored) -> bytes:
+def _read_at(file: BinaryIO, start: int, count: int, stored: Stored) -> bytes:
     file.seek(start)
     try:
         return read_exactly(file, count)

@@ -2,6 +2,7 @@
 (SPEC 8.5)."""
 
 import json
+from typing import Any, NoReturn
 
 from .errors import FileError
 from .nesting import nesting
@@ -11,7 +12,7 @@ MAX_VALUES = 2**21  # a parsed value takes up to 100 bytes; the header of a base
 _NULL = "a JSON text holds null, which has no meaning here"
 
 
-def encode(value) -> bytes:
+def encode(value: Any) -> bytes:
     """UTF-8 bytes with sorted keys and no white space. A float that is whole is written as an integer.
 
     Raises ``FileError`` for null, which nothing here has a use for, and for lone surrogates, which UTF-8 cannot spell.
@@ -19,7 +20,7 @@ def encode(value) -> bytes:
     return _utf8(_text(value))
 
 
-def _text(value) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, dict):
         # RFC 8785 orders keys by UTF-16 code units, which differs from Python's order above the basic plane.
         items = sorted(value.items(), key=lambda item: item[0].encode("utf-16-be", "surrogatepass"))
@@ -40,7 +41,7 @@ def _utf8(text: str) -> bytes:
         raise FileError("a JSON text holds half a surrogate pair", "8.5") from None
 
 
-def decode(data: bytes):
+def decode(data: bytes) -> Any:
     """The value of JSON bytes. Raises ``FileError`` for anything but one well-formed value of bounded depth, with
     duplicate keys, numbers from 2^53 on, NaN, null and lone surrogates among what is refused."""
     try:
@@ -62,7 +63,7 @@ def decode(data: bytes):
     return value
 
 
-def _check(value) -> None:
+def _check(value: Any) -> None:
     """Raises ``FileError`` for what JSON can spell and its canonical form cannot: null and half surrogate pairs."""
     if isinstance(value, dict):
         for key, item in value.items():
@@ -77,7 +78,7 @@ def _check(value) -> None:
         raise FileError(_NULL, "8.5")
 
 
-def _object(pairs):
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         raise FileError("a JSON object has the same key twice", "8.5")
@@ -97,5 +98,5 @@ def _float(text: str) -> float:
     return value
 
 
-def _constant(text: str):
+def _constant(text: str) -> NoReturn:
     raise FileError(f"{text} is not JSON", "8.5")

@@ -12,23 +12,38 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeGuard
 
 from .errors import UniLoraError, WorkFailed
 
-PROGRAMS = (
-    "unilora_spec",
-    "backends.torch",
-    "export",
-    "conformance_tests",
-    "benchmarks",
-)  # each is ``python -m`` of it
+PROGRAMS = {  # each is ``python -m`` of it: what the console script has in that place, and the extra that pip installs for it
+    "unilora_spec": ("unilora", ""),
+    "backends.torch": ("unilora", "train"),
+    "export": ("unilora export", "export"),
+    "conformance_tests": ("unilora conformance", "conformance"),
+    "benchmarks": ("", "compare"),
+}
+RUNTIME = "onnxruntime"  # in no program's extra, as a GPU wants another package of it: in ``cpu`` and ``gpu``
 STOPPED = "stopped; nothing was written"
 NOBODY_READS = 128 + 13  # SIGPIPE
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _asked = False
 
 
-def run(command) -> None:
+class NotInstalled(WorkFailed):
+    """A program needs a package that is not there: ``missing`` is the module that was not found, ``program`` one of ``PROGRAMS``, and
+    ``called`` the call that wanted it."""
+
+    def __init__(self, missing: str | None, program: str, called: str = ""):
+        package = (missing or "").split(".")[0]
+        extra = "cpu" if package == RUNTIME else PROGRAMS.get(program, ("", ""))[1]
+        mend = f'pip install "unilora[{extra}]" brings it' if extra else "install it with pip"
+        super().__init__(f"{package} is not installed, and {called or program_name(program)} needs it; {mend}")
+
+
+def run(command: Callable[[], Any]) -> None:
     """Calls ``command`` and exits with its status. ``--debug`` anywhere in the call shows the traceback as well."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that has no sign for ΔW shows how it is spelled
@@ -83,7 +98,25 @@ def say(line: str) -> None:
     print(printable(line), file=sys.stderr, flush=True)
 
 
-def _finished(command):
+def program_name(module: str) -> str:
+    """What a call of a program begins with, in the way in which this one was made: ``python -m export``, or ``unilora export``."""
+    return _IS_SCRIPT and PROGRAMS.get(module, ("", ""))[0] or f"python -m {module}"
+
+
+def running() -> str:
+    """Which of ``PROGRAMS`` runs, also where the console script has called it; empty where none does."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    module = spec.name.removesuffix(".__main__") if spec else ""
+    return module if module in PROGRAMS else ""
+
+
+def is_not_installed(error: object) -> TypeGuard[ModuleNotFoundError]:
+    """Whether a module of somebody else's was not found."""
+    ours = {"", *(module.split(".")[0] for module in PROGRAMS)}
+    return isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in ours
+
+
+def _finished(command: Callable[[], Any]) -> Any:
     """The status of a command whose output has been taken."""
     try:
         status = command()
@@ -107,7 +140,7 @@ def _drop_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _sentence(error) -> tuple[str, int]:
+def _sentence(error: BaseException) -> tuple[str, int]:
     if isinstance(error, UniLoraError) and not (_asked and not isinstance(error, WorkFailed)):
         return str(error), error.exit_status
     if hasattr(error, "format_message"):  # typer's, for a call that its options do not allow
@@ -116,6 +149,8 @@ def _sentence(error) -> tuple[str, int]:
         _asked or isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
     ):  # typer's Abort
         return STOPPED, 1
+    if is_not_installed(error) and (program := running()):
+        return _sentence(NotInstalled(error.name, program))
     if isinstance(error, OSError):
         return f"{error.filename or 'the output'}: {error.strerror or error}", 1
     return f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1
@@ -124,7 +159,7 @@ def _sentence(error) -> tuple[str, int]:
 # Signals
 
 
-def _listen(handler) -> dict:
+def _listen(handler: Any) -> dict[signal.Signals, Any]:
     """Sets what Ctrl-C and SIGTERM do, unless they are ignored; returns what they did before."""
     try:
         before = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -136,29 +171,40 @@ def _listen(handler) -> dict:
         return {}
 
 
-def _restore(before: dict) -> None:
+def _restore(before: dict[signal.Signals, Any]) -> None:
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-def _interrupt(number, frame):
+def _interrupt(number: int, frame: object) -> None:
     global _asked
     _asked = True
     raise KeyboardInterrupt
 
 
-def _end_at_once(number, frame):
+def _end_at_once(number: int, frame: object) -> None:
     """While nothing is done but importing. An exception could be swallowed there, and a second import find half a module."""
     if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun the first one speaks
         os.write(2, f"error: {STOPPED}\n".encode())
     os._exit(1)
 
 
-def _is_program() -> bool:
-    """Whether Python was started as ``python -m`` of one of the programs: what stands where ``sys.argv[0]`` is now."""
+def _started() -> str:
+    """What Python was started as: the module of ``python -m``, or the console script; what stands where ``sys.argv[0]`` is now."""
     started = sys.orig_argv[-len(sys.argv)] if 0 < len(sys.argv) <= len(sys.orig_argv) else ""
-    return started.removeprefix("-m") in PROGRAMS
+    return started.removeprefix("-m")
 
 
-if _PROGRAM := _is_program():
+def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The hook for what goes wrong while a program is imported, before ``run`` is called."""
+    if is_not_installed(error) and "--debug" not in sys.argv:
+        print(f"error: {printable(str(NotInstalled(error.name, _STARTED)))}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+_STARTED = _started()
+_IS_SCRIPT = os.path.splitext(os.path.basename(_STARTED))[0] == "unilora"
+if _PROGRAM := _STARTED in PROGRAMS or _IS_SCRIPT:
     _listen(_end_at_once)
+    sys.excepthook = _say_what_is_missing

@@ -5,6 +5,7 @@
 
 import base64
 import math
+from typing import Any
 
 import numpy as np
 
@@ -30,54 +31,54 @@ from .protocol import (
 from .serialization import SAVED, check_tensor, decode, describe, encode, is_canonical, parse
 
 
-def _keys(r):
+def _keys(r: dict[str, Any]) -> dict[str, Any]:
     return {"keys": pack(keys(int(r["seed"]), 10), "keys")}
 
 
-def _mix(r):
+def _mix(r: dict[str, Any]) -> dict[str, Any]:
     return {"mixed": pack(mix(unpack(r["words"], "words"), r["key"]), "mixed")}
 
 
-def _permutation(r):
+def _permutation(r: dict[str, Any]) -> dict[str, Any]:
     return {"y": pack(Permutation(r["D"], int(r["seed"]))(unpack(r["x"], "x")), "y")}
 
 
-def _inverse(r):
+def _inverse(r: dict[str, Any]) -> dict[str, Any]:
     return {"x": pack(Permutation(r["D"], int(r["seed"])).inverse(unpack(r["y"], "y")), "x")}
 
 
-def _index(r):
+def _index(r: dict[str, Any]) -> dict[str, Any]:
     return {"index": pack(gather_of(r).index(r["start"], r["stop"]), "index")}
 
 
-def _members(r):
+def _members(r: dict[str, Any]) -> dict[str, Any]:
     p = gather_of(r)
     counts = p.counts(r["start"], r["stop"])
     columns = [p.members(j) for j in range(r["start"], r["stop"])]
     return {"counts": pack(counts, "counts"), "members": pack(np.concatenate([[], *columns]), "members")}
 
 
-def _scale(r):
+def _scale(r: dict[str, Any]) -> dict[str, Any]:
     return {"scale": pack(gather_of(r).scale(r["start"], r["stop"]), "scale")}
 
 
-def _initial(r):
+def _initial(r: dict[str, Any]) -> dict[str, Any]:
     layer_map = LayerMap.from_json(r["layers"], 1) if "layers" in r else None
     return {"theta": pack(projection_of(r).initial(layer_map, r["bound"]), "theta")}
 
 
-def _expand(r):
+def _expand(r: dict[str, Any]) -> dict[str, Any]:
     return {"theta_D": pack(projection_of(r).expand(unpack(r["theta"], "theta"), r["start"], r["stop"]), "theta_D")}
 
 
-def _adjoint(r):
+def _adjoint(r: dict[str, Any]) -> dict[str, Any]:
     p = projection_of(r)
     start, stop = p.range_of(r["start"], r["stop"], p.D)
     theta = array_of(r, "theta", p.d) if "theta" in r else None
     return {"theta": pack(p.adjoint(array_of(r, "g", stop - start), start, theta), "theta")}
 
 
-def _read(r):
+def _read(r: dict[str, Any]) -> dict[str, Any]:
     data = base64.b64decode(r["file"])
     adapter = decode(data)
     values = {"theta": adapter.theta} | {SAVED + name: value for name, value in adapter.saved.items()}
@@ -93,10 +94,10 @@ def _read(r):
     return {"description": description, "tensors": tensors, "canonical": is_canonical(adapter, data)}
 
 
-def _write(r):
+def _write(r: dict[str, Any]) -> dict[str, Any]:
     tensors = dict(r["tensors"])
 
-    def own(name, dtype):
+    def own(name: str, dtype: str) -> np.ndarray:
         if tensors.get(name, {}).get("dtype") != dtype:
             raise FileError(f"there is no tensor {name} of {dtype}", "8.3")
         return _shaped(name, tensors.pop(name), field_of(dtype))
@@ -114,36 +115,36 @@ def _write(r):
     return {"file": pack(encode(Adapter(projection, layer_map, theta, base, saved, dtypes)), "file")}
 
 
-def _shaped(name, tensor, field):
+def _shaped(name: str, tensor: dict[str, Any], field: str) -> np.ndarray:
     numbers, shape = unpack(tensor[field], field), tensor["shape"]
     if len(numbers) != math.prod(shape):
         raise FileError(f"{name} has {len(numbers)} numbers, and its shape {shape} says another count", "8.2")
     return numbers.reshape(shape)
 
 
-def _delta_weight(r):
+def _delta_weight(r: dict[str, Any]) -> dict[str, Any]:
     adapter = adapter_of(r)
     segment, *factors = segment_of(r, adapter, adapter.factors())
     _, delta = segment_of(r, adapter, adapter.delta_weights())
     return pack_delta_weight(segment, factors, delta)
 
 
-def _fingerprints(r):
+def _fingerprints(r: dict[str, Any]) -> dict[str, Any]:
     names = LayerMap.from_json(r["layers"], 1).by_weight()
     weights = weights_of(r)
     shapes = {name: weights[name].shape for name in names}
-    return {"structure": structure_fingerprint(shapes), "contents": contents_fingerprint(names, weights.get)}
+    return {"structure": structure_fingerprint(shapes), "contents": contents_fingerprint(names, weights.__getitem__)}
 
 
-def _rest(r):
+def _rest(r: dict[str, Any]) -> dict[str, Any]:
     tensors = list(rest.of_arrays(weights_of(r)))
     return {"rest": rest.fingerprint(tensors), "differ": rest.differing(r["record"], tensors)}
 
 
-def _merge(r):
+def _merge(r: dict[str, Any]) -> dict[str, Any]:
     adapter, weights = adapter_of(r), weights_of(r)
     adapter.check_base({name: weight.shape for name, weight in weights.items()})
-    same = adapter.same_contents(weights.get)
+    same = adapter.same_contents(weights.__getitem__)
     adapter.merge(weights)
     return {"weights": pack_weights(weights), "same_contents": same}
 

@@ -3,6 +3,7 @@
 import json
 import stat
 from pathlib import Path
+from typing import Any
 
 from .errors import UniLoraError
 from .nesting import PIECE, Nesting
@@ -56,7 +57,7 @@ def look_at_json(path: Path, most: int = MOST_BYTES, values: int = MOST_VALUES) 
     _check(found, path, values)
 
 
-def read_json(path: Path, most: int = MOST_BYTES, values: int = MOST_VALUES) -> dict:
+def read_json(path: Path, most: int = MOST_BYTES, values: int = MOST_VALUES) -> dict[str, Any]:
     """The object in a JSON file, with the bounds of ``look_at_json``. Raises ``NoObject`` where it holds none."""
     data = read_bytes(path, most)
     found = Nesting()
@@ -71,12 +72,12 @@ def read_json(path: Path, most: int = MOST_BYTES, values: int = MOST_VALUES) -> 
     return value
 
 
-def _check_size(path, most):
+def _check_size(path: Path, most: int) -> None:
     if (size := size_of(path)) > most:
         raise UniLoraError(f"{path} has {size:,} bytes; such a file has at most {most:,}, so give the right one")
 
 
-def _check(found, path, values):
+def _check(found: Nesting, path: Path, values: int) -> None:
     if found.deepest > MOST_DEPTH:
         raise UniLoraError(f"{path}: its lists and objects are nested deeper than {MOST_DEPTH}; write it flatter")
     if found.values > values:

@@ -18,7 +18,7 @@ class UniLoraError(ValueError):
     def __str__(self) -> str:
         return f"{self.message} [SPEC {self.rule}]" if self.rule else self.message
 
-    def within(self, where) -> "UniLoraError":
+    def within(self, where: object) -> "UniLoraError":
         """The same refusal with the file's name before its sentence."""
         return type(self)(f"{where}: {self.message}", self.rule)
 

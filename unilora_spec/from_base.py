@@ -9,13 +9,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from .errors import LayerMapError, LimitError
-from .layer_map import Segment
+from .layer_map import LayerMap, Segment
 from .program import Factored, Value, by_size, frozen_in_parts
+from .projection import Read
 
 
 class FromBase(Factored):
@@ -30,7 +31,7 @@ class FromBase(Factored):
     stored: ClassVar[dict[str, str]] = {"frozen": "F32"}
     rule: ClassVar[str]
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         numbers = np.asarray(self.tensors["frozen"], np.float32)
         length = self.lengths(self.layer_map, **self.options)["frozen"]
@@ -49,11 +50,11 @@ class FromBase(Factored):
         """The frozen matrices of a segment, of ``singular_vectors`` of its weight."""
 
     @classmethod
-    def _size(cls, segment):
+    def _size(cls, segment: Segment) -> int:
         return sum(map(math.prod, cls.shapes(segment)))
 
     @classmethod
-    def lengths(cls, layer_map, **options):
+    def lengths(cls, layer_map: LayerMap, **options: int) -> dict[str, int]:
         return {"frozen": sum(by_size(layer_map, cls._size))}
 
     @cached_property
@@ -63,7 +64,7 @@ class FromBase(Factored):
         return np.fromiter(starts, np.int64, len(self.layer_map) + 1)
 
     @classmethod
-    def of_base(cls, layer_map, read, **options):
+    def of_base(cls, layer_map: LayerMap, read: Read, **options: int) -> dict[str, np.ndarray]:
         made = {}
         for name, segments in layer_map.by_weight().items():
             weight = read(name)
@@ -73,7 +74,7 @@ class FromBase(Factored):
         return {"frozen": np.concatenate([made[segment] for segment in layer_map.segments])}
 
     @classmethod
-    def _decomposed(cls, segment, weight):
+    def _decomposed(cls, segment: Segment, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         matrix = segment.matrix(weight).astype(np.float64)
         if not np.isfinite(matrix).all():
             raise LayerMapError(
@@ -113,7 +114,7 @@ def singular_vectors(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndar
     return U * signs, S, Vt * signs[:, None]
 
 
-def _by_eigenvectors(matrix, rank):
+def _by_eigenvectors(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """In a third of the time that the whole decomposition takes (26 s and 71 s of a core for 4096 × 4096), by eigenvectors of the Gram
     matrix. It has the squares of singular values, so that the digits of one that is n times smaller than the largest are n times worse
     than those of the whole decomposition."""

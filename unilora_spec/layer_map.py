@@ -4,8 +4,9 @@ import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class Segment:
     row: int | None = None
     index: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and 0 < len(self.name.encode("utf-8", "surrogatepass")) <= MAX_NAME):
             raise LayerMapError(
                 f"a segment's name is {self.name!r:.80}; give a tensor's name, to {MAX_NAME} bytes", "7.2"
@@ -75,7 +76,7 @@ class Segment:
             return self.out_features * self.in_features
         return self.rank * (self.in_features + self.out_features)
 
-    def factors(self, theta_D) -> tuple:
+    def factors(self, theta_D: Any) -> tuple[Any, ...]:
         """A (rank, in) and B (out, rank), or of rank 0 one factor (out, in): views of the segment's own slice of θ_D, NumPy's or
         torch's (SPEC 7.2)."""
         if self.rank == 0:
@@ -85,13 +86,13 @@ class Segment:
         return A, theta_D[split:].reshape(self.out_features, self.rank)
 
     @staticmethod
-    def product(first, *others):
+    def product(first: Any, *others: Any) -> Any:
         """What ``factors`` gives, multiplied: ΔW but for its scale, (out, in) (SPEC 7.7)."""
         for factor in others:
             first = factor @ first
         return first
 
-    def part(self, weight):
+    def part(self, weight: Any) -> Any:
         """The view of a stored weight that the segment adapts, NumPy's or torch's (SPEC 7.3 to 7.5)."""
         if self.index is not None:
             weight = weight[self.index]
@@ -100,12 +101,12 @@ class Segment:
             weight = weight[:, rows] if self.transposed else weight[rows]
         return weight
 
-    def matrix(self, weight):
+    def matrix(self, weight: Any) -> Any:
         """The matrix (out, in) that the segment adapts, of a stored weight, NumPy's or torch's (SPEC 7.3 to 7.5)."""
         part = self.part(weight)
         return (part.T if self.transposed else part).reshape(self.out_features, self.in_features)
 
-    def stored(self, delta, shape):
+    def stored(self, delta: Any, shape: Sequence[int]) -> Any:
         """A delta weight (out, in), turned and shaped as ``part`` of the stored weight is (SPEC 7.3, 7.4)."""
         return (delta.T if self.transposed else delta).reshape(shape)
 
@@ -117,7 +118,7 @@ class Segment:
             rows = min(step, self.out_features - first)
             yield slice(first, first + rows), replace(self, out_features=rows, row=(self.row or 0) + first)
 
-    def check_shape(self, shape) -> None:
+    def check_shape(self, shape: Sequence[int]) -> None:
         """Raises ``BaseMismatch`` unless a weight of this shape has the part that the segment adapts (SPEC 10.3)."""
         rest = list(shape)
         fits = True
@@ -128,9 +129,8 @@ class Segment:
             rows, columns = rest[0], math.prod(rest[1:])
             if self.transposed:
                 rows, columns = columns, rows
-            whole = self.row is None
             fits = columns == self.in_features
-            fits = fits and (rows == self.out_features if whole else rows >= self.row + self.out_features)
+            fits = fits and (rows == self.out_features if self.row is None else rows >= self.row + self.out_features)
         if not fits:
             raise BaseMismatch(
                 f"the weight {self.name} has shape {list(shape)}, which does not hold {self.describe()}", "10.3"
@@ -160,7 +160,7 @@ class LayerMap:
     form, or an alpha outside of 1e-4 … 2^20.
     """
 
-    def __init__(self, segments, alpha: float = 1.0, scaling: str = "lora"):
+    def __init__(self, segments: Iterable[Segment], alpha: float = 1.0, scaling: str = "lora") -> None:
         self.segments = tuple(_within_limits(segments))
         self.alpha, self.scaling = float(alpha), scaling
         if not self.segments:
@@ -175,7 +175,7 @@ class LayerMap:
             raise LayerMapError(f"alpha is {alpha}; give a number from {ALPHA_RANGE[0]} to 2^20", "7.7")
         self._check_overlaps()
 
-    def __eq__(self, other) -> bool:
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, LayerMap) and self._identity() == other._identity()
 
     def __hash__(self) -> int:
@@ -184,7 +184,7 @@ class LayerMap:
     def __len__(self) -> int:
         return len(self.segments)
 
-    def _identity(self):
+    def _identity(self) -> tuple[object, ...]:
         return self.segments, self.alpha, self.scaling
 
     def placed(self) -> Iterator[tuple[Segment, int]]:
@@ -214,7 +214,7 @@ class LayerMap:
         """The bound of the initial vector where the user gives none (SPEC 6.4)."""
         return 0.02 if any(segment.rank for segment in self.segments) else 0.0
 
-    def _check_overlaps(self):
+    def _check_overlaps(self) -> None:
         # By three keys in turn, each of which is at hand: a hostile map is as large as can be, and a list or a tuple
         # for each name or segment would take as much memory again.
         ordered = sorted(self.segments, key=lambda s: s.row or 0)
@@ -228,12 +228,12 @@ class LayerMap:
             if a.index == b.index and (b.row or 0) < (a.row or 0) + a.out_features:
                 raise LayerMapError(f"two segments adapt the same part of {a.name}; give each part once", "7.6")
 
-    def to_json(self) -> list[dict]:
+    def to_json(self) -> list[dict[str, Any]]:
         """The compact form (SPEC 7.8, 7.9): stacks and runs of layers folded, always in the same way."""
         return _fold_runs(_fold_stacks(self.segments))
 
     @classmethod
-    def from_json(cls, entries, alpha, scaling="lora") -> "LayerMap":
+    def from_json(cls, entries: Any, alpha: float, scaling: str = "lora") -> "LayerMap":
         """The map of a compact form. Raises ``LayerMapError`` before it builds more than the limit of segments."""
         if not isinstance(entries, list):
             raise LayerMapError(f"layers is {_kind_of(entries)}; it must be a list", "7.8")
@@ -242,12 +242,12 @@ class LayerMap:
         return cls((segment for entry in entries for segment in _unfold(entry)), alpha, scaling)
 
 
-def _form(s: Segment):
+def _form(s: Segment) -> tuple[object, ...]:
     """What all segments of one weight have in common (SPEC 7.6)."""
     return s.in_features, s.transposed, s.index is None, s.row is None, s.row is not None or s.out_features
 
 
-def _within_limits(segments) -> Iterator[Segment]:
+def _within_limits(segments: Iterable[Segment]) -> Iterator[Segment]:
     total = 0
     for segment in segments:
         name, most = segment.name, min(segment.out_features, segment.in_features)
@@ -273,8 +273,8 @@ _KEYS = {
 _DEFAULTS = {field.name: field.default for field in fields(Segment)}
 
 
-def _fold_stacks(segments) -> list[dict]:
-    entries = []
+def _fold_stacks(segments: Iterable[Segment]) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
     for segment in segments:
         entry = {key: value for key, field in _KEYS.items() if (value := getattr(segment, field)) != _DEFAULTS[field]}
         last = entries[-1] if entries else {}
@@ -287,8 +287,10 @@ def _fold_stacks(segments) -> list[dict]:
     return entries
 
 
-def _fold_runs(entries: list[dict]) -> list[dict]:
-    result, at, ends = [], 0, {}
+def _fold_runs(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    result: list[dict[str, Any]] = []
+    ends: dict[str, int] = {}
+    at = 0
     while at < len(entries):
         entry, covered = _run_at(entries, at, ends)
         result.append(entry)
@@ -296,7 +298,7 @@ def _fold_runs(entries: list[dict]) -> list[dict]:
     return result
 
 
-def _run_at(entries, at, ends):
+def _run_at(entries: list[dict[str, Any]], at: int, ends: dict[str, int]) -> tuple[dict[str, Any], int]:
     """The run from ``at`` with the shortest prefix, or the entry itself, and how many entries it covers.
 
     A block is all the entries from ``at`` on whose names begin with one prefix and number, so that a run with a longer
@@ -323,10 +325,10 @@ def _run_at(entries, at, ends):
     return entries[at], 1
 
 
-def _repeats(entries, at, ahead, length, head, next_head) -> bool:
+def _repeats(entries: list[dict[str, Any]], at: int, ahead: int, length: int, head: str, next_head: str) -> bool:
     """Whether the block of ``length`` entries from ``at`` comes again ``ahead`` later, ``next_head`` in place of ``head``."""
     return at + ahead + length <= len(entries) and all(
-        entries[k + ahead] == {**entries[k], "name": next_head + _after(entries[k]["name"], head)}
+        entries[k + ahead] == {**entries[k], "name": f"{next_head}{_after(entries[k]['name'], head)}"}
         for k in range(at, at + length)
     )
 
@@ -337,7 +339,7 @@ def _after(name: str, head: str) -> str | None:
     return rest if name.startswith(head) and rest[:1] in ("", ".") else None
 
 
-def _count(entry) -> int:
+def _count(entry: Any) -> int:
     """How many segments an entry unfolds to, from its bounds alone. All fields are checked, on the first of them, so that
     nothing is built where a fault lies elsewhere, beside values of any size that mean nothing."""
     if not isinstance(entry, dict):
@@ -354,7 +356,7 @@ def _count(entry) -> int:
     return _span(entry, "layers") * sum(map(_count, _layer(entry, entry["layers"][0])))
 
 
-def _span(entry, key) -> int:
+def _span(entry: dict[str, Any], key: str) -> int:
     bounds = entry[key]
     if not (isinstance(bounds, list) and len(bounds) == 2 and all(type(b) is int and 0 <= b <= MAX_D for b in bounds)):
         raise LayerMapError(f"{key} of an entry is {bounds!r:.60}; it must be [first, end]", "7.8")
@@ -363,7 +365,7 @@ def _span(entry, key) -> int:
     return bounds[1] - bounds[0]
 
 
-def _layer(run, number) -> Iterator[dict]:
+def _layer(run: dict[str, Any], number: int) -> Iterator[dict[str, Any]]:
     """The segments and stacks of one layer of a run, with their whole names."""
     for inner in run["segments"]:
         if not isinstance(inner.get("name"), str):
@@ -371,7 +373,7 @@ def _layer(run, number) -> Iterator[dict]:
         yield {**inner, "name": f"{run['prefix']}{number}{inner['name']}"}
 
 
-def _unfold(entry) -> Iterator[Segment]:
+def _unfold(entry: dict[str, Any]) -> Iterator[Segment]:
     if "segments" in entry:
         for number in range(*entry["layers"]):
             for inner in _layer(entry, number):
@@ -389,5 +391,5 @@ def _unfold(entry) -> Iterator[Segment]:
         yield Segment(**values)
 
 
-def _kind_of(value) -> str:
+def _kind_of(value: object) -> str:
     return {dict: "an object", list: "a list", str: "a string", bool: "true or false"}.get(type(value), "a number")

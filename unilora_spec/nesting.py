@@ -21,7 +21,7 @@ class Nesting:
     one; and what closes more than was opened closes nothing.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.deepest, self.values, self.opened = 0, 1, 0
         self._depth, self._in_string, self._rest = 0, False, b""
 

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class Block(NamedTuple):
     part: int
     entry: int
     length: int
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # a tuple has a method of this name, which nobody calls on a block
 
 
 class InParts(Gather):
@@ -33,7 +33,7 @@ class InParts(Gather):
 
     layered = True
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._sizes, self._dims = (np.array(each, dtype=np.int64) for each in self.parts())
         self._first = np.cumsum(self._dims) - self._dims  # each part's first column
@@ -47,7 +47,7 @@ class InParts(Gather):
     def blocks(self) -> Iterator[Block]:
         """All rows of θ_D, in order; those of a part have its entries in order."""
 
-    def columns(self, start, stop):
+    def columns(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
         b = self._blocks
         for i, end in in_blocks(start, stop):
             rows = np.arange(i, end)
@@ -56,7 +56,7 @@ class InParts(Gather):
             place, rest = np.divmod(rest, b.length[k])
             yield i, self._dealt(b.part[k] + place, b.entry[k] + turn * b.length[k] + rest)
 
-    def _dealt(self, parts, entries):
+    def _dealt(self, parts: np.ndarray, entries: np.ndarray) -> np.ndarray:
         """The columns of these entries of these parts."""
         columns = np.empty_like(entries)
         order = np.argsort(parts.astype(np.uint16), kind="stable")  # of 16 bits, NumPy's is a radix sort
@@ -65,7 +65,7 @@ class InParts(Gather):
             columns[which] = self._first[part] + self._permutation(part)(entries[which]) % self._dims[part]
         return columns
 
-    def members(self, j):
+    def members(self, j: int) -> np.ndarray:
         j, b = self._column(j), self._blocks
         part = self._part_of(j)
         dealt = np.arange(j - self._first[part], self._sizes[part], self._dims[part])
@@ -75,18 +75,18 @@ class InParts(Gather):
         turn, rest = np.divmod(entries - b.entry[k], b.length[k])
         return b.row[k] + (turn * b.count[k] + part - b.part[k]) * b.length[k] + rest
 
-    def counts(self, start=0, stop=None):
+    def counts(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         start, stop = self.range_of(start, stop, self.d)
         j = np.arange(start, stop)
         part = self._part_of(j)
         size, dim = self._sizes[part], self._dims[part]
         return size // dim + (j - self._first[part] < size % dim)
 
-    def _part_of(self, j):
+    def _part_of(self, j: np.ndarray | int) -> Any:
         return np.searchsorted(self._first, j, side="right") - 1
 
     @cached_property
-    def _blocks(self) -> Block:
+    def _blocks(self) -> Any:
         """The blocks as one of arrays."""
         return Block(*np.array(list(self.blocks()), dtype=np.int64).T)
 
@@ -94,7 +94,7 @@ class InParts(Gather):
     def _keys(self) -> list[int]:
         return keys(self.seed, 10 + 2 * len(self._sizes))[10:]
 
-    def _permutation(self, part) -> Permutation:
+    def _permutation(self, part: int) -> Permutation:
         part = int(part)
         if part not in self._permutations:
             high, low = self._keys[2 * part : 2 * part + 2]

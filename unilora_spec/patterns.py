@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from .errors import UniLoraError
 
@@ -76,7 +77,7 @@ def matches(
     return found
 
 
-def _tried(expression, names, how):
+def _tried(expression: str, names: Sequence[str], how: str) -> list[list[Any] | None]:
     try:
         found = map(getattr(re.compile(expression), how), names)
     except re.error as error:
@@ -84,5 +85,5 @@ def _tried(expression, names, how):
     return [match and [match[0], *match.groups()] for match in found]
 
 
-def _no_expression(expression, error) -> str:
+def _no_expression(expression: str, error: object) -> str:
     return f"the pattern {expression!r:.80} is no regular expression: {error}"

@@ -97,7 +97,7 @@ class Permutation:
             x = block[: end - i]
             yield i, self._walked(np.add(count[: end - i], self._word(i), out=x), space)
 
-    def _walk(self, x, inverse):
+    def _walk(self, x: np.ndarray, inverse: bool) -> np.ndarray:
         x = np.asarray(x, dtype=np.int64)
         if len(x) and not 0 <= x.min() <= x.max() < self.D:
             raise LimitError(f"entries from {x.min()} to {x.max()} are not all in [0, {self.D})", "1.3")
@@ -106,7 +106,7 @@ class Permutation:
             result[i:end] = self._walked(x[i:end].astype(self._word), space, inverse)
         return result
 
-    def _walked(self, x, space, inverse=False):
+    def _walked(self, x: np.ndarray, space: np.ndarray, inverse: bool = False) -> np.ndarray:
         self._pass(x, space, inverse)
         while x.max(initial=0) >= self.D:  # rarely more than one turn: a² − D < 2√D + 1
             outside = np.flatnonzero(x >= self.D)
@@ -115,7 +115,7 @@ class Permutation:
             x[outside] = again
         return x
 
-    def _pass(self, x, space, inverse=False):
+    def _pass(self, x: np.ndarray, space: np.ndarray, inverse: bool = False) -> None:
         """x becomes pass(x), or its inverse (SPEC 4.2, 4.4): words[n], worked on in ``space``."""
         L, R, f, t = space[:, : len(x)]
         a = np.uint32(self.a)
@@ -131,7 +131,7 @@ class Permutation:
         np.multiply(L, self._word(self.a), out=x)
         x += R
 
-    def _round(self, x, key, f, t):
+    def _round(self, x: np.ndarray, key: int, f: np.ndarray, t: np.ndarray) -> None:
         """f = (mix(x, key)·a) >> 32 (SPEC 4.2): uint32[n] all; t is to work in."""
         if self._word is np.uint64:
             f[:] = (mix(x, key).astype(np.uint64) * np.uint64(self.a)) >> np.uint64(32)
@@ -157,6 +157,6 @@ def in_blocks(start: int, stop: int) -> Iterator[tuple[int, int]]:
         yield i, min(i + BLOCK, stop)
 
 
-def _space(n):
+def _space(n: int) -> np.ndarray:
     """Four rows for the numbers of a block: making an array costs as much as some operations on it."""
     return np.empty((4, n), dtype=np.uint32)

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from .errors import UniLoraError
 
+PathLike = str | os.PathLike[str]
+"""What a caller may give for a path."""
 DATA = re.compile(r"\.([0-9a-f]{12})\.data")  # what follows the name of a graph in that of its data
 PARTIAL = ".unilora.partial"
 """How the name of a folder ends in which an output is not yet complete: ``.NAME.xxxxxxxx.unilora.partial`` beside NAME."""
 
 
-def check_output(path) -> None:
+def check_output(path: PathLike) -> None:
     """Raises ``UniLoraError`` unless a file may be put at ``path``: nothing is there, or a regular file, which it replaces.
 
     A link is refused, wherever it leads: to write through it would change another file, and to replace it another
@@ -28,7 +30,7 @@ def check_output(path) -> None:
         raise UniLoraError(f"{path} is {_kind(mode)}; give a file to replace, or a name that is free")
 
 
-def check_output_folder(path) -> None:
+def check_output_folder(path: PathLike) -> None:
     """Raises ``UniLoraError`` unless a new folder may be put at ``path``: nothing is there, or a folder that is empty."""
     mode = _mode(path)
     if mode is not None and (stat.S_ISLNK(mode) or not stat.S_ISDIR(mode) or any(os.scandir(path))):
@@ -36,7 +38,7 @@ def check_output_folder(path) -> None:
         raise UniLoraError(f"{path} is there already{there}; give a folder that does not exist or is empty")
 
 
-def check_working_folder(path) -> None:
+def check_working_folder(path: PathLike) -> None:
     """Raises ``UniLoraError`` unless files can be written and removed in a folder at ``path`` that is used over and over:
     it is not there yet, or it is a folder with nothing but folders and regular files in it."""
     mode = _mode(path)
@@ -70,7 +72,7 @@ def _is_left(path: Path) -> bool:
     return mine and stat.S_ISDIR(found.st_mode)
 
 
-def digest(path) -> str:
+def digest(path: PathLike) -> str:
     """What stands in the name of a file of data: the first 12 hexadecimal digits of the SHA-256 of its contents."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
@@ -80,10 +82,10 @@ def is_data_of(path: Path, file: Path) -> bool:
     """Whether an export to ``path`` wrote this file beside it: ``NAME.DIGEST.data``, regular and no link, with these contents."""
     named = DATA.fullmatch(file.name.removeprefix(path.name))
     mode = _mode(file) if named and file.name.startswith(path.name) else None
-    return mode is not None and stat.S_ISREG(mode) and digest(file) == named[1]
+    return named is not None and mode is not None and stat.S_ISREG(mode) and digest(file) == named[1]
 
 
-def own_file(folder, name) -> Path | None:
+def own_file(folder: PathLike, name: str) -> Path | None:
     """The regular file that ``name`` leads to, where it is the own of ``folder``, with all links resolved; else None.
 
     It lies in the folder, however many links lead there. Or the folder is a snapshot in Hugging Face's cache
@@ -103,7 +105,7 @@ def own_file(folder, name) -> Path | None:
     return file if regular and any(file.is_relative_to(root) for root in roots) else None
 
 
-def _mode(path) -> int | None:
+def _mode(path: PathLike) -> int | None:
     try:
         return os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):

@@ -12,24 +12,24 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from .errors import WorkFailed
-from .places import PARTIAL, check_output, check_output_folder, is_data_of, leftovers
+from .places import PARTIAL, PathLike, check_output, check_output_folder, is_data_of, leftovers
 
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 LOCK = "lock"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # a stranger's folder may hold a link by the name of a lock
 
 
 @contextmanager
-def replacing(path):
+def replacing(path: PathLike) -> Iterator[Path]:
     """A temporary path that takes the place of ``path`` when the block ends well, and goes when it does not.
 
     Flushed to the disk before it is renamed, so that a crash leaves the old file or the new one (SPEC 8.11). What a killed process
@@ -44,7 +44,7 @@ def replacing(path):
 
 
 @contextmanager
-def placing(path: Path, replaced: Callable[[], set[Path]] | None = None):
+def placing(path: Path, replaced: Callable[[], set[Path]] | None = None) -> Iterator[Path]:
     """A temporary folder beside ``path`` whose files and folders take their places there when the block ends well, that of
     ``path``'s name last; the folder goes in any case.
 
@@ -54,7 +54,9 @@ def placing(path: Path, replaced: Callable[[], set[Path]] | None = None):
     try:
         with _partial(path) as folder:
             yield folder
-            new = sorted((each for each in folder.iterdir() if each.name != LOCK), key=lambda each: each.name == path.name)
+            new = sorted(
+                (each for each in folder.iterdir() if each.name != LOCK), key=lambda each: each.name == path.name
+            )
             for each in new:
                 (check_output_folder if each.is_dir() else check_output)(path.with_name(each.name))
                 _flush_all(each)
@@ -76,13 +78,14 @@ def placing(path: Path, replaced: Callable[[], set[Path]] | None = None):
 
 
 @contextmanager
-def _partial(path: Path):
+def _partial(path: Path) -> Iterator[Path]:
     """An empty folder beside ``path``, locked; those of killed processes are cleared before."""
     for leftover in leftovers(path):
         _clear(leftover, path)
-    folder, lock = None, None
+    folder: Path | None = None
+    lock: _Lock | None = None
     try:
-        while lock is None:  # a folder may be cleared by another process before its lock is had
+        while lock is None or folder is None:  # a folder may be cleared by another process before its lock is had
             folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
             folder.mkdir()
             lock = _Lock.of(folder / LOCK)
@@ -95,7 +98,7 @@ def _partial(path: Path):
 
 
 @contextmanager
-def _turn(path: Path):
+def _turn(path: Path) -> Iterator[None]:
     """The one turn at ``path``, waited for: a set of files is renamed by one process at a time."""
     place, lock = path.with_name(f".{path.name}.turn{PARTIAL}"), None
     try:
@@ -162,15 +165,16 @@ class _Lock:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
         except FileNotFoundError:
             return None
+        had = False
         try:
             held = _locked(handle, wait)
             if os.path.samestat(os.fstat(handle), os.stat(path)):
-                lock, handle = cls(handle, held), None
-                return lock
+                had = True
+                return cls(handle, held)
         except (BlockingIOError, FileNotFoundError):
             pass
         finally:
-            if handle is not None:
+            if not had:
                 os.close(handle)
         return None
 

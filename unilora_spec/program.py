@@ -3,9 +3,9 @@
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,19 @@ from .layer_map import LayerMap, Segment
 from .projection import MAX_DIM, Projection
 from .value import OPERATIONS, Value, add_gradient, frozen, frozen_in_parts, ordered, result
 
-__all__ = ["OPERATIONS", "Factored", "Program", "Range", "Start", "Value", "by_size", "frozen", "frozen_in_parts", "largest", "ordered"]
+__all__ = [
+    "OPERATIONS",
+    "Factored",
+    "Program",
+    "Range",
+    "Start",
+    "Value",
+    "by_size",
+    "frozen",
+    "frozen_in_parts",
+    "largest",
+    "ordered",
+]
 
 
 class Start(NamedTuple):
@@ -45,21 +57,21 @@ class Program(Projection):
     layered, d_is_free = True, False
     exact: ClassVar[bool] = True
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._given = self.options | ({"d": self.d} if self.d_is_free else {})
         if not self.d_is_free and self.d != (needed := self.dim(self.layer_map, **self.options)):
             raise LimitError(f"d is {self.d}; kind {self.kind} has {needed} numbers for this layer map", "11.1")
 
     @classmethod
-    def dim(cls, layer_map, **options):
+    def dim(cls, layer_map: LayerMap, **options: int) -> int:
         if cls.d_is_free:
             return super().dim(layer_map, **options)
         shared = sum(math.prod(shape) for _, shape, _ in cls.shared(layer_map, **options))
         return shared + sum(cls._own_sizes(layer_map, options))
 
     @classmethod
-    def largest_dim(cls, D):
+    def largest_dim(cls, D: int) -> int:
         # What follows from the layer map may exceed D: what all segments share can be more than one of them has.
         return super().largest_dim(D) if cls.d_is_free else MAX_DIM
 
@@ -74,7 +86,7 @@ class Program(Projection):
         return ()
 
     @classmethod
-    def _own_sizes(cls, layer_map, options) -> Iterator[int]:
+    def _own_sizes(cls, layer_map: LayerMap, options: Mapping[str, int]) -> Iterator[int]:
         """How many numbers of θ each segment has for its own."""
         return by_size(layer_map, lambda segment: sum(math.prod(shape) for _, shape, _ in cls.own(segment, **options)))
 
@@ -101,7 +113,7 @@ class Program(Projection):
         starts = itertools.accumulate(self._own_sizes(self.layer_map, self._given), initial=first)
         return np.fromiter(starts, np.int64, len(self.layer_map) + 1)
 
-    def expand(self, theta, start=0, stop=None):
+    def expand(self, theta: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
         start, stop = self.range_of(start, stop, self.D)
         theta = self.vector(theta, self.d, "theta").astype(np.float32 if self.exact else np.float64)
         entries = np.empty(stop - start, dtype=np.float32)
@@ -110,7 +122,7 @@ class Program(Projection):
             entries[ours] = result(value, theta)[its]
         return entries
 
-    def adjoint(self, g, start=0, theta=None):
+    def adjoint(self, g: np.ndarray, start: int = 0, theta: np.ndarray | None = None) -> np.ndarray:
         start, stop = self.range_of(start, start + len(g), self.D)
         g = self.vector(g, stop - start, "g").astype(np.float64)
         theta = self.vector(theta, self.d, "theta").astype(np.float64)
@@ -122,7 +134,7 @@ class Program(Projection):
             add_gradient(value, theta, of_value, total)
         return total.astype(np.float32)
 
-    def initial(self, layer_map=None, bound=0.02):
+    def initial(self, layer_map: LayerMap | None = None, bound: float = 0.02) -> np.ndarray:
         theta, at = np.empty(self.d, dtype=np.float32), 0
         segments = self.layer_map.segments if self.layered else ()
         of_segments = (self.own(segment, **self._given) for segment in segments)
@@ -134,7 +146,7 @@ class Program(Projection):
                 at = end
         return theta
 
-    def _normal_start(self, start, stop):
+    def _normal_start(self, start: int, stop: int) -> np.ndarray:
         return self.normal(0, start, stop)
 
 
@@ -142,7 +154,7 @@ class Factored(Program):
     """A program that gives each segment its A and B."""
 
     @classmethod
-    def dim(cls, layer_map, **options):
+    def dim(cls, layer_map: LayerMap, **options: int) -> int:
         cls.check_factors(layer_map)
         return super().dim(layer_map, **options)
 
@@ -155,7 +167,7 @@ class Factored(Program):
         """The row in θ_D where each segment begins: int64[segments]."""
         return np.fromiter((row for _, row in self.layer_map.placed()), np.int64, len(self.layer_map))
 
-    def pieces(self, start, stop):
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, Value]]:
         first = max(int(np.searchsorted(self.rows, start, side="right")) - 1, 0)
         for number in range(first, len(self.rows)):
             row = int(self.rows[number])
@@ -182,7 +194,7 @@ def largest(layer_map: LayerMap) -> tuple[int, int, int]:
     return tuple(map(max, zip(*set(sizes))))
 
 
-def _placed(ranges, offset) -> Iterator[tuple[str, Value]]:
+def _placed(ranges: Iterable[Range], offset: int) -> Iterator[tuple[str, Value]]:
     for name, shape, _ in ranges:
         value = Value("theta", shape, how=int(offset))
         yield name, value
@@ -210,11 +222,11 @@ def _cut(factor: Value, row: int, start: int, stop: int) -> Iterator[tuple[int, 
             yield row + at, piece.reshape(piece.size)
 
 
-def _ones(start, stop):
+def _ones(start: int, stop: int) -> np.ndarray:
     return np.ones(stop - start)
 
 
-def _overlap(start, stop, first, length) -> tuple[slice, slice]:
+def _overlap(start: int, stop: int, first: int, length: int) -> tuple[slice, slice]:
     """The entries that [start, stop) shares with [first, first + length), counted from the beginning of each."""
     begin, end = max(start, first), max(start, first, min(stop, first + length))
     return slice(begin - start, end - start), slice(begin - first, end - first)

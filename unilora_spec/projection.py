@@ -21,17 +21,20 @@ A kind is one file under kinds/, with a class that names itself: ``class Mine(Pr
 import hashlib
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from .errors import KindError, LayerMapError, LimitError
+from .layer_map import LayerMap
 from .permutation import check_D, in_blocks, keys, mix
 
 MAX_DIM = 2**31 - 1
 KINDS: dict[str, type["Projection"]] = {}
+Read = Callable[[str], np.ndarray]
+"""Gives a weight of the base by its name, as an array of NumPy."""
 
 
 class Option(NamedTuple):
@@ -62,13 +65,14 @@ class Projection(ABC):
     links: int = 1  # ranges of theta that are trained one after the other (SPEC 11.15)
     stored: ClassVar[Mapping[str, str]] = {}  # the tensors of a file that are the kind's own: name → dtype (SPEC 8.3)
     known_options: ClassVar[Mapping[str, Option]] = {}
+    layer_map: LayerMap  # None where the kind is not ``layered``
 
     def __init_subclass__(cls, kind: str | None = None):
         if kind:
             cls.kind, KINDS[kind] = kind, cls
 
-    def __new__(cls, kind: str = "balanced", **_):
-        return super().__new__(kind_named(kind) if cls is Projection else cls)
+    def __new__(cls, kind: str = "balanced", **_: Any) -> Self:
+        return super().__new__(kind_named(kind) if cls is Projection else cls)  # type: ignore[return-value]
 
     def __init__(
         self,
@@ -77,17 +81,17 @@ class Projection(ABC):
         D: int,
         d: int,
         seed: int,
-        layer_map=None,
+        layer_map: LayerMap | None = None,
         tensors: Mapping[str, np.ndarray] = {},
         **options: int,
-    ):
+    ) -> None:
         self.D, self.d, self.seed = check_D(operator.index(D)), operator.index(d), operator.index(seed)
         most = self.largest_dim(self.D)
         if not 1 <= self.d <= most:
             raise LimitError(f"d is {self.d}; give one from 1 to {most}, as D is {D}", "1.1")
         self.keys = keys(self.seed, 10)
         self.options = self.checked_options(options)
-        self.layer_map = layer_map if self.layered else None
+        self.layer_map = layer_map if self.layered else None  # type: ignore[assignment]
         if self.layered and (layer_map is None or layer_map.D != self.D):
             raise LimitError(f"kind {self.kind} needs its layer map, of D = {self.D} entries", "11.1")
         self.tensors = dict(tensors)
@@ -96,7 +100,15 @@ class Projection(ABC):
             raise KindError(f"kind {self.kind} {verb} tensor {name!r:.60}, which comes with an adapter's file", "8.3")
 
     @classmethod
-    def of(cls, layer_map, kind: str = "balanced", d: int | None = None, seed: int = 0, read=None, **options: int):
+    def of(
+        cls,
+        layer_map: LayerMap,
+        kind: str = "balanced",
+        d: int | None = None,
+        seed: int = 0,
+        read: Read | None = None,
+        **options: int,
+    ) -> "Projection":
         """What is trained to have a kind, for a layer map: ``trained_as``. ``d`` may be None where there is only one.
 
         ``read(name)`` gives a weight of the base as float32, of its stored shape, to kinds that begin with it. Options that
@@ -109,13 +121,13 @@ class Projection(ABC):
         return of_kind(kind, D=layer_map.D, d=d, seed=seed, layer_map=layer_map, tensors=tensors, **options)
 
     @classmethod
-    def fitted(cls, layer_map, **options: int):
+    def fitted(cls, layer_map: LayerMap, **options: int) -> LayerMap:
         """The layer map of an adapter for which this one was asked: another one only where the kind puts several adapters of its
         ranks and scaling beside each other."""
         return layer_map
 
     @classmethod
-    def dim(cls, layer_map, **options: int) -> int:
+    def dim(cls, layer_map: LayerMap, **options: int) -> int:
         """The only d that the kind has for a layer map. Raises ``LimitError`` where it is the user's choice."""
         raise LimitError(f"d is missing; give the length of theta, from 1 to D = {layer_map.D}", "1.1")
 
@@ -134,14 +146,14 @@ class Projection(ABC):
         return min(D, MAX_DIM)
 
     @classmethod
-    def lengths(cls, layer_map, **options: int) -> dict[str, int]:
+    def lengths(cls, layer_map: LayerMap, **options: int) -> dict[str, int]:
         """How long each tensor of ``stored`` is. Raises ``KindError`` where they do not come from training."""
         if cls.stored:
             raise KindError(f"kind {cls.kind} needs tensors that come with an adapter's file, not from training", "8.3")
         return {}
 
     @classmethod
-    def of_base(cls, layer_map, read, **options: int) -> dict[str, np.ndarray]:
+    def of_base(cls, layer_map: LayerMap, read: Any, **options: int) -> dict[str, np.ndarray]:
         """The tensors of ``stored`` that training begins with, as long as ``lengths`` says, made of the base's weights: ``read(name)``
         gives one as float32, of its stored shape, and is asked for each once. Raises ``KindError`` as ``lengths`` does."""
         cls.lengths(layer_map, **options)
@@ -150,7 +162,7 @@ class Projection(ABC):
     @classmethod
     def with_defaults(cls, options: Mapping[str, int]) -> dict[str, int]:
         """``checked_options`` of these and, of what is not given, the defaults."""
-        return cls.checked_options({name: option.default for name, option in cls.known_options.items()} | options)
+        return cls.checked_options({name: option.default for name, option in cls.known_options.items()} | dict(options))
 
     @classmethod
     def checked_options(cls, options: Mapping[str, int]) -> dict[str, int]:
@@ -164,23 +176,23 @@ class Projection(ABC):
                 raise LimitError(f"{name} is {options[name]!r:.40}; give {meaning}, from {least}", "11.1")
         return {name: options[name] for name in cls.known_options}
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         # What follows from these is made again by copies, in processes too.
-        given = {"layer_map": self.layer_map, "tensors": self.tensors, **self.options}
+        given: dict[str, Any] = {"layer_map": self.layer_map, "tensors": self.tensors, **self.options}
         return partial(type(self), self.kind, D=self.D, d=self.d, seed=self.seed, **given), ()
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value}" for name, value in self.options.items())
         return f"Projection(kind={self.kind!r}, D={self.D}, d={self.d}, seed={self.seed}{options})"
 
-    def __eq__(self, other) -> bool:
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Projection) and self._identity() == other._identity()
 
     def __hash__(self) -> int:
         return hash(self._identity())
 
-    def _identity(self):
-        digests = (hashlib.sha256(np.ascontiguousarray(self.tensors[name])).digest() for name in self.stored)
+    def _identity(self) -> tuple[object, ...]:
+        digests = (hashlib.sha256(np.ascontiguousarray(self.tensors[name]).data).digest() for name in self.stored)
         return repr(self), self.layer_map, *digests
 
     @abstractmethod
@@ -193,7 +205,7 @@ class Projection(ABC):
         A ``Gather`` is linear; others need the ``theta`` at which P is the Jacobian."""
 
     @abstractmethod
-    def initial(self, layer_map, bound: float = 0.02) -> np.ndarray:
+    def initial(self, layer_map: LayerMap | None, bound: float = 0.02) -> np.ndarray:
         """The θ, float32[d], that training starts from; ``layer_map`` is the adapter's ``LayerMap`` (SPEC 6.4)."""
 
     def uniform_start(self, start: int, stop: int) -> np.ndarray:
@@ -219,7 +231,7 @@ class Projection(ABC):
         return result
 
     @staticmethod
-    def vector(value, length: int, name: str) -> np.ndarray:
+    def vector(value: Any, length: int, name: str) -> np.ndarray:
         """``value`` as float32[length]; ``LimitError`` with its name for another length (SPEC 1.3)."""
         value = np.asarray(value, dtype=np.float32)
         if value.shape != (length,):
@@ -243,7 +255,7 @@ class Projection(ABC):
         return index
 
     @classmethod
-    def check_factors(cls, layer_map) -> None:
+    def check_factors(cls, layer_map: LayerMap) -> None:
         """Raises ``LayerMapError`` for a segment that is a weight as it is, without A and B (SPEC 11.1)."""
         for segment in layer_map.segments:
             if segment.rank == 0:
@@ -297,7 +309,7 @@ class Gather(Projection):
         n = self.counts(start, stop).astype(np.float64)
         return np.divide(1.0, np.sqrt(n), out=np.zeros_like(n), where=n > 0).astype(np.float32)
 
-    def expand(self, theta, start=0, stop=None):
+    def expand(self, theta: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
         start, stop = self.range_of(start, stop, self.D)
         scaled = self.vector(theta, self.d, "theta") * self.scale()
         result = np.empty(stop - start, dtype=np.float32)
@@ -306,7 +318,7 @@ class Gather(Projection):
             np.take(scaled, block, out=result[i - start : i - start + len(block)], mode="clip")
         return result
 
-    def adjoint(self, g, start=0, theta=None):
+    def adjoint(self, g: np.ndarray, start: int = 0, theta: np.ndarray | None = None) -> np.ndarray:
         start, stop = self.range_of(start, start + len(g), self.D)
         g = self.vector(g, stop - start, "g")
         total = np.zeros(self.d)
@@ -314,10 +326,10 @@ class Gather(Projection):
             np.add.at(total, block, g[i - start : i - start + len(block)].astype(np.float64))
         return (self.scale() * total).astype(np.float32)
 
-    def initial(self, layer_map, bound=0.02):
+    def initial(self, layer_map: LayerMap | None, bound: float = 0.02) -> np.ndarray:
         return (self.uniform_start(0, self.d) * bound).astype(np.float32)
 
-    def _column(self, j):
+    def _column(self, j: int) -> int:
         if not 0 <= operator.index(j) < self.d:
             raise LimitError(f"column {j} is not in [0, {self.d})", "1.3")
         return operator.index(j)
@@ -329,16 +341,16 @@ class Counted(Gather):
     ``members`` walks at each call; ``counts``, and so ``scale``, ``expand`` and ``adjoint``, once, in blocks and O(d) memory.
     """
 
-    def members(self, j):
+    def members(self, j: int) -> np.ndarray:
         j = self._column(j)
         return np.concatenate([start + np.flatnonzero(block == j) for start, block in self.columns(0, self.D)])
 
-    def counts(self, start=0, stop=None):
+    def counts(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         start, stop = self.range_of(start, stop, self.d)
         return self._counts[start:stop]
 
     @cached_property
-    def _counts(self):
+    def _counts(self) -> np.ndarray:
         counts = np.zeros(self.d, dtype=np.int64)
         for _, block in self.columns(0, self.D):
             np.add.at(counts, block, 1)

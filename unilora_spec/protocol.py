@@ -8,8 +8,9 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -39,25 +40,25 @@ def field_of(dtype: str) -> str:
     return "index" if dtype == "I32" else "values"
 
 
-def pack(array, field: str) -> str:
+def pack(array: Any, field: str) -> str:
     """An array, or the bytes of a file, as a field of an answer."""
-    data = array if isinstance(array, bytes | bytearray) else np.ascontiguousarray(array, TYPES[field])
+    data = array if isinstance(array, bytes | bytearray) else np.ascontiguousarray(array, TYPES[field]).data
     return base64.b64encode(data).decode()
 
 
-def projection_of(request: dict) -> Projection:
+def projection_of(request: dict[str, Any]) -> Projection:
     """The projection that a request names."""
     p = request["projection"]
     of_kind = kind_named(p["kind"])
     tensors = {name: unpack(p[name], name) for name in of_kind.stored}
     layer_map = LayerMap.from_json(p["layers"], 1) if of_kind.layered else None
     options = {name: p[name] for name in of_kind.known_options}
-    return Projection(
+    return Projection(  # type: ignore[abstract]  # the kind says of which class it is
         p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]), layer_map=layer_map, tensors=tensors, **options
     )
 
 
-def gather_of(request: dict) -> Gather:
+def gather_of(request: dict[str, Any]) -> Gather:
     """The same, of which rows and columns are asked. Raises ``KindError`` for a kind that has none (SPEC 9.3)."""
     projection = projection_of(request)
     if not isinstance(projection, Gather):
@@ -65,7 +66,7 @@ def gather_of(request: dict) -> Gather:
     return projection
 
 
-def array_of(request: dict, field: str, length: int) -> np.ndarray:
+def array_of(request: dict[str, Any], field: str, length: int) -> np.ndarray:
     """The array of a field, which must have this length (SPEC 1.3)."""
     array = unpack(request[field], field)
     if len(array) != length:
@@ -73,12 +74,12 @@ def array_of(request: dict, field: str, length: int) -> np.ndarray:
     return array
 
 
-def adapter_of(request: dict) -> Adapter:
+def adapter_of(request: dict[str, Any]) -> Adapter:
     """The adapter in a request's file."""
     return decode(base64.b64decode(request["file"]))
 
 
-def segment_of(request: dict, adapter: Adapter, items: Iterable):
+def segment_of(request: dict[str, Any], adapter: Adapter, items: Iterable[Any]) -> Any:
     """That one of ``items``, which the adapter's segments give in order, whose number the request names."""
     k, count = request["segment"], len(adapter.layer_map)
     if not 0 <= k < count:
@@ -86,18 +87,18 @@ def segment_of(request: dict, adapter: Adapter, items: Iterable):
     return next(itertools.islice(items, k, None))
 
 
-def weights_of(request: dict) -> dict[str, np.ndarray]:
+def weights_of(request: dict[str, Any]) -> dict[str, np.ndarray]:
     """The weights of a request by name, to be changed."""
     return {name: unpack(w["values"], "values").reshape(w["shape"]).copy() for name, w in request["weights"].items()}
 
 
-def pack_delta_weight(segment: Segment, factors, delta) -> dict:
+def pack_delta_weight(segment: Segment, factors: Sequence[Any], delta: np.ndarray) -> dict[str, Any]:
     """The answer to ``delta_weight``: ``factors`` are the segment's, of which there are none to be seen where its rank is 0."""
     A, B = factors if segment.rank else ([], [])
     return {"A": pack(A, "A"), "B": pack(B, "B"), "delta": pack(delta, "delta")}
 
 
-def pack_weights(weights: Mapping[str, np.ndarray]) -> dict:
+def pack_weights(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Weights as the field of an answer."""
     return {name: {"shape": weight.shape, "values": pack(weight, "values")} for name, weight in weights.items()}
 
@@ -115,15 +116,15 @@ def numbered(adapter: Adapter, names: Iterable[str]) -> Adapter:
 
 
 def answering(
-    name: str, requests: Mapping[str, Callable[[dict], dict]], kinds: Iterable[str] = KINDS
-) -> Callable[[dict], dict]:
+    name: str, requests: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]], kinds: Iterable[str] = KINDS
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """The function ``answer`` of an implementation that has a function for each of its ``requests``, and these ``kinds``.
 
     It answers ``describe`` itself; a refusal of the specification is an answer too.
     """
     description = {"name": name, "version": VERSION, "requests": ["describe", *requests], "kinds": list(kinds)}
 
-    def answer(request: dict) -> dict:
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
         """The answer to one request of PROTOCOL.md."""
         try:
             return description if request["request"] == "describe" else requests[request["request"]](request)
@@ -133,7 +134,7 @@ def answering(
     return answer
 
 
-def serve(answer: Callable[[dict], dict]) -> None:
+def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Answers each line of standard input with ``answer``'s dictionary. What ``answer`` prints goes to standard error."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as output:
         os.dup2(2, 1)

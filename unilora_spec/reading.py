@@ -1,8 +1,10 @@
 """Files read piece by piece, and never mapped: where another process cuts a file that is mapped, the next touch ends this process by
 a signal, and where it is read, a short answer is seen and said."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import FileError
 
@@ -10,7 +12,7 @@ from .errors import FileError
 class FileBytes:
     """The bytes of an open file: ``len(data)``, and ``data[begin:end]``, which reads them. Raises ``FileError`` where they are gone."""
 
-    def __init__(self, file):
+    def __init__(self, file: BinaryIO) -> None:
         self._file, self._size = file, file.seek(0, 2)
 
     def __len__(self) -> int:
@@ -23,7 +25,7 @@ class FileBytes:
 
 
 @contextmanager
-def open_bytes(path: Path):
+def open_bytes(path: Path) -> Iterator[FileBytes]:
     """The ``FileBytes`` of the file at ``path`` while the block lasts. Raises ``FileError`` for a pipe, which would be waited for, and
     for all else that is no regular file."""
     if not path.is_file():
@@ -32,7 +34,7 @@ def open_bytes(path: Path):
         yield FileBytes(file)
 
 
-def read_exactly(file, count: int) -> bytes:
+def read_exactly(file: BinaryIO, count: int) -> bytes:
     """The next ``count`` bytes of an open file. Raises ``FileError`` where it ends before them."""
     data = file.read(count)
     check_count(count, len(data))
@@ -42,4 +44,6 @@ def read_exactly(file, count: int) -> bytes:
 def check_count(count: int, found: int) -> None:
     """Raises ``FileError`` where ``found`` bytes were read of the ``count`` that the file had just before."""
     if found != count:
-        raise FileError(f"the file was cut while it was read: {found} of {count} bytes are left there; write it again", "8.2")
+        raise FileError(
+            f"the file was cut while it was read: {found} of {count} bytes are left there; write it again", "8.2"
+        )

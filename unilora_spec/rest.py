@@ -20,7 +20,8 @@ MOST_GROUPS = 1024  # 16 KiB of a header that has 256; real models have a few do
 UNKNOWN = "0000"
 _SMALL = 2.0**-14  # below it float16 loses bits that bfloat16 keeps
 
-Tensors = Iterable[tuple[str, tuple[int, ...], np.ndarray | None]]
+Tensor = tuple[str, tuple[int, ...], np.ndarray | None]
+Tensors = Iterable[Tensor]
 
 
 def entries(count: int) -> np.ndarray:
@@ -70,18 +71,18 @@ def told(names: list[str]) -> list[str]:
     ]
 
 
-def _differ(one, other):
+def _differ(one: str, other: str) -> bool:
     pairs = ((one[:4], other[:4]), (one[4:], other[4:]))
     return any(a != b for a, b in pairs if UNKNOWN not in (a, b))
 
 
-def _key(group):
+def _key(group: str) -> str:
     return hashlib.sha256(group.encode("utf-8")).hexdigest()[:8]
 
 
-def _groups(tensors) -> dict[str, tuple[str, str]]:
+def _groups(tensors: Iterable[Tensor]) -> dict[str, tuple[str, str]]:
     """The first name and the 8 digits of the contents of each group, by the group's name and in the order of these names."""
-    members = {}
+    members: dict[str, list[Tensor]] = {}
     for name, shape, values in tensors:
         members.setdefault(group_of(name), []).append((name, tuple(shape), values))
     return {
@@ -91,9 +92,10 @@ def _groups(tensors) -> dict[str, tuple[str, str]]:
     }
 
 
-def _contents(members) -> str:
+def _contents(members: list[Tensor]) -> str:
     values = np.concatenate(
-        [np.zeros(0, np.float32), *(np.ravel(values) for _, _, values in members)], dtype=np.float32
+        [np.zeros(0, np.float32), *(np.ravel(values) for _, _, values in members if values is not None)],
+        dtype=np.float32,
     )
     small, short = np.abs(values) < _SMALL, _brain(values)
     with np.errstate(over="ignore"):
@@ -103,18 +105,19 @@ def _contents(members) -> str:
     return (UNKNOWN if is_half else _digest(members, short)) + (UNKNOWN if is_short else _digest(members, half))
 
 
-def _brain(values) -> np.ndarray:
+def _brain(values: np.ndarray) -> np.ndarray:
     """float32 rounded to bfloat16 (SPEC 8.3)."""
     bits = values.view(np.uint32).astype(np.uint64)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)
 
 
-def _digest(members, rounded) -> str:
+def _digest(members: list[Tensor], rounded: np.ndarray) -> str:
     plain, digest, at = np.where(np.abs(rounded) < _SMALL, np.float32(0), rounded).astype("<f4"), hashlib.sha256(), 0
     for _, shape, values in members:
         digest.update(canonical_json.encode(list(shape)))
-        digest.update(plain[at : at + np.size(values)].tobytes())
-        at += np.size(values)
+        end = at + (0 if values is None else np.size(values))
+        digest.update(plain[at:end].tobytes())
+        at = end
     return digest.hexdigest()[:4]
 
 

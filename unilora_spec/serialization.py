@@ -3,8 +3,9 @@ header's own numbers before anything is allocated from them, and nothing in a fi
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,17 +13,19 @@ from . import canonical_json
 from .adapter import DTYPES, PROBLEM_TYPES, Adapter, Base
 from .errors import FileError, UniLoraError, VersionError
 from .layer_map import LayerMap
+from .places import PathLike
 from .placing import replacing
 from .projection import Projection, kind_named
 from .reading import FileBytes, open_bytes
 
 FORMAT, VERSION = "unilora", "1"
+Data = bytes | memoryview | FileBytes
 MAX_HEADER = 2**18  # a header has hundreds of bytes, and hostile JSON unfolds to fifty times its text in memory
 SAVED = "saved."
 _NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I32": "<i4"}
 
 
-def load_adapter(path) -> Adapter:
+def load_adapter(path: PathLike) -> Adapter:
     """The adapter in the file at ``path``, checked in full (SPEC 8.9).
 
     Raises ``FileError`` or another ``UniLoraError`` with the file's name for anything but a sound adapter, and ``OSError``
@@ -38,7 +41,7 @@ def load_adapter(path) -> Adapter:
         raise error.within(path) from None
 
 
-def save_adapter(adapter: Adapter, path) -> int:
+def save_adapter(adapter: Adapter, path: PathLike) -> int:
     """Writes the adapter's canonical bytes to ``path``, whole or not at all; returns how many (SPEC 8.1 to 8.7).
 
     Raises ``FileError`` for NaN, infinity and values that a tensor's dtype cannot hold, ``WorkFailed`` where the disk
@@ -82,9 +85,11 @@ def _layout(adapter: Adapter) -> dict[str, tuple[str, tuple[int, ...]]]:
     return dict(sorted(layout.items(), key=lambda item: (-_SIZES[item[1][0]], item[0])))
 
 
-def _head(adapter: Adapter, layout) -> bytes:
+def _head(adapter: Adapter, layout: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:
     """What stands before the tensors' bytes: the header, and its length (SPEC 8.2 to 8.7)."""
-    header, end = {"__metadata__": {"format": FORMAT, "version": VERSION, "unilora": _text(describe(adapter))}}, 0
+    metadata = {"format": FORMAT, "version": VERSION, "unilora": _text(describe(adapter))}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
     for name, (dtype, shape) in layout.items():
         begin, end = end, end + _SIZES[dtype] * math.prod(shape)
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
@@ -95,7 +100,7 @@ def _head(adapter: Adapter, layout) -> bytes:
     return len(head).to_bytes(8, "little") + head
 
 
-def is_canonical(adapter: Adapter, data) -> bool:
+def is_canonical(adapter: Adapter, data: bytes) -> bool:
     """Whether ``data``, that ``adapter`` was read from, are its canonical bytes (SPEC 8.7, 8.10)."""
     try:
         return encode(adapter) == bytes(data)
@@ -103,7 +108,7 @@ def is_canonical(adapter: Adapter, data) -> bool:
         return False
 
 
-def decode(data) -> Adapter:
+def decode(data: Data) -> Adapter:
     """The adapter in the bytes of a file, or in ``FileBytes``. Raises ``UniLoraError`` (SPEC 8.9)."""
     header, start = read_header(data, first=_check_version)
     metadata = header.pop("__metadata__")
@@ -111,7 +116,7 @@ def decode(data) -> Adapter:
         raise FileError("__metadata__ must have the fields format, version and unilora alone", "8.4")
     body = data if isinstance(data, FileBytes) else memoryview(data)
 
-    def own(name, dtype):
+    def own(name: str, dtype: str) -> np.ndarray:
         if header.get(name, {}).get("dtype") != dtype:
             raise FileError(f"the file has no tensor {name} of {dtype}, which its kind asks for", "8.3")
         entry = header.pop(name)
@@ -137,7 +142,7 @@ def check_tensor(name: str, dtype: str) -> None:
         raise FileError(f"the tensor {name!r:.80} is {dtype!r:.40}; {', '.join(DTYPES)} are possible", "8.3")
 
 
-def _check_version(metadata) -> None:
+def _check_version(metadata: Mapping[str, Any]) -> None:
     if metadata.get("format") != FORMAT:
         raise FileError("this is a safetensors file, but not a Uni-LoRA adapter (its format is not unilora)", "8.4")
     if (version := metadata.get("version")) != VERSION:
@@ -146,7 +151,7 @@ def _check_version(metadata) -> None:
         )
 
 
-def describe(adapter: Adapter) -> dict:
+def describe(adapter: Adapter) -> dict[str, Any]:
     """The description that the file's `unilora` field holds (SPEC 8.5, 8.6)."""
     base = adapter.base
     description = {
@@ -161,12 +166,14 @@ def describe(adapter: Adapter) -> dict:
     return description
 
 
-def describe_projection(p: Projection) -> dict:
+def describe_projection(p: Projection) -> dict[str, Any]:
     """What the description says of a projection (SPEC 8.5)."""
     return {"kind": p.kind, "seed": str(p.seed), "d": p.d, "D": p.D, **p.options}
 
 
-def parse(description: dict, own: Callable[[str, str], np.ndarray]) -> tuple[Projection, LayerMap, Base | None]:
+def parse(
+    description: dict[str, Any], own: Callable[[str, str], np.ndarray]
+) -> tuple[Projection, LayerMap, Base | None]:
     """``describe`` backwards: the parts of a description, every field checked (SPEC 8.6). Raises ``UniLoraError``.
 
     ``own(name, dtype)`` gives the tensors that the kind has in the file, once all else is checked.
@@ -183,7 +190,7 @@ def parse(description: dict, own: Callable[[str, str], np.ndarray]) -> tuple[Pro
     _fields(p, "projection", {"kind": str, "seed": str, "d": int, "D": int, **dict.fromkeys(options, int)})
     if not re.fullmatch(r"0|[1-9][0-9]{0,19}", p["seed"]):
         raise FileError(f"seed is {p['seed']!r:.40}; it must be a decimal number below 2^64, as a string", "8.6")
-    base = None
+    record: Base | None = None
     if "base" in description:
         _fields(
             description["base"], "base", {"name": str, "structure": str, "contents": str},
@@ -201,17 +208,17 @@ def parse(description: dict, own: Callable[[str, str], np.ndarray]) -> tuple[Pro
             raise FileError(f"base.problem_type must be one of {', '.join(PROBLEM_TYPES)}", "8.6")
         if not re.fullmatch("([0-9a-f]{16})*", base.get("rest", "")):
             raise FileError("base.rest must be hexadecimal digits, 16 for each group of tensors", "8.6")
-        base = Base(**base)
+        record = Base(**base)
     # Last, as the layer map is what may be large: nothing of another form lies beside it.
     layer_map = LayerMap.from_json(description["layers"], description["alpha"], description.get("scaling", "lora"))
     if layer_map.D != p["D"]:
         raise FileError(f"D is {p['D']}, but the layer map holds {layer_map.D} entries", "8.8")
     tensors = {name: own(name, dtype) for name, dtype in kind_named(p["kind"]).stored.items()}
-    projection = Projection(
+    projection = Projection(  # type: ignore[abstract]  # the kind says of which class it is
         p["kind"], D=p["D"], d=p["d"], seed=int(p["seed"]), layer_map=layer_map, tensors=tensors,
         **{name: p[name] for name in options},
     )  # fmt: skip
-    return projection, layer_map, base
+    return projection, layer_map, record
 
 
 # The safetensors container (SPEC 8.2), for any file of that format: `verify` reads the base model's with it.
@@ -223,7 +230,9 @@ _SIZES = {
 }  # fmt: skip
 
 
-def read_header(data, limit=MAX_HEADER, first=lambda metadata: None) -> tuple[dict, int]:
+def read_header(
+    data: Data, limit: int = MAX_HEADER, first: Callable[[dict[str, Any]], None] = lambda metadata: None
+) -> tuple[dict[str, Any], int]:
     """The header of safetensors bytes, and where their tensors start. Raises ``FileError`` unless tensors fill the rest
     without gap or overlap and each is as long as its shape says (SPEC 8.2). ``first`` sees the metadata before all else
     is looked at: a file of another version may have tensors of other kinds."""
@@ -254,7 +263,7 @@ def read_header(data, limit=MAX_HEADER, first=lambda metadata: None) -> tuple[di
     return header, 8 + length
 
 
-def _span(name, entry) -> tuple[int, int]:
+def _span(name: str, entry: Any) -> tuple[int, int]:
     fields_ok = isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}
     if not (fields_ok and _is_sizes(entry["shape"]) and _is_sizes(entry["data_offsets"])):
         raise FileError(f"the tensor {name!r:.80} needs dtype, shape and data_offsets alone, of whole numbers", "8.2")
@@ -267,11 +276,11 @@ def _span(name, entry) -> tuple[int, int]:
     return begin, stop
 
 
-def _is_sizes(value) -> bool:
+def _is_sizes(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= 64 and all(type(v) is int and v >= 0 for v in value)
 
 
-def _fields(value, name, required, optional=None):
+def _fields(value: Any, name: str, required: dict[str, Any], optional: dict[str, Any] | None = None) -> None:
     known = required | (optional or {})
     if not isinstance(value, dict):
         raise FileError(f"{name} must be an object", "8.6")
@@ -284,11 +293,11 @@ def _fields(value, name, required, optional=None):
             raise FileError(f"{name}.{key} is of the wrong type", "8.6")
 
 
-def _text(description) -> str:
+def _text(description: object) -> str:
     return canonical_json.encode(description).decode("utf-8")
 
 
-def _to_bytes(name, value, dtype) -> bytes:
+def _to_bytes(name: str, value: np.ndarray, dtype: str) -> bytes:
     value = _check_finite(name, np.ascontiguousarray(value))
     if dtype == "BF16":
         bits = value.view(np.uint32).astype(np.uint64)
@@ -300,22 +309,22 @@ def _to_bytes(name, value, dtype) -> bytes:
     return stored.tobytes()
 
 
-def _from_bytes(name, data, start, entry) -> np.ndarray:
+def _from_bytes(name: str, data: Data, start: int, entry: dict[str, Any]) -> np.ndarray:
     return _check_finite(name, _widen(_raw(data, start, entry), entry["dtype"]))
 
 
-def _raw(data, start, entry) -> np.ndarray:
+def _raw(data: Data, start: int, entry: dict[str, Any]) -> np.ndarray:
     begin, end = entry["data_offsets"]
     return np.frombuffer(data[start + begin : start + end], _NUMPY[entry["dtype"]]).reshape(entry["shape"])
 
 
-def _widen(raw, dtype) -> np.ndarray:
+def _widen(raw: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "BF16":
         return np.left_shift(raw, 16, dtype=np.uint32).view(np.float32)
     return raw.astype(np.float32)
 
 
-def _check_finite(name, value):
+def _check_finite(name: str, value: np.ndarray) -> np.ndarray:
     finite = np.isfinite(value)
     if not finite.all():
         raise FileError(

@@ -6,13 +6,14 @@ that a package has to know to know every kind that is made of them.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-OPERATIONS = {
+OPERATIONS: dict[str, Callable[..., Any]] = {
     "add": lambda how, x, y: x + y,
     "subtract": lambda how, x, y: x - y,
     "multiply": lambda how, x, y: x * y,
@@ -27,10 +28,11 @@ OPERATIONS = {
 """What each operation does to arrays of NumPy or of torch; ``how`` is its ``Value``'s (SPEC 11.3)."""
 
 ELEMENTWISE = ("add", "subtract", "multiply")
-MOST_WHOLE = 2**24  # numbers of a frozen array that is made whole for all its parts; of a larger one each part is made by itself
+MOST_WHOLE = 2**24
+"""Numbers of a frozen array that is made whole for all its parts; of a larger one each part is made by itself."""
 
 
-def _softmax(x):
+def _softmax(x: Any) -> Any:
     e = math.e ** (x - x[:, :1])  # the first number of a row is its largest
     return e / e.sum(1)[:, None]
 
@@ -49,7 +51,7 @@ class Value:
     op: str
     shape: tuple[int, ...]
     inputs: tuple["Value", ...] = ()
-    how: object = None
+    how: Any = None
 
     @cached_property
     def array(self) -> np.ndarray:
@@ -70,13 +72,13 @@ class Value:
     def __mul__(self, other: "Value") -> "Value":
         return self._elementwise("multiply", other)
 
-    def _elementwise(self, op, other):
+    def _elementwise(self, op: str, other: "Value") -> "Value":
         return Value(op, np.broadcast_shapes(self.shape, other.shape), (self, other))
 
     def __matmul__(self, other: "Value") -> "Value":
         return Value("matmul", (self.shape[0], other.shape[1]), (self, other))
 
-    def __getitem__(self, slices: tuple[slice, ...]) -> "Value":
+    def __getitem__(self, slices: slice | tuple[slice, ...]) -> "Value":
         """A part: a slice with a step of 1 for each of the first axes. It is made of parts where the operation allows that, so
         that it costs its own numbers and not those of the whole."""
         slices = slices if isinstance(slices, tuple) else (slices,)
@@ -98,7 +100,7 @@ class Value:
             return self.inputs[0][_moved(part, [s.start for s in self.how])]
         return Value("part", shape, (self,), part)
 
-    def _under(self, part):
+    def _under(self, part: tuple[slice, ...]) -> "Value":
         """The part of an operand that an elementwise operation needs for its own: all of an axis that is broadcast."""
         own = part[len(part) - len(self.shape) :]
         return self[tuple(slice(0, 1) if n == 1 else s for n, s in zip(self.shape, own))]
@@ -119,7 +121,7 @@ class Value:
         return Value("softmax", self.shape, (self,))
 
 
-def _moved(slices, starts):
+def _moved(slices: tuple[slice, ...], starts: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(at + s.start, at + s.stop) for at, s in zip(starts, slices))
 
 
@@ -152,7 +154,7 @@ def result(value: Value, theta: np.ndarray) -> np.ndarray:
     """The array of a value at θ. What is made on the way is let go when nothing else is made of it."""
     order = ordered([value])
     uses = Counter(each for of in order for each in of.inputs)
-    arrays = {}
+    arrays: dict[Value, np.ndarray] = {}
     for each in order:
         if (array := _made(each, theta, arrays)) is not None:
             arrays[each] = array
@@ -165,7 +167,9 @@ def result(value: Value, theta: np.ndarray) -> np.ndarray:
 
 def add_gradient(value: Value, theta: np.ndarray, g: np.ndarray, total: np.ndarray) -> None:
     """Adds to ``total``, float64[d], what the gradient ``g`` of a value's array is for θ, float64[d], at θ."""
-    order, arrays, trained = ordered([value]), {}, set()
+    order = ordered([value])
+    arrays: dict[Value, np.ndarray] = {}
+    trained: set[Value] = set()
     for each in order:
         if (array := _made(each, theta, arrays)) is not None:
             arrays[each] = array
@@ -173,7 +177,8 @@ def add_gradient(value: Value, theta: np.ndarray, g: np.ndarray, total: np.ndarr
             trained.add(each)
     gradients = {value: g}
     for each in reversed(order):
-        if each not in trained or each not in gradients:  # none comes to frozen numbers, nor to what an index is made of
+        # None comes to frozen numbers, nor to what an index is made of.
+        if each not in trained or each not in gradients:
             continue
         g = gradients.pop(each)
         if each.op == "theta":
@@ -187,11 +192,11 @@ def add_gradient(value: Value, theta: np.ndarray, g: np.ndarray, total: np.ndarr
                     gradients[of] = gradients[of] + of_input if of in gradients else of_input
 
 
-def _range(value, vector):
+def _range(value: Value, vector: np.ndarray) -> np.ndarray:
     return vector[value.how : value.how + value.size].reshape(value.shape)
 
 
-def _made(value, theta, arrays):
+def _made(value: Value, theta: np.ndarray, arrays: dict[Value, np.ndarray]) -> Any:
     """The array of a value whose inputs have theirs; of a frozen one None, as it may be that only parts of it are needed."""
     if value.op == "frozen":
         return None
@@ -202,37 +207,37 @@ def _made(value, theta, arrays):
     return OPERATIONS[value.op](value.how, *_inputs(value, arrays))
 
 
-def _inputs(value, arrays):
+def _inputs(value: Value, arrays: dict[Value, np.ndarray]) -> list[np.ndarray]:
     return [of.array if of.op == "frozen" else arrays[of] for of in value.inputs]
 
 
 # The adjoint of each operation: from the gradient of its result to those of its inputs, which of an index is 0.
 
 
-def _summed_to(shape, g):
+def _summed_to(shape: Sequence[int], g: np.ndarray) -> np.ndarray:
     """The gradient of an array that was broadcast."""
     g = g.sum(axis=tuple(range(g.ndim - len(shape))))
     return g.sum(axis=tuple(axis for axis, n in enumerate(shape) if n == 1), keepdims=True)
 
 
-def _of_part(how, g, x):
+def _of_part(how: tuple[slice, ...], g: np.ndarray, x: np.ndarray) -> list[np.ndarray]:
     whole = np.zeros(x.shape)
     whole[how] = g
     return [whole]
 
 
-def _of_softmax(how, g, x):
+def _of_softmax(how: None, g: np.ndarray, x: np.ndarray) -> list[np.ndarray]:
     y = _softmax(x)
     return [y * (g - (y * g).sum(axis=1, keepdims=True))]
 
 
-def _of_take(how, g, x, index):
+def _of_take(how: None, g: np.ndarray, x: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, float]:
     whole = np.zeros(x.shape)
     np.add.at(whole, index, g)
     return whole, 0.0
 
 
-_ADJOINTS = {
+_ADJOINTS: dict[str, Callable[..., Any]] = {
     "add": lambda how, g, x, y: (_summed_to(x.shape, g), _summed_to(y.shape, g)),
     "subtract": lambda how, g, x, y: (_summed_to(x.shape, g), -_summed_to(y.shape, g)),
     "multiply": lambda how, g, x, y: (_summed_to(x.shape, g * y), _summed_to(y.shape, g * x)),

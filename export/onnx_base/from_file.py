@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from unilora_spec import Adapter, BaseMismatch, UniLoraError, WorkFailed
+from unilora_spec.places import PathLike
 
 from .. import external
 from ..folders.base_files import OTHER_CONTENTS
@@ -29,9 +30,9 @@ LEAST_OPSET = 13  # Split and Unsqueeze take their numbers as inputs since then
 
 
 def export_onnx_file(
-    base,
+    base: PathLike,
     adapter: Adapter | Sequence[Adapter],
-    path,
+    path: PathLike,
     mode: str = "merged",
     *,
     given: Mapping[str, str] = {},

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from unilora_spec import Adapter, UniLoraError
+from unilora_spec.places import PathLike
 from unilora_spec.rest import told
 
 from ..folders.base_files import OTHER_CONTENTS
@@ -25,7 +26,7 @@ def export_onnx(
     model: torch.nn.Module,
     adapter: Adapter | Sequence[Adapter],
     example_inputs: Mapping[str, torch.Tensor],
-    path,
+    path: PathLike,
     mode: str = "merged",
     opset: int | None = None,
     *,

@@ -4,6 +4,7 @@ Malinovsky et al., "Randomized Asymmetric Chain of LoRA", arXiv 2410.08305.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -27,7 +28,7 @@ class Chain(InParts, kind="chain"):
     known_options: ClassVar[dict[str, Option]] = {"links": Option(2, 2, "how many links the chain has")}
 
     @classmethod
-    def fitted(cls, layer_map, *, links):
+    def fitted(cls, layer_map: LayerMap, *, links: int) -> LayerMap:
         """A link's layer map with the ranks of all, and the alpha with which s is as it was (with `rslora` but for a rounding)."""
         segments = [replace(segment, rank=links * segment.rank) for segment in layer_map.segments]
         more = links if layer_map.scaling == "lora" else math.sqrt(links)
@@ -42,18 +43,19 @@ class Chain(InParts, kind="chain"):
         length = self.d // self.links
         return slice(k * length, (k + 1) * length)
 
-    def parts(self):
+    def parts(self) -> tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]:
         self.check_factors(self.layer_map)
         links = self.links
         indivisible = ((f"rank of {s.name:.80}", s.rank) for s in self.layer_map.segments if s.rank % links)
         what, number = ("d", self.d) if self.d % links else next(indivisible, ("d", self.d))
         if links > MAX_LINKS or number % links:
             raise LimitError(
-                f"{what} is {number}, not a multiple of links, {links}; give one, and at most {MAX_LINKS} links", "11.15"
+                f"{what} is {number}, not a multiple of links, {links}; give one, and at most {MAX_LINKS} links",
+                "11.15",
             )
         return np.full(links, self.D // links), np.full(links, self.d // links)
 
-    def blocks(self):
+    def blocks(self) -> Iterator[Block]:
         links = self.links
         for segment, row in self.layer_map.placed():
             rank, entry = segment.rank // links, row // links
@@ -61,7 +63,7 @@ class Chain(InParts, kind="chain"):
             yield Block(row, 0, entry, size_A, links)
             yield Block(row + links * size_A, 0, entry + size_A, rank, links)
 
-    def initial(self, layer_map, bound=0.02):
+    def initial(self, layer_map: LayerMap | None, bound: float = 0.02) -> np.ndarray:
         """Link 0 begins as any gather does. The others are zero, and so without a gradient, until ``start_of`` their training."""
         theta = np.zeros(self.d, dtype=np.float32)
         theta[self.link(0)] = self.start_of(0, bound)

@@ -4,8 +4,10 @@ Mu et al., "DenseLoRA: Dense Low-Rank Adaptation of Large Language Models", arXi
 """
 
 import math
+from collections.abc import Iterator
 
-from ..program import Factored, Range, Start, largest
+from ..layer_map import LayerMap, Segment
+from ..program import Factored, Range, Start, Value, largest
 
 
 class Dense(Factored, kind="dense"):
@@ -18,16 +20,16 @@ class Dense(Factored, kind="dense"):
     exact = False
 
     @classmethod
-    def shared(cls, layer_map):
+    def shared(cls, layer_map: LayerMap) -> Iterator[Range]:
         rank, in_features, out_features = largest(layer_map)
         yield Range("encoder", (rank, in_features), Start("uniform", 1 / math.sqrt(in_features)))
         yield Range("decoder", (out_features, rank), Start("constant", 0.0))
 
     @classmethod
-    def own(cls, segment):
+    def own(cls, segment: Segment) -> Iterator[Range]:
         yield Range("M", (segment.rank, segment.rank), Start("uniform", 1 / math.sqrt(segment.rank)))
 
-    def factors(self, number, segment):
+    def factors(self, number: int, segment: Segment) -> tuple[Value, Value]:
         rank = segment.rank
         A = self.range("encoder")[:rank, : segment.in_features]
         B = self.range("decoder")[: segment.out_features, :rank] @ self.range("M", number)

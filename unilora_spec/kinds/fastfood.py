@@ -5,9 +5,12 @@ Intrinsic Dimension of Objective Landscapes", arXiv 1804.08838, first trained th
 """
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from ..layer_map import LayerMap
 from ..program import Program, Range, Start, Value, frozen
 
 _PIECE = 2**18  # entries that are one value: all steps of a transform lie in memory until it ends
@@ -19,15 +22,15 @@ class Fastfood(Program, kind="fastfood"):
 
     layered, d_is_free = False, True
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.L = 1 << (self.d - 1).bit_length()
 
     @classmethod
-    def shared(cls, layer_map, d):
+    def shared(cls, layer_map: LayerMap, d: int) -> Iterator[Range]:
         yield Range("theta", (d,), Start("uniform", 0.02))
 
-    def pieces(self, start, stop):
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, Value]]:
         end = -(-stop // self.L) * self.L
         step = max(_PIECE // self.L, 1) * self.L
         for first in range(start // self.L * self.L, end, step):
@@ -38,12 +41,14 @@ class Fastfood(Program, kind="fastfood"):
         L, shape = self.L, ((stop - start) // self.L, self.L)
         S = 1 / math.sqrt(self.D * L)  # the product is exact, as L is a power of two
 
-        def signs():
-            signs = np.where(self.hashes(1, np.arange(start, stop)) < 2**31, np.float32(1), np.float32(-1)).reshape(shape)
+        def signs() -> np.ndarray:
+            signs = np.where(self.hashes(1, np.arange(start, stop)) < 2**31, np.float32(1), np.float32(-1)).reshape(
+                shape
+            )
             signs[:, self.d :] = 0
             return signs
 
-        def places():
+        def places() -> np.ndarray:
             order = np.argsort(self.hashes(3, np.arange(start, stop)).reshape(shape), axis=1, kind="stable")
             return order + np.arange(0, stop - start, L)[:, None]
 

@@ -4,6 +4,7 @@ Li et al., "Uni-LoRA: One Vector is All You Need", arXiv 2506.00799.
 """
 
 import itertools
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -18,7 +19,7 @@ class Layerwise(InParts, kind="layerwise"):
     Raises ``LimitError`` where d is so small that a layer gets no number of θ.
     """
 
-    def parts(self):
+    def parts(self) -> tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]:
         segments, layers = self.layer_map.segments, self._layers
         sizes = np.zeros(layers.max() + 1, np.int64)
         np.add.at(sizes, layers, np.fromiter((segment.size for segment in segments), np.int64, len(segments)))
@@ -27,7 +28,8 @@ class Layerwise(InParts, kind="layerwise"):
         if not dims.all():
             without = segments[int((layers == dims.argmin()).argmax())].layer
             raise LimitError(
-                f"d is {self.d}, which leaves the layer {without:.80} of {len(sizes)} without a number; give a larger d", "11.13"
+                f"d is {self.d}, which leaves the layer {without:.80} of {len(sizes)} without a number; give a larger d",
+                "11.13",
             )
         return sizes, dims
 
@@ -49,7 +51,7 @@ class Layerwise(InParts, kind="layerwise"):
         layers[order] = firsts.argsort().argsort()[groups]
         return layers
 
-    def blocks(self):
+    def blocks(self) -> Iterator[Block]:
         entries = np.zeros(len(self._sizes), np.int64)
         for part, (segment, row) in zip(self._layers, self.layer_map.placed()):
             yield Block(row, part, entries[part], segment.size)

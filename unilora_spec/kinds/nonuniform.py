@@ -3,7 +3,10 @@
 Li et al., "Uni-LoRA: One Vector is All You Need", arXiv 2506.00799.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
+
+import numpy as np
 
 from ..errors import LimitError
 from ..parts import Block, InParts
@@ -21,7 +24,7 @@ class Nonuniform(InParts, kind="nonuniform"):
         "of_B": Option(1, 2, "the B's share of theta"),
     }
 
-    def parts(self):
+    def parts(self) -> tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]:
         self.check_factors(self.layer_map)
         rows = sum(s.rank * s.in_features for s in self.layer_map.segments)
         sizes = rows, self.D - rows
@@ -36,7 +39,7 @@ class Nonuniform(InParts, kind="nonuniform"):
                 )
         return sizes, dims
 
-    def blocks(self):
+    def blocks(self) -> Iterator[Block]:
         entry_A = entry_B = 0
         for segment, row in self.layer_map.placed():
             size_A = segment.rank * segment.in_features

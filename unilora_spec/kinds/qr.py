@@ -3,10 +3,13 @@
 Yang et al., "QR-LoRA: Efficient and Disentangled Fine-tuning via QR Decomposition for Customized Generation", arXiv 2507.04599.
 """
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from ..from_base import FromBase
-from ..program import Range, Start
+from ..layer_map import Segment
+from ..program import Range, Start, Value
 
 
 class Qr(FromBase, kind="qr"):
@@ -15,19 +18,19 @@ class Qr(FromBase, kind="qr"):
     rule = "11.10"
 
     @classmethod
-    def own(cls, segment):
+    def own(cls, segment: Segment) -> Iterator[Range]:
         yield Range("R", (segment.rank, segment.in_features), Start("constant", 0.0))
 
     @staticmethod
-    def shapes(segment):
+    def shapes(segment: Segment) -> Sequence[tuple[int, int]]:
         return [(segment.out_features, segment.rank)]
 
     @staticmethod
-    def matrices(U, S, Vt):
+    def matrices(U: np.ndarray, S: np.ndarray, Vt: np.ndarray) -> Sequence[np.ndarray]:
         # Of U·(S·Vᵀ): with orthonormal columns in front, only the small matrix is left to decompose.
         Q, R = np.linalg.qr(S[:, None] * Vt)
         return [U @ (Q * np.where(np.diag(R) < 0, -1, 1))]
 
-    def factors(self, number, segment):
+    def factors(self, number: int, segment: Segment) -> tuple[Value, Value]:
         (Q,) = self.frozen_matrices(number, segment)
         return self.range("R", number), Q

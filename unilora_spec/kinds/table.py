@@ -1,6 +1,9 @@
 """`table`: the index is stored, for adapters that were trained elsewhere with an index of their own (SPEC 9.4)."""
 
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
 
 from ..permutation import in_blocks
 from ..projection import Counted
@@ -14,11 +17,11 @@ class Table(Counted, kind="table"):
 
     stored: ClassVar[dict[str, str]] = {"index": "I32"}
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         possible = f"a column from 0 to {self.d - 1}, as d is {self.d}"
         self.tensors["index"] = self.checked_index(self.D, self.d, possible, "9.4")
 
-    def columns(self, start, stop):
+    def columns(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
         for i, end in in_blocks(start, stop):
             yield i, self.tensors["index"][i:end]

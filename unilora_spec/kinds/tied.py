@@ -4,8 +4,10 @@ Renduchintala et al., "Tied-LoRA: Enhancing parameter efficiency of LoRA with We
 """
 
 import math
+from collections.abc import Iterator
 
-from ..program import Factored, Range, Start, largest
+from ..layer_map import LayerMap, Segment
+from ..program import Factored, Range, Start, Value, largest
 
 
 class Tied(Factored, kind="tied"):
@@ -15,17 +17,17 @@ class Tied(Factored, kind="tied"):
     """
 
     @classmethod
-    def shared(cls, layer_map):
+    def shared(cls, layer_map: LayerMap) -> Iterator[Range]:
         rank, in_features, out_features = largest(layer_map)
         yield Range("A", (rank, in_features), Start("uniform", 1 / math.sqrt(in_features)))
         yield Range("B", (out_features, rank), Start("constant", 0.0))
 
     @classmethod
-    def own(cls, segment):
+    def own(cls, segment: Segment) -> Iterator[Range]:
         yield Range("u", (segment.rank,), Start("constant", 1.0))
         yield Range("v", (segment.out_features,), Start("constant", 1.0))
 
-    def factors(self, number, segment):
+    def factors(self, number: int, segment: Segment) -> tuple[Value, Value]:
         rank, out = segment.rank, segment.out_features
         A = self.range("A")[:rank, : segment.in_features] * self.range("u", number).reshape(rank, 1)
         B = self.range("B")[:out, :rank] * self.range("v", number).reshape(out, 1)

@@ -5,13 +5,14 @@ Morris et al., "Learning to Reason in 13 Parameters", arXiv 2602.04118.
 
 import itertools
 import math
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
 from ..errors import LimitError
-from ..layer_map import Segment
+from ..layer_map import LayerMap, Segment
 from ..program import Range, Start, Value, by_size, frozen
 from ..projection import Option
 from .xs import Xs
@@ -32,7 +33,7 @@ class Tiny(Xs, kind="tiny"):
     }
 
     @classmethod
-    def dim(cls, layer_map, u, groups):
+    def dim(cls, layer_map: LayerMap, u: int, groups: int) -> int:
         segments, squares = len(layer_map), sum(by_size(layer_map, _square))
         if groups > segments:
             raise LimitError(f"groups is {groups}; give at most {segments}, the number of segments", cls.rule)
@@ -45,14 +46,14 @@ class Tiny(Xs, kind="tiny"):
         return super().dim(layer_map, u=u, groups=groups)
 
     @classmethod
-    def shared(cls, layer_map, u, groups):
+    def shared(cls, layer_map: LayerMap, u: int, groups: int) -> Iterator[Range]:
         yield Range("v", (groups, u), Start("constant", 0.0))
 
     @classmethod
-    def own(cls, segment, u, groups):
+    def own(cls, segment: Segment, u: int, groups: int) -> Iterable[Range]:
         return ()
 
-    def between(self, number, segment):
+    def between(self, number: int, segment: Segment) -> Value:
         group = number * self.options["groups"] // len(self.layer_map)
         v = self.range("v")[group : group + 1, :]
         return (v @ self.random(number, segment)).reshape(segment.rank, segment.rank)
@@ -62,7 +63,7 @@ class Tiny(Xs, kind="tiny"):
         u, rank = self.options["u"], segment.rank
         start, count = u * int(self._entries[number]), u * rank**2
 
-        def make():
+        def make() -> np.ndarray:
             normals = self.normal(1, start, start + count) * (1 / math.sqrt(rank))
             return normals.astype(np.float32).reshape(u, rank**2)
 
@@ -75,5 +76,5 @@ class Tiny(Xs, kind="tiny"):
         return np.fromiter(before, np.int64, len(self.layer_map) + 1)
 
 
-def _square(segment):
+def _square(segment: Segment) -> int:
     return segment.rank**2

@@ -1,5 +1,7 @@
 """`uniform`, the paper's theorem: each row's column drawn independently (SPEC 5)."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ..permutation import in_blocks, mix
@@ -9,7 +11,7 @@ from ..projection import Counted
 class Uniform(Counted, kind="uniform"):
     """index(i) = ⌊h(i)·d / 2^32⌋ for a hash h. Rows are O(1); nothing in an independent draw tells where a column's are."""
 
-    def columns(self, start, stop):
+    def columns(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
         for first, end in in_blocks(start, stop):
             i = np.arange(first, end)
             h = mix(mix(i.astype(np.uint32), self.keys[6]) ^ (i >> 32).astype(np.uint32), self.keys[7])

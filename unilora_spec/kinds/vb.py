@@ -3,13 +3,15 @@
 Li, Han and Ji, "VB-LoRA: Extreme Parameter Efficient Fine-Tuning with Vector Banks", arXiv 2405.15179. PEFT cuts A and B in the same way.
 """
 
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..errors import LayerMapError, LimitError
+from ..layer_map import LayerMap, Segment
 from ..program import OPERATIONS, Factored, Range, Start, Value, frozen
-from ..projection import Option
+from ..projection import Option, Projection
 
 
 class VB(Factored, kind="vb"):
@@ -26,24 +28,24 @@ class VB(Factored, kind="vb"):
     }
     stored: ClassVar[dict[str, str]] = {"index": "I32"}
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._turned = {}
+        self._turned: dict[tuple[int, int], Value] = {}
         if self.stored:
             bank, count = self.options["bank"], self.D // self.options["length"] * self.options["topk"]
             possible = f"a row of the bank, from 0 to {bank - 1}"
             self.tensors["index"] = self.checked_index(count, bank, possible, "11.11")
 
     @classmethod
-    def trained_as(cls):
+    def trained_as(cls) -> type[Projection]:
         return Logits
 
     @classmethod
-    def shared(cls, layer_map, length, bank, topk):
+    def shared(cls, layer_map: LayerMap, length: int, bank: int, topk: int) -> Iterator[Range]:
         yield Range("bank", (bank, length), Start("uniform", 0.02))
 
     @classmethod
-    def own(cls, segment, length, bank, topk):
+    def own(cls, segment: Segment, length: int, bank: int, topk: int) -> Iterator[Range]:
         for name, side, size in (("A", "in", segment.in_features), ("B", "out", segment.out_features)):
             if size % length:
                 raise LayerMapError(f"{segment.name} has {side} = {size}; give a length that divides it", "11.11")
@@ -55,7 +57,7 @@ class VB(Factored, kind="vb"):
         """How many numbers of θ a sub-vector has for its own, and what they begin with."""
         return topk - 1, Start("constant", 1 / topk)
 
-    def factors(self, number, segment):
+    def factors(self, number: int, segment: Segment) -> tuple[Value, Value]:
         rank, out = segment.rank, segment.out_features
         first, length = int(self.rows[number]), self.options["length"]
         A = self._mixes(self.range("A", number), first // length)
@@ -80,7 +82,7 @@ class VB(Factored, kind="vb"):
             last = last - weight
         return [(frozen((many,), index[:, m].copy), weight) for m, weight in enumerate([*weights, last])]
 
-    def _order(self, rank, out) -> Value:
+    def _order(self, rank: int, out: int) -> Value:
         """Where each entry of a B lies among those of its sub-vectors, which are pieces of its columns, the pieces at one height
         one after the other. One array for all B of a size."""
         if (rank, out) not in self._turned:
@@ -100,7 +102,7 @@ class Logits(VB):
     exact = False
 
     @classmethod
-    def lengths(cls, layer_map, **options):
+    def lengths(cls, layer_map: LayerMap, **options: int) -> dict[str, int]:
         if options["topk"] > options["bank"]:
             raise LimitError(
                 f"topk is {options['topk']}; give no more than the bank has rows, {options['bank']}", "11.11"
@@ -108,10 +110,10 @@ class Logits(VB):
         return {}
 
     @staticmethod
-    def of_sub_vector(bank, topk):
+    def of_sub_vector(bank: int, topk: int) -> tuple[int, Start]:
         return bank, Start("normal", 0.1)
 
-    def chosen(self, given, first):
+    def chosen(self, given: Value, first: int) -> list[tuple[Value, Value]]:
         logits, k = given, self.options["topk"]
         many, bank = logits.shape
         rows = logits.largest(k)
@@ -119,7 +121,7 @@ class Logits(VB):
         weights = logits.reshape(many * bank).take(rows + begins).softmax()
         return [(rows[:, m : m + 1].reshape(many), weights[:, m : m + 1]) for m in range(k)]
 
-    def stored_as(self, theta):
+    def stored_as(self, theta: np.ndarray) -> tuple[Projection, np.ndarray]:
         length, bank, k = self.options.values()
         logits = theta[bank * length :].reshape(-1, bank)
         rows = OPERATIONS["largest"](k, logits)

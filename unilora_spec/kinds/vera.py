@@ -4,11 +4,14 @@ Kopiczko et al., "VeRA: Vector-based Random Matrix Adaptation", arXiv 2310.11454
 """
 
 import math
+from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ..errors import LimitError
+from ..layer_map import Segment
 from ..permutation import BLOCK
 from ..program import Factored, Range, Start, Value, frozen_in_parts, largest
 
@@ -21,7 +24,7 @@ class Vera(Factored, kind="vera"):
     Raises ``LimitError`` where segments of unlike ranks and sizes would have A₀ or B₀ larger than θ_D and than 2^24 numbers.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         rank, in_features, out_features = largest(self.layer_map)
         self._shapes = (rank, in_features), (out_features, rank)
@@ -34,11 +37,11 @@ class Vera(Factored, kind="vera"):
                 )
 
     @classmethod
-    def own(cls, segment):
+    def own(cls, segment: Segment) -> Iterator[Range]:
         yield Range("d", (segment.rank,), Start("constant", 0.1))
         yield Range("b", (segment.out_features,), Start("constant", 0.0))
 
-    def factors(self, number, segment):
+    def factors(self, number: int, segment: Segment) -> tuple[Value, Value]:
         rank, out = segment.rank, segment.out_features
         A = self._A[:rank, : segment.in_features] * self.range("d", number).reshape(rank, 1)
         B = self._B[:out, :rank] * self.range("b", number).reshape(out, 1)
@@ -52,11 +55,11 @@ class Vera(Factored, kind="vera"):
     def _B(self) -> Value:
         return self._kaiming(2, self._shapes[1])
 
-    def _kaiming(self, stream, shape):
+    def _kaiming(self, stream: int, shape: tuple[int, int]) -> Value:
         columns = shape[1]
         bound = math.sqrt(6 / columns)
 
-        def part(slices):
+        def part(slices: tuple[slice, ...]) -> np.ndarray:
             rows, across = (np.arange(s.start, s.stop) for s in slices)
             made = np.empty((len(rows), len(across)), np.float32)
             step = max(1, BLOCK // max(1, len(across)))

@@ -3,6 +3,10 @@
 Bałazy et al., "LoRA-XS: Low-Rank Adaptation with Extremely Small Number of Parameters", arXiv 2405.17604.
 """
 
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
 from ..from_base import FromBase
 from ..layer_map import Segment
 from ..program import Range, Start, Value
@@ -15,18 +19,18 @@ class Xs(FromBase, kind="xs"):
     exact = False
 
     @classmethod
-    def own(cls, segment):
+    def own(cls, segment: Segment) -> Iterator[Range]:
         yield Range("R", (segment.rank, segment.rank), Start("normal", 1e-5))
 
     @staticmethod
-    def shapes(segment):
+    def shapes(segment: Segment) -> Sequence[tuple[int, int]]:
         return (segment.rank, segment.in_features), (segment.out_features, segment.rank)
 
     @staticmethod
-    def matrices(U, S, Vt):
+    def matrices(U: np.ndarray, S: np.ndarray, Vt: np.ndarray) -> Sequence[np.ndarray]:
         return S[:, None] * Vt, U
 
-    def factors(self, number, segment):
+    def factors(self, number: int, segment: Segment) -> tuple[Value, Value]:
         A, U = self.frozen_matrices(number, segment)
         return A, U @ self.between(number, segment)
 

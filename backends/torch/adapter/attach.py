@@ -8,6 +8,7 @@ from torch import nn
 
 from unilora_spec import Adapter, LayerMap, Projection
 from unilora_spec.adapter import check_fit
+from unilora_spec.places import PathLike
 from unilora_spec.projection import kind_named
 
 from .calls.marks import refuse_marked
@@ -100,7 +101,7 @@ def attach(
     return wrapped
 
 
-def load_adapter(model: nn.Module, path) -> nn.Module:
+def load_adapter(model: nn.Module, path: PathLike) -> nn.Module:
     """Puts the adapter in the file at ``path`` on ``model``, in place of one that may be there, and returns the model.
 
     ``path`` may also be a folder that ``save_pretrained`` of an adapted model or a trainer wrote, or a trainer's file (.ckpt, .pt, .pth,

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 import unilora_spec
 from unilora_spec import Adapter, LayerMap, LayerMapError, Projection
+from unilora_spec.places import PathLike
 
 from . import merging
 from .calls.doors import Doors
@@ -27,6 +29,7 @@ from .sites.shown import shows
 from .targets.candidates import candidates
 from .targets.readers import parts_of, readers_of
 from .targets.structure import Structure
+from .theta.expansion import Storage
 from .theta.factors import Factors
 from .theta.vector import THETA, Vector
 
@@ -105,7 +108,7 @@ class UniLora(Several, LeftOut):
         return self.vector.theta
 
     @property
-    def storage(self):
+    def storage(self) -> Storage:
         """P, where θ is: ``name`` and ``nbytes`` say how it is held."""
         return self.vector.storage
 
@@ -167,7 +170,7 @@ class UniLora(Several, LeftOut):
             self.refuse_quantized("noise is scaled by the weights' values; take the unquantized base")
         self._noise = noise
 
-    def draws(self, pairs) -> list[Draw]:
+    def draws(self, pairs: Iterable[tuple]) -> list[Draw]:
         """The noise that the segments of ``pairs`` see in this forward; none in an evaluation."""
         noisy = self._noise and self._noise.strength and self.model.training
         return [self._noise.draw(number) for number, *_ in pairs] if noisy else []
@@ -209,7 +212,7 @@ class UniLora(Several, LeftOut):
         """The names of the parameters trained beside θ: those that were named, and those that somebody has unfrozen since."""
         return self.in_full.names()
 
-    def save_adapter(self, path, dtype: str = "F32") -> int:
+    def save_adapter(self, path: PathLike, dtype: str = "F32") -> int:
         """Writes the adapter to ``path``, θ as ``dtype`` (F32, F16 or BF16); returns the file's size in bytes (SPEC 8).
 
         Raises ``FileError`` for a θ that is not finite, ``WorkFailed`` where the disk refuses; a file that stood at
@@ -224,7 +227,7 @@ class UniLora(Several, LeftOut):
         self.in_full.refuse_forgotten()
         return record.adapter_of(self, dtype)
 
-    def load_adapter(self, path) -> nn.Module:
+    def load_adapter(self, path: PathLike) -> nn.Module:
         """Switches the model to the adapter in the file at ``path``: see ``backends.torch.load_adapter``."""
         from .attach import load_adapter
 
@@ -242,7 +245,7 @@ class UniLora(Several, LeftOut):
             return self._take_off()
 
     @contextlib.contextmanager
-    def merged(self):
+    def merged(self) -> Iterator[None]:
         """Within the block the adapted weights hold W + ΔW as they do after ``merge``, so that the model costs what the base does:
 
             with torch.no_grad(), model.unilora.merged(): evaluate(model)
@@ -262,7 +265,7 @@ class UniLora(Several, LeftOut):
             self._own_meaning()
             return self._take_off()
 
-    def take_meaning(self, adapter) -> None:
+    def take_meaning(self, adapter: Adapter) -> None:
         """Gives the model's configuration the labels and the problem type of a head that ``adapter`` brings, until ``detach``."""
         self._own_meaning()
         self._own_meaning = meaning.take(self.model, adapter)

@@ -1,6 +1,7 @@
 """LoRA-Pro (arXiv 2407.18242): the step of A and B that moves W as near as they can to where W's own gradient would."""
 
 import torch
+from torch import Tensor
 
 from unilora_spec.projection import Gather
 
@@ -50,7 +51,7 @@ class LoraPro(PairsOptimizer):
         own = {"eps": eps, "efficient": efficient, "rounds": rounds}
         super().__init__(unilora, others, own, lr=lr, betas=betas, weight_decay=weight_decay)
 
-    def step_theta(self, gradient, group, state):
+    def step_theta(self, gradient: Tensor, group: dict, state: dict) -> Tensor | None:
         nearest = self._closed_form if group["rounds"] == 0 else self._by_conjugate_gradients
         factors = self._factors()
         gradient = nearest(gradient, factors)

@@ -1,6 +1,7 @@
 """LoRA-RITE (arXiv 2410.20625): Adam in a basis of ΔW, so that a step is the same for every A and B of one ΔW."""
 
 import torch
+from torch import Tensor
 
 from unilora_spec import KindError
 
@@ -39,7 +40,7 @@ class LoraRite(PairsOptimizer):
         own = {"eps": eps, "clip": clip}
         super().__init__(unilora, others, own, lr=lr, betas=betas, weight_decay=weight_decay)
 
-    def step_theta(self, gradient, group, state):
+    def step_theta(self, gradient: Tensor, group: dict, state: dict) -> Tensor | None:
         sides, gradients = _sides(self.pairs.split(self.theta)), _sides(self.pairs.split(gradient))
         if not state:
             size = [len(numbers) for numbers in self.pairs.batches for _ in "AB"]

@@ -14,6 +14,7 @@ import itertools
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,18 +57,18 @@ class Expand(torch.autograd.Function):
     generate_vmap_rule = True  # all of it is torch's own operators, which torch.func.vmap knows
 
     @staticmethod
-    def forward(theta, index, dtype, *scale):
+    def forward(theta: Tensor, index: Tensor, dtype: torch.dtype, *scale: Tensor) -> Tensor:
         return (theta.float() * torch.cat(scale)).to(dtype).index_select(0, index)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         # Kept as attributes, not by save_for_backward: a graph that is used for two backward passes stays usable,
         # and gradient checkpointing, which counts saved tensors, sees none.
         theta, ctx.index, _, *ctx.scale = inputs
         ctx.dtype = theta.dtype
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         scale = torch.cat(ctx.scale)
         total = torch.zeros_like(scale).index_add(0, ctx.index, g.float())  # not in place: of a vmap, g is a batch
         return (total * scale).to(ctx.dtype), *[None] * (2 + len(ctx.scale))
@@ -127,6 +128,10 @@ class Theta:
         return theta.to(dtype)
 
 
+Storage = Cached | Computed | Theta | Frozen
+"""P, as it is held."""
+
+
 def storage_named(projection: Projection, device, asked: str | None = None) -> type:
     """How P is held on ``device``: as ``asked``, computed or cached, or by default computed where a GPU's kernels do it and
     where the index of a CPU would take more than 1 GiB, else cached. Raises ``KindError`` for what cannot be."""
@@ -153,7 +158,7 @@ def storage_named(projection: Projection, device, asked: str | None = None) -> t
 _held = weakref.WeakValueDictionary()
 
 
-def storage_of(projection: Projection, device, asked: str | None = None) -> Cached | Computed | Theta | Frozen:
+def storage_of(projection: Projection, device, asked: str | None = None) -> Storage:
     """P held on ``device``, ready to expand: see ``storage_named``. Equal projections share one that somebody still holds."""
     of_kind, device = storage_named(projection, device, asked), torch.device(device)
     key = of_kind, projection, device

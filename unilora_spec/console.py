@@ -1,0 +1,105 @@
+"""``unilora``, the console script: each of its commands is one of a program that ``python -m`` runs as well.
+
+Nothing of a program is imported before one of its commands is called, so that ``unilora --help`` answers at once and a program may lack
+the packages that it needs. What ``pip install unilora`` has without an extra is ``inspect`` and ``verify``.
+"""
+
+import difflib
+import os
+import runpy
+import sys
+from importlib.metadata import version
+from typing import NamedTuple, NoReturn
+
+from .command import NotInstalled, is_not_installed, run
+from .errors import UniLoraError
+
+
+class Command(NamedTuple):
+    """A command of the script: the module that has it, and what it does."""
+
+    module: str
+    does: str
+
+
+COMMANDS = {
+    "train": Command("backends.torch", "train one vector on a base model and write it to a file"),
+    "plan": Command("backends.torch", "tell what an adapter would be and take, from the base's config.json alone"),
+    "evaluate": Command("backends.torch", "measure an adapter on rows whose answers are known"),
+    "predict": Command("backends.torch", "write rows with what an adapter predicts for them"),
+    "generate": Command("backends.torch", "generate text with an adapter of a language model, or chat"),
+    "adapter": Command("backends.torch", "make an adapter's file of a trainer's checkpoint"),
+    "push": Command("backends.torch", "upload an adapter and its card to the Hugging Face Hub"),
+    "pull": Command("backends.torch", "download an adapter from the Hugging Face Hub"),
+    "export": Command("export", "turn an adapter into what others run: export onnx, lora, gguf, merge, …"),
+    "inspect": Command("unilora_spec", "show what an adapter's file holds"),
+    "verify": Command("unilora_spec", "check that an adapter's file is sound and fits a base"),
+    "conformance": Command("conformance_tests", "test an implementation of SPEC.md in any language"),
+}
+GROUPS = ("export", "conformance")  # a program of its own: what follows the word is all that it is given
+COMPLETION = ("--install-completion", "--show-completion")
+
+
+def main() -> None:
+    """Runs the command that ``sys.argv`` names, and exits with its status."""
+    given = sys.argv[1:]
+    if "_UNILORA_COMPLETE" in os.environ or given[:1] and given[0] in COMPLETION:
+        run(_complete)
+    elif given and given[0] in COMMANDS:
+        _call(*given)
+    else:
+        run(lambda: _own(given))
+
+
+def _call(name: str, *arguments: str) -> None:
+    """Runs a program in the place of this one, as ``python -m`` would."""
+    module = COMMANDS[name].module
+    sys.argv[1:] = arguments if name in GROUPS else (name, *arguments)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except ModuleNotFoundError as error:  # while the program was imported: ``run`` lets no error out
+        if not is_not_installed(error):
+            raise
+        missing = NotInstalled(error.name, module, f"unilora {name}")
+        run(lambda: _refuse(missing))
+
+
+def _refuse(refusal: UniLoraError) -> NoReturn:
+    raise refusal
+
+
+def _own(given: list[str]) -> int:
+    """What the script answers by itself."""
+    if not given or given[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if given else 2
+    if given[0] == "--version":
+        print(f"unilora {version('unilora')}")
+        return 0
+    near = difflib.get_close_matches(given[0], COMMANDS, 1)
+    meant = f"did you mean {near[0]}" if near else "unilora --help lists them"
+    raise UniLoraError(f"unilora has no command {given[0]!r}; {meant}")
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "Usage: unilora COMMAND …",
+            "",
+            "Fine-tune a model with one vector, keep it in one file, run it anywhere.",
+            "",
+            *(f"  {name:<{width}}  {command.does}" for name, command in COMMANDS.items()),
+            "",
+            "unilora COMMAND --help shows the options of a command, and --version which release this is.",
+            "unilora --install-completion lets your shell complete commands and options.",
+        ]
+    )
+
+
+def _complete() -> int:
+    try:
+        from .completion import complete
+    except ModuleNotFoundError as error:
+        raise NotInstalled(error.name, "export", "completion") from None
+    return complete()
