@@ -117,7 +117,7 @@ def picture(row: dict) -> str:
             if line["bounds"] == "ratio":
                 axes.plot([line["low"], line["high"]], [place, place], color=color, linewidth=3, alpha=0.4)
             axes.plot(at, place, "o" if met is not False else "X", color=color)
-            axes.text(1.01, place, _shown_value(line), transform=axes.get_yaxis_transform(), va="center")
+            axes.text(1.01, place, shown_value(line), transform=axes.get_yaxis_transform(), va="center")
             if line["at_most"] is not None:
                 axes.plot([line["at_most"]] * 2, [place - 0.35, place + 0.35], color="black", linewidth=1.5)
         axes.set_yticks(range(len(lines)), [line["name"] for line in lines])

@@ -14,6 +14,7 @@ from unilora_spec.command import say
 from unilora_spec.placing import replacing
 
 from . import page, running
+from .exported import written
 from .findings import FAILED, LEFT_OUT, left_out
 from .parts.names import MACHINE, PARTS, SECONDS
 
@@ -67,8 +68,10 @@ def _call():
     call = parser.parse_args()
     if unknown := set(call.only or ()) - {part.name for part in PARTS}:
         raise UniLoraError(f"--only {min(unknown)} is no part; give one of {names}")
-    if call.files and not any(call.files.glob("*.npz")):
-        raise UniLoraError(f"--files {call.files} has no file of benchmarks.on_gpu.exported; write it with that command")
+    if call.files and not written(call.files):
+        raise UniLoraError(
+            f"--files {call.files} has no file of benchmarks.on_gpu.exported; write it with that command"
+        )
     return call
 
 
@@ -81,7 +84,9 @@ def _run(part, gpu, folder, files):
         found = left_out("all of it", "no time was left")
         return {"name": part.name, "title": part.title, "status": LEFT_OUT, "seconds": 0.0, "findings": [found]}
     say(f"{part.name}: at most {part.seconds:.0f} s …")
-    found = running.run(part, gpu, folder, files, heard=lambda one: say(f"  {one['status']}: {one['name']}: {one['says']}"))
+    found = running.run(
+        part, gpu, folder, files, heard=lambda one: say(f"  {one['status']}: {one['name']}: {one['says']}")
+    )
     say(f"{part.name}: {found['status']}, {found['seconds']:.0f} s")
     return found
 

@@ -53,7 +53,9 @@ class Cases:
         """``dtype``[length], any finite bits: both zeros, denormal, the largest."""
         width = {2: np.int16, 4: np.int32}[dtype.itemsize]
         info = np.iinfo(width)
-        some = torch.from_numpy(self.random.integers(info.min, info.max, min(length, 64), width, endpoint=True)).view(dtype)
+        some = torch.from_numpy(self.random.integers(info.min, info.max, min(length, 64), width, endpoint=True)).view(
+            dtype
+        )
         edges = torch.tensor([0.0, -0.0, torch.finfo(dtype).tiny / 2, torch.finfo(dtype).max]).to(dtype)
         some[: len(edges)] = edges[: len(some)]
         some = torch.where(some.isfinite(), some, torch.zeros_like(some))

@@ -5,21 +5,32 @@ its files where there is onnxruntime-gpu alone.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from unilora_spec import Adapter
+from unilora_spec import Adapter, UniLoraError
+from unilora_spec.command import run, say
 
 MODES = ("merged", "reconstruct", "input", "factored", "bank")
 FEED, ANSWER = "feed.", "answer."  # of the names in MODE.npz
-LARGE = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}  # MiniLM's shape
+LARGE = {
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+}  # MiniLM's shape
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
 
 
-def write(folder: Path, sizes: Mapping[str, int] = LARGE) -> None:
-    """MODE.onnx and MODE.npz for each mode. Raises ``ModuleNotFoundError`` where the exporter lacks a package."""
+def written(folder: Path) -> list[str]:
+    """The modes whose files are there."""
+    return [mode for mode in MODES if (folder / f"{mode}.npz").exists()]
+
+
+def write(folder: Path, sizes: Mapping[str, int] = LARGE) -> Iterator[str]:
+    """Each mode, when its MODE.onnx and MODE.npz are there. Raises ``ModuleNotFoundError`` where the exporter lacks a package."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -29,7 +40,7 @@ def write(folder: Path, sizes: Mapping[str, int] = LARGE) -> None:
 
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(vocab_size=2000, initializer_range=0.05, **sizes)).eval()
-    attach(model, rank=4, d=500, seed=0, targets=("query", "value"), train_in_full=("classifier",))
+    attach(model, rank=4, d=500, seed=0, targets=("query", "value"))
     with torch.no_grad():
         model.unilora.theta.normal_(std=0.3)  # far enough that a wrong entry of P is seen in the answers
     ids = torch.randint(0, 2000, (8, 64))
@@ -42,8 +53,11 @@ def write(folder: Path, sizes: Mapping[str, int] = LARGE) -> None:
     for mode in MODES:
         export_onnx(base, adapter, inputs, folder / f"{mode}.onnx", mode)
         fed = {name: value.numpy() for name, value in inputs.items()} | more_inputs(mode, adapter, len(ids))
-        named = {FEED + name: value for name, value in fed.items()} | {ANSWER + name: value for name, value in expected.items()}
+        named = {FEED + name: value for name, value in fed.items()} | {
+            ANSWER + name: value for name, value in expected.items()
+        }
         np.savez(folder / f"{mode}.npz", **named)
+        yield mode
 
 
 def more_inputs(mode: str, adapter: Adapter, rows: int) -> dict[str, np.ndarray]:
@@ -64,5 +78,13 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     return feed, answers
 
 
+def main() -> int:
+    if len(sys.argv) != 2:
+        raise UniLoraError("give the folder that the files go to: python -m benchmarks.on_gpu.exported FOLDER")
+    for mode in write(Path(sys.argv[1])):
+        say(f"{mode}.onnx is there")
+    return 0
+
+
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    run(main)

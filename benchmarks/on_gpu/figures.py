@@ -41,7 +41,10 @@ def figures(
         yield from (finding(pair.name, REHEARSED, REHEARSAL) for pair in pairs)
         return
     graphs = {name: captured(step, calls) for name, step in steps.items()} if calls else steps
-    times = {name: found / (calls or 1) for name, found in alternate(graphs, Repeats(rounds), seconds=seconds or at_rest).items()}
+    times = {
+        name: found / (calls or 1)
+        for name, found in alternate(graphs, Repeats(rounds), seconds=seconds or at_rest).items()
+    }
     for pair in pairs:
         line = compared(pair.name, times[pair.measured], times[pair.against], pair.at_most)
         says = f"{line['ratio']:.3f} of {pair.against} ({line['low']:.3f} to {line['high']:.3f})"

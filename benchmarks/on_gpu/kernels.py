@@ -39,7 +39,9 @@ def adjoint_fault(p: Projection, g: torch.Tensor, start: int, lanes: int = kerne
         once, again = (kernels.adjoint(g.to(DEVICE), p.d, p.D, p.seed, start) for _ in range(2))
         expected = documented(p, g.float().numpy(), start)
     name = f"adjoint of {g.dtype} with {lanes} lanes"
-    if fault := _fault(name, once, torch.from_numpy(expected), p, start) or _fault(f"{name}, again", again, once, p, start):
+    if fault := _fault(name, once, torch.from_numpy(expected), p, start) or _fault(
+        f"{name}, again", again, once, p, start
+    ):
         return fault
     # SPEC 6.3: the kernel loses at most n_j roundings of 2^-24 each, the reference one.
     values, magnitude, column = g.float().numpy(), abs(g.double().numpy()), p.index(start, start + len(g))

@@ -7,6 +7,10 @@ REHEARSAL = (
     "**A rehearsal: there is no GPU.** The kernels ran in Triton's interpreter on small sizes, to see that each part runs; no time was"
     " measured, and nothing here says how a GPU answers."
 )
+ABOUT = (
+    "A time is the GPU's own, in turns, of a call of a kernel or of a whole step; a ratio is that of two medians, with its 90 % interval."
+    " A bound that is not kept is no failure."
+)
 
 
 def page(found: dict) -> str:
@@ -19,19 +23,23 @@ def page(found: dict) -> str:
         "\n".join(["| part | | seconds |", "|---|---|---|", *map(_summary, parts)]),
         _listed("What failed", parts, FAILED),
         _listed("What was left out", parts, LEFT_OUT),
-        "A time is the GPU's own, in turns, of a call of a kernel or of a whole step; a ratio is that of two medians, with its 90 %"
-        " interval. A bound that is not kept is no failure.",
+        ABOUT,
     ]
     return "\n\n".join(filter(None, [*head, *map(_section, parts)])) + "\n"
 
 
 def _summary(part):
-    return f"| {part['title']} | {part['status'] if part['status'] != FAILED else '**failed**'} | {part['seconds']:.0f} |"
+    return (
+        f"| {part['title']} | {part['status'] if part['status'] != FAILED else '**failed**'} | {part['seconds']:.0f} |"
+    )
 
 
 def _listed(title, parts, status):
     lines = [
-        f"- {part['title']}, {one['name']}: {one['says']}" for part in parts for one in part["findings"] if one["status"] == status
+        f"- {part['title']}, {one['name']}: {one['says']}"
+        for part in parts
+        for one in part["findings"]
+        if one["status"] == status
     ]
     return "\n".join([f"{title}:", "", *lines]) if lines else ""
 

@@ -12,12 +12,14 @@ from ..findings import NOTED, Given, checked, finding, tried
 from ..kernels import bits
 
 WARP = 32  # lanes
-WAYS = [(block, warps) for warps in (1, 2, 4, 8) for block in (64, 128, 256, 512, 1024) if 2 <= block // (warps * WARP) <= 8]
+WAYS = [
+    (block, warps) for warps in (1, 2, 4, 8) for block in (64, 128, 256, 512, 1024) if 2 <= block // (warps * WARP) <= 8
+]
 BETTER = 0.95  # of today's time, for the whole interval: less is not worth another default
 
 
 def findings(given: Given) -> Iterator[dict]:
-    D, d = (20_000_000, 524_288) if given.gpu else (600, 50)
+    D, d = (20_000_000, 524_288) if given.gpu else (300, 20)
     theta, g = (torch.randn(count, device=given.device) for count in (d, D))
     calls = {
         "expand": lambda: kernels.expand(theta, D, 0),

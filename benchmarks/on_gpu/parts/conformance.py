@@ -7,7 +7,10 @@ import sys
 from collections.abc import Iterator
 from importlib.resources import files
 
+import numpy as np
+
 from backends.torch.conformance import expand_by, implementation, kernel_answers
+from unilora_spec.protocol import TYPES, unpack
 
 from ..findings import Given, checked, left_out, tried
 from ..running import ROOT
@@ -15,6 +18,8 @@ from ..running import ROOT
 TESTS = "the conformance tests"
 NEEDS = ("hypothesis", "pytest", "rich")
 BY_KERNELS = ("index", "expand", "adjoint")
+SUMS = ("adjoint", "delta_weight", "merge")
+"""Answers of sums, whose bits the specification leaves open. Those of the vectors are exact, but for the sign of a zero."""
 
 
 def findings(given: Given) -> Iterator[dict]:
@@ -30,8 +35,13 @@ def _vectors():
         cases = [] if path.name == "schema.json" else json.loads(path.read_text(encoding="utf-8"))["cases"]
         cases = [case for case in cases if case["request"]["request"] in known]
         if cases:
-            count = sum(case["request"]["request"] in BY_KERNELS for case in cases)
-            yield checked(f"vectors of {path.name}, {count} by kernels", len(cases), list(filter(None, map(fault_of(answer), cases))))
+            name = f"vectors of {path.name}, {sum(map(_by_kernels, cases))} of them by kernels"
+            yield checked(name, len(cases), list(filter(None, map(fault_of(answer), cases))))
+
+
+def _by_kernels(case) -> bool:
+    request = case["request"]
+    return request["request"] in BY_KERNELS and request["projection"]["kind"] == "balanced"
 
 
 def fault_of(answer):
@@ -42,10 +52,19 @@ def fault_of(answer):
         if "refused" in case:
             wrong = got.get("refused") not in case["refused"]
         else:
-            wrong = {field: got.get(field) for field in case["answer"]} != case["answer"]
+            same = _same_numbers if case["request"]["request"] in SUMS else lambda got, expected, field: got == expected
+            wrong = not all(same(got.get(field), expected, field) for field, expected in case["answer"].items())
         return f"{case['id']}, rule {case['rule']}: {case['comment']}" if wrong else None
 
     return fault
+
+
+def _same_numbers(got, expected, field) -> bool:
+    if isinstance(expected, dict) and isinstance(got, dict):
+        return got.keys() == expected.keys() and all(_same_numbers(got[key], expected[key], key) for key in expected)
+    if field in TYPES and isinstance(got, str):
+        return np.array_equal(unpack(got, field), unpack(expected, field))
+    return got == expected
 
 
 def _tests(given):

@@ -16,7 +16,7 @@ COPY, WRITE, PEFT = "a copy of D floats", "writing D floats", "PEFT's gather and
 
 def findings(given: Given) -> Iterator[dict]:
     """The copy reads and writes 8 bytes an entry. Expand computed writes 4, and expand cached reads 4 more and gathers 4."""
-    D, d = (20_000_000, 524_288) if given.gpu else (3000, 250)
+    D, d = (20_000_000, 524_288) if given.gpu else (600, 50)
     theta, x = (torch.randn(count, device=given.device) for count in (d, D))
     p, out = Projection("balanced", D=D, d=d, seed=0), torch.empty_like(x)
     cached = storage_of(p, given.device, "cached")

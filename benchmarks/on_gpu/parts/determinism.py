@@ -16,8 +16,8 @@ SIZES = ((20_000_000, 524_288), (10**8, 1000), (36_864, 5760))
 
 
 def findings(given: Given) -> Iterator[dict]:
-    runs = 100 if given.gpu else 3
-    for D, d in SIZES if given.gpu else [(1000, 37)]:
+    runs = 100 if given.gpu else 2
+    for D, d in SIZES if given.gpu else [(300, 37)]:
         for name, call in calls(D, d, given.device).items():
             yield from tried(name, _same(f"{name}, D = {D:,}, d = {d:,}, {runs} runs", call, runs))
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from ...measure import clocks
-from ..exported import LARGE, MODES, SMALL, read, write
+from ..exported import LARGE, SMALL, read, write, written
 from ..figures import Pair, figures
 from ..findings import Given, checked, left_out, tried
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+LEAST = 12  # seconds that have to be left for another mode
 FAR = 1e-4
 """How far an answer may be off, as a part of the largest one where that is above 1: some thousand times float32's 2^-24, as each side
 adds up in another order; a wrong entry of P moves it by 1e-3 and more."""
@@ -21,22 +22,19 @@ def findings(given: Given) -> Iterator[dict]:
     import onnxruntime  # within, so that its absence is told as one
 
     if given.gpu and CUDA not in onnxruntime.get_available_providers():
-        yield left_out("every mode", f"onnxruntime {onnxruntime.__version__} here has no {CUDA}: it is not onnxruntime-gpu")
+        yield left_out(
+            "every mode", f"onnxruntime {onnxruntime.__version__} here has no {CUDA}: it is not onnxruntime-gpu"
+        )
         return
-    files = files_of(given)
     steps = {}
-    for mode in [mode for mode in MODES if (files / f"{mode}.onnx").exists()]:
-        yield from tried(mode, _answers(given, files / f"{mode}.onnx", steps))
+    for mode in written(given.files) or write(given.files, LARGE if given.gpu else SMALL):
+        yield from tried(mode, _answers(given, given.files / f"{mode}.onnx", steps))
+        if given.left() < LEAST:
+            yield left_out("further modes", "no time was left")
+            break
     if "merged" in steps:
         pairs = [Pair(f"{mode}, beside merged", mode, "merged") for mode in steps if mode != "merged"]
         yield from figures(given, steps, pairs, 60, seconds=lambda step: clocks(step)[0])
-
-
-def files_of(given: Given) -> Path:
-    """The folder of the files, which are made where there are none."""
-    if not any(given.files.glob("*.npz")):
-        write(given.files, LARGE if given.gpu else SMALL)
-    return given.files
 
 
 def _answers(given, path, steps):
@@ -61,4 +59,8 @@ def session(path: Path, gpu: bool):
 
 
 def _off(got, expected) -> float:
-    return float(np.abs(got - expected).max() / max(1.0, np.abs(expected).max())) if got.shape == expected.shape else np.inf
+    return (
+        float(np.abs(got - expected).max() / max(1.0, np.abs(expected).max()))
+        if got.shape == expected.shape
+        else np.inf
+    )

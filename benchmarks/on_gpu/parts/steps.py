@@ -16,6 +16,7 @@ from ..findings import FAILED, PASSED, Given, finding, left_out, tried
 
 DTYPES = (torch.float32, torch.bfloat16)
 WAYS = ("base", OURS, UNILORA, LORA)
+RANK = 64
 BOUND = 1.02  # of LoRA's step
 ROUNDS = 12
 LARGE = 32 * 2**30  # bytes of a GPU that the larger model is for: four of them are held in float32
@@ -46,12 +47,12 @@ def case_of(given: Given, dtype: torch.dtype, layers: int) -> Case:
     """A Llama as large as the GPU allows, or a tiny one for a rehearsal."""
     if given.gpu:
         large = torch.cuda.get_device_properties(0).total_memory >= LARGE
-        width, rows, tokens, rank = (2048, 8, 512, 64) if large else (1024, 4, 256, 64)
+        width, rows, tokens = (2048, 8, 512) if large else (1024, 4, 256)
     else:
-        width, layers, rows, tokens, rank = 64, 1, 2, 8, 4
+        width, layers, rows, tokens = 64, 1, 2, 8
     name = f"Llama of {layers} × {width} in {str(dtype).removeprefix('torch.')}, {rows} × {tokens} tokens"
     build = partial(built, given.device, width, layers)
-    return Case(Model(name, build, rows, tokens, {"q, v": ("q_proj", "v_proj")}, given.device, dtype), "q, v", rank)
+    return Case(Model(name, build, rows, tokens, {"q, v": ("q_proj", "v_proj")}, given.device, dtype), "q, v", RANK)
 
 
 def built(device, width, layers) -> nn.Module:
