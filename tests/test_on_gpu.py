@@ -1,5 +1,6 @@
 """`make gpu` without a GPU: each part runs as far as it goes, and one that fails, hangs, crashes or lacks a package loses no other."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -32,6 +33,7 @@ from benchmarks.on_gpu.findings import (
 from benchmarks.on_gpu.parts import names
 from benchmarks.on_gpu.parts.blocks import best
 from benchmarks.on_gpu.running import Part
+from unilora_spec import WorkFailed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux alone")
 
@@ -103,48 +105,92 @@ def test_a_process_learns_whether_there_is_a_gpu_and_interprets_without_one(tmp_
     assert (found["name"], found["says"]) == ("cpu", "1")
 
 
+def test_the_command_goes_on_after_a_failure_writes_all_and_does_not_end_well(tmp_path, monkeypatch, capsys):
+    command = importlib.import_module("benchmarks.on_gpu.__main__")
+    machine = part(tmp_path, "nothing", SAYS + "def findings(given):\n    yield finding('Python', 'noted', '3')")
+    fails = part(tmp_path, "fails", "def findings(given):\n    raise RuntimeError('no device')\n    yield")
+    works = part(tmp_path, "works", SAYS + "def findings(given):\n    yield finding('a', 'passed', 'b')")
+    monkeypatch.setattr(command, "MACHINE", machine)
+    monkeypatch.setattr(command, "PARTS", (fails, works))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["on_gpu", "--output", str(tmp_path / "out")])
+    with pytest.raises(WorkFailed, match="1 of 3 parts failed: The part fails; the page says why"):
+        command.main()
+    found = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert [one["status"] for one in found["parts"]] == [PASSED, FAILED, PASSED] and found["rehearsal"]
+    assert "- The part fails, the part: RuntimeError: no device" in (tmp_path / "out" / "gpu.md").read_text()
+    said = capsys.readouterr()
+    assert (
+        "fails: failed" in said.err and "works: passed" in said.err and said.out == f"{tmp_path / 'out' / 'gpu.md'}\n"
+    )
+
+
+def test_a_machine_without_torch_is_told_so(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('no torch', name='torch')")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "benchmarks.on_gpu", "--output", tmp_path / "out"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr == "error: torch does not run here: needs the package torch, which is not installed\n"
+
+
+def test_a_command_of_a_part_is_a_check_of_its_status_within_the_time_that_is_left(capsys):
+    def status(*call, left=20):
+        (found,) = running.command("x", list(call), Given(False, time.monotonic() + left))
+        return found["status"]
+
+    assert status("this") == PASSED and "Namespaces" in capsys.readouterr().out
+    assert status("no_such_module") == FAILED
+    assert status("http.server", "0", left=0) == LEFT_OUT  # which never ends by itself
+
+
 # The parts themselves
 
 
 # In one process, as torch takes seconds to be imported, and whether Triton interprets is settled for a process when it is.
 EVERY_PART = """
 import json, sys, time
-from pathlib import Path
 from importlib import import_module
+from pathlib import Path
+from unittest import mock
+from benchmarks.on_gpu import kernels
 from benchmarks.on_gpu.findings import Given, tried
+from benchmarks.on_gpu.parts import bits
+given = Given(False, time.monotonic() + 200, Path(sys.argv[1]))
 for name in ("bits", "determinism", "copies", "steps", "graphs", "conformance", "blocks"):
-    given = Given(False, time.monotonic() + 100, Path(sys.argv[1]))
     found = list(tried(name, import_module(f"benchmarks.on_gpu.parts.{name}").findings(given)))
     print("found", json.dumps({name: found}))
+right = kernels.kernels.index
+with mock.patch.object(kernels.kernels, "index", lambda D, *others: right(D, *others) + (D > 40)):
+    print("found", json.dumps({"wrong": list(bits._cases("index", bits.index, 6))}))
 """
 
 
-def test_each_part_runs_in_a_rehearsal(tmp_path):
-    """But for those that export, which take longer: tests of their own below."""
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory):
+    """What each part finds where Triton interprets, but for those that export, which take longer; and what `bits` finds of a wrong index."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", EVERY_PART, tmp_path],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+    call = [sys.executable, "-c", EVERY_PART, tmp_path_factory.mktemp("files")]
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    found = {}
-    for line in done.stdout.splitlines():
-        if line.startswith("found "):
-            found |= json.loads(line.removeprefix("found "))
-    assert not [one for some in found.values() for one in some if one["status"] == FAILED]
-    assert {one["status"] for one in found["steps"]} == {one["status"] for one in found["copies"]} == {REHEARSED}
-    assert len(found["steps"]) == 6 and not any(
-        one["line"] for some in found.values() for one in some
-    )  # no number without a GPU
-    assert [one["status"] for one in found["bits"]] == [PASSED] * 4 + [LEFT_OUT]
-    assert sum(one["status"] == PASSED for one in found["determinism"]) == 6
-    assert [one["name"] for one in found["conformance"]][3] == "vectors of 4-balanced.json, 24 of them by kernels"
-    assert [one["status"] for one in found["blocks"]] == [PASSED, REHEARSED] * 3
+    lines = [line.removeprefix("found ") for line in done.stdout.splitlines() if line.startswith("found ")]
+    return {name: found for line in lines for name, found in json.loads(line).items()}
+
+
+def test_each_part_runs_in_a_rehearsal_and_gives_no_time(rehearsed):
+    found = {name: some for name, some in rehearsed.items() if name != "wrong"}
+    assert not [one for some in found.values() for one in some if one["status"] == FAILED or one["line"]]
+    statuses = {name: [one["status"] for one in some] for name, some in found.items()}
+    assert statuses["bits"] == [PASSED] * 4 + [LEFT_OUT] and statuses["determinism"] == [PASSED] * 6
+    assert statuses["steps"] == [REHEARSED] * 6 and set(statuses["copies"]) == {REHEARSED}
+    assert statuses["blocks"] == [PASSED, REHEARSED] * 3
+    assert found["conformance"][3]["name"] == "vectors of 4-balanced.json, 24 of them by kernels"
     assert found["graphs"] == [finding("as a CUDA graph", LEFT_OUT, "a CUDA graph needs a GPU")]
+
+
+def test_a_wrong_index_is_found_with_its_case(rehearsed):
+    (found,) = rehearsed["wrong"]
+    assert found["status"] == FAILED and "entry 0 is" in found["says"] and "Projection(kind='balanced'" in found["says"]
 
 
 def test_files_of_the_exporter_are_run_and_a_wrong_answer_is_found(tmp_path):
@@ -153,42 +199,18 @@ def test_files_of_the_exporter_are_run_and_a_wrong_answer_is_found(tmp_path):
     from benchmarks.on_gpu.parts import nodes, onnx_modes
 
     given = Given(False, time.monotonic() + 100, tmp_path)
-    first, second = next(files := exported.write(tmp_path, exported.SMALL)), next(files)
-    assert (first, second) == ("merged", "reconstruct") and exported.written(tmp_path) == [first, second]
-    assert [one["status"] for one in onnx_modes.findings(given)] == [PASSED, PASSED, REHEARSED]
+    mode = next(exported.write(tmp_path, exported.SMALL))
+    assert exported.written(tmp_path) == [mode] == ["merged"]
+    assert [one["status"] for one in onnx_modes.findings(given)] == [PASSED]
     feed, answers = exported.read(tmp_path / "merged.npz")
     wrong = {exported.ANSWER + name: value + 0.01 for name, value in answers.items()}
     np.savez(tmp_path / "merged.npz", **{exported.FEED + name: value for name, value in feed.items()}, **wrong)
     found = list(onnx_modes.findings(given))
-    assert [one["status"] for one in found[:2]] == [FAILED, PASSED] and "logits is off by 0.01" in found[0]["says"]
+    assert [one["status"] for one in found] == [FAILED] and "logits is off by 0.01" in found[0]["says"]
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        assert [one["status"] for one in nodes.findings(given)] == [LEFT_OUT, LEFT_OUT]
+        assert [one["status"] for one in nodes.findings(given)] == [LEFT_OUT]
         on_gpu = list(onnx_modes.findings(Given(True, given.end, tmp_path)))
         assert [one["status"] for one in on_gpu] == [LEFT_OUT] and "has no CUDAExecutionProvider" in on_gpu[0]["says"]
-
-
-def test_a_wrong_bit_is_found_by_its_case():
-    """The kernels' own bits are compared in processes that interpret; here the comparison, with kernels that are wrong."""
-    script = """
-import torch
-from unittest import mock
-from benchmarks.on_gpu import kernels
-from benchmarks.on_gpu.cases import Cases
-from benchmarks.on_gpu.parts import bits
-right = kernels.kernels.index
-def wrong(D, d, seed, device, start=0, stop=None):
-    found = right(D, d, seed, device, start, stop)
-    return found + (D > 40)
-with mock.patch.object(kernels.kernels, "index", wrong):
-    (found,) = bits._cases("index", bits.index, 6)
-assert found["status"] == "failed" and "entry 0 is" in found["says"], found
-zeros = torch.tensor([0.0, -0.0])
-assert kernels.bits(zeros)[0] != kernels.bits(zeros)[1]
-assert [Cases(3).projection(99) for _ in range(2)][0] == Cases(3).projection(99)
-"""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 # What is told

@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from unilora_spec.command import printable
 
-from .findings import FAILED, LEFT_OUT, MEASURED, NOTED, PASSED, REHEARSED, finding
+from .findings import FAILED, LEFT_OUT, MEASURED, NOTED, PASSED, REHEARSED, Given, checked, finding, left_out
 
 ROOT = Path(__file__).parents[2]
 GRACE = 5  # seconds beyond its limit in which a part that leaves out the rest of its work may end by itself
@@ -68,6 +68,25 @@ def run(
         heard(found[-1])
     seconds = time.monotonic() - start
     return {"name": part.name, "title": part.title, "status": _status(found), "seconds": seconds, "findings": found}
+
+
+def command(name: str, call: list[str], given: Given) -> Iterator[dict]:
+    """One check: whether a command of Python's, ``python -m`` of ``call``, ends well in the time that is left."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", *call],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=max(given.left(), 1),
+        )
+    except subprocess.TimeoutExpired:
+        yield left_out(name, "it was ended, as no time was left")
+        return
+    print(done.stdout, done.stderr)
+    said = (done.stdout + done.stderr).strip().splitlines() or ["nothing was said"]
+    yield checked(name, 1, [said[-1]] if done.returncode else [])
 
 
 def _environment(gpu, more):

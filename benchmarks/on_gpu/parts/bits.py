@@ -1,9 +1,6 @@
 """The bits of index, expand and adjoint against NumPy's, over many cases; and the cases that Hypothesis draws, where it is there."""
 
 import importlib
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
 import torch
@@ -13,7 +10,7 @@ from unilora_spec import Projection
 from .. import kernels
 from ..cases import Cases
 from ..findings import Given, checked, left_out, tried
-from ..running import ROOT
+from ..running import command
 
 HYPOTHESIS = "the cases of Hypothesis"
 LARGE = 20_000_000, 524_288  # D and d of the performance page, all of whose entries are compared
@@ -75,8 +72,5 @@ def _hypothesis(given):
     if not given.gpu:
         yield left_out(HYPOTHESIS, "`make test` runs them without a GPU")
         return
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=-q", "tests/triton_bits.py"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
-    print(done.stdout, done.stderr)
-    last = (done.stdout.strip().splitlines() or ["nothing was said"])[-1]
-    yield checked(f"{HYPOTHESIS}, tests/triton_bits.py", 1, [last] if done.returncode else [])
+    call = ["pytest", "-p", "no:cacheprovider", "-o", "addopts=-q", "tests/triton_bits.py"]
+    yield from command(f"{HYPOTHESIS}, tests/triton_bits.py", call, given)

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.resources import files
@@ -13,10 +12,11 @@ from backends.torch.conformance import expand_by, implementation, kernel_answers
 from unilora_spec.protocol import TYPES, unpack
 
 from ..findings import Given, checked, left_out, tried
-from ..running import ROOT
+from ..running import command
 
 TESTS = "the conformance tests"
 NEEDS = ("hypothesis", "pytest", "rich")
+RULES = ("4.5", "6.2", "6.3")  # what the kernels have a part in
 BY_KERNELS = ("index", "expand", "adjoint")
 SUMS = ("adjoint", "delta_weight", "merge")
 """Answers of sums, whose bits the specification leaves open. Those of the vectors are exact, but for the sign of a zero."""
@@ -73,11 +73,13 @@ def _tests(given):
     if not given.gpu:
         yield left_out(TESTS, "`make test` runs them without a GPU")
         return
-    command = [sys.executable, "-m", "conformance_tests", "--timeout", "60"]
-    command += ["--impl", f"{sys.executable} -m backends.torch.conformance --triton"]
-    for rule in ("4.5", "6.2", "6.3"):  # what the kernels have a part in
-        command += ["--rule", rule]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    print(done.stdout, done.stderr)
-    said = (done.stdout + done.stderr).strip().splitlines() or ["nothing was said"]
-    yield checked(f"{TESTS}, rules 4.5, 6.2 and 6.3", 1, [said[-1]] if done.returncode else [])
+    call = [
+        "conformance_tests",
+        "--timeout",
+        "60",
+        "--impl",
+        f"{sys.executable} -m backends.torch.conformance --triton",
+    ]
+    for rule in RULES:
+        call += ["--rule", rule]
+    yield from command(f"{TESTS}, rules {', '.join(RULES)}", call, given)
