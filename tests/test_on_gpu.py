@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -123,6 +124,19 @@ def test_the_command_goes_on_after_a_failure_writes_all_and_does_not_end_well(tm
     assert (
         "fails: failed" in said.err and "works: passed" in said.err and said.out == f"{tmp_path / 'out' / 'gpu.md'}\n"
     )
+
+
+def test_what_is_stopped_keeps_what_it_found(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.on_gpu", "--output", tmp_path, "--only", "compiled"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        for line in process.stderr:
+            if line.startswith("compiled: at most"):
+                break
+        process.send_signal(signal.SIGTERM)
+        last = process.stderr.read().splitlines()[-1]
+    assert process.returncode == 1 and last == f"error: stopped; what was found until then is in {tmp_path / 'gpu.md'}"
+    assert [one["name"] for one in json.loads((tmp_path / "gpu.json").read_text())["parts"]] == ["machine"]
 
 
 def test_a_machine_without_torch_is_told_so(tmp_path):

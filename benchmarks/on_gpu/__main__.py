@@ -3,8 +3,8 @@
 import argparse
 import json
 import shlex
-import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,9 +26,6 @@ LEAST = 5  # seconds that have to be left for another part
 def main() -> int:
     call = _call()
     call.output.mkdir(parents=True, exist_ok=True)
-    start, files = time.monotonic(), call.files or call.output / "onnx"
-    if not call.files:
-        shutil.rmtree(files, ignore_errors=True)  # of another state of the exporter
     machine = running.run(MACHINE, False, call.output)
     if any(one["status"] in (FAILED, LEFT_OUT) for one in machine["findings"]):
         raise WorkFailed(f"torch does not run here: {machine['findings'][-1]['says']}")
@@ -38,13 +35,12 @@ def main() -> int:
     if not gpu:
         say("there is no GPU: this is a rehearsal, on small sizes, in Triton's interpreter; no time is measured")
     found = {"command": _command(), "rehearsal": not gpu, "seconds": 0.0, "parts": [machine]}
-    slower = 1 if gpu else SLOWER
-    for part in [part for part in PARTS if not call.only or part.name in call.only]:
-        left = slower * SECONDS - (time.monotonic() - start)
-        limited = part._replace(seconds=min(slower * part.seconds, left))
-        found["parts"].append(_run(limited, gpu, call.output, files))
-        found["seconds"] = time.monotonic() - start
-        _write(found, call.output)  # after each part: whatever ends this call loses nothing
+    parts = [part for part in PARTS if not call.only or part.name in call.only]
+    try:
+        with tempfile.TemporaryDirectory() as exported:  # which one part writes and another reads
+            _run_all(found, parts, call.output, call.files or Path(exported))
+    except KeyboardInterrupt:
+        raise WorkFailed(f"stopped; what was found until then is in {call.output / 'gpu.md'}") from None
     print(json.dumps(found, indent=1) if call.json else call.output / "gpu.md")
     failed = [part["title"] for part in found["parts"] if part["status"] == FAILED]
     if failed:
@@ -80,6 +76,18 @@ def _call():
 
 def _command():
     return " ".join(["python -m benchmarks.on_gpu", *map(shlex.quote, sys.argv[1:])])
+
+
+def _run_all(found, parts, folder, files):
+    """Adds what each part finds, and writes all of it after each: whatever ends this call loses nothing."""
+    start, slower = time.monotonic(), SLOWER if found["rehearsal"] else 1
+    _write(found, folder)
+    for part in parts:
+        left = slower * (SECONDS - MACHINE.seconds) - (time.monotonic() - start)
+        limited = part._replace(seconds=min(slower * part.seconds, left))
+        found["parts"].append(_run(limited, not found["rehearsal"], folder, files))
+        found["seconds"] = time.monotonic() - start
+        _write(found, folder)
 
 
 def _run(part, gpu, folder, files):

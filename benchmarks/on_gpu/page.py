@@ -49,7 +49,7 @@ def _section(part):
     lines = [one["line"] for one in part["findings"] if one["line"]]
     rates = [f"- {one['name']}: {one['says']}" for one in part["findings"] if one["line"] and "GB/s" in one["says"]]
     blocks = ["\n".join(told), table(lines) if lines else "", "\n".join(rates)]
-    return "\n\n".join(filter(None, [f"## {part['title']}", *blocks]))
+    return "\n\n".join(filter(None, [f"## {part['title']}", *blocks])) if any(blocks) else ""
 
 
 def _told(one):

@@ -36,3 +36,7 @@ def _gpu():
         memory, processors = about.total_memory / 2**30, about.multi_processor_count
         says = f"{about.name}, {memory:.0f} GiB, {processors} multiprocessors, compute capability {about.major}.{about.minor}"
         yield finding(GPU, NOTED, f"{says}, CUDA {torch.version.cuda}")
+    elif torch.version.cuda is None:
+        yield finding("no GPU", NOTED, "this torch is built without CUDA")
+    else:
+        yield finding("no GPU", NOTED, "torch finds none")
