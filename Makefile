@@ -10,7 +10,7 @@ INSTALLED := .venv/installed-$(RUNTIME)
 GEMMA := build/gemma/gemma-3-270m-q4_k_m.gguf
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test quick lint types implementations peers runtimes llama vllm genai llm faults fuzz kills attack compare bench docs clean
+.PHONY: demo test quick lint types implementations peers runtimes llama vllm genai llm faults fuzz kills attack compare bench docs gpu clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -131,6 +131,11 @@ implementations: $(INSTALLED)
 	@mkdir -p build/conformance
 	gcc -std=c11 -O2 -ffp-contract=off -o build/conformance/unilora conformance_tests/examples/unilora.c -lm
 	$(BIN)/python tests/our_implementations.py build/conformance
+
+# docs/gpu.md: the kernels, the training step and exported graphs on this machine's GPU, eight minutes at most, into build/gpu. It installs
+# nothing, and takes $(PYTHON) as it is. Less: python -m benchmarks.on_gpu --only bits. With files exported elsewhere: make gpu FILES=FOLDER.
+gpu:
+	$(PYTHON) -m benchmarks.on_gpu $(if $(FILES),--files $(FILES))
 
 # docs/trainers.md: the trainers of other libraries, each with an adapter, in an environment of their own; two minutes on two cores.
 # Less: .venv-peers/bin/python -m pytest -o addopts=-q tests/peers/test_trl.py

@@ -20,7 +20,7 @@ from typer.main import get_command
 from unilora_spec import UniLoraError, replacing
 from unilora_spec.command import run
 
-from . import attaching, files, generating, gpu, language_models, measure, memory, projection, report, training
+from . import attaching, files, generating, language_models, measure, memory, projection, quiet, report, training
 from .compare.command import compare
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -36,13 +36,14 @@ GROUPS = {
     (10,): files.checkpoints,
     (11,): files.merge,
     (12,): projection.growth,
-    (13,): gpu.on_gpu,
     (14,): attaching.switching,
     (15,): generating.generating,
     (16,): language_models.language_models,
 }
 ROWS = [number for numbers in GROUPS for number in numbers]
 QUICK = 2
+MORE = 40.0  # seconds in which the rounds of one comparison may go on while its ratios are uncertain
+WAIT = 30.0  # seconds that a row waits for a quiet machine
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -63,7 +64,7 @@ def bench(
 ):
     """Measure this project beside PEFT and the machine's own limits, and write docs/performance.md from the numbers.
 
-    All rows take some ten minutes on two cores, which should have nothing else to do.
+    All rows take some ten minutes on two quiet cores. Each waits for others to be quiet, and what is uncertain by then takes more rounds.
     """
     if context.invoked_subcommand:
         if any(context.params.values()):
@@ -71,7 +72,7 @@ def bench(
         return None
     unknown = sorted(set(only or ()) - set(ROWS))
     if unknown:
-        raise UniLoraError(f"--only: there is no row {unknown[0]}; rows are {ROWS[0]} to {ROWS[-1]}")
+        raise UniLoraError(f"--only: there is no row {unknown[0]}; give one of {', '.join(map(str, ROWS))}")
     output = output or (OTHERS if only or quick else DOCS)
     if quick and output.resolve() == DOCS:
         raise UniLoraError("--output: a quick run's numbers mean nothing; give a folder other than docs")
@@ -99,21 +100,27 @@ def bench(
     return 0
 
 
-def _measured(numbers, quick) -> list[dict]:
-    """The rows of these numbers; how far they are is shown on standard error."""
+def _measured(numbers, brief) -> list[dict]:
+    """The rows of these numbers, each with what other programs had of the processors; how far they are is shown on standard error."""
     found, columns = [], (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
     def rounds(title, count):
-        return bars.track(range(min(count, QUICK) if quick else count), description=title)
+        least = min(count, QUICK) if brief else count
+        bar = bars.add_task(title, total=least)
+        return measure.Repeats(least, 0.0 if brief else MORE, lambda number: bars.update(bar, completed=number + 1))
 
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bars, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries, about what is meant here
         groups = [group for group in GROUPS.items() if numbers & set(group[0])]
         for of_group, rows in bars.track(groups, description="rows"):
             title = f"row {', '.join(map(str, of_group))}"
-            start = time.monotonic()
-            found += [row for row in rows(partial(rounds, title)) if row["row"] in numbers]
-            bars.console.print(f"{title}: {time.monotonic() - start:.0f} s", highlight=False)
+            met = quiet.wait(quiet.LOOK if brief else WAIT)
+            start, others = time.monotonic(), quiet.Others()
+            made = [row for row in rows(partial(rounds, title)) if row["row"] in numbers]
+            found += [row | {"others": others.processors()} for row in made]
+            seconds, during = time.monotonic() - start, others.processors()
+            said = f"{title}: {seconds:.0f} s, others had {met:.2f} processors before and {during:.2f} during it"
+            bars.console.print(said, highlight=False)
     return found
 
 

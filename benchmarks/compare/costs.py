@@ -2,12 +2,12 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 import transformers
 
-from ..measure import alternate, compared
+from ..measure import Repeats, alternate, compared
 from ..memory import allocated
 from .method import HEAD, REFERENCE
 from .methods import METHODS
@@ -16,7 +16,7 @@ from .runs import HELD_OUT, PROTOCOL, Scale, prepared, trained
 SEED, ROUNDS = 0, 10
 
 
-def costs(arguments: dict[str, dict], scale: Scale, rounds: Iterable[int]) -> dict[str, dict]:
+def costs(arguments: dict[str, dict], scale: Scale, repeats: Repeats) -> dict[str, dict]:
     """By method, ``time``, a step's beside balanced's, a line as ``measure.compared`` makes it, and ``memory``, the bytes of a
     step's peak above that of the head alone's. ``arguments`` are those of each method, these two among them."""
     _, base, head, data, task = prepared(SEED, scale, HELD_OUT)
@@ -44,7 +44,7 @@ def costs(arguments: dict[str, dict], scale: Scale, rounds: Iterable[int]) -> di
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT's, about what is meant here
-        times = alternate({name: step(copy.deepcopy(base), name) for name in arguments}, rounds)
+        times = alternate({name: step(copy.deepcopy(base), name) for name in arguments}, repeats)
         least = peak(HEAD)
         return {
             name: {"time": compared(name, times[name], times[REFERENCE]), "memory": peak(name) - least}

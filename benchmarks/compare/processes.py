@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from unilora_spec import WorkFailed
 
-from ..measure import machine
+from ..measure import Repeats, machine
 from .costs import ROUNDS, costs
 from .runs import QUICK, Kept, Run, Scale, made
 
@@ -84,7 +84,8 @@ class Work:
         if found is None:
             load = os.getloadavg()[0]
             title = f"a step of {len(arguments)} methods in turns"
-            found = costs(arguments, self.scale, self.bars.track(range(rounds), description=title))
+            bar = self.bars.add_task(title, total=rounds)
+            found = costs(arguments, self.scale, Repeats(rounds, tick=lambda _: self.bars.advance(bar)))
             found = self.kept.write(what, {"machine": here, "load": load, "costs": found})
         return found
 

@@ -69,6 +69,23 @@ def nodes(path: Path) -> dict:
     }
 
 
+def compared(path: Path) -> tuple[int, list[dict]] | None:
+    """How many nodes the per-run path has, and ``{operator, first, said, where}`` of each that the table and its rule place elsewhere
+    than ONNX Runtime has put it; None where it has no CUDA to put any on."""
+    look_at(Path(path))
+    model, assigned = _optimized(Path(path))
+    if assigned is None:
+        return None
+    opsets = {opset.domain: opset.version for opset in model.opset_import}
+    by_table, by_runtime = (list(_places(model.graph, opsets, known)) for known in (None, assigned))
+    others = [
+        {"operator": operator(node.domain, node.op_type), "first": node.name, "said": said, "where": where}
+        for (node, said), (_, where) in zip(by_table, by_runtime)
+        if said != where
+    ]
+    return len(by_table), others
+
+
 def _optimized(path: Path) -> tuple[onnx.ModelProto, dict | None]:
     """What ONNX Runtime has left of a file, and, with CUDA, the places of its nodes: ``{(operator, name): {"CPU", …}}``."""
     options = onnxruntime.SessionOptions()
