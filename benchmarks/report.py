@@ -43,9 +43,9 @@ def _head(measured):
 What is compared takes turns in one loop, in an order that changes, so that whatever else the machine does reaches all
 alike. Times are medians by the clock on the wall, with the quartiles in brackets. A ratio is that of two medians; its 90 % interval
 comes from {measured["draws"]:,} draws of the rounds, the same for both. A bound is kept or not where the whole interval says so, and
-that of processor time too where other programs ran meanwhile; it is open otherwise. Beside it are the ratio of the lower quartiles, which have met least of what else the machine did, and that
-of processor time, in which other programs do not count and several threads count together. `make gpu` measures on a GPU
-([gpu.md](gpu.md))."""
+open otherwise. Beside the ratio stand that of the lower quartiles, whose rounds met least of what else the machine did, and that of
+processor time, in which other programs do not count and several threads count together; where other programs ran meanwhile, a
+bound is decided only if processor time agrees. `make gpu` measures on a GPU ([gpu.md](gpu.md))."""
     if measured["quick"]:
         text += "\n\n**A quick run: two rounds of each. Its times and intervals mean nothing.**"
     return text
