@@ -117,8 +117,9 @@ def _measured(numbers, brief) -> list[dict]:
             met = quiet.wait(quiet.LOOK if brief else WAIT)
             start, others = time.monotonic(), quiet.Others()
             made = [row for row in rows(partial(rounds, title)) if row["row"] in numbers]
-            found += [row | {"others": others.processors()} for row in made]
             seconds, during = time.monotonic() - start, others.processors()
+            busy = {"busy": during > quiet.QUIET}
+            found += [row | {"others": during, "lines": [line | busy for line in row["lines"]]} for row in made]
             said = f"{title}: {seconds:.0f} s, others had {met:.2f} processors before and {during:.2f} during it"
             bars.console.print(said, highlight=False)
     return found

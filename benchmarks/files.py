@@ -25,15 +25,14 @@ def checkpoints(rounds: Rounds) -> list[dict]:
     theta = D_TRAINED * 4
     lines = [
         compared("checkpoint", [size], [needed], unit="bytes"),
-        compared("checkpoint less θ's numbers", [size - theta], [needed - theta], 1.0, unit="bytes"),
+        compared("checkpoint less θ's numbers", [size - theta], [needed - theta], unit="bytes"),
         compared("checkpoint, with PEFT's README.md", [size], [sum(sizes.values())], unit="bytes"),
         compared("AdamW's state", [states[0]], [states[1]], 1.0, unit="bytes"),
     ]
     how = (
         f"{Q_V}, d = {D_TRAINED:,}. Our one file from `save_adapter` against what PEFT's `save_pretrained` writes and"
         " needs to load: adapter_model.safetensors and adapter_config.json. Of the optimizer, all tensors of its state"
-        f" after a step. Of the whole file there is no bound: θ's {theta:,} bytes are in both, and all that could be saved"
-        " beside them is little of it; the bound is on what is beside them."
+        f" after a step. The file has no bound: θ's {theta:,} bytes are in both, and each has less than a thousand beside them."
     )
     about = "Bytes that are kept", "our file and optimizer state", "PEFT UniLora's"
     return [row(10, *about, how, lines)]

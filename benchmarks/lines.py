@@ -22,24 +22,44 @@ def _cells(line):
 
 
 def is_met(line: dict) -> bool | None:
-    """Whether a line keeps its bound: None where it has none, or where the interval has the bound within it."""
-    if line["at_most"] is None or is_open(line):
+    """Whether a line keeps its bound: None where it has none, and where the rounds leave it open."""
+    if line["at_most"] is None or _why_open(line):
         return None
     return value(line) <= line["at_most"]
 
 
 def is_open(line: dict) -> bool:
     """Whether the rounds leave open if a line keeps its bound."""
-    return line["at_most"] is not None and line["bounds"] == "ratio" and line["low"] <= line["at_most"] < line["high"]
+    return line["at_most"] is not None and bool(_why_open(line))
 
 
 def verdict(line: dict) -> str:
-    """In words: kept, not kept, or open."""
+    """In words: kept, not kept, or open and why."""
     if line["at_most"] is None:
         return "for information"
-    if is_open(line):
-        return "open: the bound is within the interval"
+    if why := _why_open(line):
+        return f"open: {why}"
     return "kept" if is_met(line) else "**not kept**"
+
+
+def _why_open(line) -> str:
+    """Nothing where it is decided. ``busy`` is said of a line that was measured while other programs ran: one that is longer is
+    interrupted more often than one that is short, so that the clock alone does not decide then."""
+    if line["bounds"] != "ratio":
+        return ""
+    sides = {_side(line, line["at_most"])}
+    if line.get("busy") and line["processor"]:
+        sides.add(_side(line["processor"], line["at_most"]))
+    if None in sides:
+        return "the bound is within the interval"
+    return "other programs ran, and processor time says otherwise" if len(sides) > 1 else ""
+
+
+def _side(ratio, bound) -> bool | None:
+    """Whether a whole interval is at the bound or below it, or above; None where it has the bound within it."""
+    if ratio["low"] <= bound < ratio["high"]:
+        return None
+    return ratio["high"] <= bound
 
 
 def value(line: dict) -> float:

@@ -43,9 +43,9 @@ def _head(measured):
 What is compared takes turns in one loop, in an order that changes, so that whatever else the machine does reaches all
 alike. Times are medians by the clock on the wall, with the quartiles in brackets. A ratio is that of two medians; its 90 % interval
 comes from {measured["draws"]:,} draws of the rounds, the same for both. A bound is kept or not where the whole interval says so, and
-open otherwise. Beside it are the ratio of the lower quartiles, which have met least of what else the machine did, and that
-of processor time, in which other programs do not count and several threads count together. `make gpu` measures on a GPU
-([gpu.md](gpu.md))."""
+open otherwise. Beside the ratio stand that of the lower quartiles, whose rounds met least of what else the machine did, and that of
+processor time, in which other programs do not count and several threads count together; where other programs ran meanwhile, a
+bound is decided only if processor time agrees. `make gpu` measures on a GPU ([gpu.md](gpu.md))."""
     if measured["quick"]:
         text += "\n\n**A quick run: two rounds of each. Its times and intervals mean nothing.**"
     return text
@@ -55,8 +55,9 @@ def _summary(rows):
     bounded = [(row, line) for row in rows for line in row["lines"] if line["at_most"] is not None]
     undecided = [(row, line) for row, line in bounded if is_open(line)]
     missed = [(row, line) for row, line in bounded if is_met(line) is False]
-    text = f"{len(bounded) - len(missed) - len(undecided)} of {len(bounded)} bounds are kept, {len(undecided)} are open."
-    for title, some in (("Not kept are", missed), ("Open are, as the interval has the bound within it", undecided)):
+    kept = len(bounded) - len(missed) - len(undecided)
+    text = f"Of {len(bounded)} bounds {kept} are kept, {len(missed)} not kept, and {len(undecided)} open."
+    for title, some in (("Not kept are", missed), ("Open are", undecided)):
         if some:
             text += f"\n\n{title}:\n\n" + "\n".join(
                 f"- {row['title']}, {line['name']}: {shown_value(line)}, where {shown_bound(line)} is the bound"

@@ -107,7 +107,7 @@ def test_one_json_gives_the_same_bytes_twice():
 
 def test_a_bound_that_is_not_kept_is_told_with_its_profile():
     page = report.page(numbers())
-    assert "1 of 3 bounds are kept, 0 are open.\n\nNot kept are:" in page
+    assert "Of 3 bounds 1 are kept, 2 not kept, and 0 open.\n\nNot kept are:" in page
     assert "- The cost, far: 0.6" in page and "- The cost, counted: 5 bytes an entry, where 4 bytes an entry is" in page
     (near,) = [line for line in page.splitlines() if line.startswith("| near |")]
     (far,) = [line for line in page.splitlines() if line.startswith("| far |")]
@@ -133,12 +133,28 @@ def test_a_bound_is_decided_by_the_whole_interval(ratio, low, high, words, met):
     assert lines.is_open(line) == (met is None)
 
 
+@pytest.mark.parametrize(
+    ("busy", "processor", "words"),
+    [
+        (False, (0.7, 0.65, 0.75), "kept"),  # several threads may take less time, and more of the processors'
+        (True, (0.7, 0.65, 0.75), "open: other programs ran, and processor time says otherwise"),
+        (True, (0.6, 0.55, 0.65), "open: the bound is within the interval"),
+        (True, (0.5, 0.45, 0.55), "kept"),
+        (True, None, "kept"),
+    ],
+)
+def test_beside_other_programs_processor_time_has_to_agree(busy, processor, words):
+    processor = processor and dict(zip(("ratio", "low", "high"), processor))
+    line = compared("x", [1], [2], 0.6) | {"busy": busy, "processor": processor}
+    assert lines.verdict(line) == words and lines.is_open(line) == words.startswith("open")
+
+
 def test_an_open_bound_is_told_as_such():
     measured = numbers()
     measured["rows"][0]["lines"][0] |= {"low": 0.5, "high": 0.7}
     page = report.page(measured)
-    assert "0 of 3 bounds are kept, 1 are open." in page
-    assert "Open are, as the interval has the bound within it:\n\n- The cost, near: " in page
+    assert "Of 3 bounds 0 are kept, 2 not kept, and 1 open." in page
+    assert "Open are:\n\n- The cost, near: " in page
 
 
 def test_steps_take_turns_and_the_first_round_is_not_counted():

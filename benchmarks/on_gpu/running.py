@@ -47,7 +47,9 @@ def run(
     start, found = time.monotonic(), []
 
     def listen():
-        for line in lines.read_text(encoding="utf-8").split("\n")[len(found) : -1]:  # the last one may be half written
+        for line in lines.read_text(encoding="utf-8", errors="replace").split("\n")[
+            len(found) : -1
+        ]:  # the last one may be half written
             found.append(json.loads(line))
             heard(found[-1])
 
