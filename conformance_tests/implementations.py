@@ -68,7 +68,7 @@ def record_of(report: dict, note: str, date: str) -> dict:
             "tests": version("unilora"),
             "date": date,
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, UniLoraError):
             raise
         raise UniLoraError("it is no report of a run; give what --json has written") from None

@@ -85,6 +85,14 @@ DEEP = {
     "objects that nest": Seed(b'{"a":' * 100_000, "nested deeper"),
     "a pipe": PIPE,
 }
+REPORT = {
+    "implementation": {"name": "mine", "version": "0", "requests": ["describe", "keys"], "kinds": ["balanced"]},
+    "specification": "1",
+    "call": {"impl": "./mine", "examples": 40, "seed": 0, "rules": [], "chapters": [], "level": None},
+    "level": None,
+    "rules": {},
+    "checks": [{"outcome": "passed"}, {"outcome": "not supported"}],
+}
 LONG = Seed(packed(b'{"a":"' + b"x" * 70_000_000 + b'"}'), "16777216 is the limit")
 
 
@@ -662,6 +670,13 @@ DOORS = [
         "peft/adapter_model.safetensors",
         BASE | {"peft/adapter_config.json": text(PEFT)},
         {"a header of 70 MB": LONG},
+    ),
+    Door(
+        "report of a conformance run",
+        ("conformance_tests.implementations", "report.json", "--folder", "all"),
+        "report.json",
+        {},
+        {"sound": Seed(text(REPORT), None), **DEEP, "another object": Seed(b"{}", "it is no report of a run")},
     ),
     Door("ONNX, nodes", ("export", "nodes", "model.onnx"), "model.onnx", BASE, {"sound": Seed(graph(), None), **ONNX}),
     Door(

@@ -83,6 +83,7 @@ def test_a_name_makes_nothing_of_the_page():
         ({"checks": 3}, "it is no report of a run"),
         ({"implementation": {"name": 5}}, "it is no report of a run"),
         ({"call": []}, "it is no report of a run"),
+        ({"call": REPORT["call"] | {"examples": float("inf")}}, "it is no report of a run"),
     ],
 )
 def test_what_is_no_report_is_refused(changed, sentence):

@@ -42,5 +42,5 @@ def test_members(judge, p, data):
 @given(projections("uniform", small_sizes))
 def test_scale_of_empty_columns(judge, p):
     """scale_j is 0 where n_j = 0."""
-    n = [arithmetic.count("uniform", p["D"], p["d"], int(p["seed"]), j) for j in range(p["d"])]
+    n = map(arithmetic.counts("uniform", p["D"], p["d"], int(p["seed"])), range(p["d"]))
     judge.gives({"scale": list(map(arithmetic.scale, n))}, "scale", projection=p, start=0, stop=p["d"])
