@@ -11,7 +11,7 @@ from unilora_spec.rest import told
 
 from ..folders.base_files import OTHER_CONTENTS
 from ..graph.adapt import Saved, Weight
-from ..modes import Form
+from ..modes import STEP, Form
 from ..onnx import OPSETS, advice, cases, check_call, finish
 from .cache import PAST, PRESENT, split
 from .model import array, arrays, inference, looked_at, run, values
@@ -36,6 +36,8 @@ def export_onnx(
     required_inputs: bool = False,
     inline: bool = False,
     marked: bool = True,
+    loss: Callable | None = None,
+    weights: str = "float32",
     progress: Callable[[str], None] = lambda step: None,
 ) -> dict:
     """Writes ``model`` with ``adapter`` to ``path`` as ONNX and returns a report of it.
@@ -55,6 +57,9 @@ def export_onnx(
     ``required_inputs``  whether what each run may bring (θ, A and B, a head) has no default, for runtimes without optional inputs
     ``inline``           whether the graph has no local functions and needs no 64-bit integers, for runtimes without them
     ``marked``           whether the .onnx_adapter of "input" and "factored" says what it belongs to; graphs of other tools refuse that
+    ``loss``    of the mode "step": a function of what the model's forward gives and of ``labels``, a tensor that the examples hold beside the
+                inputs, to a mean; None for a transformers model whose task has one (export.torch_base.step.tasks)
+    ``weights`` of the mode "step": how the large weights that nobody trains are stored, float32, float16 or int8
 
     An encoder-decoder is one graph from both its inputs to its logits: without a cache, and not as two files.
     The file is checked by onnx and run in ONNX Runtime against PyTorch before it takes its place at ``path``. Raises
@@ -70,6 +75,8 @@ def export_onnx(
     batches = [dict(example_inputs), *map(dict, more_inputs)]
     parameters = dict(model.named_parameters(remove_duplicate=False))
     warnings = _check_base(model, adapters, parameters)
+    if mode == STEP:
+        return _step(model, adapters[0], batches, path, opset, dynamic, loss, weights, with_past, compare, form, progress, warnings)
     placed, saved = adapters[0].layer_map.placed_by_weight(), adapters[0].saved
 
     with inference(model):
@@ -97,6 +104,17 @@ def export_onnx(
     moved = max(float(np.max(np.abs(answers[0][0][n].astype("f4") - plain[n]), initial=0)) for n in wanted)
     warnings += advice(mode, adapters[0].layer_map)
     return {**report, "adapter_moves_outputs_by": moved, "warnings": warnings}
+
+
+def _step(model, adapter, batches, path, opset, dynamic, loss, weights, with_past, compare, form, progress, warnings):
+    from .step.export import LABELS, export_step
+
+    if with_past:
+        raise UniLoraError("--with-past is for a decoder that generates, and a step learns whole sequences; leave it out")
+    if dynamic is None:
+        dynamic = _default_dynamic({name: value for name, value in batches[0].items() if name != LABELS})
+    report = export_step(model, adapter, batches, path, opset, dynamic, loss, weights, compare, form, progress)
+    return {**report, "warnings": warnings}
 
 
 def merged(model, adapter: Adapter) -> dict[str, np.ndarray]:
