@@ -59,7 +59,7 @@ def _between_zeros(g, dim, before, after):
     return torch.cat([*zeros(before), g, *zeros(after)], dim)
 
 
-DECOMPOSED = {
+DECOMPOSED = {op: made for op, made in decomposition_table.items() if "backward" in str(op)} | {
     aten.gelu_backward.default: _gelu,
     aten.tanh_backward.default: lambda g, y: _call("TanhBackward", g, y),
     aten.sigmoid_backward.default: lambda g, y: _call("SigmoidBackward", g, y),
@@ -69,4 +69,4 @@ DECOMPOSED = {
     aten.slice_backward.default: _slice,
     aten.select_backward.default: _select,
 }
-"""For make_fx, while the backward pass is traced; PyTorch decomposes the others."""
+"""For make_fx, while the backward pass is traced: PyTorch's own ways of operations that ONNX lacks, and ours."""
