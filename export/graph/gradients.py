@@ -54,7 +54,9 @@ def LogSoftmaxBackward(g: FLOAT[...], y: FLOAT[...], axes: Sequence[int]) -> FLO
 
 
 @script(DOMAIN, default_opset=op)
-def LayerNormBackward(g: FLOAT[...], x: FLOAT[...], mean: FLOAT[...], deviation: FLOAT[...], axes: Sequence[int]) -> FLOAT[...]:
+def LayerNormBackward(
+    g: FLOAT[...], x: FLOAT[...], mean: FLOAT[...], deviation: FLOAT[...], axes: Sequence[int]
+) -> FLOAT[...]:
     """Of the normalized x, with its mean and the inverse of its standard deviation: what is left of g without its mean and its part along the result."""
     normal = (x - mean) * deviation
     axis = op.Constant(value_ints=axes)

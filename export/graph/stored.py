@@ -6,7 +6,9 @@ import onnx_ir as ir
 from .rebuild import GraphTape
 
 WEIGHTS = ("float32", "float16", "int8")
-LARGE = 2**12  # numbers; smaller ones, biases and what scales, are as they are: they take no space, and their rounding is felt
+LARGE = (
+    2**12
+)  # numbers; smaller ones, biases and what scales, are as they are: they take no space, and their rounding is felt
 
 
 def is_narrowed(array: np.ndarray) -> bool:

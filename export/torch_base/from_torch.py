@@ -75,6 +75,8 @@ def export_onnx(
     batches = [dict(example_inputs), *map(dict, more_inputs)]
     parameters = dict(model.named_parameters(remove_duplicate=False))
     warnings = _check_base(model, adapters, parameters)
+    if mode != STEP and (loss or weights != "float32"):
+        raise UniLoraError(f"loss and weights are of the mode step, and the mode is {mode}; leave them out")
     if mode == STEP:
         return _step(model, adapters[0], batches, path, opset, dynamic, loss, weights, with_past, compare, form, progress, warnings)
     placed, saved = adapters[0].layer_map.placed_by_weight(), adapters[0].saved
@@ -83,7 +85,7 @@ def export_onnx(
         with values(parameters, saved):
             if with_past:
                 batches = after_a_past(model, batches)
-            dynamic = _default_dynamic(batches[0]) if dynamic is None else dynamic
+            dynamic = default_dynamic(batches[0]) if dynamic is None else dynamic
             first = run(model, batches[0])
             names = [name for name in first if name == "logits" or name.startswith(f"{PRESENT}.")]
             wanted = names if "logits" in names else list(first)
@@ -112,7 +114,7 @@ def _step(model, adapter, batches, path, opset, dynamic, loss, weights, with_pas
     if with_past:
         raise UniLoraError("--with-past is for a decoder that generates, and a step learns whole sequences; leave it out")
     if dynamic is None:
-        dynamic = _default_dynamic({name: value for name, value in batches[0].items() if name != LABELS})
+        dynamic = default_dynamic({name: value for name, value in batches[0].items() if name != LABELS})
     report = export_step(model, adapter, batches, path, opset, dynamic, loss, weights, compare, form, progress)
     return {**report, "warnings": warnings}
 
@@ -160,7 +162,8 @@ def after_a_past(model, batches: Sequence[Mapping]) -> list[dict]:
     return [split(model, batch, past) for batch, past in [*pasts, (first, 0), (first, columns - 1)]]
 
 
-def _default_dynamic(inputs) -> dict[str, dict[int, str]]:
+def default_dynamic(inputs) -> dict[str, dict[int, str]]:
+    """The axes that may change where a call names none. Raises ``UniLoraError`` for an example of one row or position."""
     axes, has_past = {}, any(name.startswith(f"{PAST}.") for name in inputs)
     for name, value in inputs.items():
         axes[name] = {0: "batch"}

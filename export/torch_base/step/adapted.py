@@ -31,7 +31,9 @@ class Change:
     def product(self, x: torch.Tensor, features: int) -> torch.Tensor:
         """x·ΔWᵀ without ΔW, of as many ``features`` as W gives."""
         pieces = _with_gaps(
-            [(segment, functional.linear(_scaled(functional.linear(x, A), s), B)) for segment, s, (A, B) in self.parts], features, -1
+            [(segment, functional.linear(_scaled(functional.linear(x, A), s), B)) for segment, s, (A, B) in self.parts],
+            features,
+            -1,
         )
         return torch.cat(pieces, -1) if len(pieces) > 1 else pieces[0]
 

@@ -89,9 +89,7 @@ def traced(
     stored = {node: tensors[targets[node.name]] for node in places if node.name in targets}
     own = {node: names_of.get(id(value), targets[node.name].removeprefix("model.")) for node, value in stored.items()}
     fakes = places[0].meta["val"].fake_mode
-    factors = {
-        name: torch.zeros(shape) for segment in layer_map.segments for name, shape in names(segment)
-    }
+    factors = {name: torch.zeros(shape) for segment in layer_map.segments for name, shape in names(segment)}
     in_full = {own[node]: value.detach() for node, value in stored.items() if own[node] in saved}
     frozen = {own[node]: value.detach() for node, value in stored.items() if own[node] not in saved}
 
@@ -107,7 +105,9 @@ def traced(
                 offset: [of_factors[name] for name, _ in names(segment)] for segment, offset in layer_map.placed()
             }
             weights, fed = of_saved | of_frozen, iter(fed)
-            changed = [(weights[name], change) for name, change in changes(layer_map, by_offset).items() if name in weights]
+            changed = [
+                (weights[name], change) for name, change in changes(layer_map, by_offset).items() if name in weights
+            ]
             inputs = [weights[own[node]] if node in stored else next(fed) for node in places]
             loss, logits = Adapted(program.graph_module, changed).run(*inputs)
             gradients = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)

@@ -15,7 +15,9 @@ IGNORED = -100  # a label that is not learned
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The mean over the labels that are learned, and 0 where none is; ``logits`` have an axis of classes behind those of ``labels``."""
     flat = logits.float().flatten(0, -2), labels.flatten()
-    return functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum") / (labels != IGNORED).sum().clamp(min=1)
+    return functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum") / (labels != IGNORED).sum().clamp(
+        min=1
+    )
 
 
 def next_tokens(logits, labels):
