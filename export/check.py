@@ -7,11 +7,12 @@ import numpy as np
 import onnx_ir as ir
 
 from unilora_spec import Adapter, UniLoraError
+from unilora_spec.serialization import encode
 
-from .modes import BESIDE, MODES
+from .modes import BESIDE, MODES, STEP
 from .onnx import cases, load, metadata, outputs
 from .parity import compare as parity
-from .parity.file import compare_file
+from .parity.file import compare_file, compare_step
 
 Progress = Callable[[str], None]
 
@@ -28,6 +29,8 @@ def check_with_file(
     from .onnx_base.from_file import read, reference
 
     graph = _of_these(path, adapters)
+    if _mode(graph) == STEP:
+        raise UniLoraError(f"{path} is a step of training, whose gradients no ONNX base has; give --base the model's folder")
     feeds = [arrays] if arrays is not None else feeds_for(read(Path(base)))
     names = _outputs(graph)
     progress("running the base and ΔW")
@@ -38,6 +41,8 @@ def check_with_file(
 def check_with_torch(path: Path, adapters: Sequence[Adapter], base: str | None, arrays, progress: Progress) -> dict:
     """The same, from those of the transformers model ``base``, by default the folder that the adapter names, in PyTorch."""
     graph = _of_these(path, adapters)
+    if _mode(graph) == STEP:
+        return _check_step(path, graph, adapters[0], base, arrays, progress)
     progress("loading PyTorch")
     from .torch_base.base import load_base
     from .torch_base.cache import PAST
@@ -53,6 +58,25 @@ def check_with_torch(path: Path, adapters: Sequence[Adapter], base: str | None, 
     answers = [reference(model, each, batches, _outputs(graph)) for each in adapters]
     feeds = [as_arrays(batch, batch) for batch in batches]
     return _compared(path, graph, adapters, feeds, answers, progress) | {"reference": "PyTorch"}
+
+
+def _check_step(path: Path, graph: ir.Model, adapter: Adapter, base: str | None, arrays, progress: Progress) -> dict:
+    """The same of a step of training: its loss, logits and gradients."""
+    said = graph.metadata_props
+    if not said.get("unilora.task"):
+        raise UniLoraError(f"{path} was exported with a loss of one's own, which the file does not hold; export_onnx compares it")
+    progress("loading PyTorch")
+    from .torch_base.base import load_base
+    from .torch_base.inputs import real_inputs, tensors
+    from .torch_base.step.export import cases as of_step
+
+    model, tokenizer, _ = load_base(adapter, base)
+    batches = real_inputs(model, tokenizer) if arrays is None else [tensors(arrays)]
+    progress("running a step in PyTorch")
+    checks = of_step(model, adapter, batches, said.get("unilora.weights", "float32"))
+    progress("running the file in ONNX Runtime")
+    comparison, providers = compare_step(path, checks)
+    return {"file": str(path), "mode": STEP, "providers": providers, "comparison": comparison, "reference": "PyTorch"}
 
 
 def _of_these(path: Path, adapters: Sequence[Adapter]) -> ir.Model:
@@ -74,11 +98,13 @@ def _of_these(path: Path, adapters: Sequence[Adapter]) -> ir.Model:
 
 
 def _check_beside(path: Path, mode: str, adapter: Adapter) -> None:
-    """Raises ``UniLoraError`` where the expander or the .onnx_adapter beside a graph is another adapter's: a killed export may have
+    """Raises ``UniLoraError`` where the expander, the .onnx_adapter or the start beside a graph is another adapter's: a killed export may have
     placed them alone."""
     from .graph.expander import check_adapter
 
     def is_own(file):
+        if file.suffix == ".safetensors":
+            return file.read_bytes() == encode(adapter)
         if file.suffix != ".onnx":
             return check_adapter(adapter, mode, file)
         said = load(file).metadata_props

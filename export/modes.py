@@ -1,4 +1,4 @@
-"""The five modes of an exported graph, when to choose which, and how a graph is written for runtimes that lack something."""
+"""The modes of an exported graph, when to choose which, and how a graph is written for runtimes that lack something."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,11 @@ MODES = {
     "input": "requests come one adapter at a time: θ, d floats, is a feed",
     "factored": "where LoRA adapters of any rank are switched: A and B are feeds",
     "bank": "requests for different adapters share a batch: each row has a number",
+    "step": "to train where PyTorch is not: inputs, labels and θ in, loss, logits and their gradients out",
 }
+STEP = "step"  # all others answer requests
 FED = ("input", "factored")  # each run may bring another adapter
-BESIDE = {"input": (".onnx_adapter",), "factored": (".expander.onnx", ".onnx_adapter")}
+BESIDE = {"input": (".onnx_adapter",), "factored": (".expander.onnx", ".onnx_adapter"), "step": (".safetensors",)}
 """The suffixes of the files beside a graph."""
 
 
@@ -32,11 +34,11 @@ class Form:
 
     def check(self, mode: str) -> None:
         """Raises ``UniLoraError`` where the mode has nothing that the form is about."""
-        if self.required and mode not in (*FED, "bank"):
+        if self.required and mode not in (*FED, "bank", STEP):  # a step requires them in any form
             raise UniLoraError(
                 f"--required-inputs is for adapters that are fed, and the mode {mode} holds its own; give --mode input, factored or bank"
             )
-        if not self.marked and mode not in BESIDE:
+        if not self.marked and mode not in FED:
             raise UniLoraError(f"--unmarked is for the .onnx_adapter of --mode input and factored; the mode {mode} writes none")
 
 

@@ -3,7 +3,7 @@
 import glob
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,16 @@ from unilora_spec import Adapter, LayerMap, UniLoraError
 from unilora_spec.places import check_output, digest, is_data_of
 from unilora_spec.placing import placing
 from unilora_spec.program import Program
+from unilora_spec.serialization import encode
 
 from . import external
 from .graph.adapt import Saved, Weight, adapt
 from .graph.marks import marks
 from .graph.rebuild import index_words, pairs
-from .modes import BESIDE, MODES, PLAIN, Form
+from .modes import BESIDE, MODES, PLAIN, STEP, Form
 from .onnx_limits import look_at
 from .parity import compare as parity
-from .parity.file import compare_file
+from .parity.file import compare_file, compare_step
 
 OPSETS = range(18, 23)
 """What torch can be asked for: it writes 18, and converts. At 23 onnxscript fuses rotary embeddings in a form that ONNX
@@ -166,9 +167,24 @@ def finish(
     keep = external.files(graph)
     adapt(graph, adapters, weights, saved, mode, form)
     graph.metadata_props.update(metadata(adapters, mode))
+    return place(graph, adapters, mode, path, checks, progress, form, base, keep)
+
+
+def place(
+    graph: ir.Model,
+    adapters: Sequence[Adapter],
+    mode: str,
+    path: Path,
+    checks: list[tuple[dict, dict]] | None,
+    progress: Callable[[str], None],
+    form: Form = PLAIN,
+    base: Path | None = None,
+    keep: Iterable[Path] = (),
+) -> dict:
+    """Writes a graph that has its adapter in it, as ``finish`` does; data in the files ``keep`` are not removed with a graph that is replaced."""
     graph.ir_version = max(graph.ir_version, 8)  # the first with functions
     # The data that a graph refers to has its digest in its name, so that an old graph finds its old data until it is replaced.
-    with placing(path, lambda: _data_of(path) - keep) as folder:
+    with placing(path, lambda: _data_of(path) - set(keep)) as folder:
         progress("writing the file")
         files = _write(graph, folder / path.name)
         files += _write_beside(adapters[0], graph.opset_imports[""], folder, path, mode, form)
@@ -177,7 +193,7 @@ def finish(
         comparison, providers = None, ["CPUExecutionProvider"]
         if checks is not None:
             progress("running it in ONNX Runtime")
-            comparison, providers = compare_file(files[0], checks)
+            comparison, providers = (compare_step if mode == STEP else compare_file)(files[0], checks)
             parity.insist(comparison)
         sizes = {str(path.parent / file.name): file.stat().st_size for file in files}
     return {
@@ -267,12 +283,14 @@ def _write(model: ir.Model, path: Path) -> list[Path]:
 
 
 def _write_beside(adapter: Adapter, opset: int, folder: Path, path: Path, mode: str, form: Form) -> list[Path]:
-    """What is fed, as ONNX Runtime's adapters are stored, and the graph from θ to A and B."""
+    """What is fed, as ONNX Runtime's adapters are stored, and the graph from θ to A and B; of a step, the adapter itself."""
     from .graph.expander import expander, write_adapter
 
     files = [folder / file.name for file in outputs(path, mode)[1:]]
     for file in files:
-        if file.suffix == ".onnx":
+        if file.suffix == ".safetensors":
+            file.write_bytes(encode(adapter))
+        elif file.suffix == ".onnx":
             model = expander(adapter, opset, form)
             model.metadata_props.update(metadata([adapter], "expander"))
             file.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))

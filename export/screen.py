@@ -132,7 +132,8 @@ def show_comparison(report: dict) -> None:
             f"  {name:11} at most {row['absolute']:.2g} from {report['reference']} ({row['relative']:.2g} of the largest"
             f" entry; {row['tolerance']:g} is allowed){labels}"
         )
-    _line(f"  the adapter moves the outputs by {report['adapter_moves_outputs_by']:.2g}")
+    if "adapter_moves_outputs_by" in report:
+        _line(f"  the adapter moves the outputs by {report['adapter_moves_outputs_by']:.2g}")
 
 
 def _worst(outputs: dict) -> dict:

@@ -8,7 +8,7 @@ import typer
 from unilora_spec import UniLoraError, load_adapter
 from unilora_spec.places import check_output
 
-from ..modes import MODES, Form
+from ..modes import MODES, STEP, Form
 from ..screen import interruptible, show, show_check, show_nodes, show_parts, status, tell
 from .app import AsJson, app, keep
 from .options import (
@@ -70,6 +70,13 @@ def onnx_command(
     required_inputs: RequiredInputs = False,
     inline: Inline = False,
     unmarked: Unmarked = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="float32|float16|int8",
+            help="Of a step: how the large weights that nobody trains are stored; each use makes floats of them again.",
+        ),
+    ] = None,
     genai: Annotated[
         Path | None,
         typer.Option(
@@ -86,6 +93,8 @@ def onnx_command(
     elif base is not None:
         raise UniLoraError("--genai and --base are both bases; give one of them")
     keep(adapter, output, output.with_suffix(".onnx_adapter"), output.with_suffix(".expander.onnx"))
+    if weights is not None and mode != STEP:
+        raise UniLoraError(f"--weights is for --mode step; the mode {mode} has --dtype, or an ONNX base that is quantized")
     if dtype not in (None, *DTYPES):
         raise UniLoraError(f"--dtype is {dtype!r}; give {', '.join(DTYPES)}")
     form = {"required_inputs": required_inputs, "inline": inline, "marked": not unmarked}
@@ -102,7 +111,7 @@ def onnx_command(
             option = "map" if given else "part"
             raise UniLoraError(f"--{option} is for a base that is an ONNX file; --base names none")
         else:
-            report = _from_torch(base, adapters, output, mode, form, opset, dtype, with_past, inputs, compare, step)
+            report = _from_torch(base, adapters, output, mode, form, opset, dtype, with_past, weights, inputs, compare, step)
     tell(report, as_json, show)
 
 
@@ -120,7 +129,7 @@ def _from_file(base, adapters, output, mode, form, given, part, inputs, compare,
     return report | {"input": "generated" if inputs is None else str(inputs), "reference": "the ONNX base and ΔW"}
 
 
-def _from_torch(base, adapters, output, mode, form, opset, dtype, with_past, inputs, compare, step):
+def _from_torch(base, adapters, output, mode, form, opset, dtype, with_past, weights, inputs, compare, step):
     step("loading PyTorch")
     from ..onnx import check_call
     from ..torch_base.base import load_base
@@ -134,7 +143,7 @@ def _from_torch(base, adapters, output, mode, form, opset, dtype, with_past, inp
     first, *more = real_inputs(model, tokenizer) if inputs is None else [tensors(arrays(inputs))]
     report = export_onnx(
         model, adapters, first, output, mode, opset, more_inputs=more, with_past=with_past,
-        compare=compare is not False, progress=step, **form,
+        compare=compare is not False, weights=weights or "float32", progress=step, **form,
     )  # fmt: skip
     made_up = "sentences" if tokenizer else "random"
     report |= {"input": made_up if inputs is None else str(inputs), "reference": "PyTorch"}

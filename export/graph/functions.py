@@ -9,12 +9,12 @@ Nothing here depends on an adapter: its numbers are inputs and attributes. Funct
 an attribute handed on through two calls is a corner of the standard that no runtime needs to be asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 from onnxscript import BOOL, FLOAT, INT32, INT64, script
 from onnxscript import opset18 as op
-from onnxscript.values import Opset
+from onnxscript.values import OnnxFunction, Opset
 
 DOMAIN = Opset("unilora", 1)
 
@@ -272,17 +272,17 @@ FUNCTIONS = {
 }  # fmt: skip
 
 
-def add_functions(model: ir.Model) -> None:
-    """Gives a model the functions that its nodes call, directly or through others."""
+def add_functions(model: ir.Model, known: Mapping[str, OnnxFunction] = FUNCTIONS) -> None:
+    """Gives a model those of the ``known`` functions that its nodes call, directly or through others."""
     opset = model.opset_imports[""]
     wanted = {node.op_type for node in model.graph.all_nodes() if node.domain == DOMAIN.domain}
     while wanted:
-        function = ir.from_proto(FUNCTIONS[wanted.pop()].to_function_proto())
+        function = ir.from_proto(known[wanted.pop()].to_function_proto())
         function.opset_imports[""] = opset
         model.functions[function.identifier()] = function
         calls = {node.op_type for node in function if node.domain == DOMAIN.domain}
         wanted |= calls - {name for _, name, _ in model.functions}
-    ordered = sorted(model.functions.items(), key=lambda item: list(FUNCTIONS).index(item[0][1]))
+    ordered = sorted(model.functions.items(), key=lambda item: list(known).index(item[0][1]))
     model.functions.clear()
     model.functions.update(ordered)
     model.opset_imports[DOMAIN.domain] = DOMAIN.version

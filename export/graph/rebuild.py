@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from unilora_spec import Adapter, Segment
+from unilora_spec import Adapter, Projection, Segment
 from unilora_spec.program import Program
 
 from ..folders.peft_names import PREFIX
@@ -79,7 +79,11 @@ def factors(
     ``theta`` is of shape [d], or [rows, d] where each row of the batch has its own; then each has ``rows`` in front.
     ``fed``: each run may bring another one.
     """
-    theta_D = _theta_D(tape, adapter, theta, rows, fed)
+    return factors_of(tape, adapter, expansion(tape, adapter, theta, rows, fed).theta_D, rows)
+
+
+def factors_of(tape: GraphTape, adapter: Adapter, theta_D: ir.Value, rows=None) -> dict[int, tuple[ir.Value, ...]]:
+    """The same, of θ_D."""
     placed = list(adapter.layer_map.placed())
     dims = [shape for s, _ in placed for shape in shapes(s)]
     flat = tape.op_multi_out(
@@ -150,12 +154,33 @@ def _index_is_computed(p, opset, inline) -> bool:
     return p.kind in COMPUTED and p.D <= LARGEST_COMPUTED and opset >= COMPUTING_OPSET and not inline
 
 
-def _theta_D(tape: GraphTape, adapter: Adapter, theta, rows, fed) -> ir.Value:
+class Expansion(NamedTuple):
+    """θ_D, and what its adjoint needs of the way to it: of a gather its scale and its index, of a program all that it is made of."""
+
+    theta_D: ir.Value
+    projection: Projection
+    scale: ir.Value | None = None
+    index: ir.Value | None = None
+    program: programs.Written | None = None
+
+    def adjoint(self, tape: GraphTape, g: ir.Value) -> ir.Value:
+        """The gradient of θ, float32[d], where ``g`` is that of θ_D (SPEC 6.3, 11.4)."""
+        d = self.projection.d
+        if self.program:
+            return programs.adjoint(tape, self.program, d, g)
+        if self.index is None:  # θ is θ_D
+            return tape.add("Identity", g, shape=[d])
+        return tape.call("Adjoint", g, self.scale, self.index, shape=[d])
+
+
+def expansion(tape: GraphTape, adapter: Adapter, theta: ir.Value, rows=None, fed=False) -> Expansion:
+    """θ_D of theta, as ``factors`` takes it."""
     p = adapter.projection
     if p.kind == "identity":
-        return theta
+        return Expansion(theta, p)
     if isinstance(p, Program):
-        return programs.theta_D(tape, p, theta, "unilora.theta_D")
+        program = programs.written(tape, p, theta, "unilora.theta_D")
+        return Expansion(program.theta_D, p, program=program)
     d = tape.integers("d", p.d)
     scale = _scale(tape, p, d)
     if _index_is_computed(p, tape.opset, tape.inline):
@@ -167,7 +192,7 @@ def _theta_D(tape: GraphTape, adapter: Adapter, theta, rows, fed) -> ir.Value:
     expand, shape = "ExpandInput" if fed and not tape.inline else "Expand", [p.D]
     if rows is not None:
         expand, shape = "ExpandRowsInline" if tape.inline else "ExpandRows", [rows, p.D]
-    return tape.call(expand, theta, scale, index, name="unilora.theta_D", shape=shape)
+    return Expansion(tape.call(expand, theta, scale, index, name="unilora.theta_D", shape=shape), p, scale, index)
 
 
 def _balanced_index(tape: GraphTape, p, d) -> ir.Value:

@@ -19,7 +19,7 @@ from ..graph.heads import Saved, put_in
 from ..graph.paths import add_beside
 from ..graph.rebuild import GraphTape
 from ..graph.sites import uses
-from ..modes import Form
+from ..modes import STEP, Form
 from ..onnx import LARGEST_FILE, advice, cases, check_call, finish, load, outputs
 from ..parity import compare as parity
 from ..parity import unrounded
@@ -63,6 +63,8 @@ def export_onnx_file(
     adapters = [adapter] if isinstance(adapter, Adapter) else list(adapter)
     form = Form(required_inputs, inline, marked)
     check_call(path, mode, adapters, form)
+    if mode == STEP:
+        raise UniLoraError(f"{base} has no backward pass, and PyTorch makes that of a step; give --base the model's folder")
     replaced = {Path(os.path.realpath(file)) for file in outputs(path, mode)}
     if Path(os.path.realpath(base)) in replaced:
         raise UniLoraError(f"{path} is the base itself; give another output")

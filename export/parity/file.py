@@ -30,3 +30,9 @@ def compare_file(path: Path, cases: Sequence[tuple[Mapping, Mapping]]) -> tuple[
     else:
         session = compare.session_to_compare(path)
     return compare.compare(session, cases, floats) | note, session.get_providers()
+
+
+def compare_step(path: Path, cases: Sequence[tuple[Mapping, Mapping]]) -> tuple[dict, list[str]]:
+    """The same for the graph of a step, which computes in float32 however its weights are stored."""
+    session = compare.session(path)
+    return compare.compare(session, cases), session.get_providers()

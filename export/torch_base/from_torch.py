@@ -12,7 +12,7 @@ from unilora_spec.rest import told
 
 from ..folders.base_files import OTHER_CONTENTS
 from ..graph.adapt import Saved, Weight
-from ..modes import Form
+from ..modes import STEP, Form
 from ..onnx import OPSETS, advice, cases, check_call, finish
 from .cache import PAST, PRESENT, split
 from .model import array, arrays, inference, looked_at, run, values
@@ -37,6 +37,8 @@ def export_onnx(
     required_inputs: bool = False,
     inline: bool = False,
     marked: bool = True,
+    loss: Callable | None = None,
+    weights: str = "float32",
     progress: Callable[[str], None] = lambda step: None,
 ) -> dict:
     """Writes ``model`` with ``adapter`` to ``path`` as ONNX and returns a report of it.
@@ -56,6 +58,9 @@ def export_onnx(
     ``required_inputs``  whether what each run may bring (θ, A and B, a head) has no default, for runtimes without optional inputs
     ``inline``           whether the graph has no local functions and needs no 64-bit integers, for runtimes without them
     ``marked``           whether the .onnx_adapter of "input" and "factored" says what it belongs to; graphs of other tools refuse that
+    ``loss``    of the mode "step": a function of what the model's forward gives and of ``labels``, a tensor that the examples hold beside the
+                inputs, to a mean; None for a transformers model whose task has one (export.torch_base.step.tasks)
+    ``weights`` of the mode "step": how the large weights that nobody trains are stored, float32, float16 or int8
 
     An encoder-decoder is one graph from both its inputs to its logits: without a cache, and not as two files.
     The file is checked by onnx and run in ONNX Runtime against PyTorch before it takes its place at ``path``. Raises
@@ -71,13 +76,17 @@ def export_onnx(
     batches = [dict(example_inputs), *map(dict, more_inputs)]
     parameters = dict(model.named_parameters(remove_duplicate=False))
     warnings = _check_base(model, adapters, parameters)
+    if mode != STEP and (loss or weights != "float32"):
+        raise UniLoraError(f"loss and weights are of the mode step, and the mode is {mode}; leave them out")
+    if mode == STEP:
+        return _step(model, adapters[0], batches, path, opset, dynamic, loss, weights, with_past, compare, form, progress, warnings)
     placed, saved = adapters[0].layer_map.placed_by_weight(), adapters[0].saved
 
     with inference(model):
         with values(parameters, saved):
             if with_past:
                 batches = after_a_past(model, batches)
-            dynamic = _default_dynamic(batches[0]) if dynamic is None else dynamic
+            dynamic = default_dynamic(batches[0]) if dynamic is None else dynamic
             first = run(model, batches[0])
             names = [name for name in first if name == "logits" or name.startswith(f"{PRESENT}.")]
             wanted = names if "logits" in names else list(first)
@@ -98,6 +107,17 @@ def export_onnx(
     moved = max(float(np.max(np.abs(answers[0][0][n].astype("f4") - plain[n]), initial=0)) for n in wanted)
     warnings += advice(mode, adapters[0].layer_map)
     return {**report, "adapter_moves_outputs_by": moved, "warnings": warnings}
+
+
+def _step(model, adapter, batches, path, opset, dynamic, loss, weights, with_past, compare, form, progress, warnings):
+    from .step.export import LABELS, export_step
+
+    if with_past:
+        raise UniLoraError("--with-past is for a decoder that generates, and a step learns whole sequences; leave it out")
+    if dynamic is None:
+        dynamic = default_dynamic({name: value for name, value in batches[0].items() if name != LABELS})
+    report = export_step(model, adapter, batches, path, opset, dynamic, loss, weights, compare, form, progress)
+    return {**report, "warnings": warnings}
 
 
 def merged(model, adapter: Adapter) -> dict[str, np.ndarray]:
@@ -143,7 +163,8 @@ def after_a_past(model, batches: Sequence[Mapping]) -> list[dict]:
     return [split(model, batch, past) for batch, past in [*pasts, (first, 0), (first, columns - 1)]]
 
 
-def _default_dynamic(inputs) -> dict[str, dict[int, str]]:
+def default_dynamic(inputs) -> dict[str, dict[int, str]]:
+    """The axes that may change where a call names none. Raises ``UniLoraError`` for an example of one row or position."""
     axes, has_past = {}, any(name.startswith(f"{PAST}.") for name in inputs)
     for name, value in inputs.items():
         axes[name] = {0: "batch"}

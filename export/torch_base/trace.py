@@ -20,14 +20,14 @@ def trace(model, inputs: dict, dynamic: dict, outputs: Sequence[str], opset: int
     graph gives.
     """
     flat = Flat(model, outputs)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 flat, (), kwargs={"batch": inputs}, dynamic_shapes={"batch": dynamic}, opset_version=opset,
                 dynamo=True, optimize=False, verbose=False,
             )  # fmt: skip
         except Exception as error:  # of many kinds, from tracing, translating and optimizing
-            raise WorkFailed(f"torch could not export the model to ONNX: {_root(error)}") from error
+            raise WorkFailed(f"torch could not export the model to ONNX: {root(error)}") from error
         graph = program.model.graph
         _name(graph.inputs, inputs, "inputs")
         _name(graph.outputs, outputs, "outputs")
@@ -69,7 +69,7 @@ def _results(graph):
     return (value for node in graph for value in node.outputs)
 
 
-def _root(error) -> str:
+def root(error) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines() or [""]
@@ -77,9 +77,9 @@ def _root(error) -> str:
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
     """torch's exporter writes warnings and log lines that no user can act on."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.__trace", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
