@@ -1,0 +1,82 @@
+"""float32 as the specification has it, where XLA leaves something out of it.
+
+XLA on a CPU takes numbers below 2^-126 for 0, in every operation, and its compilers make one rounding of a product and a sum where
+they can (FMA). θ_D has to be the same bits everywhere (SPEC 6.2, 11.3), so that what could differ is done with integers here.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+SMALL = 2.0**-100  # sums of larger numbers lose less than their own roundings where a result below 2^-126 becomes 0
+SIGN = np.uint32(2**31)
+LIFT = 120  # a power of two that makes every number below SMALL one that is kept, and below 2^20
+
+
+def product(x: Array, scale: Array) -> Array:
+    """x · scale rounded once: float32 of one shape; scale is 0, or from 2^-20 to 1."""
+    plain = x * scale
+    bits, of_scale = _bits(x), _bits(scale)
+    m, n = _mantissa(bits), _mantissa(of_scale)
+    exponents = jnp.maximum(_exponent(bits), 1) + _exponent(of_scale)
+    shift = jnp.clip(151 - exponents.astype(jnp.int32), 2, 63)
+    tiny = _rounded_shift(lax.mulhi(m, n), m * n, shift) | (bits & SIGN)
+    return jnp.where(jnp.abs(plain) < 2.0**-125, _float(tiny), plain)
+
+
+def has_small(x: Array) -> Array:
+    """Whether any number other than 0 is below ``SMALL``: bool."""
+    return (((_bits(x) & 0x7FFFFFFF) - 1) < np.float32(SMALL).view(np.uint32) - 1).any()
+
+
+def parts(x: Array) -> tuple[Array, Array]:
+    """x as two: the numbers from ``SMALL`` on, and the others times 2^LIFT, each with 0 in the other's places."""
+    bits = _bits(x)
+    below_normal = jnp.where(bits >> 31, -1.0, 1.0) * _mantissa(bits).astype(jnp.float32) * 2.0 ** (LIFT - 149)
+    lifted = jnp.where(_exponent(bits) == 0, below_normal, x * np.float32(2.0**LIFT))
+    large = jnp.abs(x) >= SMALL
+    return jnp.where(large, x, 0), jnp.where(large, 0, lifted)
+
+
+def lowered(x: Array) -> Array:
+    """x · 2^-LIFT."""
+    below_normal = jnp.round(jnp.abs(x) * 2.0 ** (149 - LIFT)).astype(jnp.uint32) | (_bits(x) & SIGN)
+    return jnp.where(jnp.abs(x) < 2.0 ** (LIFT - 125), _float(below_normal), x * np.float32(2.0**-LIFT))
+
+
+def fence(x: Array, theta: Array) -> Array:
+    """x, whose bits a compiler has to make before it goes on: a product is rounded before it is added to something.
+
+    The mask is 0, which nobody can know who has not seen θ: an optimization_barrier is gone when XLA's compilers look for FMAs.
+    """
+    never = _bits(theta[0]) == np.uint32(0xFFFFFFFF)  # a NaN that no arithmetic makes
+    return _float(_bits(x) ^ never.astype(jnp.uint32))
+
+
+def _bits(x):
+    return lax.bitcast_convert_type(jnp.asarray(x), jnp.uint32)
+
+
+def _float(bits):
+    return lax.bitcast_convert_type(bits, jnp.float32)
+
+
+def _exponent(bits):
+    return (bits >> 23) & 0xFF
+
+
+def _mantissa(bits):
+    return (bits & 0x7FFFFF) | jnp.where(_exponent(bits) > 0, jnp.uint32(2**23), jnp.uint32(0))
+
+
+def _rounded_shift(high, low, k):
+    """⌊(2^32·high + low) / 2^k⌉, ties to even, where it is below 2^31; k is int32, 2 … 63."""
+    above, of_low, of_high = k > 32, jnp.clip(k - 1, 0, 31).astype(jnp.uint32), jnp.clip(k - 33, 0, 31).astype(jnp.uint32)
+    twice = jnp.where(above, high >> of_high, (high << (32 - of_low)) | (low >> of_low)).astype(jnp.uint32)
+    rest = jnp.where(above, low | (high & _ones(of_high)), low & _ones(of_low))
+    up = twice & ((rest > 0) | (twice >> 1)) & 1
+    return (twice >> 1) + up
+
+
+def _ones(n):
+    return (jnp.uint32(1) << n) - 1
