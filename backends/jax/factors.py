@@ -48,7 +48,7 @@ def rows(projection: Projection, start: int, stop: int, theta: Array, columns: A
     """θ_D's rows start … stop − 1, float32[stop − start], of θ, float32[d] (SPEC 6.2, 11.3)."""
     if isinstance(projection, Program):
         return programs.expanded(projection, start, stop, theta)
-    return gather.expanded(projection, start, stop, theta, columns)
+    return gather.expanded(gather.Rows(projection, start, stop), theta, gather.scale(projection), columns)
 
 
 def deltas(spec: Specification, theta: Array, index: Index = None) -> dict[str, tuple[Array, ...]]:

@@ -9,6 +9,7 @@ atomic additions in any order; there the members of each column are gathered, by
 
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,8 @@ from jax import Array, lax
 from unilora_spec.projection import Gather
 
 from .permutation import WORD, Numbers, below, columns_of, low, pair, pairs, walked
-from .rounding import SMALL, has_small, lowered, parts, product
+from .rounding import LIFT, SMALL, has_below, lowered, parts, product
 
-MOST = 2**31 - 1  # numbers of an array that JAX can index without its 64-bit mode
 IN_BOUNDS = lax.GatherScatterMode.PROMISE_IN_BOUNDS
 
 
@@ -40,28 +40,38 @@ def scale(projection: Gather) -> Array:
     return jnp.concatenate([jnp.full(end - i, numbers[i]) for i, end in pairwise(edges)])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def expanded(projection: Gather, start: int, stop: int, theta: Array, index: Array | None = None) -> Array:
-    """θ_D's rows start … stop − 1, float32[stop − start], of θ, float32[d]; ``index`` is ``columns`` of them, if it is at hand.
+class Rows(NamedTuple):
+    """The rows start … stop − 1 of a projection: what their columns are computed of."""
+
+    projection: Gather
+    start: int
+    stop: int
+
+    @property
+    def columns(self) -> Array:
+        """The column of each row: int32."""
+        return columns(*self)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def expanded(rows: Rows | None, theta: Array, scale: Array, index: Array | None = None) -> Array:
+    """θ_D's rows, float32[rows], of θ, float32[d], and the scale of each column, float32[d]; ``index`` is their columns, int32[rows], if
+    these are at hand. One of ``rows`` and ``index`` is needed.
 
     The bits are the specification's, numbers below 2^-126 too. Differentiable to θ, by ``adjoint``.
     """
-    return _forward(projection, start, stop, theta, index)[0]
+    return gathered(product(theta, scale), rows.columns if index is None else index)
 
 
-def _forward(projection, start, stop, theta, index):
-    return gathered(product(theta, scale(projection)), _index(projection, start, stop, index)), index
+def _forward(rows, theta, scale, index=None):
+    return expanded(rows, theta, scale, index), (scale, index)
 
 
-def _backward(projection, start, stop, index, g):
-    return adjoint(projection, start, stop, g, index), None
+def _backward(rows, kept, g):
+    return adjoint(rows, g, *kept), None, None
 
 
 expanded.defvjp(_forward, _backward)
-
-
-def _index(projection, start, stop, index):
-    return columns(projection, start, stop) if index is None else index
 
 
 def gathered(scaled: Array, index: Array) -> Array:
@@ -70,36 +80,32 @@ def gathered(scaled: Array, index: Array) -> Array:
     return lax.gather(scaled, index[:, None], numbers, (1,), mode=IN_BOUNDS)
 
 
-def adjoint(projection: Gather, start: int, stop: int, g: Array, index: Array | None = None) -> Array:
-    """Pᵀg, float32[d], of the gradient g, float32[stop − start], of the rows start … stop − 1; beyond them it is 0 (SPEC 6.3)."""
-    of_columns = scale(projection)
+def adjoint(rows: Rows | None, g: Array, scale: Array, index: Array | None = None) -> Array:
+    """Pᵀg, float32[d], of the gradient g of θ_D's rows, float32[rows]; beyond them it is 0 (SPEC 6.3)."""
 
-    def small_too(g):
+    def small_too(g, scale, *index):
         # XLA on a CPU drops what is below 2^-126, so that such numbers are added as larger ones.
-        large, lifted = parts(g)
-        whole, small = (of_columns * sums(projection, start, stop, each, index) for each in (large, lifted))
-        return jnp.where(jnp.abs(whole) < SMALL, lowered(small + whole * 2.0**120), whole + lowered(small))
+        large, small = (scale * sums(rows, each, len(scale), *index) for each in parts(g))
+        return jnp.where(jnp.abs(large) < SMALL, lowered(small + large * 2.0**LIFT), large + lowered(small))
 
-    def as_usual(g):
-        return of_columns * sums(projection, start, stop, g, index)
+    def as_usual(g, scale, *index):
+        return scale * sums(rows, g, len(scale), *index)
 
-    return lax.cond(has_small(g), small_too, as_usual, g)
+    return lax.cond(has_below(g, SMALL), small_too, as_usual, g, scale, *([] if index is None else [index]))
 
 
-def sums(projection: Gather, start: int, stop: int, g: Array, index: Array | None) -> Array:
-    """Σ g_i over the rows of the range in each column: float32[d]."""
-    by_members = partial(of_members, projection, start, stop) if projection.kind == "balanced" else None
-
-    def elsewhere(g, *index):
-        return by_members(g) if by_members else of_sorted(g, index[0], projection.d)
+def sums(rows: Rows | None, g: Array, d: int, index: Array | None = None) -> Array:
+    """Σ g_i over the rows in each column: float32[d]."""
 
     def on_a_cpu(g, *index):
-        return one_by_one(g, index[0] if index else columns(projection, start, stop), projection.d)
+        return one_by_one(g, index[0] if index else rows.columns, d)
 
-    if index is None and not by_members:
-        index = columns(projection, start, stop)
-    given = () if index is None else (index,)
-    return lax.platform_dependent(g, *given, cpu=on_a_cpu, default=elsewhere)
+    def elsewhere(g, *index):
+        if rows and rows.projection.kind == "balanced":
+            return of_members(rows, g)
+        return of_sorted(g, index[0] if index else rows.columns, d)
+
+    return lax.platform_dependent(g, *([] if index is None else [index]), cpu=on_a_cpu, default=elsewhere)
 
 
 def one_by_one(g: Array, index: Array, d: int) -> Array:
@@ -108,20 +114,20 @@ def one_by_one(g: Array, index: Array, d: int) -> Array:
     return lax.scatter_add(jnp.zeros(d, jnp.float32), index[:, None], g, numbers, mode=IN_BOUNDS)
 
 
-def of_members(projection: Gather, start: int, stop: int, g: Array) -> Array:
+def of_members(rows: Rows, g: Array) -> Array:
     """The sums of kind `balanced` by π⁻¹ of each column's dealt places j, j + d, j + 2d, … (SPEC 4.6), a place a step."""
-    permutation, d, D = projection.permutation, projection.d, projection.D
+    permutation, d = rows.projection.permutation, rows.projection.d
     of, a = Numbers.of(permutation), permutation.a
-    first, last = (pair(bound, a) for bound in (start, stop))
-    turns = [pair(k, a) for k in range(0, D, d)]
+    first, last = pair(rows.start, a), pair(rows.stop, a)
+    turns = [pair(place, a) for place in range(0, permutation.D, d)]
     begins = tuple(np.array(halves, np.uint32) for halves in zip(*turns))
 
     def add(total, begin):
         dealt = pairs(of, begin, lax.iota(WORD, d))
         there = below(*dealt, of.D)
-        rows = walked(of, *(jnp.where(there, each, 0) for each in dealt), inverse=True)
-        inside = there & below(*rows, last) & ~below(*rows, first)
-        place = jnp.where(inside, low(of, *rows) - low(of, *first), 0).astype(jnp.int32)
+        members = walked(of, *(jnp.where(there, each, 0) for each in dealt), inverse=True)
+        inside = there & below(*members, last) & ~below(*members, first)
+        place = jnp.where(inside, low(of, *members) - low(of, *first), 0).astype(jnp.int32)
         return total + jnp.where(inside, gathered(g, place), 0), None
 
     return lax.scan(add, jnp.zeros(d, jnp.float32), begins)[0] if len(g) else jnp.zeros(d, jnp.float32)

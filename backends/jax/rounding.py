@@ -4,38 +4,64 @@ XLA on a CPU takes numbers below 2^-126 for 0, in every operation, and its compi
 they can (FMA). θ_D has to be the same bits everywhere (SPEC 6.2, 11.3), so that what could differ is done with integers here.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 SMALL = 2.0**-100  # sums of larger numbers lose less than their own roundings where a result below 2^-126 becomes 0
-SIGN = np.uint32(2**31)
+SIGN, REST = np.uint32(2**31), np.uint32(2**31 - 1)
 LIFT = 120  # a power of two that makes every number below SMALL one that is kept, and below 2^20
 
 
-def product(x: Array, scale: Array) -> Array:
-    """x · scale rounded once: float32 of one shape; scale is 0, or from 2^-20 to 1."""
-    plain = x * scale
-    bits, of_scale = _bits(x), _bits(scale)
-    m, n = _mantissa(bits), _mantissa(of_scale)
-    exponents = jnp.maximum(_exponent(bits), 1) + _exponent(of_scale)
-    shift = jnp.clip(151 - exponents.astype(jnp.int32), 2, 63)
-    tiny = _rounded_shift(lax.mulhi(m, n), m * n, shift) | (bits & SIGN)
+@jax.custom_jvp
+def product(x: Array, y: Array) -> Array:
+    """x · y, rounded once: float32 of shapes that broadcast."""
+    x, y = jnp.broadcast_arrays(x, y)
+    swap = (_bits(x) & REST) > (_bits(y) & REST)
+    x, y = jnp.where(swap, y, x), jnp.where(swap, x, y)  # the smaller first: of both below 2^-126 the product is 0
+    plain = jnp.where(_exponent(_bits(x)) == 0, lowered(lifted(x) * y), x * y)
+    m, n = 4 * _mantissa(_bits(x)), _mantissa(_bits(y))
+    exponents = jnp.maximum(_exponent(_bits(x)), 1) + jnp.maximum(_exponent(_bits(y)), 1)
+    shift = jnp.clip(153 - exponents.astype(jnp.int32), 1, 63)
+    tiny = _rounded_shift(lax.mulhi(m, n), m * n, shift) | ((_bits(x) ^ _bits(y)) & SIGN)
     return jnp.where(jnp.abs(plain) < 2.0**-125, _float(tiny), plain)
 
 
-def has_small(x: Array) -> Array:
-    """Whether any number other than 0 is below ``SMALL``: bool."""
-    return (((_bits(x) & 0x7FFFFFFF) - 1) < np.float32(SMALL).view(np.uint32) - 1).any()
+@jax.custom_jvp
+def total(x: Array, y: Array) -> Array:
+    """x + y, rounded once: float32 of shapes that broadcast."""
+    small = jnp.maximum(jnp.abs(x), jnp.abs(y)) < SMALL
+    return jnp.where(small, lowered(lifted(x) + lifted(y)), x + y)
+
+
+@product.defjvp
+def _(given, tangents):
+    (x, y), (of_x, of_y) = given, tangents
+    return product(x, y), of_x * y + x * of_y
+
+
+@total.defjvp
+def _(given, tangents):
+    return total(*given), sum(jnp.broadcast_arrays(*tangents))
+
+
+def has_below(x: Array, bound: float) -> Array:
+    """Whether any number other than 0 is below a bound in magnitude: bool."""
+    return ((_bits(x) & REST) - 1 < np.float32(bound).view(np.uint32) - 1).any()
 
 
 def parts(x: Array) -> tuple[Array, Array]:
     """x as two: the numbers from ``SMALL`` on, and the others times 2^LIFT, each with 0 in the other's places."""
+    large = jnp.abs(x) >= SMALL
+    return jnp.where(large, x, 0), jnp.where(large, 0, lifted(x))
+
+
+def lifted(x: Array) -> Array:
+    """x · 2^LIFT, where that is no larger than float32 can be."""
     bits = _bits(x)
     below_normal = jnp.where(bits >> 31, -1.0, 1.0) * _mantissa(bits).astype(jnp.float32) * 2.0 ** (LIFT - 149)
-    lifted = jnp.where(_exponent(bits) == 0, below_normal, x * np.float32(2.0**LIFT))
-    large = jnp.abs(x) >= SMALL
-    return jnp.where(large, x, 0), jnp.where(large, 0, lifted)
+    return jnp.where(_exponent(bits) == 0, below_normal, x * np.float32(2.0**LIFT))
 
 
 def lowered(x: Array) -> Array:
@@ -44,6 +70,7 @@ def lowered(x: Array) -> Array:
     return jnp.where(jnp.abs(x) < 2.0 ** (LIFT - 125), _float(below_normal), x * np.float32(2.0**-LIFT))
 
 
+@jax.custom_jvp
 def fence(x: Array, theta: Array) -> Array:
     """x, whose bits a compiler has to make before it goes on: a product is rounded before it is added to something.
 
@@ -51,6 +78,11 @@ def fence(x: Array, theta: Array) -> Array:
     """
     never = _bits(theta[0]) == np.uint32(0xFFFFFFFF)  # a NaN that no arithmetic makes
     return _float(_bits(x) ^ never.astype(jnp.uint32))
+
+
+@fence.defjvp
+def _(given, tangents):
+    return fence(*given), tangents[0]
 
 
 def _bits(x):
