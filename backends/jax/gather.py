@@ -111,7 +111,7 @@ def sums(rows: Rows | None, g: Array, d: int, index: Array | None = None) -> Arr
 def one_by_one(g: Array, index: Array, d: int) -> Array:
     """The sums by a scatter."""
     numbers = lax.ScatterDimensionNumbers(update_window_dims=(), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,))
-    return lax.scatter_add(jnp.zeros(d, jnp.float32), index[:, None], g, numbers, mode=IN_BOUNDS)
+    return lax.scatter_add(jnp.zeros_like(g, shape=d), index[:, None], g, numbers, mode=IN_BOUNDS)
 
 
 def of_members(rows: Rows, g: Array) -> Array:
@@ -130,7 +130,7 @@ def of_members(rows: Rows, g: Array) -> Array:
         place = jnp.where(inside, low(of, *members) - low(of, *first), 0).astype(jnp.int32)
         return total + jnp.where(inside, gathered(g, place), 0), None
 
-    return lax.scan(add, jnp.zeros(d, jnp.float32), begins)[0] if len(g) else jnp.zeros(d, jnp.float32)
+    return lax.scan(add, jnp.zeros_like(g, shape=d), begins)[0] if len(g) else jnp.zeros_like(g, shape=d)
 
 
 def of_sorted(g: Array, index: Array, d: int) -> Array:
@@ -144,4 +144,4 @@ def of_sorted(g: Array, index: Array, d: int) -> Array:
     begins = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])[: len(g)]
     running = lax.associative_scan(add, (begins, g[order]))[1]
     ends = jnp.concatenate([begins[1:], jnp.ones(1, bool)])[: len(g)]
-    return jnp.zeros(d, jnp.float32).at[jnp.where(ends, ordered, d)].set(running, mode="drop")
+    return jnp.zeros_like(g, shape=d).at[jnp.where(ends, ordered, d)].set(running, mode="drop")

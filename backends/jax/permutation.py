@@ -41,9 +41,17 @@ def per(n: int) -> np.uint32:
     return np.uint32((2**32 - 1) // n)
 
 
+def high(x: Array, y: Array) -> Array:
+    """The high word of x · y: uint32. The one product that needs more than 32 bits has them from here to the next line: ``lax.mulhi`` does
+    the same, and XLA cannot partition it over devices."""
+    with jax.enable_x64(True):
+        product = lax.convert_element_type(x, np.uint64) * lax.convert_element_type(y, np.uint64)
+        return lax.convert_element_type(lax.shift_right_logical(product, np.uint64(32)), np.uint32)
+
+
 def divided(x: Array, n: Array, per_n: Array) -> tuple[Array, Array]:
     """Quotient and remainder by n < 2^31, without a division: per_n is above 2^32/n − 1, so that the first quotient is right or one less."""
-    quotient = lax.mulhi(x, per_n)
+    quotient = high(x, per_n)
     rest = x - quotient * n
     return jnp.where(rest < n, quotient, quotient + 1), jnp.minimum(rest, rest - n)
 
@@ -71,7 +79,7 @@ def low(of: Numbers, L: Array, R: Array) -> Array:
 def passed(of: Numbers, L: Array, R: Array, inverse: bool = False) -> tuple[Array, Array]:
     """One pass, or its inverse (SPEC 4.2, 4.4). Of x and x − a, or x + a, the one that has not wrapped around is the smaller."""
     for t in reversed(range(6)) if inverse else range(6):
-        f = lax.mulhi(mixed(L if inverse else R, of.keys[t]), of.a)
+        f = high(mixed(L if inverse else R, of.keys[t]), of.a)
         if inverse:
             L, R = jnp.minimum(R - f, R - f + of.a), L
         else:
@@ -94,24 +102,19 @@ def walked(of: Numbers, L: Array, R: Array, inverse: bool = False) -> tuple[Arra
     return lax.while_loop(lambda state: ~below(*state, of.D).all(), again, passed(of, L, R, inverse))
 
 
-def of_range(of: Numbers, start: tuple[Array, Array], count: int, outside: int) -> tuple[Array, Array]:
-    """π of ``count`` numbers from that of the pair ``start`` on, as pairs; ``outside`` is at least a² − D.
+def strays(of: Numbers, start: tuple[Array, Array], count: int, outside: int) -> tuple[Array, tuple[Array, Array]]:
+    """Where in a range one pass ends outside of [0, D), and at which pair; ``outside`` is at least a² − D.
 
-    Of a long range one pass is made of all of it. What then lies outside of [0, D) is one of the a² − D numbers there, each the image
-    of one number: those are found from their images, and walked on alone.
+    Each of the a² − D numbers there is the image of one number, so that they are found from their images: a place of ``count`` says
+    that this one's is not in the range.
     """
-    L, R = pairs(of, start, lax.iota(WORD, count))
-    if count <= SHORT:
-        return walked(of, L, R)
-    L, R = passed(of, L, R)
     images = pairs(of, of.D, lax.iota(WORD, outside))
     origins = passed(of, *images, inverse=True)
     place = low(of, *origins) - low(of, *start)  # right where it is in the range
     stop = pairs(of, start, jnp.array(count, WORD))
     among = below(*origins, of.D) & below(*origins, stop) & ~below(*origins, start) & (images[0] < of.a)
-    place = jnp.where(among, place, count)
-    images = tuple(jnp.where(among, each, 0) for each in images)  # a walk from a number that is nobody's image might never end
-    return tuple(all_.at[place].set(few, mode="drop") for all_, few in zip((L, R), walked(of, *images)))
+    # A walk from a number that is nobody's image might never end.
+    return jnp.where(among, place, count), tuple(jnp.where(among, each, 0) for each in images)
 
 
 def modulo(of: Numbers, L: Array, R: Array, d: Array, per_d: Array, wide: bool) -> Array:
@@ -126,9 +129,16 @@ def modulo(of: Numbers, L: Array, R: Array, d: Array, per_d: Array, wide: bool) 
 
 
 def columns(of: Numbers, start, d: Array, per_d: Array, count: int, outside: int, wide: bool) -> Array:
-    """π(i) mod d of a range (SPEC 4.5): int32[count]."""
-    L, R = of_range(of, start, count, outside)
-    return modulo(of, L, R, d, per_d, wide).astype(jnp.int32)
+    """π(i) mod d of a range (SPEC 4.5): int32[count]. Of a long range one pass is made of all of it, and strays are walked on alone."""
+
+    def column(L, R):
+        return modulo(of, L, R, d, per_d, wide).astype(jnp.int32)
+
+    range_ = pairs(of, start, lax.iota(WORD, count))
+    if count <= SHORT:
+        return column(*walked(of, *range_))
+    place, images = strays(of, start, count, outside)
+    return column(*passed(of, *range_)).at[place].set(column(*walked(of, *images)), mode="drop")
 
 
 def columns_of(permutation: Permutation, d: int, start: int, stop: int) -> Array:

@@ -21,10 +21,10 @@ def product(x: Array, y: Array) -> Array:
     swap = (_bits(x) & REST) > (_bits(y) & REST)
     x, y = jnp.where(swap, y, x), jnp.where(swap, x, y)  # the smaller first: of both below 2^-126 the product is 0
     plain = jnp.where(_exponent(_bits(x)) == 0, lowered(lifted(x) * y), x * y)
-    m, n = 4 * _mantissa(_bits(x)), _mantissa(_bits(y))
+    m, n = _mantissa(_bits(x)), _mantissa(_bits(y))
     exponents = jnp.maximum(_exponent(_bits(x)), 1) + jnp.maximum(_exponent(_bits(y)), 1)
     shift = jnp.clip(153 - exponents.astype(jnp.int32), 1, 63)
-    tiny = _rounded_shift(lax.mulhi(m, n), m * n, shift) | ((_bits(x) ^ _bits(y)) & SIGN)
+    tiny = _rounded_shift(*_words(m, n), shift) | ((_bits(x) ^ _bits(y)) & SIGN)
     return jnp.where(jnp.abs(plain) < 2.0**-125, _float(tiny), plain)
 
 
@@ -99,6 +99,15 @@ def _exponent(bits):
 
 def _mantissa(bits):
     return (bits & 0x7FFFFF) | jnp.where(_exponent(bits) > 0, jnp.uint32(2**23), jnp.uint32(0))
+
+
+def _words(m, n):
+    """4 · m · n of two numbers of 24 bits, as its high and its low word; by halves."""
+    m, n_low, n_high = 4 * m, n & 0xFFFF, n >> 16
+    low = (m & 0xFFFF) * n_low
+    middle = (m >> 16) * n_low + (low >> 16)
+    other = (m & 0xFFFF) * n_high + (middle & 0xFFFF)
+    return (m >> 16) * n_high + (middle >> 16) + (other >> 16), m * n
 
 
 def _rounded_shift(high, low, k):
