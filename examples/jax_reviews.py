@@ -104,9 +104,12 @@ def like_lengths(rows, seed):
     """A random order in which the rows of one batch are of like length."""
     random = np.random.default_rng(seed)
     order = random.permutation(len(rows))
-    runs = [sorted(order[i : i + 50 * BATCH], key=lambda row: -len(rows[row][0])) for i in range(0, len(order), 50 * BATCH)]
-    full, rest = np.array(sum(runs, []))[: len(rows) // BATCH * BATCH], sum(runs, [])[len(rows) // BATCH * BATCH :]
-    return [*random.permutation(full.reshape(-1, BATCH)).ravel(), *rest]
+    for start in range(0, len(order), 50 * BATCH):
+        order[start : start + 50 * BATCH] = sorted(
+            order[start : start + 50 * BATCH], key=lambda row: -len(rows[row][0])
+        )
+    full = len(order) // BATCH * BATCH
+    return [*random.permutation(order[:full].reshape(-1, BATCH)).ravel(), *order[full:]]
 
 
 def main():
@@ -125,8 +128,14 @@ def main():
     trained = {"theta": init(spec), **head}
     train, held_out = rows(base)
     steps = -(-len(train) // BATCH)
-    rates = {name: optax.warmup_cosine_decay_schedule(0, rate, round(0.06 * steps), steps) for name, rate in (("theta", 1e-2), ("classifier", 2e-3))}
-    optimizer = optax.multi_transform({name: optax.adamw(rate, weight_decay=0) for name, rate in rates.items()}, {"theta": "theta", "classifier": "classifier"})
+    rates = {
+        name: optax.warmup_cosine_decay_schedule(0, rate, round(0.06 * steps), steps)
+        for name, rate in (("theta", 1e-2), ("classifier", 2e-3))
+    }
+    optimizer = optax.multi_transform(
+        {name: optax.adamw(rate, weight_decay=0) for name, rate in rates.items()},
+        {"theta": "theta", "classifier": "classifier"},
+    )
 
     def logits(trained, params, ids, mask):
         weights = merged(spec, trained["theta"], params) | {"classifier": trained["classifier"]}
@@ -153,8 +162,18 @@ def main():
         right += int((np.argmax(answer(trained, params, ids, mask), 1) == labels).sum())
     ADAPTER.parent.mkdir(parents=True, exist_ok=True)
     whole = params | {"classifier": trained["classifier"]}
-    size = save(ADAPTER, spec, trained["theta"], whole, in_full=["classifier"], base=str(base), architecture="BertForSequenceClassification")
-    print(f"accuracy {right / len(held_out):.3f} on {len(held_out):,} held out of {len(train):,} trained on; {ADAPTER} has {size:,} bytes")
+    size = save(
+        ADAPTER,
+        spec,
+        trained["theta"],
+        whole,
+        in_full=["classifier"],
+        base=str(base),
+        architecture="BertForSequenceClassification",
+    )
+    print(
+        f"accuracy {right / len(held_out):.3f} on {len(held_out):,} held out of {len(train):,} trained on; {ADAPTER} has {size:,} bytes"
+    )
 
 
 if __name__ == "__main__":

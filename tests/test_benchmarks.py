@@ -53,7 +53,7 @@ def test_quick_rows_write_numbers_page_and_pictures_and_leave_docs_alone(tmp_pat
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--only", 17), "error: --only: there is no row 17; rows are 1 to 16\n"),
+        (("--only", 20), "error: --only: there is no row 20; rows are 1 to 19\n"),
         (("--quick", "--output", DOCS), "error: --output: a quick run's numbers mean nothing; give a folder other than docs\n"),
     ],
 )  # fmt: skip

@@ -12,9 +12,23 @@ import pytest
 jax = pytest.importorskip("jax", reason="the JAX backend needs jax: pip install -e .[jax]")
 import jax.numpy as jnp
 
-from backends.jax import Leaf, apply, deltas, from_checkpoint, index, init, merged, plan, to_checkpoint
+from backends.jax import (
+    Leaf,
+    apply,
+    deltas,
+    from_checkpoint,
+    gather,
+    index,
+    init,
+    merged,
+    permutation,
+    plan,
+    programs,
+    rounding,
+    specification,
+    to_checkpoint,
+)
 from backends.jax import factors as factors_module
-from backends.jax import gather, permutation, programs, rounding, specification
 from unilora_spec import Adapter, LayerMap, LayerMapError, Projection, Segment
 from unilora_spec.protocol import projection_of
 
@@ -64,7 +78,11 @@ def test_expand_has_the_specifications_bits_also_below_the_normal_range(kind, D,
 def test_adjoint_is_within_the_specifications_bound(special):
     """Of numbers below 2^-126 too, which XLA on a CPU takes for 0."""
     p = Projection(D=1000, d=77, seed=3)
-    g = np.resize(SPECIAL[[0, 3, 4, 5, 6]], p.D) if special else np.random.default_rng(0).normal(size=p.D).astype(np.float32)
+    g = (
+        np.resize(SPECIAL[[0, 3, 4, 5, 6]], p.D)
+        if special
+        else np.random.default_rng(0).normal(size=p.D).astype(np.float32)
+    )
     rows = gather.Rows(p, 0, p.D)
     got = np.asarray(jax.jit(lambda g: gather.adjoint(rows, g, gather.scale(p)))(g), np.float64)
     magnitudes = np.bincount(p.index(), abs(g.astype(np.float64)), p.d)
@@ -103,7 +121,9 @@ def test_products_and_sums_are_ieees_where_xla_flushes():
         assert same_bits(jax.jit(rounding.product)(x, y), x * y)
         assert same_bits(jax.jit(rounding.total)(x, y), x + y)
     x, y, z = random.normal(size=(3, 5000)).astype(np.float32)
-    assert not same_bits(jax.jit(lambda x, y, z: x * y + z)(x, y, z), x * y + z) or jax.default_backend() != "cpu"  # an FMA
+    assert (
+        not same_bits(jax.jit(lambda x, y, z: x * y + z)(x, y, z), x * y + z) or jax.default_backend() != "cpu"
+    )  # an FMA
     assert same_bits(jax.jit(lambda x, y, z: rounding.fence(x * y, x) + z)(x, y, z), x * y + z)
 
 
@@ -122,7 +142,7 @@ def test_programs_have_numpys_bits_and_gradients(kind, more):
         theta_D, back = jax.vjp(partial(programs.expanded, p, 0, p.D), theta)
         return theta_D, back(g)[0]
 
-    theta_D, gradient = both(theta, g)
+    theta_D, _ = both(theta, g)
     if p.exact:
         assert same_bits(theta_D, p.expand(theta))
         theta[::3] = np.resize(SPECIAL[3:7], len(theta[::3]))
@@ -144,7 +164,9 @@ def tree():
         "dense": {"kernel": (6, 8), "bias": (8,)}, "query": {"kernel": (6, 2, 4)}, "out": {"kernel": (2, 4, 6)},
         "layers": {"kernel": (3, 6, 6)}, "inner": {"kernel": (6, 3, 6)}, "table": {"embedding": (10, 6)}, "conv": {"kernel": (3, 6, 4)},
     }  # fmt: skip
-    return jax.tree.map(lambda s: jnp.asarray(random.normal(size=s), jnp.float32), shapes, is_leaf=lambda s: isinstance(s, tuple))
+    return jax.tree.map(
+        lambda s: jnp.asarray(random.normal(size=s), jnp.float32), shapes, is_leaf=lambda s: isinstance(s, tuple)
+    )
 
 
 NAMES = {
@@ -170,12 +192,14 @@ def adapted(rank=2, **options):
 def test_merged_is_the_specifications_merge_of_the_checkpoint(rank):
     params, spec, theta = adapted(rank, alpha=3.0, ranks={"layer.1": 1} if rank else {})
     theta = theta + 0.1
-    expected = to_checkpoint(params, NAMES)
+    expected = {name: value.copy() for name, value in to_checkpoint(params, NAMES).items()}
     adapter = Adapter(spec.projection, spec.layer_map, np.asarray(theta))
     adapter.check_base({name: value.shape for name, value in expected.items()})
     adapter.merge(expected)
     got = to_checkpoint(jax.jit(merged)(spec, theta, params, index(spec)), NAMES)
-    assert all(np.allclose(got[name], expected[name], rtol=1e-6, atol=1e-6) for name in expected)  # a rounding or two at 1
+    assert all(
+        np.allclose(got[name], expected[name], rtol=1e-6, atol=1e-6) for name in expected
+    )  # a rounding or two at 1
     assert abs(got["conv.weight"] - to_checkpoint(params, NAMES)["conv.weight"]).max() > 0.01
     back = from_checkpoint(to_checkpoint(params, NAMES), jax.tree.map(jnp.zeros_like, params), NAMES)
     assert jax.tree.all(jax.tree.map(jnp.array_equal, back, params))
@@ -192,8 +216,13 @@ def test_apply_is_what_merging_adds():
     def both(theta, columns):
         full = merged(spec, theta, params)
         difference = {name: full[name]["kernel"] - params[name]["kernel"] for name in (*ways, *stacked)}
-        found = [(apply(spec, theta, f"{n}.kernel", x, index=columns), jnp.einsum(sum_, x, difference[n])) for n, (sum_, x) in ways.items()]
-        return found + [(apply(spec, theta, f"{n}.kernel", x, layer=1), x @ take(difference[n])) for n, take in stacked.items()]
+        found = [
+            (apply(spec, theta, f"{n}.kernel", x, index=columns), jnp.einsum(sum_, x, difference[n]))
+            for n, (sum_, x) in ways.items()
+        ]
+        return found + [
+            (apply(spec, theta, f"{n}.kernel", x, layer=1), x @ take(difference[n])) for n, take in stacked.items()
+        ]
 
     for got, expected in both(theta, index(spec)):
         assert np.allclose(got, expected, atol=1e-5)  # roundings of W + ΔW at 1 to 4, over eight of them
@@ -202,10 +231,15 @@ def test_apply_is_what_merging_adds():
 def test_parts_of_a_weight_act_in_their_rows():
     """Fused q and v of one (out, in) leaf, and experts in a stack, as a file names them."""
     random = np.random.default_rng(0)
-    params = {"qkv": jnp.asarray(random.normal(size=(12, 5)), jnp.float32), "experts": jnp.asarray(random.normal(size=(4, 5, 6)), jnp.float32)}
+    params = {
+        "qkv": jnp.asarray(random.normal(size=(12, 5)), jnp.float32),
+        "experts": jnp.asarray(random.normal(size=(4, 5, 6)), jnp.float32),
+    }
     segments = [Segment("qkv", 4, 5, 2, row=8), Segment("qkv", 4, 5, 1, row=0)]
     segments += [Segment("experts", 6, 5, 2, transposed=True, index=k) for k in (3, 1)]
-    spec = plan(params, LayerMap(segments, alpha=2), d=30, names={"qkv": "qkv", "experts": Leaf("experts", transposed=True)})
+    spec = plan(
+        params, LayerMap(segments, alpha=2), d=30, names={"qkv": "qkv", "experts": Leaf("experts", transposed=True)}
+    )
     theta = init(spec) + 0.1
     expected = {name: np.array(value) for name, value in params.items()}
     Adapter(spec.projection, spec.layer_map, np.asarray(theta)).merge(expected)
@@ -216,9 +250,16 @@ def test_parts_of_a_weight_act_in_their_rows():
 
 
 def test_own_names_say_what_is_in_and_out():
-    params = {"blocks": [{"w": jnp.zeros((4, 6))}], "attention": {"kernel": jnp.zeros((4, 2, 3))}, "linear": {"weight": jnp.zeros((6, 4))}}
+    params = {
+        "blocks": [{"w": jnp.zeros((4, 6))}],
+        "attention": {"kernel": jnp.zeros((4, 2, 3))},
+        "linear": {"weight": jnp.zeros((6, 4))},
+    }
     spec = plan(params, ["w", "linear"], 2, 10)
-    assert spec.layer_map.segments == (Segment("blocks.0.w", 6, 4, 2, transposed=True), Segment("linear.weight", 6, 4, 2))
+    assert spec.layer_map.segments == (
+        Segment("blocks.0.w", 6, 4, 2, transposed=True),
+        Segment("linear.weight", 6, 4, 2),
+    )
     with pytest.raises(LayerMapError, match=r"attention.kernel has 3 axes, \[4, 2, 3\]; say by names"):
         plan(params, ["attention"], 2, 10)
     with pytest.raises(LayerMapError, match="no matrix of the tree is named 'linaer'; names are linear"):
@@ -257,9 +298,13 @@ def test_one_specification_under_grad_vmap_checkpoint_and_scan():
     for loss in (by_scan, jax.checkpoint(by_loop)):
         values, gradients = jax.jit(jax.vmap(jax.value_and_grad(loss)))(thetas)
         for value, gradient, (its, of_it) in zip(values, gradients, expected):
-            assert np.allclose(value, its, rtol=1e-5) and np.allclose(gradient, of_it, atol=1e-5)  # the same sums, otherwise grouped
+            assert np.allclose(value, its, rtol=1e-5) and np.allclose(
+                gradient, of_it, atol=1e-5
+            )  # the same sums, otherwise grouped
     moved = [one(thetas[0] + sign * 1e-2 * np.eye(40, dtype=np.float32)[3])[0] for sign in (1, -1)]
-    assert abs((moved[0] - moved[1]) / 2e-2 - expected[0][1][3]) < 2e-3  # float32's 1e-6 of a loss near 10, over 2e-2; and curvature
+    assert (
+        abs((moved[0] - moved[1]) / 2e-2 - expected[0][1][3]) < 2e-3
+    )  # float32's 1e-6 of a loss near 10, over 2e-2; and curvature
 
 
 def test_a_long_vector_in_arrays_of_whole_segments(monkeypatch):
@@ -307,8 +352,14 @@ print(float(abs(automatic(*arguments) - compiled(*arguments)).max() / abs(compil
 
 
 def test_the_gradient_over_a_mesh_is_one_all_reduce_of_d_floats():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", MESH], capture_output=True, text=True, env=environment, check=False, timeout=250)
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", MESH], capture_output=True, text=True, env=environment, check=False, timeout=250
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     reduced, *errors = done.stdout.split()
     assert reduced == "f32[40]{0}" and len(errors) == 2

@@ -24,7 +24,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from jax_reviews import Bert, names
 
 IDS = np.random.default_rng(0).integers(1, 50, (3, 7))
-SAME = 1e-5  # of logits near 1: some hundred roundings of 6e-8 in a layer of width 32, in another order in each framework
+SAME = (
+    1e-5  # of logits near 1: some hundred roundings of 6e-8 in a layer of width 32, in another order in each framework
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +70,17 @@ def test_trained_in_torch_and_run_in_jax(base, tmp_path):
     assert abs(got - in_torch(base[0])).max() > 0.1
     saved = save(tmp_path / "back.safetensors", adapter.spec, adapter.theta, params, in_full=["classifier"])
     (again, once) = (read(tmp_path / name) for name in ("back.safetensors", "vec.safetensors"))
-    assert saved and again.layer_map == once.layer_map and again.projection == once.projection and again.base.rest == once.base.rest
-    assert np.array_equal(again.theta, once.theta) and again.base.contents == once.base.contents and again.base.structure == once.base.structure
+    assert (
+        saved
+        and again.layer_map == once.layer_map
+        and again.projection == once.projection
+        and again.base.rest == once.base.rest
+    )
+    assert (
+        np.array_equal(again.theta, once.theta)
+        and again.base.contents == once.base.contents
+        and again.base.structure == once.base.structure
+    )
     assert all(np.array_equal(again.saved[name], value) for name, value in once.saved.items())
 
 
@@ -96,7 +107,14 @@ def test_trained_in_jax_and_run_in_torch_and_onnx(base, tmp_path):
     ours = jax.jit(logits)(trained)
     assert step(trained)[0] < first - 0.1  # 0.7 before; it learns three rows
     path = tmp_path / "vec.safetensors"
-    save(path, spec, trained["theta"], params | {"classifier": trained["classifier"]}, in_full=["classifier"], labels=["bad", "good"])
+    save(
+        path,
+        spec,
+        trained["theta"],
+        params | {"classifier": trained["classifier"]},
+        in_full=["classifier"],
+        labels=["bad", "good"],
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = load_adapter(fresh(), path)

@@ -72,7 +72,9 @@ def _columns_of(p, start, stop):
     of, a = Numbers.of(permutation), permutation.a
     length = np.uint32(stop - start)
     begin = pair(min(start, p.D - 1), a)
-    return np.asarray(_columns(of, begin, length, np.uint32(p.d), per(p.d), _padded(stop - start), a > 2**16))[: stop - start]
+    return np.asarray(_columns(of, begin, length, np.uint32(p.d), per(p.d), _padded(stop - start), a > 2**16))[
+        : stop - start
+    ]
 
 
 def _padded(length: int) -> int:

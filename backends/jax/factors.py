@@ -73,7 +73,9 @@ def merged(spec: Specification, theta: Array, params, index: Index = None):
     return structure.unflatten([_merged(spec, path, leaf, found) for path, leaf in leaves])
 
 
-def apply(spec: Specification, theta: Array, path: str, x: Array, layer: int | None = None, index: Index = None) -> Array:
+def apply(
+    spec: Specification, theta: Array, path: str, x: Array, layer: int | None = None, index: Index = None
+) -> Array:
     """ΔW·x of the leaf with this path, without ΔW: for those who keep W apart and add this to what W gives.
 
     x ends with the leaf's axes of the input, (…, in), and the result with those of the output, (…, out), in x's dtype. ``layer`` is the

@@ -42,7 +42,9 @@ def save(
         arrays = dict(flattened(params)[0])
         whole = _in_full(spec, in_full)
         tensors = {name: value for path, leaf, _ in spec.leaves for name, value in leaf.tensors(arrays[path])}
-        saved = {name: tensors[name] for path, leaf, shape in spec.leaves if path in whole for name in leaf.names(shape)}
+        saved = {
+            name: tensors[name] for path, leaf, shape in spec.leaves if path in whole for name in leaf.names(shape)
+        }
         own = {*spec.layer_map.by_weight(), *saved}
         outside = rest.fingerprint(rest.of_arrays({name: value for name, value in tensors.items() if name not in own}))
         shapes = {name: value.shape for name, value in tensors.items()}
@@ -66,12 +68,18 @@ def load(file, params, names: Names = None) -> tuple[Adapter, object]:
     adapter.check_saved(shapes)
     tensors = {name: value for path, (leaf, _) in leaves.items() for name, value in leaf.tensors(arrays[path])}
     if adapter.same_contents(tensors.get) is False:
-        warnings.warn(f"the tree's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=2)
+        warnings.warn(
+            f"the tree's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=2
+        )
     for line in rest.told(adapter.other_rest(rest.of_arrays(tensors))):
         warnings.warn(line, stacklevel=2)
     spec = Specification(adapter.projection, adapter.layer_map, tuple((path, *held) for path, held in leaves.items()))
     if adapter.saved:
-        there = {path: leaf for path, (leaf, shape) in leaves.items() if not adapter.saved.keys().isdisjoint(leaf.names(shape))}
+        there = {
+            path: leaf
+            for path, (leaf, shape) in leaves.items()
+            if not adapter.saved.keys().isdisjoint(leaf.names(shape))
+        }
         params = from_checkpoint(tensors | dict(adapter.saved), params, there)
     return Adapter(spec, jnp.asarray(adapter.theta)), params
 

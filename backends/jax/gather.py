@@ -110,7 +110,9 @@ def sums(rows: Rows | None, g: Array, d: int, index: Array | None = None) -> Arr
 
 def one_by_one(g: Array, index: Array, d: int) -> Array:
     """The sums by a scatter."""
-    numbers = lax.ScatterDimensionNumbers(update_window_dims=(), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,))
+    numbers = lax.ScatterDimensionNumbers(
+        update_window_dims=(), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
+    )
     return lax.scatter_add(jnp.zeros_like(g, shape=d), index[:, None], g, numbers, mode=IN_BOUNDS)
 
 

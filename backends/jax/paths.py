@@ -37,12 +37,18 @@ class Leaf(NamedTuple):
         groups = [(group,) if isinstance(group, int) else tuple(group) for group in axes]
         if sorted(axis for group in groups for axis in group) != list(range(len(rest))):
             without = "" if self.stacked is None else " beside that of the layers"
-            raise LayerMapError(f"the axes of {self.name} are {self.axes}; name each of the leaf's {len(rest)}{without} once")
+            raise LayerMapError(
+                f"the axes of {self.name} are {self.axes}; name each of the leaf's {len(rest)}{without} once"
+            )
         return [tuple(rest[axis] for axis in group) for group in groups]
 
     def names(self, shape: tuple[int, ...]) -> list[str]:
         """The names of the tensors in a leaf of this shape."""
-        return [self.name] if self.stacked is None else [self.name.replace("{}", str(k)) for k in range(shape[self.stacked])]
+        return (
+            [self.name]
+            if self.stacked is None
+            else [self.name.replace("{}", str(k)) for k in range(shape[self.stacked])]
+        )
 
     def tensor_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a tensor in a leaf of this one."""
@@ -112,7 +118,9 @@ def named(params, names: Names = None) -> dict[str, tuple[Leaf, tuple[int, ...]]
     ask = own if names is None else names if callable(names) else lambda path, array: names.get(path)
     leaves = {path: leaf for path, leaf in flattened(params)[0] if is_array(leaf)}
     if isinstance(names, Mapping) and (unknown := [path for path in names if path not in leaves]):
-        raise LayerMapError(f"names has {unknown[0]}, and no leaf has that path; leaves are {', '.join(list(leaves)[:5])} …")
+        raise LayerMapError(
+            f"names has {unknown[0]}, and no leaf has that path; leaves are {', '.join(list(leaves)[:5])} …"
+        )
     found, where = {}, {}
     for path, array in leaves.items():
         leaf = ask(path, array)
@@ -129,14 +137,18 @@ def named(params, names: Names = None) -> dict[str, tuple[Leaf, tuple[int, ...]]
 def to_checkpoint(params, names: Names = None) -> dict[str, np.ndarray]:
     """The tensors of a checkpoint in a tree: float32 by name."""
     arrays = dict(flattened(params)[0])
-    return {name: value for path, (leaf, _) in named(params, names).items() for name, value in leaf.tensors(arrays[path])}
+    return {
+        name: value for path, (leaf, _) in named(params, names).items() for name, value in leaf.tensors(arrays[path])
+    }
 
 
 def from_checkpoint(tensors: Mapping[str, np.ndarray], params, names: Names = None):
     """A tree like ``params`` with the numbers of a checkpoint's ``tensors``, by name, in their dtypes. Raises ``BaseMismatch`` where one
     is missing or has another shape."""
     found, (leaves, structure) = named(params, names), flattened(params)
-    return structure.unflatten([_filled(tensors, found[path][0], array) if path in found else array for path, array in leaves])
+    return structure.unflatten(
+        [_filled(tensors, found[path][0], array) if path in found else array for path, array in leaves]
+    )
 
 
 def _filled(tensors, leaf, array):
@@ -144,7 +156,9 @@ def _filled(tensors, leaf, array):
         shape = leaf.tensor_shape(array.shape)
         if name not in tensors or np.shape(tensors[name]) != shape:
             there = f"has shape {list(np.shape(tensors[name]))}" if name in tensors else "is not there"
-            raise BaseMismatch(f"the checkpoint's {name} {there}, and the tree wants {list(shape)}; give the tree's own", "10.3")
+            raise BaseMismatch(
+                f"the checkpoint's {name} {there}, and the tree wants {list(shape)}; give the tree's own", "10.3"
+            )
         return tensors[name]
 
     return jax.numpy.asarray(leaf.put(np.asarray(array), read))

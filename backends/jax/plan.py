@@ -46,12 +46,22 @@ def plan(
         layer_map = targets
     else:
         targets = [targets] if isinstance(targets, str) else list(targets)
-        rank_of, matrices = {}, [(path, name) for path, (leaf, shape) in leaves.items() if _is_matrix(leaf, shape) for name in leaf.names(shape)]
+        rank_of, matrices = (
+            {},
+            [
+                (path, name)
+                for path, (leaf, shape) in leaves.items()
+                if _is_matrix(leaf, shape)
+                for name in leaf.names(shape)
+            ],
+        )
         for target in targets:
             rank_of |= dict.fromkeys(_matching(target, matrices, leaves), rank)
         for pattern in reversed(ranks):
             rank_of |= dict.fromkeys(_matching(pattern, rank_of, leaves), ranks[pattern])
-        segments = [s for (path, name), r in rank_of.items() for s in _segments(path, name, *leaves[path], r, names is None)]
+        segments = [
+            s for (path, name), r in rank_of.items() for s in _segments(path, name, *leaves[path], r, names is None)
+        ]
         segments.sort(key=lambda segment: (_in_order(segment.name), segment.index or 0))
         layer_map = LayerMap(segments, (rank or 1) if alpha is None else alpha, scaling)
     of_kind = kind_named(kind).trained_as()

@@ -16,7 +16,9 @@ OF_JAX = OPERATIONS | {
     "take": lambda how, x, index: x[index.astype(jnp.int32)],
     "largest": lambda how, x: lax.top_k(x, how)[1],
 }
-SMALL = 2.0**-40  # with numbers of θ from here on, nothing that a program makes is below 2^-126: its frozen numbers are above 2^-70
+SMALL = (
+    2.0**-40
+)  # with numbers of θ from here on, nothing that a program makes is below 2^-126: its frozen numbers are above 2^-70
 
 
 def expanded(projection: Program, start: int, stop: int, theta: Array) -> Array:

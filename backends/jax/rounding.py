@@ -112,7 +112,11 @@ def _words(m, n):
 
 def _rounded_shift(high, low, k):
     """⌊(2^32·high + low) / 2^k⌉, ties to even, where it is below 2^31; k is int32, 2 … 63."""
-    above, of_low, of_high = k > 32, jnp.clip(k - 1, 0, 31).astype(jnp.uint32), jnp.clip(k - 33, 0, 31).astype(jnp.uint32)
+    above, of_low, of_high = (
+        k > 32,
+        jnp.clip(k - 1, 0, 31).astype(jnp.uint32),
+        jnp.clip(k - 33, 0, 31).astype(jnp.uint32),
+    )
     twice = jnp.where(above, high >> of_high, (high << (32 - of_low)) | (low >> of_low)).astype(jnp.uint32)
     rest = jnp.where(above, low | (high & _ones(of_high)), low & _ones(of_low))
     up = twice & ((rest > 0) | (twice >> 1)) & 1

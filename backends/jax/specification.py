@@ -13,7 +13,9 @@ from unilora_spec import BaseMismatch, LayerMap, Projection, Segment
 
 from .paths import Leaf
 
-RUN = 2**30  # entries of θ_D that are one array, unless a single segment has more: below what JAX indexes without 64 bits
+RUN = (
+    2**30
+)  # entries of θ_D that are one array, unless a single segment has more: below what JAX indexes without 64 bits
 
 
 class Site(NamedTuple):
