@@ -60,7 +60,9 @@ def expanded(rows: Rows | None, theta: Array, scale: Array, index: Array | None 
 
     The bits are the specification's, numbers below 2^-126 too. Differentiable to θ, by ``adjoint``.
     """
-    return gathered(product(theta, scale), rows.columns if index is None else index)
+    # The branches' result is made whole before the gather, which XLA would else let multiply anew for each row.
+    scaled = lax.cond(has_below(theta, SMALL), product, jnp.multiply, theta, scale)
+    return gathered(scaled, rows.columns if index is None else index)
 
 
 def _forward(rows, theta, scale, index=None):
