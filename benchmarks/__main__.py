@@ -20,7 +20,7 @@ from typer.main import get_command
 from unilora_spec import UniLoraError, replacing
 from unilora_spec.command import run
 
-from . import attaching, files, generating, language_models, measure, memory, projection, quiet, report, training
+from . import attaching, files, generating, jax, language_models, measure, memory, projection, quiet, report, training
 from .compare.command import compare
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -39,6 +39,9 @@ GROUPS = {
     (14,): attaching.switching,
     (15,): generating.generating,
     (16,): language_models.language_models,
+    (17,): jax.set_up,
+    (18,): jax.expand_and_adjoint,
+    (19,): jax.training,
 }
 ROWS = [number for numbers in GROUPS for number in numbers]
 QUICK = 2

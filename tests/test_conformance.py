@@ -18,6 +18,7 @@ import unilora_spec
 from conformance_tests import faults, hostile, vectors
 from conformance_tests.rules import NOT_ASKED, spec_rules
 from unilora_spec import conformance
+from unilora_spec.projection import KINDS
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "conformance_tests" / "examples"
@@ -103,6 +104,16 @@ def test_our_other_implementations(implementation, requests):
     done, report, _ = command("--impl", implementation, "--timeout", 60, *HALF)
     assert not failed(report) and done.returncode == 0
     assert set(report["implementation"]["requests"]) == requests | {"describe"}
+
+
+def test_jax():
+    pytest.importorskip("jax", reason="the JAX backend needs jax")
+    # Few examples: a function is compiled for each program, and for each size of array. docs/jax.md has the whole run.
+    done, report, _ = command("--impl", "backends.jax.conformance", "--timeout", 60, "--examples", 4)
+    assert not failed(report) and done.returncode == 0
+    described = report["implementation"]
+    assert set(described["requests"]) == {"describe", "index", "expand", "adjoint", "delta_weight", "merge"}
+    assert set(described["kinds"]) == set(KINDS)
 
 
 def has_cxx():
