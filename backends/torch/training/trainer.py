@@ -16,8 +16,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from unilora_spec import WorkFailed
 
+from ...rows.order import LikeLengths
 from ..optimizers import LoraPro, LoraRite
-from ..rows.order import LikeLengths
 
 WEIGHTS = "model.safetensors"  # the name that a Trainer looks for
 
@@ -186,7 +186,7 @@ def make_trainer(model, groups, settings, rows, task, folder) -> Trainer:
         optimizers=(_optimizer(model, groups, settings), None),
         callbacks=[_Finite(), *([_Steps(model.unilora.noise)] if settings.noise else [])],
         task=task,
-        sampler=LikeLengths(task.lengths(rows.train), settings.batch_size, arguments.seed),
+        sampler=LikeLengths(task.lengths(rows.train), settings.batch_size, settings.seed),
     )
     del model._hf_peft_config_loaded
     trainer.remove_callback(PrinterCallback)

@@ -7,18 +7,17 @@ import torch
 
 from unilora_spec import UniLoraError
 
-from ..rows.split import Data, Source
-from ..settings import EvaluateSettings
-from ..tasks.classes import Known
+from ...rows.split import Data, Source
+from ...runs.mistakes import Mistakes
+from ...runs.tables import shown, write_table
+from ...settings import EvaluateSettings
+from ...tasks import as_known
 from ..tasks.language_model import LanguageModel
-from ..tasks.multi_label import MultiLabel
 from ..training.base import quiet
 from .answers import Comparison
 from .generation import Generator
-from .mistakes import Mistakes
 from .passes import batches, on_device
 from .prompts import Asking, Prompts
-from .tables import shown, write_table
 from .trained import Trained, load_trained
 
 PADDING = -100  # in what is measured of each token, as labels have it
@@ -76,12 +75,7 @@ def _rows(settings, trained) -> tuple[Source, list[int]]:
     task = trained.task
     source = Source(settings.data, task.settings, task)
     if task.labels:
-        if isinstance(task, MultiLabel) and task.has_bits(source):
-            task.learn(source, None)
-        else:
-            task.learn(
-                Known(str(settings.adapter), task.labels, task.columns(source.rows.column_names)[-1], source), source
-            )
+        as_known(task, str(settings.adapter))(source)
     chosen = [row for row, share in source.shares.items() if not settings.holdout or share < settings.holdout]
     if settings.limit:
         chosen = sorted(sorted(chosen, key=source.shares.get)[: settings.limit])

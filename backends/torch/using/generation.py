@@ -10,9 +10,9 @@ from transformers.generation.streamers import BaseStreamer, TextStreamer
 from unilora_spec import UniLoraError
 from unilora_spec.command import printable
 
-from ..rows.forms import Example
+from ...rows.forms import Example
+from ...runs.progress import counted
 from ..tasks.templates import Template
-from ..training.progress import counted
 from .passes import batches
 from .trained import Trained
 

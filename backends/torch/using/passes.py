@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from ..rows.order import longest_first
-from ..training.progress import counted
+from ...rows.order import longest_first
+from ...runs.progress import counted
 
 
 def batches(lengths: Sequence[int], size: int, what: str, progress: bool) -> Iterator[list[int]]:
@@ -16,5 +16,5 @@ def batches(lengths: Sequence[int], size: int, what: str, progress: bool) -> Ite
 
 
 def on_device(batch: dict[str, torch.Tensor], model) -> dict[str, torch.Tensor]:
-    """A batch where the model is."""
-    return {name: value.to(model.device) for name, value in batch.items()}
+    """A batch of tensors or arrays as tensors, where the model is."""
+    return {name: torch.as_tensor(value).to(model.device) for name, value in batch.items()}

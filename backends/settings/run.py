@@ -1,4 +1,4 @@
-"""What a training run is told besides: its steps and its output."""
+"""What a training run is told besides: its steps and its output, of every trainer and of the torch backend's."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,21 @@ from .options import (
     option,
     whole,
 )
+from .settings import Settings
+
+
+@dataclass
+class OutputSettings(Settings):
+    """Where an adapter is written."""
+
+    output: Path | None = option(  # noqa: RUF009
+        "Output", PATH, "The adapter's file, such as vec.safetensors."
+    )
+
+    def need_output(self) -> None:
+        """Raises ``UniLoraError`` where it is missing."""
+        if self.output is None:
+            raise UniLoraError("--output is missing; give the file to write, such as vec.safetensors")
 
 
 @dataclass
@@ -42,18 +57,36 @@ class PlanSettings(DataSettings, AdapterSettings):
 
 
 @dataclass
-class TrainSettings(PlanSettings):
-    """All options of a training run; texts and numbers are converted as those of the command line are.
-
-    Raises ``UniLoraError`` with the option's name for a value that it cannot have.
-    """
+class AttachSettings(PlanSettings, OutputSettings):
+    """An adapter that is put on its base, with what is trained beside it, and written."""
 
     train_in_full: tuple[str, ...] = option(
         "Adapter", NAMES, "Modules or parameters to train beside the vector; what the base lacks is one anyway.", ()
     )
-    head_only: bool = option(
-        "Adapter", FLAG, "No adapter: train the head alone, for comparison. Writes no file.", False
-    )
+
+
+@dataclass
+class StartSettings(AttachSettings):
+    """All options of an adapter as a training would begin with it.
+
+    Raises ``UniLoraError`` with the option's name for a value that it cannot have.
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.data is None:
+            raise UniLoraError("--data is missing; give the rows, of which the classes are taken")
+        if self.ranks in DURING:
+            raise UniLoraError(f"--ranks {self.ranks} moves ranks while train runs; leave it out")
+        self.need_output()
+
+
+@dataclass
+class RunSettings(DataSettings, OutputSettings):
+    """What every trainer is told of a run's steps, its evaluations and its checkpoints.
+
+    Raises ``UniLoraError`` with the option's name for a value that it cannot have.
+    """
 
     epochs: float = option("Training", number(0.0), "Times through the data.", 1.0)
     max_steps: int | None = option(
@@ -64,26 +97,12 @@ class TrainSettings(PlanSettings):
     lr: float | None = option(
         "Training", number(0), "Learning rate of the vector; by default by task, kind, D / d and the base's size."
     )
-    sweep: tuple[float, ...] | None = option(
-        "Training",
-        RATES,
-        "Try these learning rates of the vector, each on a tenth of the rows, and train with the best on held-out rows.",
-    )
     head_lr: float = option("Training", number(0), "Learning rate of what is trained in full.", 2e-3)
     weight_decay: float = option("Training", number(0), "Weight decay of the vector, as AdamW's.", 0.0)
     head_weight_decay: float | None = option(
         "Training",
         number(0),
         "Weight decay of the matrices that are trained in full; by default that of the vector, of all that is.",
-    )
-    optimizer: str = option(
-        "Training",
-        one_of("adamw", "lora-rite", "lora-pro", "lora-pro-efficient"),
-        "What steps the vector: AdamW, or by what a step does to the weights, LoRA-RITE (kind identity) or LoRA-Pro.",
-        "adamw",
-    )
-    noise: float = option(
-        "Training", number(0), "Flat-LoRA's noise on the adapted weights: 0.05 is the paper's for text.", 0.0
     )
     schedule: str = option(
         "Training",
@@ -92,12 +111,6 @@ class TrainSettings(PlanSettings):
         SCHEDULES[0],
     )
     warmup: float = option("Training", number(0, 1), "Share of the steps in which the learning rates rise.", 0.06)
-    dropout: float | None = option(
-        "Training",
-        number(0, 1),
-        "Dropout of the base while it is trained: what its config.json has as probabilities is set to this; by default it is as there. "
-        "The adapter has none of its own.",
-    )
     clip: float = option(
         "Training",
         number(0),
@@ -110,22 +123,16 @@ class TrainSettings(PlanSettings):
     patience: int | None = option(
         "Training", whole(1), "Stop after that many evaluations without a better one, and keep the best."
     )
-    gradient_checkpointing: bool = option("Training", FLAG, "Less memory, more time.", False)
-    bf16: bool = option("Training", FLAG, "Mixed precision in bfloat16.", False)
-    storage: str | None = option(
+    from_state: Path | None = option(  # noqa: RUF009
         "Training",
-        one_of("cached", "computed"),
-        "The projection in memory, 4 bytes an entry, or computed at each step; by default by device and size.",
+        PATH,
+        "Go on from the step that --state has written, here or by another backend, in a call that is otherwise the same.",
     )
 
-    output: Path | None = option(  # noqa: RUF009
-        "Output", PATH, "The adapter's file, such as vec.safetensors."
-    )
-    card: bool = option(
+    state: Path | None = option(  # noqa: RUF009
         "Output",
-        FLAG,
-        "Write a model card beside the file, vec.md: base, data, metrics and command.",
-        True,
+        PATH,
+        "Write what --from-state goes on from there, at each checkpoint and at the end: the vector, AdamW's moments and the step.",
         compare=False,
     )
     resume: bool = option("Output", FLAG, "Go on from the last checkpoint of an interrupted run.", False, compare=False)
@@ -137,12 +144,67 @@ class TrainSettings(PlanSettings):
         super().__post_init__()
         if self.data is None:
             raise UniLoraError("--data is missing; give it in the call or in the --config file")
-        if (self.output is None) != self.head_only:
-            raise UniLoraError(
-                "--head-only writes no file; leave --output out"
-                if self.head_only
-                else "--output is missing; give the file to write, such as vec.safetensors"
-            )
+        if self.epochs == 0:
+            raise UniLoraError("--epochs is 0; give a number above it")
+        if self.patience and not (self.holdout or self.eval):
+            raise UniLoraError("--patience needs held-out data; give --eval or --holdout")
+        if self.resume and self.overwrite:
+            raise UniLoraError("--resume goes on and --overwrite starts anew; give one of them")
+
+
+@dataclass
+class TrainSettings(RunSettings, AttachSettings):
+    """All options of a training run; texts and numbers are converted as those of the command line are.
+
+    Raises ``UniLoraError`` with the option's name for a value that it cannot have.
+    """
+
+    head_only: bool = option(
+        "Adapter", FLAG, "No adapter: train the head alone, for comparison. Writes no file.", False
+    )
+
+    sweep: tuple[float, ...] | None = option(
+        "Training",
+        RATES,
+        "Try these learning rates of the vector, each on a tenth of the rows, and train with the best on held-out rows.",
+    )
+    optimizer: str = option(
+        "Training",
+        one_of("adamw", "lora-rite", "lora-pro", "lora-pro-efficient"),
+        "What steps the vector: AdamW, or by what a step does to the weights, LoRA-RITE (kind identity) or LoRA-Pro.",
+        "adamw",
+    )
+    noise: float = option(
+        "Training", number(0), "Flat-LoRA's noise on the adapted weights: 0.05 is the paper's for text.", 0.0
+    )
+    dropout: float | None = option(
+        "Training",
+        number(0, 1),
+        "Dropout of the base while it is trained: what its config.json has as probabilities is set to this; by default it is as there. "
+        "The adapter has none of its own.",
+    )
+    gradient_checkpointing: bool = option("Training", FLAG, "Less memory, more time.", False)
+    bf16: bool = option("Training", FLAG, "Mixed precision in bfloat16.", False)
+    storage: str | None = option(
+        "Training",
+        one_of("cached", "computed"),
+        "The projection in memory, 4 bytes an entry, or computed at each step; by default by device and size.",
+    )
+
+    card: bool = option(
+        "Output",
+        FLAG,
+        "Write a model card beside the file, vec.md: base, data, metrics and command.",
+        True,
+        compare=False,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.head_only:
+            self.need_output()
+        elif self.output:
+            raise UniLoraError("--head-only writes no file; leave --output out")
         if self.head_only and self.ranks in DURING:
             raise UniLoraError(f"--head-only trains no adapter; leave --ranks {self.ranks} out")
         if self.head_only and (self.optimizer != "adamw" or self.noise):
@@ -153,11 +215,8 @@ class TrainSettings(PlanSettings):
             raise UniLoraError(
                 "--patience keeps the best step, which may be one before dora has pruned to its budget; leave one of them out"
             )
-        if self.epochs == 0:
-            raise UniLoraError("--epochs is 0; give a number above it")
-        for name in ("patience", "sweep"):
-            if getattr(self, name) and not (self.holdout or self.eval):
-                raise UniLoraError(f"--{name} needs held-out data; give --eval or --holdout")
+        if self.sweep and not (self.holdout or self.eval):
+            raise UniLoraError("--sweep needs held-out data; give --eval or --holdout")
         if self.sweep and (self.lr is not None or self.head_only):
             raise UniLoraError(
                 f"--sweep chooses the learning rate of a vector; leave {'--head-only' if self.head_only else '--lr'} out"
@@ -183,5 +242,15 @@ class TrainSettings(PlanSettings):
                 )
         if self.bf16 and self.dtype == "float16":
             raise UniLoraError("--bf16 computes in bfloat16, and --dtype is float16; leave one of them out")
-        if self.resume and self.overwrite:
-            raise UniLoraError("--resume goes on and --overwrite starts anew; give one of them")
+        for name in ("state", "from_state"):
+            if getattr(self, name) and (
+                self.optimizer != "adamw" or self.ranks in DURING or self.kind == "chain" or self.head_only
+            ):
+                raise UniLoraError(
+                    f"{flag(name)} is for a vector that AdamW steps; leave --optimizer, --ranks {', '.join(DURING)}, --kind chain and "
+                    "--head-only out"
+                )
+        if self.sweep and self.from_state:
+            raise UniLoraError(
+                "--sweep tries learning rates from the start, and --from-state goes on; leave one of them out"
+            )
