@@ -23,7 +23,7 @@ from backends.torch.ranks.before import gelora, gradient_norm, hetero, of_flow, 
 from backends.torch.ranks.during import Beam, Dora, cut, norms, pairs
 from backends.settings import DURING, PlanSettings, TrainSettings
 from backends.torch.training import train as training
-from backends.runs.checkpoints import Stopped
+from backends.runs.ending import Stopped
 from unilora_spec import Adapter, LayerMap, Projection, Segment, UniLoraError
 
 # Before training: GeLoRA

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import unilora_spec
 from backends.rows.order import LikeLengths
 from backends.rows.split import share
-from backends.runs.checkpoints import Stopped
+from backends.runs.ending import Stopped
 from backends.settings import StartSettings, TrainSettings
 from backends.torch import attach
 from backends.torch.__main__ import app

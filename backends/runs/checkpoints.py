@@ -1,4 +1,4 @@
-"""The checkpoints of one training run, in a folder beside its output, and what stops and resumes it.
+"""The checkpoints of one training run, in a folder beside its output, and which of them a run goes on from.
 
 A checkpoint is written file by file. Then a record is written into it, of every file's digest and of the run's settings: a checkpoint
 is whole where its files are those of its record, whatever a kill, a full disk or somebody's hand has left beside it; and only what is
@@ -11,8 +11,6 @@ import hashlib
 import json
 import re
 import shutil
-import signal
-import threading
 from pathlib import Path
 
 from unilora_spec import UniLoraError, WorkFailed, replacing
@@ -23,10 +21,6 @@ from ..settings import RunSettings, flag
 
 RECORD = "whole.json"
 KEPT = 2
-
-
-class Stopped(WorkFailed):
-    """A run that its user stopped, and that left a checkpoint to go on from."""
 
 
 class Checkpoints:
@@ -129,7 +123,7 @@ class Checkpoints:
 
 def _plain(settings):
     fields = [field.name for field in dataclasses.fields(settings) if field.compare and field.name != "output"]
-    return json.loads(json.dumps({name: getattr(settings, name) for name in fields}))
+    return json.loads(json.dumps({name: getattr(settings, name) for name in fields}, default=str))
 
 
 def _step(checkpoint: Path) -> int:
@@ -146,35 +140,3 @@ def _digests(checkpoint: Path) -> dict[str, str]:
             with path.open("rb") as file:
                 found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
-
-
-class Interruption:
-    """Between ``with``, turns Ctrl-C and SIGTERM into ``asked``, at which a run writes a checkpoint after its step and raises ``Stopped``.
-
-    A second signal ends the run at once, as does the first where ``checkpoints`` is None.
-    """
-
-    def __init__(self, checkpoints: Checkpoints | None, say):
-        self.checkpoints, self.say, self._before = checkpoints, say, {}
-        self.asked = False
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self._before = {
-                number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-            }
-        return self
-
-    def __exit__(self, *exception):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number, frame):
-        if self.asked or not self.checkpoints:
-            raise KeyboardInterrupt
-        self.asked = True
-        self.say("stopping: a checkpoint is written after this step (once more to stop without)")
-
-    def stopped(self, step: int, steps: int) -> Stopped:
-        """What is raised once the checkpoint of ``step`` is written."""
-        return Stopped(f"stopped at step {step} of {steps}; its checkpoint is in {self.checkpoints.folder}")

@@ -3,9 +3,9 @@
 from ..rows.split import without
 
 
-def announcement(settings, rows, task) -> str:
-    """Which rows the run is about to train on."""
-    line = f"{settings.base}: {len(rows.train):,} rows to train on"
+def announcement(base, rows, task) -> str:
+    """Which rows the run on ``base``, a folder or an id, is about to train on."""
+    line = f"{base}: {len(rows.train):,} rows to train on"
     line += f", {len(rows.held_out):,} held out" if rows.held_out else ""
     line += f"; left out: {without(rows.dropped)}" if rows.dropped else ""
     line += f"; {task.found}" if task.found else ""

@@ -142,6 +142,10 @@ class RunSettings(DataSettings, OutputSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_run()
+
+    def check_run(self) -> None:
+        """Raises ``UniLoraError`` for what no run can have, whatever it learns."""
         if self.data is None:
             raise UniLoraError("--data is missing; give it in the call or in the --config file")
         if self.epochs == 0:
@@ -150,6 +154,14 @@ class RunSettings(DataSettings, OutputSettings):
             raise UniLoraError("--patience needs held-out data; give --eval or --holdout")
         if self.resume and self.overwrite:
             raise UniLoraError("--resume goes on and --overwrite starts anew; give one of them")
+
+    def rate_and_decay(self, dims: int | None = None) -> tuple[float, float]:
+        """The learning rate and the weight decay of a parameter of ``dims`` dimensions that is trained in full, or of θ where it is None."""
+        if dims is None:
+            return self.lr, self.weight_decay
+        if self.head_weight_decay is None:
+            return self.head_lr, self.weight_decay
+        return self.head_lr, self.head_weight_decay if dims > 1 else 0.0
 
 
 @dataclass

@@ -11,6 +11,7 @@ from .causal_lm import CausalLM
 from .classes import Known
 from .images import ImageClassification
 from .labelled import Classification, Regression
+from .language_model import LanguageModel
 from .multi_label import MultiLabel
 from .seq2seq import Seq2Seq
 from .task import Task
@@ -25,6 +26,23 @@ TASKS = {
     "causal-lm": CausalLM,
     "seq2seq": Seq2Seq,
 }
+
+
+__all__ = [
+    "TASKS",
+    "CausalLM",
+    "Classification",
+    "ImageClassification",
+    "Known",
+    "LanguageModel",
+    "MultiLabel",
+    "Regression",
+    "Seq2Seq",
+    "Task",
+    "TokenClassification",
+    "as_known",
+    "rows_and_task",
+]
 
 
 def rows_and_task(

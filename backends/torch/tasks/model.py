@@ -69,6 +69,11 @@ def tensors(batch: dict) -> dict[str, torch.Tensor]:
     return {name: torch.as_tensor(value) for name, value in batch.items()}
 
 
+def on_device(batch: dict, model) -> dict[str, torch.Tensor]:
+    """A batch of tensors or arrays as tensors, where the model is."""
+    return {name: value.to(model.device) for name, value in tensors(batch).items()}
+
+
 def logits_of(outputs) -> np.ndarray:
     """The logits of a model's outputs, float32."""
     return first(outputs.logits).detach().float().cpu().numpy()

@@ -75,16 +75,10 @@ def attached(model, settings, layer_map, new, **options) -> None:
 
 def groups(model, settings) -> list[dict]:
     """The parameter groups of an optimizer: θ first, then what is trained in full."""
-    theta = model.unilora.theta
-    in_full = [model.get_parameter(name) for name in model.unilora.trained_in_full()]
-    groups = [{"params": [theta], "lr": settings.lr}] if theta.requires_grad else []
-    if settings.head_weight_decay is None:
-        parts = [{"params": in_full}]
-    else:
-        matrices = [each for each in in_full if each.dim() > 1]
-        vectors = [each for each in in_full if each.dim() <= 1]
-        parts = [
-            {"params": matrices, "weight_decay": settings.head_weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-    return groups + [part | {"lr": settings.head_lr} for part in parts if part["params"]]
+    theta, parts = model.unilora.theta, {}
+    for name in model.unilora.trained_in_full():
+        parameter = model.get_parameter(name)
+        parts.setdefault(settings.rate_and_decay(parameter.dim()), []).append(parameter)
+    if theta.requires_grad:
+        parts = {("theta", *settings.rate_and_decay()): [theta]} | parts
+    return [{"params": parameters, "lr": lr, "weight_decay": decay} for (*_, lr, decay), parameters in parts.items()]

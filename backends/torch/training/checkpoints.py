@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerState
 from unilora_spec.base_model import LARGE_JSON
 from unilora_spec.documents import look_at_json
 
-from ...runs import checkpoints
+from ...runs import checkpoints, ending
 
 STATE = "trainer_state.json"
 
@@ -38,8 +38,8 @@ def _state(checkpoint: Path) -> TrainerState | None:
         return None
 
 
-class Interruption(checkpoints.Interruption, TrainerCallback):
-    """``runs.checkpoints.Interruption`` of a Trainer's run. Of many processes all stop after the same step, whichever had the signal
+class Interruption(ending.Interruption, TrainerCallback):
+    """``runs.ending.Interruption`` of a Trainer's run. Of many processes all stop after the same step, whichever had the signal
     first."""
 
     stopping = False  # by all

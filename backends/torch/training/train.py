@@ -16,7 +16,7 @@ from unilora_spec.command import say
 from unilora_spec.placing import placing
 from unilora_spec.serialization import encode
 
-from ...runs.checkpoints import Stopped
+from ...runs.ending import Stopped
 from ...runs.outputs import check_place
 from ...runs.processes import is_first
 from ...runs.report import announcement
@@ -30,6 +30,7 @@ from .chain import Links
 from .checkpoints import STATE, Checkpoints, Interruption
 from .progress import TrainerProgress
 from .report import held_out_metrics, ranks_left, report_of
+from .stated import Stated
 from .sweep import swept
 from .trainer import WEIGHTS, make_trainer
 
@@ -62,14 +63,14 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         attached(model, settings, layer_map, new, **({"progress": shown.on_weight} if shown else {}))
         if shown:
             by_default = f"by default: {', '.join(taken)} (docs/language-models.md says why)"
-            for line in (announcement(settings, rows, task), *rows.said, *([by_default] if taken else [])):
+            for line in (announcement(settings.base, rows, task), *rows.said, *([by_default] if taken else [])):
                 shown.say(line)
         if checkpoints and is_first():
             stack.callback(checkpoints.clear_unless_any)
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         trainer = make_trainer(model, groups(model, settings), settings, rows, task, folder)
         if checkpoints:
-            trainer.keep(checkpoints)
+            trainer.keep(checkpoints, Stated(trainer, model, settings, len(rows.train)))
         if model.unilora.projection.links > 1:
             trainer.args.num_train_epochs *= model.unilora.projection.links  # --epochs is each link's
             trainer.add_callback(Links(model.unilora, shown.say if shown else lambda line: None))
@@ -110,6 +111,9 @@ def _check_output(settings):
         check_place(
             settings.output, "--output", {flag(name): getattr(settings, name) for name in ("base", "data", "eval")}
         )
+        if settings.state:
+            read = {flag(name): getattr(settings, name) for name in ("base", "data", "eval", "output")}
+            check_place(settings.state, "--state", read)
         if settings.card:
             check_card(card_beside(settings.output))
 
@@ -135,7 +139,7 @@ def _run(trainer, model, settings, checkpoints) -> dict:
         if is_first():
             checkpoints.start()
         trainer.accelerator.wait_for_everyone()
-        last = checkpoints.last()
+        last = checkpoints.last() or trainer.stated.read()
     if settings.patience:
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
     if last and settings.patience and checkpoints.patience_is_over():

@@ -10,13 +10,14 @@ from unilora_spec import UniLoraError
 
 from ...rows.reading import read
 from ...rows.refusals import LeftOut, WrongCell
+from ...runs.measuring import batches
 from ...runs.tables import as_given, rounded, write_table
 from ...settings import PredictSettings
 from ...tasks import TokenClassification
 from ..tasks.language_model import LanguageModel
+from ..tasks.model import on_device
 from ..training.base import quiet
 from .generation import Generator
-from .passes import batches, on_device
 from .prompts import Asking, Prompts
 from .trained import Trained, load_trained
 
