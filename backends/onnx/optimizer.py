@@ -32,8 +32,9 @@ class AdamW:
             mean += np.float32(1 - BETAS[0]) * (gradient - mean)
             squares *= np.float32(BETAS[1])
             squares += np.float32(1 - BETAS[1]) * gradient * gradient
-            size = np.sqrt(squares) / np.float32(math.sqrt(second)) + np.float32(EPSILON)
-            value -= np.float32(rate * share / first) * (mean / size)
+            with np.errstate(over="ignore", invalid="ignore"):  # the next loss tells it
+                size = np.sqrt(squares) / np.float32(math.sqrt(second)) + np.float32(EPSILON)
+                value -= np.float32(rate * share / first) * (mean / size)
 
 
 def clipped(gradients: Mapping[str, np.ndarray], most: float) -> dict[str, np.ndarray]:

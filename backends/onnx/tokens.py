@@ -1,7 +1,8 @@
 """A base's tokenizer.json, by package `tokenizers` alone, called as the tokenizers of transformers are.
 
 What that file leaves open (which token pads, how long a text may be, at which end it is cut) stands in tokenizer_config.json and
-special_tokens_map.json beside it, as transformers writes them.
+special_tokens_map.json beside it, as transformers writes them. What stands before and behind a text is tokenizer.json's to say, whatever
+else is there: transformers reads it so, too.
 """
 
 from collections.abc import Mapping
@@ -59,8 +60,6 @@ class Tokenizer:
         longest = told.get("model_max_length")
         self.model_max_length = int(longest) if isinstance(longest, int | float) else UNBOUNDED
         self.chat_template = told.get("chat_template") or (folder / "chat_template.jinja").is_file()
-        if {"add_bos_token", "add_eos_token"} & set(told):
-            self._own.post_processor = self._around(told)
 
     def __call__(
         self,
@@ -105,18 +104,6 @@ class Tokenizer:
     def _id(self, name) -> int | None:
         token = self._tokens[name]
         return None if token is None else self._own.token_to_id(token)
-
-    def _around(self, told: Mapping):
-        """What stands before and behind a text, where tokenizer_config.json says it: as transformers, it goes before tokenizer.json."""
-        from tokenizers.processors import TemplateProcessing
-
-        bos, eos = (self._tokens[name] if told.get(f"add_{name}") else None for name in ("bos_token", "eos_token"))
-        single, pair = (
-            " ".join([*([f"{bos}:{n}"] if bos else []), f"${part}:{n}", *([f"{eos}:{n}"] if eos else [])])
-            for n, part in ((0, "A"), (1, "B"))
-        )
-        special = [(token, self._own.token_to_id(token)) for token in dict.fromkeys((bos, eos)) if token]
-        return TemplateProcessing(single=single, pair=f"{single} {pair}", special_tokens=special)
 
 
 def _token(told) -> str | None:

@@ -152,6 +152,8 @@ class RunSettings(DataSettings, OutputSettings):
             raise UniLoraError("--epochs is 0; give a number above it")
         if self.patience and not (self.holdout or self.eval):
             raise UniLoraError("--patience needs held-out data; give --eval or --holdout")
+        if self.state and self.state == self.output:
+            raise UniLoraError("--state and --output are the same file; give each its own")
         if self.resume and self.overwrite:
             raise UniLoraError("--resume goes on and --overwrite starts anew; give one of them")
 
