@@ -79,7 +79,11 @@ def _adjoint(r):
 
 def _read(r):
     data = base64.b64decode(r["file"])
-    adapter = decode(data)
+    return read_answer(decode(data), data)
+
+
+def read_answer(adapter: Adapter, data: bytes) -> dict:
+    """The answer to ``read``, of an adapter that a file with these bytes holds."""
     values = {"theta": adapter.theta} | {SAVED + name: value for name, value in adapter.saved.items()}
     tensors = {
         name: {"dtype": adapter.dtypes.get(name, "F32"), "shape": value.shape, "values": pack(value, "values")}

@@ -123,8 +123,7 @@ def _completed(settings, adapter, base: Base) -> tuple[TrainSettings, list[str]]
 
 
 def _save(loop: Loop, adapter: Adapter, settings) -> int:
-    trained = replace(adapter, theta=loop.state.theta, saved=loop.state.saved)
     try:
-        return save_adapter(trained, settings.output)
+        return save_adapter(loop.state.adapter(adapter), settings.output)
     except WorkFailed as error:
         raise WorkFailed(f"{error.message}; the checkpoints are kept, for --resume") from error

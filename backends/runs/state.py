@@ -1,8 +1,8 @@
 """What a training goes on from, in this backend or another: what is trained, AdamW's moments of each, and the step.
 
-It is one safetensors file. Its tensors are float32: ``theta`` and ``saved.NAME`` as in an adapter's file (SPEC 8.3), and of each of
-them ``exp_avg.…`` and ``exp_avg_sq.…``, of its shape: the running means of its gradients and of their squares, as AdamW has them before
-it corrects their bias. Its ``__metadata__`` has one field, ``unilora.state``, canonical JSON (SPEC 8.5):
+It is one safetensors file. Its tensors are float32 and flat, as their shapes are the adapter's: ``theta`` and ``saved.NAME``, named as
+in its file (SPEC 8.3), and of each of them ``exp_avg.…`` and ``exp_avg_sq.…``: the running means of its gradients and of their
+squares, as AdamW has them before it corrects their bias. Its ``__metadata__`` has one field, ``unilora.state``, canonical JSON (SPEC 8.5):
 
     {"adapter": {…}, "run": {"batch_size": 32, "rows": 7472, "seed": "0", "steps": 234}, "step": 117, "version": "1"}
 
@@ -11,7 +11,7 @@ call has to have in common with the one that wrote it, so that its rows are thos
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,10 @@ class State:
         values = {name: np.array(value, np.float32) for name, value in {"theta": adapter.theta, **saved}.items()}
         return cls(values, *({name: np.zeros_like(value) for name, value in values.items()} for _ in MOMENTS))
 
+    def adapter(self, start: Adapter) -> Adapter:
+        """``start`` with what is trained as it is here."""
+        return replace(start, theta=self.theta, saved=self.saved)
+
     @property
     def theta(self) -> np.ndarray:
         return self.values["theta"]
@@ -74,7 +78,7 @@ def save_state(state: State, adapter: Adapter, run: Mapping, path: Path) -> None
     tensors = dict(state.values)
     for moment in MOMENTS:
         tensors |= {f"{moment}.{name}": value for name, value in getattr(state, moment).items()}
-    content = save({name: np.ascontiguousarray(v) for name, v in tensors.items()}, {FIELD: _text(described)})
+    content = save({name: np.ravel(value) for name, value in tensors.items()}, {FIELD: _text(described)})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -104,9 +108,9 @@ def load_state(path: Path, adapter: Adapter, run: Mapping) -> State:
         there = getattr(state, kind)
         for name, value in there.items():
             stored = tensors.pop(name if kind == "values" else f"{kind}.{name}", None)
-            if stored is None or stored.shape != value.shape or stored.dtype != "F32":
-                raise UniLoraError(f"{path} has no {kind} of {name} as float32 {list(value.shape)}; give a whole file")
-            there[name] = read_values(stored)
+            if stored is None or stored.shape != (value.size,) or stored.dtype != "F32":
+                raise UniLoraError(f"{path} has no {kind} of {name:.80}, {value.size:,} numbers of float32; give a whole file")
+            there[name] = read_values(stored).reshape(value.shape)
             if not np.isfinite(there[name]).all():
                 raise UniLoraError(f"{path}: {kind} of {name} holds NaN or infinity; give the state of an earlier step")
     if tensors:

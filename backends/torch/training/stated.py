@@ -45,8 +45,12 @@ class Stated:
             values = {kind: torch.from_numpy(getattr(state, kind)[name]).to(parameter) for kind in ("values", *MOMENTS)}
             parameter.copy_(values.pop("values"))
             trainer.optimizer.state[parameter] = {"step": torch.tensor(float(state.step)), **values}
-        trainer.lr_scheduler.last_epoch = state.step - 1
-        trainer.lr_scheduler.step()
+        schedule = trainer.lr_scheduler
+        schedule.load_state_dict(schedule.state_dict() | {"last_epoch": state.step, "_step_count": state.step + 1})
+        for group, rate, share in zip(trainer.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas):
+            group["lr"] = rate * share(state.step)
+        trainer.state.compute_steps(trainer.args, self.steps)
+        trainer.state.train_batch_size = trainer._train_batch_size
         trainer.state.global_step, trainer.state.max_steps = state.step, self.steps
         trainer.state.epoch = state.step / self.epoch_steps
         trainer._save_checkpoint(self.model, None)
