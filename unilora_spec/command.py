@@ -18,6 +18,7 @@ from .errors import UniLoraError, WorkFailed
 PROGRAMS = (
     "unilora_spec",
     "backends.torch",
+    "backends.onnx",
     "export",
     "conformance_tests",
     "benchmarks",

@@ -109,7 +109,9 @@ def load_state(path: Path, adapter: Adapter, run: Mapping) -> State:
         for name, value in there.items():
             stored = tensors.pop(name if kind == "values" else f"{kind}.{name}", None)
             if stored is None or stored.shape != (value.size,) or stored.dtype != "F32":
-                raise UniLoraError(f"{path} has no {kind} of {name:.80}, {value.size:,} numbers of float32; give a whole file")
+                raise UniLoraError(
+                    f"{path} has no {kind} of {name:.80}, {value.size:,} numbers of float32; give a whole file"
+                )
             there[name] = read_values(stored).reshape(value.shape)
             if not np.isfinite(there[name]).all():
                 raise UniLoraError(f"{path}: {kind} of {name} holds NaN or infinity; give the state of an earlier step")
