@@ -22,7 +22,7 @@ from .graph import StepGraph
 from .loop import Checkpoints, Loop
 from .settings import TrainSettings
 
-LEARNED = ("classification", "regression", "multi-label", "token-classification", "causal-lm")
+LEARNED = ("classification", "regression", "token-classification", "causal-lm")
 
 
 def train(
@@ -89,7 +89,7 @@ def task_of(graph: StepGraph, adapter: Adapter, settings, of: Path) -> Task:
     if adapter.base is None:
         raise UniLoraError(f"{of}: it does not name its base; give an adapter of a transformers model")
     task = TASKS[graph.task](settings, adapter.base.labels or ())
-    if graph.task in ("classification", "multi-label", "token-classification"):
+    if graph.task in ("classification", "token-classification"):
         if not adapter.base.labels:
             raise UniLoraError(
                 f"{of}: its record has no names of classes; give an adapter that backends.torch start has written"
