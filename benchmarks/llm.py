@@ -28,9 +28,9 @@ import torch
 import typer
 
 from backends.torch import attach
-from backends.torch.settings import TrainSettings
+from backends.settings import TrainSettings
 from backends.torch.training.base import prepare, quiet
-from backends.torch.training.defaults import rate_of
+from backends.runs.defaults import rate_of
 from backends.torch.training.trainer import make_trainer
 from export.parity.compare import session
 from unilora_spec import replacing

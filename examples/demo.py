@@ -95,7 +95,7 @@ def evaluate() -> dict:
 
     import unilora_spec
     from backends.torch import load_adapter
-    from backends.torch.settings import TrainSettings
+    from backends.settings import TrainSettings
     from backends.torch.tasks import rows_and_task
     from backends.torch.training.base import quiet
     from export.parity.compare import session

@@ -307,10 +307,10 @@ class Train(Job):
 
     @staticmethod
     def _keeping():
-        import backends.torch.training.checkpoints
+        import backends.runs.checkpoints
 
-        backends.torch.training.checkpoints.Checkpoints.clear = lambda self: None
-        backends.torch.training.checkpoints.KEPT = 100
+        backends.runs.checkpoints.Checkpoints.clear = lambda self: None
+        backends.runs.checkpoints.KEPT = 100
 
     def arguments(self, version):
         settings = {

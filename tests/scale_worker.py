@@ -110,7 +110,7 @@ def fsdp(folder):
 
 def trains(folder):
     """``train`` with each settings of a file; what it reports, θ and the head. The signal comes to the last process alone."""
-    from backends.torch.settings import TrainSettings
+    from backends.settings import TrainSettings
     from backends.torch.training import train as module
 
     plain, models = module.make_trainer, []

@@ -11,14 +11,17 @@ from test_train import own_cache  # noqa: F401  fixtures
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn import functional
 
-from backends.torch.rows.forms import Example, Instruction, form_of
-from backends.torch.rows.split import LeftOut
-from backends.torch.settings import DataSettings, TrainSettings
+from backends.rows.forms import Example, Instruction, form_of
+from backends.rows.split import LeftOut
+from backends.settings import DataSettings, TrainSettings
+from backends.tasks.causal_lm import fitted
+from backends.tasks.losses import NOT_LEARNED
+from backends.tasks.templates import Tokens
+from backends.tasks.tokenized import TooLong
 from backends.torch.tasks import rows_and_task, templates
-from backends.torch.tasks.causal_lm import CausalLM, fitted
+from backends.torch.tasks.causal_lm import CausalLM
 from backends.torch.tasks.packing import check_apart, packed
-from backends.torch.tasks.templates import Template, Tokens
-from backends.torch.tasks.tokenized import NOT_LEARNED, TooLong
+from backends.torch.tasks.templates import Template
 from backends.torch.training.base import prepare, quiet
 from backends.torch.training.train import train
 from unilora_spec import UniLoraError, load_adapter

@@ -96,6 +96,7 @@ def test_the_javascript_example():
     ("implementation", "requests"),
     [
         ("backends.torch.conformance", {"index", "expand", "adjoint", "delta_weight", "merge"}),
+        ("backends.onnx.conformance", {"read", "write"}),
         ("export.conformance", {"mix", "permutation", "index", "expand", "delta_weight", "merge"}),
     ],
 )

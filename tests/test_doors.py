@@ -196,7 +196,7 @@ def test_a_terminal_of_any_encoding():
 
 def test_a_plan_of_a_small_model_shows_figures_of_some_d(tmp_path, capsys):
     from backends.torch.planning import planned, show
-    from backends.torch.settings import AdapterSettings
+    from backends.settings import AdapterSettings
 
     sizes = {
         "hidden_size": 16,

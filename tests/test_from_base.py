@@ -14,7 +14,7 @@ from torch import nn
 import unilora_spec
 from backends.torch import attach, load_adapter
 from backends.torch.planning import planned
-from backends.torch.settings import AdapterSettings
+from backends.settings import AdapterSettings
 from unilora_spec import Adapter, LayerMap, LayerMapError, LimitError, Projection, Segment
 from unilora_spec.from_base import FromBase, singular_vectors
 

@@ -20,8 +20,8 @@ from random import Random
 
 from test_train import one_thread, own_cache  # noqa: F401  fixtures
 
-from backends.torch.rows import images
-from backends.torch.settings import EvaluateSettings, PredictSettings, TrainSettings
+from backends.rows import images
+from backends.settings import EvaluateSettings, PredictSettings, TrainSettings
 from backends.torch.tasks import rows_and_task
 from backends.torch.tasks.crops import _box, by_chance, central
 from backends.torch.training import train as training

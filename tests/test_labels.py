@@ -6,8 +6,8 @@ import pytest
 
 datasets = pytest.importorskip("datasets")
 
-from backends.torch.rows.labels import value_of
-from backends.torch.settings import TrainSettings
+from backends.rows.labels import value_of
+from backends.settings import TrainSettings
 from backends.torch.tasks import rows_and_task
 from unilora_spec import UniLoraError
 

@@ -14,10 +14,11 @@ from test_train import as_options, base, command, gpt2, own_cache, refusal, revi
 
 import unilora_spec
 from backends.torch import attach
-from backends.torch.settings import TrainSettings
+from backends.settings import TrainSettings
 from backends.torch.tasks.language_model import LanguageModel
 from backends.torch.training import base as of_base
-from backends.torch.training import precision, trainer, waiting
+from backends.runs import waiting
+from backends.torch.training import precision, trainer
 from backends.torch.training.train import train
 
 HEADS = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 32, "initializer_range": 0.2}

@@ -14,7 +14,7 @@ import transformers as T
 from backends.torch import attach
 from backends.torch import plan as layer_map_of
 from backends.torch.planning import planned
-from backends.torch.settings import AdapterSettings
+from backends.settings import AdapterSettings
 from unilora_spec import Adapter, LayerMap, Projection, Segment, UniLoraError
 from unilora_spec.serialization import encode, encoded_size
 

@@ -96,7 +96,7 @@ def settings(folder, **options):
     """Of a run on texts that end alike, with a Llama that has to be quantized."""
     from test_loop import saved_language_model
 
-    from backends.torch.settings import TrainSettings
+    from backends.settings import TrainSettings
 
     (folder / "texts.jsonl").write_text("".join(f'{{"text": "good {n} good"}}\n' for n in range(32)))
     common = {"base": saved_language_model(folder / "base"), "data": folder / "texts.jsonl", "task": "causal-lm"}

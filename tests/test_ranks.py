@@ -21,9 +21,9 @@ from backends.torch import plan as plan_of
 from backends.torch.planning import planned, show
 from backends.torch.ranks.before import gelora, gradient_norm, hetero, of_flow, of_loss, snip, spread, synflow, two_nn
 from backends.torch.ranks.during import Beam, Dora, cut, norms, pairs
-from backends.torch.settings import DURING, PlanSettings, TrainSettings
+from backends.settings import DURING, PlanSettings, TrainSettings
 from backends.torch.training import train as training
-from backends.torch.training.checkpoints import Stopped
+from backends.runs.ending import Stopped
 from unilora_spec import Adapter, LayerMap, Projection, Segment, UniLoraError
 
 # Before training: GeLoRA

@@ -14,9 +14,9 @@ datasets = pytest.importorskip("datasets")
 
 from test_train import own_cache  # noqa: F401  fixtures
 
-from backends.torch.rows import packing
-from backends.torch.rows.reading import read
-from backends.torch.settings import TrainSettings
+from backends.rows import packing
+from backends.rows.reading import read
+from backends.settings import TrainSettings
 from backends.torch.tasks import rows_and_task
 from unilora_spec import UniLoraError
 

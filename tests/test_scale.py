@@ -14,7 +14,7 @@ from scale_worker import network
 from test_train import base, gpt2, reviews, sentence  # noqa: F401 (fixtures)
 
 import unilora_spec
-from backends.torch.settings import TrainSettings
+from backends.settings import TrainSettings
 from backends.torch.training.train import train
 
 HERE = Path(__file__).parent

@@ -17,14 +17,16 @@ import transformers
 from safetensors.torch import load_file
 
 import unilora_spec
+from backends.rows.order import LikeLengths
+from backends.rows.split import share
+from backends.runs.ending import Stopped
+from backends.settings import StartSettings, TrainSettings
 from backends.torch import attach
 from backends.torch.__main__ import app
-from backends.torch.settings import TrainSettings
-from backends.torch.training.checkpoints import Checkpoints, Stopped
-from backends.torch.rows.order import LikeLengths
-from backends.torch.rows.split import share
 from backends.torch.tasks import rows_and_task
 from backends.torch.training import train as module
+from backends.torch.training.checkpoints import Checkpoints
+from backends.torch.training.start import start
 from backends.torch.training.train import train
 from unilora_spec import UniLoraError, WorkFailed
 from unilora_spec.command import run
@@ -571,7 +573,7 @@ def test_a_run_that_diverges_says_so(small):
 def test_early_stop_keeps_the_best(small):
     report = train(TrainSettings(**small, epochs=20, lr=0, head_lr=0, patience=2))
     assert report["steps"] == 27  # the first evaluation is the best; two more without a better one
-    small |= {"epochs": 3, "lr": 1.0, "eval_steps": 3}
+    small |= {"epochs": 3, "lr": 1.0, "eval_steps": 3, "seed": 2}
     last, best = train(TrainSettings(**small)), train(TrainSettings(**small, patience=9))
     assert last["steps"] == best["steps"] and best["after"]["accuracy"] > last["after"]["accuracy"]
 
@@ -740,3 +742,13 @@ def test_batches_are_of_like_length_and_each_row_comes_once():
     assert orders[0] == orders[2] != orders[1]
     spread = [np.ptp([lengths[i] for i in orders[0][start : start + 8]]) for start in range(0, 200, 8)]
     assert np.median(spread) < 101 / 4  # of rows drawn at random, 8 would span most of the 101
+
+
+def test_the_start_is_what_a_run_of_that_seed_begins_with(small, tmp_path):
+    """A run whose rates are 0 leaves what it began with."""
+    train(TrainSettings(**small, seed=3, lr=0, head_lr=0))
+    report = start(StartSettings(**small | {"output": tmp_path / "start.safetensors"}, seed=3))
+    assert (tmp_path / "start.safetensors").read_bytes() == small["output"].read_bytes()
+    assert report["labels"] == ["0", "1"] and report["saved"] == ["classifier.bias", "classifier.weight"]
+    with pytest.raises(UniLoraError, match="--output is missing"):
+        StartSettings(base="b", data="d.csv")

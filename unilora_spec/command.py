@@ -21,6 +21,7 @@ from .errors import UniLoraError, WorkFailed
 PROGRAMS = {  # each is ``python -m`` of it: what the console script has in that place, and the extra that pip installs for it
     "unilora_spec": ("unilora", ""),
     "backends.torch": ("unilora", "train"),
+    "backends.onnx": ("unilora onnx", "train-onnx"),
     "export": ("unilora export", "export"),
     "conformance_tests": ("unilora conformance", "conformance"),
     "benchmarks": ("", "compare"),

@@ -80,7 +80,11 @@ def _adjoint(r: dict[str, Any]) -> dict[str, Any]:
 
 def _read(r: dict[str, Any]) -> dict[str, Any]:
     data = base64.b64decode(r["file"])
-    adapter = decode(data)
+    return read_answer(decode(data), data)
+
+
+def read_answer(adapter: Adapter, data: bytes) -> dict:
+    """The answer to ``read``, of an adapter that a file with these bytes holds."""
     values = {"theta": adapter.theta} | {SAVED + name: value for name, value in adapter.saved.items()}
     tensors = {
         name: {"dtype": adapter.dtypes.get(name, "F32"), "shape": value.shape, "values": pack(value, "values")}

@@ -32,11 +32,12 @@ COMMANDS = {
     "push": Command("backends.torch", "upload an adapter and its card to the Hugging Face Hub"),
     "pull": Command("backends.torch", "download an adapter from the Hugging Face Hub"),
     "export": Command("export", "turn an adapter into what others run: export onnx, lora, gguf, merge, …"),
+    "onnx": Command("backends.onnx", "train where only ONNX Runtime is: onnx train, onnx evaluate"),
     "inspect": Command("unilora_spec", "show what an adapter's file holds"),
     "verify": Command("unilora_spec", "check that an adapter's file is sound and fits a base"),
     "conformance": Command("conformance_tests", "test an implementation of SPEC.md in any language"),
 }
-GROUPS = ("export", "conformance")  # a program of its own: what follows the word is all that it is given
+GROUPS = ("export", "onnx", "conformance")  # a program of its own: what follows the word is all that it is given
 COMPLETION = ("--install-completion", "--show-completion")
 
 

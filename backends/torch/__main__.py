@@ -5,8 +5,8 @@ from typer.main import get_command
 from unilora_spec.command import program_name
 
 from .commands import training, using, hub  # isort: skip  # noqa: F401  each adds its commands, in this order
+from ..runs.processes import run_as_one
 from .commands.app import app
-from .training.processes import run_as_one
 
 if __name__ == "__main__":
     run_as_one(lambda: get_command(app).main(prog_name=program_name("backends.torch"), standalone_mode=False))

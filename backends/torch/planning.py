@@ -21,10 +21,10 @@ from unilora_spec.documents import NoObject
 from unilora_spec.projection import MAX_DIM, Gather, kind_named
 from unilora_spec.serialization import encoded_size
 
+from ..runs.defaults import with_targets
+from ..settings import BEFORE, AdapterSettings
 from .adapter.files import meaning
 from .ranks.before import ranked
-from .settings import BEFORE, AdapterSettings
-from .training.defaults import with_targets
 
 CHOICES = [
     10**n for n in range(10)

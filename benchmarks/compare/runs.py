@@ -24,8 +24,8 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from torch import nn
 
-from backends.torch.rows.split import Data, share
-from backends.torch.settings import TrainSettings
+from backends.rows.split import Data, share
+from backends.settings import TrainSettings
 from backends.torch.tasks import Task
 from backends.torch.training.base import prepare, quiet
 from backends.torch.training.trainer import make_trainer

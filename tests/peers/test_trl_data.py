@@ -8,7 +8,7 @@ import torch
 import transformers as T
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from backends.torch.settings import TrainSettings
+from backends.settings import TrainSettings
 from backends.torch.training.base import prepare, quiet
 
 trl = pytest.importorskip("trl")

@@ -1,4 +1,4 @@
-"""``train``, ``plan`` and ``adapter``: what leads to an adapter's file."""
+"""``train``, ``start``, ``plan`` and ``adapter``: what leads to an adapter's file."""
 
 import json
 import shlex
@@ -12,10 +12,11 @@ from unilora_spec import WorkFailed, save_adapter
 from unilora_spec.command import printable
 from unilora_spec.places import check_output
 
-from ..settings import BEFORE, PlanSettings, TrainSettings
-from ..training.processes import is_first, launcher
-from ..training.waiting import waiting
-from .app import CONFIG, app, command
+from ...runs.commands import CONFIG
+from ...runs.processes import is_first, launcher
+from ...runs.waiting import waiting
+from ...settings import BEFORE, PlanSettings, StartSettings, TrainSettings
+from .app import app, command
 
 
 @command(
@@ -51,6 +52,29 @@ def train(config: Path | None, as_json: bool, **options):
     PartialState().destroy_process_group()  # NCCL complains of one that is left
     if is_first():
         print(json.dumps(report, indent=2) if as_json else _shown(report))
+
+
+@command(
+    StartSettings,
+    "Example: python -m backends.torch start --base ./my-model --data reviews.csv --output start.safetensors",
+    CONFIG,
+)
+def start(config: Path | None, as_json: bool, **options):
+    """Write an adapter as train would begin with it: nothing is trained.
+
+    It is what a training elsewhere begins with, such as that of a graph of python -m export onnx --mode step. The classes are those of
+    the data.
+    """
+    settings = StartSettings.from_options(options, config)
+    with waiting(lambda: "loading transformers"):
+        from ..training.start import start
+
+    report = start(settings, progress=True)
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    said = f"θ of {report['d']:,} numbers, in full {', '.join(report['saved']) or 'nothing'}"
+    print(printable(f"{report['output']}: {report['bytes']:,} bytes, {said}"))
 
 
 @app.command(epilog="Example: python -m backends.torch adapter --checkpoint run/checkpoint-500 -o vec.safetensors")

@@ -7,8 +7,9 @@ from pathlib import Path
 from unilora_spec import UniLoraError
 from unilora_spec.command import printable
 
-from ..settings import EvaluateSettings, GenerateSettings, PredictSettings
-from .app import CONFIG, command
+from ...runs.commands import CONFIG
+from ...settings import EvaluateSettings, GenerateSettings, PredictSettings
+from .app import command
 
 
 @command(

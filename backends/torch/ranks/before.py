@@ -16,9 +16,9 @@ from torch.func import functional_call
 
 from unilora_spec import LayerMap, UniLoraError
 
+from ...settings import AdapterSettings
 from ..adapter.targets.candidates import candidates
 from ..adapter.targets.plan import plan
-from ..settings import AdapterSettings
 
 SHARE = 0.25  # of the targets that hetero adapts at all, as HeteroLoRA's static search does
 

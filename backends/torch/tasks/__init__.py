@@ -1,16 +1,37 @@
-"""What is learned of rows: a class here for each task, of which ``settings.TASKS`` has the name."""
+"""The tasks of ``backends.tasks`` for models of transformers: which class has the head, tensors, and the loss."""
 
 from collections.abc import Sequence
 
-from ..rows.split import Data, load
-from ..settings import DataSettings
+from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+from ... import tasks
+from ...rows.split import Data
+from ...settings import DataSettings
 from .causal_lm import CausalLM
 from .images import ImageClassification
-from .labelled import Classification, Regression
-from .multi_label import MultiLabel
-from .seq2seq import Seq2Seq
-from .task import Task
-from .token_classification import TokenClassification
+from .language_model import LanguageModel
+from .model import ForModel
+
+
+class Classification(ForModel, tasks.Classification):
+    model_class = AutoModelForSequenceClassification
+
+
+class Regression(ForModel, tasks.Regression):
+    model_class = AutoModelForSequenceClassification
+
+
+class MultiLabel(ForModel, tasks.MultiLabel):
+    model_class = AutoModelForSequenceClassification
+
+
+class TokenClassification(ForModel, tasks.TokenClassification):
+    model_class = AutoModelForTokenClassification
+
+
+class Seq2Seq(LanguageModel, tasks.Seq2Seq):
+    model_class = AutoModelForSeq2SeqLM
+
 
 TASKS = {
     "classification": Classification,
@@ -23,11 +44,6 @@ TASKS = {
 }
 
 
-def rows_and_task(settings: DataSettings, base_labels: Sequence[str] = ()) -> tuple[Data, Task]:
-    """The rows of a run, and its task, which has learned of them. ``base_labels`` are the classes of the base's head, whose order is
-    kept where they are the data's.
-
-    Raises ``UniLoraError`` with the source's name and the mend.
-    """
-    task = TASKS[settings.task](settings, base_labels)
-    return load(settings, task), task
+def rows_and_task(settings: DataSettings, base_labels: Sequence[str] = ()) -> tuple[Data, ForModel]:
+    """``backends.tasks.rows_and_task`` with the classes of here."""
+    return tasks.rows_and_task(settings, base_labels, TASKS)

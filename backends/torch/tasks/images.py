@@ -1,6 +1,5 @@
-"""Images that have one class each."""
+"""Images that have one class each, for an image model of transformers."""
 
-import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -9,68 +8,24 @@ from random import Random
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from unilora_spec import UniLoraError, WorkFailed
+from unilora_spec import UniLoraError
 
-from ..rows.images import NoImage, check, check_place, content_of, decoded, with_paths
-from ..rows.refusals import LeftOut, WrongCell
+from ... import tasks
+from ...rows.images import decoded
+from ...tasks.images import digest_of
 from ..training.strangers import NO_CODE
 from .crops import by_chance, central
-from .labelled import Classification
+from .model import ForModel
 
-COLUMNS = ("image", "img")  # the usual ones
 MOST_SIDE = 2**12  # pixels of what a model reads
 
 
-class ImageClassification(Classification):
-    """One class for each image. What stands for a row's text is the SHA-256 of its image's file, in hexadecimal digits.
-
-    The base's image processor scales the colours, and says the size. In it a model is shown the middle of an image, and in training a
+class ImageClassification(ForModel, tasks.ImageClassification):
+    """The base's image processor scales the colours, and says the size. In it a model is shown the middle of an image, and in training a
     part by chance, which follows from the run's seed, the epoch and the image's file alone.
     """
 
     model_class = AutoModelForImageClassification
-    column = None
-
-    def columns(self, there):
-        self.column = (
-            self.settings.image or self.column or next((each for each in COLUMNS if each in there), COLUMNS[0])
-        )
-        return self.column, self.settings.label
-
-    def hint(self, there):
-        if self.column in there and self.settings.label == "label":
-            return "in a folder of images, put those of each class into a folder of its own; else give --label"
-        return "give --image the column of the images, or of their files' names"
-
-    def as_read(self, rows, name):
-        return with_paths(rows, self.column, self.settings.label, name)
-
-    def texts_in(self, row, source):
-        return self._digests(row[self.column], source.name)
-
-    def given(self, there):
-        return self.columns(there)[:1]
-
-    def check_given(self, row):
-        self._digests(row[self.column], self.settings.data)
-
-    def _digests(self, cell, source) -> tuple[str]:
-        """What stands for the texts of a row of ``source``. Raises ``LeftOut`` and ``WrongCell``."""
-        try:
-            check_place(cell, source)
-            content = content_of(cell)
-            if content is None:
-                raise LeftOut("image")
-            check(content)
-        except NoImage as wrong:
-            raise WrongCell(self.column, str(wrong)) from None
-        return (_digest(content),)
-
-    def lengths(self, rows):
-        return [1] * len(rows)
-
-    def texts(self, rows):
-        return [(_digest(self._content(cell)),) for cell in rows[self.column]]
 
     def reader(self, base):
         return AutoImageProcessor.from_pretrained(base, backend="pil", **NO_CODE)
@@ -99,31 +54,19 @@ class ImageClassification(Classification):
     def training_batch(self, rows, epoch):
         if not self.settings.augment:
             return self.batch(rows)
-        labels = torch.tensor([self.label(row[self.settings.label]) for row in rows])
-        return self._inputs(rows, partial(self._by_chance, epoch)) | {"labels": labels}
+        inputs = self._inputs(rows, partial(self._by_chance, epoch))
+        return inputs | {"labels": torch.from_numpy(self.labels_of(rows))}
 
     def _by_chance(self, epoch, image, content):
-        random = Random(f"{self.settings.seed} {epoch} {_digest(content)}")
+        random = Random(f"{self.settings.seed} {epoch} {digest_of(content)}")
         return by_chance(image, self.width, self.height, self.processor.resample, random)
 
     def _inputs(self, rows, crop) -> dict[str, torch.Tensor]:
         def cropped(row):
-            content = self._content(row[self.column])
+            content = self.content(row[self.column])
             return crop(decoded(content), content)
 
         with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow leaves the interpreter to others while it computes
             images = list(threads.map(cropped, rows))
         values = self.processor(images, do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
         return {"pixel_values": values.to(self.dtype)}
-
-    def _content(self, cell) -> bytes:
-        try:
-            return content_of(cell)
-        except NoImage as wrong:
-            raise WorkFailed(
-                f"{self.settings.data}: an image that was there {wrong}; leave the files where they are"
-            ) from None
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -1,9 +1,8 @@
-"""What all tasks share in which a model predicts tokens."""
+"""The loss of tasks in which a model predicts tokens: of those tokens alone that have a label."""
 
 import contextlib
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
@@ -11,8 +10,9 @@ from torch.nn import functional
 
 from unilora_spec import UniLoraError
 
-from .task import first
-from .tokenized import NOT_LEARNED, Tokenized
+from ...tasks import language_model
+from ...tasks.losses import NOT_LEARNED
+from .model import ForModel, first
 
 
 class Losses(NamedTuple):
@@ -24,18 +24,8 @@ class Losses(NamedTuple):
     likeliest: Tensor | None
 
 
-class LanguageModel(Tokenized):
-    """Tokens are predicted, each from those before it. A label of −100 is a token that is not learned.
-
-    ``ahead`` is how many places a label stands behind the hidden state that predicts it: 1, or 0 where a decoder is fed tokens that
-    have been shifted for it, as that of an encoder-decoder is.
-    """
-
-    main, larger_is_better = "perplexity", False
-    ahead = 1
-
-    def items(self, labels):
-        return int((labels[:, self.ahead :] != NOT_LEARNED).sum())
+class LanguageModel(ForModel, language_model.LanguageModel):
+    """A language model's loss, and what is measured, at the tokens that have a label alone."""
 
     def loss(self, model, batch):
         """The mean over the tokens that have a label, 0 where none has; with a router's auxiliary loss where the model gives one.
@@ -72,12 +62,6 @@ class LanguageModel(Tokenized):
             at[outputs.places] = values
             summed.append(at.sum(1))
         return *summed, outputs.places.float().sum(1)
-
-    def metrics(self, losses, likeliest, tokens):
-        loss, right = (
-            each.sum(dtype=np.float64) / max(tokens.sum(dtype=np.float64), 1) for each in (losses, likeliest)
-        )
-        return {"loss": float(loss), "perplexity": float(np.exp(loss)), "token_accuracy": float(right)}
 
 
 def _share_of_routers(base) -> float:

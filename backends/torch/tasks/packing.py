@@ -15,8 +15,8 @@ import torch
 
 from unilora_spec import UniLoraError
 
-from ..rows.order import longest_first
-from .tokenized import NOT_LEARNED
+from ...rows.order import longest_first
+from ...tasks.losses import NOT_LEARNED
 
 
 def packed(rows: datasets.Dataset, most: int) -> datasets.Dataset:

@@ -1,9 +1,53 @@
 """The adapter of a run on its base, and what of the two is trained at which rate."""
 
-from unilora_spec import UniLoraError
+from typing import NamedTuple
 
+import torch
+from transformers import PreTrainedModel
+
+from unilora_spec import LayerMap, UniLoraError
+
+from ...rows.split import Data
+from ...runs.defaults import completed, with_targets
+from ...settings import BEFORE, TrainSettings
 from ..adapter.attach import attach
 from ..adapter.sites.noise import Noise
+from ..ranks.before import ranked
+from ..tasks import ForModel
+from .base import prepare
+from .sample import sample
+
+
+class Planned(NamedTuple):
+    """A base, its rows and its task, and the layer map of the adapter that is to be put on it.
+
+    ``new``       the parameters that the base lacked
+    ``settings``  with what was not given, and ``taken`` a few words for each of it
+    ``ranks``     the report of the planner that made the ranks, None without one
+    ``size``      the number of the base's parameters; ``dtype`` is theirs
+    """
+
+    model: PreTrainedModel
+    new: list[str]
+    rows: Data
+    task: ForModel
+    settings: TrainSettings
+    taken: list[str]
+    layer_map: LayerMap
+    ranks: dict | None
+    size: int
+    dtype: torch.dtype
+
+
+def planned(settings: TrainSettings, progress: bool) -> Planned:
+    """All of a run up to the adapter. Raises ``UniLoraError`` where settings, base or data are wrong."""
+    model, new, rows, task = prepare(settings, progress, settings.dropout)
+    size, dtype = sum(parameter.numel() for parameter in model.parameters()), model.dtype
+    looked_at = sample(task, rows, progress) if settings.ranks in BEFORE else ()
+    settings = with_targets(settings)
+    layer_map, ranks = ranked(model, settings, looked_at)
+    settings, taken = completed(settings, layer_map.D, size)
+    return Planned(model, new, rows, task, settings, taken, layer_map, ranks, size, dtype)
 
 
 def attached(model, settings, layer_map, new, **options) -> None:
@@ -31,16 +75,10 @@ def attached(model, settings, layer_map, new, **options) -> None:
 
 def groups(model, settings) -> list[dict]:
     """The parameter groups of an optimizer: θ first, then what is trained in full."""
-    theta = model.unilora.theta
-    in_full = [model.get_parameter(name) for name in model.unilora.trained_in_full()]
-    groups = [{"params": [theta], "lr": settings.lr}] if theta.requires_grad else []
-    if settings.head_weight_decay is None:
-        parts = [{"params": in_full}]
-    else:
-        matrices = [each for each in in_full if each.dim() > 1]
-        vectors = [each for each in in_full if each.dim() <= 1]
-        parts = [
-            {"params": matrices, "weight_decay": settings.head_weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-    return groups + [part | {"lr": settings.head_lr} for part in parts if part["params"]]
+    theta, parts = model.unilora.theta, {}
+    for name in model.unilora.trained_in_full():
+        parameter = model.get_parameter(name)
+        parts.setdefault(settings.rate_and_decay(parameter.dim()), []).append(parameter)
+    if theta.requires_grad:
+        parts = {("theta", *settings.rate_and_decay()): [theta]} | parts
+    return [{"params": parameters, "lr": lr, "weight_decay": decay} for (*_, lr, decay), parameters in parts.items()]

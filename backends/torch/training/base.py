@@ -12,11 +12,11 @@ from unilora_spec import UniLoraError
 from unilora_spec.base_model import look_at_base
 from unilora_spec.command import say
 
-from ..settings import PlanSettings
-from ..tasks import Task, rows_and_task
+from ...runs.waiting import waiting
+from ...settings import PlanSettings
+from ..tasks import ForModel, rows_and_task
 from .precision import keep_for_training, loading
 from .strangers import WEIGHTS, config_of, reason
-from .waiting import waiting
 
 
 def prepare(settings: PlanSettings, progress: bool = False, dropout: float | None = None):
@@ -46,7 +46,7 @@ def labels_in(config: PreTrainedConfig) -> list[str]:
     return [name for _, name in sorted((config.id2label or {}).items())]
 
 
-def loaded(settings, config: PreTrainedConfig, task: Task, progress: bool = False):
+def loaded(settings, config: PreTrainedConfig, task: ForModel, progress: bool = False):
     """(model, names of the parameters that the base lacked) of a run whose ``task`` has its classes; ``task`` reads for it from here on.
 
     ``settings`` say the base, how it is held and the seed. Raises ``UniLoraError`` where the base is wrong.

@@ -1,160 +1,33 @@
-"""The checkpoints of one training run, in a folder beside its output, and what stops and resumes it.
+"""The checkpoints of a run of transformers' Trainer, and what stops it.
 
-A Trainer writes a checkpoint file by file, and deletes old ones by their age. Here a record is written into it last, of every file's
-digest and of the run's settings: a checkpoint is whole where its files are those of its record, whatever a kill, a full disk or
-somebody's hand has left beside it; and only what is older than two whole ones is deleted.
+A Trainer deletes old checkpoints by their age; here ``Checkpoints`` does, by whether newer ones are whole.
 """
 
-import contextlib
-import dataclasses
-import hashlib
-import json
-import re
-import shutil
-import signal
-import threading
 from pathlib import Path
 
 import torch
 from torch import distributed
 from transformers import TrainerCallback, TrainerState
 
-from unilora_spec import UniLoraError, WorkFailed, replacing
 from unilora_spec.base_model import LARGE_JSON
-from unilora_spec.documents import look_at_json, read_json
-from unilora_spec.places import check_working_folder
+from unilora_spec.documents import look_at_json
 
-from ..settings import TrainSettings, flag
+from ...runs import checkpoints, ending
 
 STATE = "trainer_state.json"
-RECORD = "whole.json"
-KEPT = 2
 
 
-class Stopped(WorkFailed):
-    """A run that its user stopped, and that left a checkpoint to go on from."""
+class Checkpoints(checkpoints.Checkpoints):
+    """The folder of the checkpoints of a Trainer's run."""
 
-
-class Checkpoints:
-    """The folder of a run's checkpoints: ``vec.checkpoints`` for vec.safetensors.
-
-    Raises ``UniLoraError`` where an interrupted run left some and the settings neither resume nor overwrite it, or
-    resume it with other settings, and where the folder holds links or is none.
-    """
-
-    def __init__(self, settings: TrainSettings):
-        self.settings, self._plain, self._own = settings, _plain(settings), []
-        self.folder = settings.output.with_suffix(".checkpoints")
-        self._described = self.folder / "settings.json"
-        check_working_folder(self.folder)
-        if settings.overwrite or not (runs := [run for _, run in self._whole()]):
-            return
-        if not settings.resume:
-            raise UniLoraError(
-                f"{self.folder} holds checkpoints of an interrupted run; give --resume to go on or --overwrite to start anew"
-            )
-        if self._plain not in runs:
-            self._refuse(runs[-1])
-
-    def last(self) -> Path | None:
-        """The newest whole checkpoint of a run with these settings."""
-        return max((path for path, run in self._whole() if run == self._plain), key=_step, default=None)
-
-    def start(self) -> None:
-        """Makes the folder ready for the first checkpoint, without what is not whole. Raises ``WorkFailed`` where the disk refuses."""
-        try:
-            if self.settings.overwrite:
-                self.clear()
-            self.folder.mkdir(exist_ok=True)
-            whole = self._whole()
-            for path in set(self._all()) - {path for path, _ in whole}:
-                shutil.rmtree(path)
-        except OSError as error:
-            raise WorkFailed(f"{self.folder} could not be written: {error.strerror}") from error
-        self._own = [path for path, run in whole if run == self._plain]
-        with replacing(self._described) as temporary:  # for a person; what goes on reads the record of each checkpoint
-            temporary.write_text(json.dumps(self._plain, indent=2))
-
-    def complete(self, checkpoint: Path, best: int | None) -> None:
-        """Makes a checkpoint that a Trainer has written a whole one, and removes older ones, that of step ``best`` aside.
-
-        Raises ``OSError`` where the disk refuses.
-        """
-        record = {"settings": self._plain, "sha256": _digests(checkpoint)}
-        (checkpoint / RECORD).write_text(json.dumps(record, indent=2))
-        self._own = [path for path in self._own if path != checkpoint] + [checkpoint]
-        for path in self._own[:-KEPT]:
-            if _step(path) != best:
-                shutil.rmtree(path, ignore_errors=True)
-                self._own.remove(path)
-
-    def clear(self) -> None:
-        """Removes what this class and a Trainer wrote, and the folder where nothing else is in it."""
-        for path in self._all():
-            shutil.rmtree(path)
-        self._described.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
-
-    def clear_unless_any(self) -> None:
-        """``clear`` where there is nothing to resume."""
-        if not self._whole():
-            self.clear()
+    def step_in(self, checkpoint):
+        return _state(checkpoint).global_step
 
     def patience_is_over(self) -> bool:
         """Whether the newest checkpoint is that of an early stop, so that only the file was missing."""
         last = self.last()
         stopping = _state(last).stateful_callbacks.get("EarlyStoppingCallback", {}) if last else {}
         return stopping.get("attributes", {}).get("early_stopping_patience_counter", 0) >= (self.settings.patience or 1)
-
-    def _all(self) -> list[Path]:
-        """What a Trainer calls a checkpoint, the oldest first."""
-        found = (path for path in self.folder.glob("checkpoint-*") if re.fullmatch("checkpoint-[0-9]{1,18}", path.name))
-        return sorted((path for path in found if path.is_dir() and not path.is_symlink()), key=_step)
-
-    def _whole(self) -> list[tuple[Path, dict]]:
-        """The whole checkpoints, the oldest first, and the settings of the run of each."""
-        return [(path, run) for path in self._all() if (run := _run_of(path)) is not None]
-
-    def _refuse(self, before: dict):
-        for name, value in self._plain.items():
-            if before.get(name, value) != value:
-                raise UniLoraError(
-                    f"{flag(name)} is {value}, but the interrupted run had {before[name]}; "
-                    "give the same call with --resume, or --overwrite to start anew"
-                )
-        raise UniLoraError(f"{self.folder} holds checkpoints of another version's run; give --overwrite to start anew")
-
-
-def _plain(settings):
-    fields = [field.name for field in dataclasses.fields(settings) if field.compare and field.name != "output"]
-    return json.loads(json.dumps({name: getattr(settings, name) for name in fields}))
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("checkpoint-"))
-
-
-def _run_of(checkpoint: Path) -> dict | None:
-    """The settings in a checkpoint's record; None where it is not whole, or another step's than its name says."""
-    try:
-        record = read_json(checkpoint / RECORD)
-        whole = record["sha256"] == _digests(checkpoint) and _state(checkpoint).global_step == _step(checkpoint)
-        return dict(record["settings"]) if whole else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None
-
-
-def _digests(checkpoint: Path) -> dict[str, str]:
-    """The SHA-256 of each file but the record, by its name. Raises ``OSError`` where one is none or cannot be read."""
-    found = {}
-    for path in sorted(checkpoint.iterdir()):
-        if path.name != RECORD:
-            if not path.is_file():
-                raise OSError(f"{path} is no file")
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
 
 
 def _state(checkpoint: Path) -> TrainerState | None:
@@ -165,35 +38,16 @@ def _state(checkpoint: Path) -> TrainerState | None:
         return None
 
 
-class Interruption(TrainerCallback):
-    """Between ``with``, turns Ctrl-C and SIGTERM into a checkpoint after the current step and ``Stopped``.
+class Interruption(ending.Interruption, TrainerCallback):
+    """``runs.ending.Interruption`` of a Trainer's run. Of many processes all stop after the same step, whichever had the signal
+    first."""
 
-    A second signal ends the run at once, as does the first where ``checkpoints`` is None. Of many processes all stop
-    after the same step, whichever had the signal first.
-    """
-
-    def __init__(self, checkpoints: Checkpoints | None, say):
-        self.checkpoints, self.say, self._before = checkpoints, say, {}
-        self.asked = self.stopping = False  # here; by all
+    stopping = False  # by all
 
     def __enter__(self):
         # By the hosts: a GPU that waited here at every step would run dry.
         self._hosts = distributed.new_group(backend="gloo") if distributed.is_initialized() else None
-        if threading.current_thread() is threading.main_thread():
-            self._before = {
-                number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-            }
-        return self
-
-    def __exit__(self, *exception):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number, frame):
-        if self.asked or not self.checkpoints:
-            raise KeyboardInterrupt
-        self.asked = True
-        self.say("stopping: a checkpoint is written after this step (once more to stop without)")
+        return super().__enter__()
 
     def on_step_end(self, args, state, control, **kwargs):
         asked = torch.tensor(self.asked)
@@ -204,6 +58,4 @@ class Interruption(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         if self.stopping:
-            raise Stopped(
-                f"stopped at step {state.global_step} of {state.max_steps}; its checkpoint is in {self.checkpoints.folder}"
-            )
+            raise self.stopped(state.global_step, state.max_steps)

@@ -7,7 +7,7 @@ from torch import nn
 
 from unilora_spec import UniLoraError
 
-from ..settings import AdapterSettings
+from ...settings import AdapterSettings
 
 # What a CPU's own names for arithmetic of 16 bits are, as ``torch.cpu.get_capabilities`` has them.
 ARITHMETIC = {

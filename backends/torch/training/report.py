@@ -1,29 +1,15 @@
-"""What a run says of itself: a line as it begins, and a report when it has ended."""
+"""What a run says of itself when it has ended."""
 
 from dataclasses import replace
 
-from ..rows.split import without
-
-
-def announcement(settings, rows, task) -> str:
-    """Which rows the run is about to train on."""
-    line = f"{settings.base}: {len(rows.train):,} rows to train on"
-    line += f", {len(rows.held_out):,} held out" if rows.held_out else ""
-    line += f"; left out: {without(rows.dropped)}" if rows.dropped else ""
-    line += f"; {task.found}" if task.found else ""
-    return line + (f"; {len(task.labels)} classes" if task.labels else "")
+from ...runs.report import rows_of
 
 
 def report_of(model, trainer, rows, task, settings, size, dtype, before, after) -> dict:
     """The report of a run that has ended. ``size`` and ``dtype`` are those of the base, ``before`` and ``after`` the Trainer's evaluations."""
     rate = trainer.optimizer.param_groups[0]
-    counts = {
-        "train": len(rows.train),
-        "held_out": len(rows.held_out) if rows.held_out else 0,
-        "dropped": dict(rows.dropped),
-    }
     return {
-        "rows": counts | task.counts,
+        "rows": rows_of(rows, task),
         "parameters": _counted(model, size),
         "dtype": str(dtype).removeprefix("torch."),
         "P": {"storage": model.unilora.storage.name, "bytes": model.unilora.storage.nbytes},

@@ -2,10 +2,10 @@
 
 from torch.utils.data import DataLoader
 
-from ..rows.order import longest_first
-from ..rows.split import share
-from ..settings import TEXTS
-from .progress import counted
+from ...rows.order import longest_first
+from ...rows.split import share
+from ...runs.progress import counted
+from ...settings import TEXTS
 
 
 def sample(task, data, progress: bool):

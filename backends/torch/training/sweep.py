@@ -11,10 +11,9 @@ from accelerate.utils import broadcast_object_list
 
 from unilora_spec import UniLoraError
 
-from ..settings import TrainSettings
+from ...runs.ending import Diverged, Stopped
+from ...settings import TrainSettings
 from ..tasks import rows_and_task
-from .checkpoints import Stopped
-from .trainer import Diverged
 
 SHARE = 0.1  # of the rows to train on, and no less than so many steps
 LEAST_STEPS = 20

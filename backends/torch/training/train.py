@@ -16,21 +16,21 @@ from unilora_spec.command import say
 from unilora_spec.placing import placing
 from unilora_spec.serialization import encode
 
+from ...runs.ending import Stopped
+from ...runs.outputs import check_place
+from ...runs.processes import is_first
+from ...runs.report import announcement
+from ...settings import DURING, TrainSettings, flag
 from ..adapter.attach import put
-from ..outputs import check_place
-from ..ranks.before import ranked
 from ..ranks.during import Beam, Dora, cut
-from ..settings import BEFORE, DURING, TrainSettings, flag
 from ..using.card import card_beside, card_of, check_card, is_free
-from .adapted import attached, groups
-from .base import prepare, quiet
+from .adapted import attached, groups, planned
+from .base import quiet
 from .chain import Links
-from .checkpoints import STATE, Checkpoints, Interruption, Stopped
-from .defaults import completed, with_targets
-from .processes import is_first
-from .progress import Progress
-from .report import announcement, held_out_metrics, ranks_left, report_of
-from .sample import sample
+from .checkpoints import STATE, Checkpoints, Interruption
+from .progress import TrainerProgress
+from .report import held_out_metrics, ranks_left, report_of
+from .stated import Stated
 from .sweep import swept
 from .trainer import WEIGHTS, make_trainer
 
@@ -56,24 +56,21 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         told = say if progress and is_first() else lambda line: None
         settings, tried = swept(settings, lambda trial: train(trial, progress), told)
     with quiet(), _deterministic(), contextlib.ExitStack() as stack:
-        model, new, rows, task = prepare(settings, progress and is_first(), settings.dropout)
-        size, dtype = sum(parameter.numel() for parameter in model.parameters()), model.dtype
-        looked_at = sample(task, rows, progress and is_first()) if settings.ranks in BEFORE else ()
-        settings = with_targets(settings)
-        layer_map, ranks = ranked(model, settings, looked_at)
-        settings, taken = completed(settings, layer_map.D, size)
-        shown = stack.enter_context(Progress(task.main)) if progress and is_first() else None
+        model, new, rows, task, settings, taken, layer_map, ranks, size, dtype = planned(
+            settings, progress and is_first()
+        )
+        shown = stack.enter_context(TrainerProgress(task.main)) if progress and is_first() else None
         attached(model, settings, layer_map, new, **({"progress": shown.on_weight} if shown else {}))
         if shown:
             by_default = f"by default: {', '.join(taken)} (docs/language-models.md says why)"
-            for line in (announcement(settings, rows, task), *rows.said, *([by_default] if taken else [])):
+            for line in (announcement(settings.base, rows, task), *rows.said, *([by_default] if taken else [])):
                 shown.say(line)
         if checkpoints and is_first():
             stack.callback(checkpoints.clear_unless_any)
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         trainer = make_trainer(model, groups(model, settings), settings, rows, task, folder)
         if checkpoints:
-            trainer.keep(checkpoints)
+            trainer.keep(checkpoints, Stated(trainer, model, settings, len(rows.train)))
         if model.unilora.projection.links > 1:
             trainer.args.num_train_epochs *= model.unilora.projection.links  # --epochs is each link's
             trainer.add_callback(Links(model.unilora, shown.say if shown else lambda line: None))
@@ -114,6 +111,9 @@ def _check_output(settings):
         check_place(
             settings.output, "--output", {flag(name): getattr(settings, name) for name in ("base", "data", "eval")}
         )
+        if settings.state:
+            read = {flag(name): getattr(settings, name) for name in ("base", "data", "eval", "output")}
+            check_place(settings.state, "--state", read)
         if settings.card:
             check_card(card_beside(settings.output))
 
@@ -139,7 +139,7 @@ def _run(trainer, model, settings, checkpoints) -> dict:
         if is_first():
             checkpoints.start()
         trainer.accelerator.wait_for_everyone()
-        last = checkpoints.last()
+        last = checkpoints.last() or trainer.stated.read()
     if settings.patience:
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
     if last and settings.patience and checkpoints.patience_is_over():

@@ -16,8 +16,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from unilora_spec import WorkFailed
 
+from ...rows.order import LikeLengths
+from ...runs.ending import check_finite
 from ..optimizers import LoraPro, LoraRite
-from ..rows.order import LikeLengths
 
 WEIGHTS = "model.safetensors"  # the name that a Trainer looks for
 
@@ -31,12 +32,12 @@ class _Trainer(Trainer):
     """
 
     def __init__(self, *arguments, task, sampler, **options):
-        self.task, self._sampler, self.checkpoints = task, sampler, None
+        self.task, self._sampler, self.checkpoints, self.stated = task, sampler, None, None
         super().__init__(*arguments, data_collator=task.batch, **options)
 
-    def keep(self, checkpoints) -> None:
-        """From here on ``checkpoints`` (``Checkpoints``) says which are whole, and removes old ones."""
-        self.checkpoints, self.args.save_total_limit = checkpoints, None
+    def keep(self, checkpoints, stated=None) -> None:
+        """From here on ``checkpoints`` (``Checkpoints``) says which are whole, and removes old ones; ``stated`` (``Stated``) is told of each."""
+        self.checkpoints, self.stated, self.args.save_total_limit = checkpoints, stated, None
 
     def get_train_dataloader(self):
         whole = DataLoader(
@@ -93,6 +94,8 @@ class _Trainer(Trainer):
             self.accelerator.wait_for_everyone()  # each process has written its random state
             if self.checkpoints and self.args.should_save:
                 self.checkpoints.complete(self._checkpoint(), self.state.best_global_step)
+            if self.stated and self.args.should_save:
+                self.stated.write(self.optimizer, self.state.global_step)
             self.accelerator.wait_for_everyone()  # now the checkpoint is whole
         except (
             OSError,
@@ -110,19 +113,12 @@ class _Trainer(Trainer):
         return Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
 
 
-class Diverged(WorkFailed):
-    """The loss of a run is no number any more."""
-
-
 class _Finite(TrainerCallback):
     """Ends a run whose loss is no number any more: nothing comes after it."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         loss = logs.get("loss", logs.get("train_loss", 0.0))  # of the last steps, and at the end of all
-        if not math.isfinite(loss):
-            raise Diverged(
-                f"the loss is {loss} at step {state.global_step}; give --overwrite and a lower --lr or --head-lr"
-            )
+        check_finite(loss, state.global_step)
 
 
 class _Steps(TrainerCallback):
@@ -186,7 +182,7 @@ def make_trainer(model, groups, settings, rows, task, folder) -> Trainer:
         optimizers=(_optimizer(model, groups, settings), None),
         callbacks=[_Finite(), *([_Steps(model.unilora.noise)] if settings.noise else [])],
         task=task,
-        sampler=LikeLengths(task.lengths(rows.train), settings.batch_size, arguments.seed),
+        sampler=LikeLengths(task.lengths(rows.train), settings.batch_size, settings.seed),
     )
     del model._hf_peft_config_loaded
     trainer.remove_callback(PrinterCallback)

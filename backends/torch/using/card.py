@@ -12,8 +12,8 @@ from unilora_spec.command import printable
 from unilora_spec.documents import read_bytes
 from unilora_spec.places import check_output
 
-from ..settings import TrainSettings
-from .tables import rounded
+from ...runs.tables import rounded
+from ...settings import TrainSettings
 
 MARK = "<!-- unilora card, SHA-256 of what stands above: "
 END = " -->\n"

@@ -10,8 +10,8 @@ import torch
 from unilora_spec import UniLoraError
 from unilora_spec.documents import look_at_json, read_bytes
 
-from ..rows.forms import messages_of
-from ..settings import GenerateSettings
+from ...rows.forms import messages_of
+from ...settings import GenerateSettings
 from ..tasks.language_model import LanguageModel
 from ..training.base import quiet
 from .generation import Generator

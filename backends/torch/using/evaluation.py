@@ -7,21 +7,17 @@ import torch
 
 from unilora_spec import UniLoraError
 
-from ..rows.split import Data, Source
-from ..settings import EvaluateSettings
-from ..tasks.classes import Known
+from ...rows.split import Data
+from ...runs.measuring import Asked, chosen_rows, measured, mistakes_of
+from ...runs.mistakes import Mistakes
+from ...settings import EvaluateSettings
 from ..tasks.language_model import LanguageModel
-from ..tasks.multi_label import MultiLabel
+from ..tasks.model import on_device
 from ..training.base import quiet
 from .answers import Comparison
 from .generation import Generator
-from .mistakes import Mistakes
-from .passes import batches, on_device
 from .prompts import Asking, Prompts
-from .tables import shown, write_table
 from .trained import Trained, load_trained
-
-PADDING = -100  # in what is measured of each token, as labels have it
 
 
 def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
@@ -39,11 +35,11 @@ def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
         trained = load_trained(settings, {"--mistakes": settings.mistakes}, progress)
         if settings.generate and not isinstance(trained.task, LanguageModel):
             raise UniLoraError(f"--generate is for language models, and {settings.adapter} has a head; leave it out")
-        source, chosen = _rows(settings, trained)
+        source, chosen = chosen_rows(settings, trained.task, str(settings.adapter))
         rows = source.rows.select(chosen)
         questions = _Questions(settings, trained, rows) if settings.generate else None
         data = trained.task.ready(Data(rows, None, source.dropped), progress)
-        metrics, mistakes = measured(trained, data.train, "evaluating", progress)
+        metrics, mistakes = measured(trained.task, data.train, asking(trained), "evaluating", progress)
         report = {
             "adapter": str(settings.adapter),
             "base": trained.base,
@@ -55,68 +51,24 @@ def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
         }
         if trained.base_can_answer:
             with trained.model.unilora.disabled():
-                report["base_metrics"], _ = measured(trained, data.train, "evaluating the base", progress)
+                report["base_metrics"], _ = measured(
+                    trained.task, data.train, asking(trained), "evaluating the base", progress
+                )
         if questions:
             report["generated"], mistakes = questions.answered(progress)
-    texts = list(trained.task.columns(rows.column_names))
-    if len(texts) > 1 and mistakes.by != "loss":
-        del texts[-1]  # the answer, which stands beside it anyway
-    table = mistakes.table(
-        lambda number: {"row": chosen[number] + 1} | {name: shown(rows[number][name]) for name in texts}
-    )
-    report["mistakes"] = mistakes.report() | {"examples": table[: mistakes.SHOWN]}
-    if settings.mistakes:
-        write_table(settings.mistakes, mistakes.columns(texts), table)
-        report["mistakes"]["file"] = str(settings.mistakes)
+    report["mistakes"] = mistakes_of(trained.task, mistakes, rows, chosen, settings.mistakes)
     return report | {"warnings": trained.warnings, "seconds": round(time.monotonic() - started, 1)}
 
 
-def _rows(settings, trained) -> tuple[Source, list[int]]:
-    """The source of the rows, and the numbers of those that are used. The task reads the classes as the adapter's."""
-    task = trained.task
-    source = Source(settings.data, task.settings, task)
-    if task.labels:
-        if isinstance(task, MultiLabel) and task.has_bits(source):
-            task.learn(source, None)
-        else:
-            task.learn(
-                Known(str(settings.adapter), task.labels, task.columns(source.rows.column_names)[-1], source), source
-            )
-    chosen = [row for row, share in source.shares.items() if not settings.holdout or share < settings.holdout]
-    if settings.limit:
-        chosen = sorted(sorted(chosen, key=source.shares.get)[: settings.limit])
-    if not chosen:
-        raise UniLoraError(f"{settings.data}: of {len(source.shares)} rows none is held out; give another --holdout")
-    return source, chosen
+def asking(trained: Trained) -> Asked:
+    """What the model says of rows, as ``measured`` asks for it."""
 
+    def asked(rows):
+        batch = on_device(trained.task.batch(rows), trained.model)
+        _, outputs = trained.task.loss(trained.model, batch)
+        return [each.cpu().numpy() for each in trained.task.measure(outputs, batch)], outputs
 
-def measured(trained: Trained, rows, what: str, progress: bool) -> tuple[dict[str, float], Mistakes]:
-    """The metrics of a task on rows that are ready, and the mistakes, by the numbers that the rows had before."""
-    task, model = trained.task, trained.model
-    before = rows["row"] if "row" in rows.column_names else range(len(rows))
-    found, mistakes = [], Mistakes()
-    for numbers in batches(task.lengths(rows), task.settings.batch_size, what, progress):
-        chosen = rows.select(numbers).to_list()
-        batch = on_device(task.batch(chosen), model)
-        _, outputs = task.loss(model, batch)
-        found.append([each.cpu().numpy() for each in task.measure(outputs, batch)])
-        if isinstance(task, LanguageModel):
-            mistakes.of_texts([before[number] for number in numbers], found[-1][0], found[-1][-1])
-        else:
-            mistakes.of_answers([before[number] for number in numbers], chosen, task, outputs)
-    return task.metrics(*map(_joined, zip(*found))), mistakes
-
-
-def _joined(arrays) -> np.ndarray:
-    """Arrays (batch, …) as one; of others than the longest, the rest of each row is ``PADDING``."""
-    shape = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
-    padded = [
-        np.pad(
-            array, [(0, 0), *((0, most - size) for most, size in zip(shape, array.shape[1:]))], constant_values=PADDING
-        )
-        for array in arrays
-    ]
-    return np.concatenate(padded)
+    return asked
 
 
 class _Questions:

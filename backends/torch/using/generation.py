@@ -10,10 +10,10 @@ from transformers.generation.streamers import BaseStreamer, TextStreamer
 from unilora_spec import UniLoraError
 from unilora_spec.command import printable
 
-from ..rows.forms import Example
+from ...rows.forms import Example
+from ...runs.measuring import batches
+from ...runs.progress import counted
 from ..tasks.templates import Template
-from ..training.progress import counted
-from .passes import batches
 from .trained import Trained
 
 OWN = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")

@@ -14,7 +14,7 @@ from unilora_spec.command import say
 from unilora_spec.documents import read_bytes
 from unilora_spec.placing import placing
 
-from ..outputs import check_place
+from ...runs.outputs import check_place
 from .card import card_beside, is_free
 
 FILE, CARD = "unilora.safetensors", "README.md"

@@ -8,16 +8,17 @@ import torch
 
 from unilora_spec import UniLoraError
 
-from ..rows.reading import read
-from ..rows.refusals import LeftOut, WrongCell
-from ..settings import PredictSettings
+from ...rows.reading import read
+from ...rows.refusals import LeftOut, WrongCell
+from ...runs.measuring import batches
+from ...runs.tables import as_given, rounded, write_table
+from ...settings import PredictSettings
+from ...tasks import TokenClassification
 from ..tasks.language_model import LanguageModel
-from ..tasks.token_classification import TokenClassification
+from ..tasks.model import on_device
 from ..training.base import quiet
 from .generation import Generator
-from .passes import batches, on_device
 from .prompts import Asking, Prompts
-from .tables import as_given, rounded, write_table
 from .trained import Trained, load_trained
 
 

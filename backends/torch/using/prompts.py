@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from unilora_spec import UniLoraError
 
-from ..rows.forms import Instruction, form_of
-from ..rows.refusals import LeftOut
+from ...rows.forms import Instruction, form_of
+from ...rows.refusals import LeftOut
 from ..tasks.templates import Template
 from .trained import Trained
 

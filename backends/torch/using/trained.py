@@ -20,11 +20,11 @@ from unilora_spec import Adapter, BaseMismatch, UniLoraError
 from unilora_spec.base_folder import base_folder
 from unilora_spec.command import say
 
+from ...runs.outputs import check_place
+from ...settings import UseSettings
+from ...settings.options import LANGUAGE
 from ..adapter.attach import load_adapter
-from ..outputs import check_place
-from ..settings import UseSettings
-from ..settings.options import LANGUAGE
-from ..tasks import TASKS, Task
+from ..tasks import TASKS, ForModel
 from ..training.base import config_at, labels_in, loaded
 
 TASK_OF = (
@@ -50,7 +50,7 @@ class Trained:
 
     adapter: Adapter
     base: str
-    task: Task
+    task: ForModel
     model: transformers.PreTrainedModel
     base_can_answer: bool
     warnings: list[str]

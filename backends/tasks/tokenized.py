@@ -5,17 +5,14 @@ from typing import NamedTuple
 
 import datasets
 import numpy as np
-import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from unilora_spec import UniLoraError
 
 from ..rows.forms import Example, form_of
 from ..rows.split import Data
-from ..training.progress import counted
+from ..runs.progress import counted
+from .losses import NOT_LEARNED
 from .task import Task
-
-NOT_LEARNED = -100
 
 
 class Fitted(NamedTuple):
@@ -99,6 +96,7 @@ class Tokenized(Task):
         return datasets.Dataset.from_dict(columns)
 
 
-def _padded(rows, value) -> torch.Tensor:
+def _padded(rows, value) -> np.ndarray:
     """Int64 (rows, longest): at the right, where positions count from the first token on."""
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+    longest = max(map(len, rows))
+    return np.array([[*row, *[value] * (longest - len(row))] for row in rows], np.int64)

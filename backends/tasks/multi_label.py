@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from torch.nn import functional
 
 from unilora_spec import UniLoraError
 
 from ..rows.labels import labels_in, value_of
 from . import classes
 from .labelled import Labelled
-from .task import Predicted, first
+from .losses import binary_cross_entropy, sigmoid
+from .task import Predicted
 
 BETWEEN = ";", "|", ","  # labels that are one text
 _BITS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1, "false": 0, "true": 1}
@@ -26,6 +26,7 @@ class MultiLabel(Labelled):
     """
 
     main, larger_is_better = "micro_f1", True
+    problem_type = "multi_label_classification"
 
     def values(self, cell):
         return (labels_in(cell, self.settings.label),)
@@ -91,11 +92,6 @@ class MultiLabel(Labelled):
             )
         return said
 
-    def configure(self, config):
-        config.problem_type = "multi_label_classification"
-        config.id2label = dict(enumerate(self.labels))
-        config.label2id = {name: number for number, name in enumerate(self.labels)}
-
     def label(self, cell):
         bits = [0.0] * len(self.labels)
         for number in self.numbers[labels_in(cell, self.settings.label)]:
@@ -106,10 +102,10 @@ class MultiLabel(Labelled):
         bits = self.label(row[self.settings.label])
         return [label for label, bit in zip(self.labels, bits) if bit]
 
-    def predicted(self, outputs, rows):
+    def predicted(self, logits, rows):
         """The classes of each text whose probability is above a half."""
         found = []
-        for each in first(outputs.logits).float().sigmoid().tolist():
+        for each in sigmoid(logits).tolist():
             chosen = [label for label, probability in zip(self.labels, each) if probability > 0.5]
             found.append(Predicted(chosen, min(max(p, 1 - p) for p in each), dict(zip(self.labels, each))))
         return found
@@ -119,12 +115,11 @@ class MultiLabel(Labelled):
         missed = [(label, "") for label in answer if label not in prediction]
         return missed + [("", label) for label in prediction if label not in answer]
 
-    def measure(self, outputs, batch):
+    def measure(self, logits, labels):
         """Which classes are predicted for each text, those whose probability is above a half; its loss; and which are its own:
         int64 (batch, classes), float32 (batch,) and int64 (batch, classes)."""
-        logits, labels = first(outputs.logits).float(), batch["labels"]
-        losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(-1)
-        return (logits > 0).long(), losses, labels.long()
+        losses = binary_cross_entropy(logits, labels).mean(-1)
+        return (logits > 0).astype(np.int64), losses, labels.astype(np.int64)
 
     def metrics(self, predicted, losses, true):
         hits, both = (predicted & true).sum(0), predicted.sum(0) + true.sum(0)

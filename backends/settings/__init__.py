@@ -3,7 +3,7 @@
 from .adapter import AdapterSettings
 from .data import DataSettings
 from .options import BEFORE, DURING, TEXTS, flag
-from .run import PlanSettings, TrainSettings
+from .run import AttachSettings, OutputSettings, PlanSettings, RunSettings, StartSettings, TrainSettings
 from .using import EvaluateSettings, GenerateSettings, PredictSettings, UseSettings
 
 __all__ = [
@@ -11,11 +11,15 @@ __all__ = [
     "DURING",
     "TEXTS",
     "AdapterSettings",
+    "AttachSettings",
     "DataSettings",
     "EvaluateSettings",
     "GenerateSettings",
+    "OutputSettings",
     "PlanSettings",
     "PredictSettings",
+    "RunSettings",
+    "StartSettings",
     "TrainSettings",
     "UseSettings",
     "flag",

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import datasets
@@ -27,8 +28,8 @@ class Data:
     said: tuple[str, ...] = ()
 
 
-def load(settings: DataSettings, task) -> Data:
-    """Reads, checks and splits what ``settings`` name, for a task (``tasks.Task``), which learns of the rows what classes there are.
+def load(settings: DataSettings, task, learn: Callable) -> Data:
+    """Reads, checks and splits what ``settings`` name, for a task (``tasks.Task``), whose classes ``learn`` takes from the sources.
 
     Raises ``UniLoraError`` with the source's name and the mend.
     """
@@ -47,7 +48,7 @@ def load(settings: DataSettings, task) -> Data:
             f"{settings.data}: of {len(source.shares)} rows {len(train)} are to train on and "
             f"{0 if held_out is None else len(held_out)} held out; give more rows or another --holdout"
         )
-    task.learn(source, other)
+    learn(source, other)
     train = list(train)
     said = *source.said, *(other.said if other else ()), *task.remarks(source, train)
     return Data(source.rows.select(train), held_out, dropped, said)

@@ -3,16 +3,14 @@
 from collections import Counter
 
 import numpy as np
-import torch
-from torch.nn import functional
-from transformers import AutoModelForSequenceClassification
 
 from unilora_spec import UniLoraError
 
 from ..rows.labels import is_missing, is_number, is_several, value_of
 from ..rows.refusals import LeftOut, WrongCell
 from . import classes
-from .task import Predicted, Task, first, text_of
+from .losses import cross_entropy, softmax
+from .task import Predicted, Task, text_of
 
 
 class Labelled(Task):
@@ -20,8 +18,6 @@ class Labelled(Task):
 
     ``nothing``  texts that were read as no label, such as "nan"
     """
-
-    model_class = AutoModelForSequenceClassification
 
     def __init__(self, settings, base_labels=()):
         super().__init__(settings, base_labels)
@@ -73,12 +69,16 @@ class Labelled(Task):
 
     def encode(self, rows):
         texts = [[row[column] for row in rows] for column in self.settings.text]
-        inputs = self.tokenize(*texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        inputs = self.tokenize(*texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="np")
         return {name: value for name, value in inputs.items() if name in self.inputs}
 
     def batch(self, rows):
-        labels = torch.tensor([self.label(row[self.settings.label]) for row in rows])
-        return self.encode(rows) | {"labels": labels}
+        return self.encode(rows) | {"labels": self.labels_of(rows)}
+
+    def labels_of(self, rows) -> np.ndarray:
+        """What the model is to learn of each row: int64 of classes, float32 of all else."""
+        labels = np.array([self.label(row[self.settings.label]) for row in rows])
+        return labels if labels.dtype == np.int64 else labels.astype(np.float32)
 
     def label(self, cell) -> int | float | list[float]:
         """What the model is to learn for a cell of the label."""
@@ -89,6 +89,7 @@ class Classification(Labelled):
     """One class for each text. ``numbers`` is the class number of each value of the label."""
 
     main, larger_is_better = "accuracy", True
+    problem_type = "single_label_classification"
 
     def learn(self, source, held_out):
         """Classes that are the base's own keep the base's order. Values of ``held_out`` have to be classes of ``source``."""
@@ -109,28 +110,22 @@ class Classification(Labelled):
         counts = Counter(rows.values()), Counter(rows[row] for row in train)
         return super().remarks(source, train) + classes.remarks(self.settings.label, source.name, self.labels, *counts)
 
-    def configure(self, config):
-        config.problem_type = "single_label_classification"
-        config.id2label = dict(enumerate(self.labels))
-        config.label2id = {name: number for number, name in enumerate(self.labels)}
-
     def label(self, cell):
         return self.numbers[value_of(cell)]
 
     def answer(self, row):
         return self.labels[self.label(row[self.settings.label])]
 
-    def predicted(self, outputs, rows):
+    def predicted(self, logits, rows):
         """The likeliest class of each text."""
-        probabilities = first(outputs.logits).float().softmax(-1).tolist()
+        probabilities = softmax(logits).tolist()
         return [
             Predicted(self.labels[np.argmax(each)], max(each), dict(zip(self.labels, each))) for each in probabilities
         ]
 
-    def measure(self, outputs, batch):
+    def measure(self, logits, labels):
         """The predicted class of each text, its loss and its class: int64, float32 and int64 (batch,)."""
-        logits, labels = first(outputs.logits), batch["labels"]
-        return logits.argmax(-1), functional.cross_entropy(logits.float(), labels, reduction="none"), labels
+        return logits.argmax(-1), cross_entropy(logits, labels), labels
 
     def metrics(self, predicted, losses, true):
         f1 = []
@@ -163,6 +158,7 @@ class Regression(Labelled):
     """One number for each text."""
 
     main, larger_is_better = "mse", False
+    problem_type = "regression"
 
     def values(self, cell):
         (value,) = super().values(cell)
@@ -173,23 +169,19 @@ class Regression(Labelled):
             )
         return (value,)
 
-    def configure(self, config):
-        config.problem_type = "regression"
-        config.id2label, config.label2id = {0: "LABEL_0"}, {"LABEL_0": 0}
-
     def label(self, cell):
         return float(value_of(cell))
 
     def answer(self, row):
         return self.label(row[self.settings.label])
 
-    def predicted(self, outputs, rows):
+    def predicted(self, logits, rows):
         """The number of each text."""
-        return [Predicted(number) for number in first(outputs.logits).squeeze(-1).float().tolist()]
+        return [Predicted(number) for number in logits[:, 0].tolist()]
 
-    def measure(self, outputs, batch):
+    def measure(self, logits, labels):
         """The predicted number of each text and its own: float32 (batch,)."""
-        return first(outputs.logits).squeeze(-1), batch["labels"]
+        return logits[:, 0], labels
 
     def metrics(self, predicted, true):
         predicted, true = predicted.astype(np.float64), true.astype(np.float64)

@@ -1,7 +1,5 @@
 """Texts to be made others: translations, summaries, answers, by an encoder and a decoder."""
 
-from transformers import AutoModelForSeq2SeqLM
-
 from unilora_spec import UniLoraError
 
 from ..rows.forms import Instruction
@@ -12,7 +10,6 @@ from .tokenized import Fitted, TooLong
 class Seq2Seq(LanguageModel):
     """The tokens of an answer are predicted, each from what is asked and the answer's tokens before it."""
 
-    model_class = AutoModelForSeq2SeqLM
     ahead = 0
 
     def columns(self, there):

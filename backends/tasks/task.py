@@ -1,24 +1,17 @@
 """What every task says of itself."""
 
-import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import datasets
 import numpy as np
-import torch
-from torch import nn
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
-
-from unilora_spec import UniLoraError
 
 from ..rows.order import longest_first
 from ..rows.refusals import LeftOut, WrongCell
 from ..rows.split import Data, Source
 from ..settings import DataSettings
-from ..training.strangers import NO_CODE
 
 SMALLER_IS_BETTER = ("loss", "mse", "perplexity")  # of the metrics of all tasks
 
@@ -39,11 +32,12 @@ class Predicted(NamedTuple):
 class Task:
     """What a run makes of rows: what it reads of one, what a model is given of them, and what is measured.
 
-    One object serves one run. It learns the classes from the rows (``learn``), and of a model what it can read (``read_by``).
+    One object serves one run. It learns the classes from the rows (``learn``), and of a model what it can read (``reads``). What a model
+    is given and what it gives are NumPy arrays here; a backend makes of them what it computes with.
 
     ``main``              the metric that early stopping goes by, or the one that the settings name
     ``larger_is_better``  how it goes by it
-    ``model_class``       transformers' class of a base with the head that the task needs
+    ``problem_type``      what the outputs of a head are, as the base's record has it (SPEC 10); None where it says nothing
     ``labels``            the classes' names in the order of their numbers; None for tasks without classes
     ``found``             what the rows were found to be, in words; "" where a call says it
     ``counts``            how many rows ``ready`` has made others, by what it did
@@ -51,7 +45,7 @@ class Task:
 
     main: str
     larger_is_better: bool
-    model_class: type
+    problem_type: str | None = None
     labels: tuple[str, ...] | None = None
     found = ""
 
@@ -98,27 +92,13 @@ class Task:
 
     # Of a model
 
-    def configure(self, config: PreTrainedConfig) -> None:
-        """Sets what a head for the task is made by, before the model is made."""
+    def reads(self, tokenizer, positions: int | None, inputs: Container[str]) -> None:
+        """From here on, batches are for a model that takes these ``inputs`` and reads so many ``positions``, where there is such a limit.
 
-    def reader(self, base: str):
-        """What makes a model's inputs of rows, loaded from the folder or id of the base: here its tokenizer.
-
-        Raises ``UniLoraError`` where the base has none, and transformers' own errors.
+        ``tokenizer`` is transformers', or one that is called as theirs is.
         """
-        tokenizer = AutoTokenizer.from_pretrained(base, **NO_CODE)
-        if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where there is none
-            raise UniLoraError(f"{base}: it has no tokenizer; put the model's tokenizer files beside its weights")
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        return tokenizer
-
-    def read_by(self, model: PreTrainedModel, reader) -> None:
-        """From here on, batches are for this model: of the inputs that it takes, and not longer than it can read. ``reader`` is the base's."""
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        longest = min(self.settings.max_length, positions or self.settings.max_length, reader.model_max_length)
-        self.tokenize, self.max_length = reader, longest
-        self.inputs = frozenset(inspect.signature(model.forward).parameters)
+        longest = min(self.settings.max_length, positions or self.settings.max_length, tokenizer.model_max_length)
+        self.tokenize, self.max_length, self.inputs = tokenizer, longest, frozenset(inputs)
 
     def ready(self, data: Data, progress: bool = False) -> Data:
         """The rows as batches are made of them, those held out with the longest first. Called once the model is known.
@@ -128,22 +108,17 @@ class Task:
         held_out = data.held_out and data.held_out.select(longest_first(self.lengths(data.held_out)))
         return replace(data, held_out=held_out)
 
-    def batch(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+    def batch(self, rows: Sequence[dict]) -> dict[str, np.ndarray]:
         """The model's inputs, padded to the longest, and ``labels``. Texts are tokenized here: there is no copy of the data in tokens."""
         raise NotImplementedError
 
-    def training_batch(self, rows: Sequence[dict], epoch: int) -> dict[str, torch.Tensor]:
+    def training_batch(self, rows: Sequence[dict], epoch: int) -> dict[str, np.ndarray]:
         """``batch`` of rows that are trained on, for a task that shows them otherwise in each ``epoch``, counted from 0."""
         return self.batch(rows)
 
-    def items(self, labels: torch.Tensor) -> int:
+    def items(self, labels: np.ndarray) -> int:
         """Of how many losses a batch's loss is the mean."""
         return len(labels)
-
-    def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, object]:
-        """The mean loss of a batch, a number also where nothing in it has a label, and what ``measure`` needs of the model's outputs."""
-        outputs = model(**batch)
-        return outputs.loss, outputs
 
     # Of what a trained model with a head says; language models generate it (``using.generation``)
 
@@ -155,12 +130,12 @@ class Task:
         """Raises ``LeftOut`` for a row in which nothing is given."""
         raise NotImplementedError
 
-    def encode(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+    def encode(self, rows: Sequence[dict]) -> dict[str, np.ndarray]:
         """A batch without its labels."""
         raise NotImplementedError
 
-    def predicted(self, outputs, rows: Sequence[dict]) -> list[Predicted]:
-        """What a model's outputs say of each row of a batch."""
+    def predicted(self, logits: np.ndarray, rows: Sequence[dict]) -> list[Predicted]:
+        """What a model's logits, float32, say of each row of a batch."""
         raise NotImplementedError
 
     def answer(self, row: dict) -> str | list[str] | float:
@@ -173,7 +148,7 @@ class Task:
 
     # Of what is held out
 
-    def measure(self, outputs, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def measure(self, logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
         """What ``metrics`` needs of a batch, each (batch, …): small, so that an evaluation never holds all logits.
 
         It knows rows alone, never batches, so that no number of processes changes what is measured.
@@ -196,8 +171,3 @@ def text_of(row: dict, columns: Sequence[str]) -> tuple[str, ...]:
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise LeftOut("text")
     return texts
-
-
-def first(logits):
-    """The logits of a model's: encoder-decoders give more than logits."""
-    return logits[0] if isinstance(logits, tuple) else logits

@@ -4,16 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch.nn import functional
-from transformers import AutoModelForTokenClassification
 
 from unilora_spec import UniLoraError
 
 from ..rows.labels import is_missing, value_of
 from ..rows.refusals import LeftOut, WrongCell
 from . import classes
-from .task import Predicted, Task, first
+from .losses import NOT_LEARNED, cross_entropy, softmax
+from .task import Predicted, Task
 
 WORDS, TAGS = (
     "tokens",
@@ -26,7 +24,6 @@ class TokenClassification(Task):
     """One class for each word. A word's first piece has its tag; the others, and what a tokenizer adds, have −100 and are not learned."""
 
     main, larger_is_better = "accuracy", True
-    model_class = AutoModelForTokenClassification
 
     def columns(self, there):
         (self.words,), self.tags = self.settings.text, self.settings.label
@@ -93,13 +90,8 @@ class TokenClassification(Task):
             )
         return said
 
-    def configure(self, config):
-        config.problem_type = None
-        config.id2label = dict(enumerate(self.labels))
-        config.label2id = {name: number for number, name in enumerate(self.labels)}
-
-    def read_by(self, model, tokenizer):
-        super().read_by(model, tokenizer)
+    def reads(self, tokenizer, positions, inputs):
+        super().reads(tokenizer, positions, inputs)
         if not tokenizer.is_fast:
             raise UniLoraError(
                 f"{self.settings.base}: its tokenizer does not tell which word a piece is of; give a base with a tokenizer.json"
@@ -115,7 +107,7 @@ class TokenClassification(Task):
 
     def batch(self, rows):
         inputs, pieces = self._encoded(rows)
-        labels = torch.full_like(inputs["input_ids"], -100)
+        labels = np.full_like(inputs["input_ids"], NOT_LEARNED)
         for number, (row, first_pieces) in enumerate(zip(rows, pieces)):
             for word, place in first_pieces.items():
                 labels[number, place] = self.numbers[value_of(row[self.tags][word])]
@@ -124,7 +116,7 @@ class TokenClassification(Task):
     def encode(self, rows):
         return self._encoded(rows)[0]
 
-    def _encoded(self, rows) -> tuple[dict[str, torch.Tensor], list[dict[int, int]]]:
+    def _encoded(self, rows) -> tuple[dict[str, np.ndarray], list[dict[int, int]]]:
         """The model's inputs, and of each row the place of each word's first piece; words that are cut off have none."""
         texts = [" ".join(row[self.words]) for row in rows]  # as the base was trained: a piece may begin with its blank
         inputs = self.tokenize(
@@ -133,7 +125,7 @@ class TokenClassification(Task):
             padding=True,
             truncation=True,
             max_length=self.max_length,
-            return_tensors="pt",
+            return_tensors="np",
         )
         pieces = []
         for number, row in enumerate(rows):
@@ -150,11 +142,11 @@ class TokenClassification(Task):
     def answer(self, row):
         return [self.labels[self.numbers[value_of(tag)]] for tag in row[self.tags]]
 
-    def predicted(self, outputs, rows):
+    def predicted(self, logits, rows):
         """The likeliest class of each word; "" of one that is cut off."""
         found = []
-        for each, row, places in zip(first(outputs.logits).float().softmax(-1), rows, self._encoded(rows)[1]):
-            likeliest, numbers = each.max(-1)
+        for each, row, places in zip(softmax(logits), rows, self._encoded(rows)[1]):
+            likeliest, numbers = each.max(-1), each.argmax(-1)
             tags = [self.labels[numbers[places[w]]] if w in places else "" for w in range(len(row[self.words]))]
             found.append(Predicted(tags, min((float(likeliest[place]) for place in places.values()), default=0.0)))
         return found
@@ -163,25 +155,24 @@ class TokenClassification(Task):
         return [(tag, said) for tag, said in zip(answer, prediction) if said not in (tag, "")]
 
     def items(self, labels):
-        return int((labels != -100).sum())
+        return int((labels != NOT_LEARNED).sum())
 
-    def measure(self, outputs, batch):
+    def measure(self, logits, labels):
         """The predicted class of each position, the summed loss of each text, and the class of each position, −100 where none is
         learned: int64 (batch, positions), float32 (batch,) and int64 (batch, positions)."""
-        logits, labels = first(outputs.logits), batch["labels"]
-        losses = functional.cross_entropy(
-            logits.float().transpose(1, 2), labels, reduction="none"
-        )  # 0 where the label is −100
-        return logits.argmax(-1).masked_fill(labels == -100, -100), losses.sum(1), labels
+        predicted = np.where(labels == NOT_LEARNED, NOT_LEARNED, logits.argmax(-1))
+        return predicted, cross_entropy(logits, labels).sum(1), labels
 
     def metrics(self, predicted, losses, true):
-        words = true != -100
+        words = true != NOT_LEARNED
         found = {
             "loss": float(losses.sum(dtype=np.float64) / max(words.sum(), 1)),
             "accuracy": float(np.mean(predicted[words] == true[words])),
         }
         if self._has_entities():
-            named = ([[self.labels[tag] for tag in row[row != -100]] for row in rows] for rows in (predicted, true))
+            named = (
+                [[self.labels[tag] for tag in row[row != NOT_LEARNED]] for row in rows] for rows in (predicted, true)
+            )
             found |= entity_f1(*named)
         return found
 

@@ -1,0 +1,76 @@
+"""What is learned of rows: a class here for each task, of which ``settings.TASKS`` has the name.
+
+Here is what NumPy says of a task: columns, classes, tokens, answers, metrics. How a model is made for it is a backend's own.
+"""
+
+from collections.abc import Callable, Sequence
+
+from ..rows.split import Data, Source, load
+from ..settings import DataSettings
+from .causal_lm import CausalLM
+from .classes import Known
+from .images import ImageClassification
+from .labelled import Classification, Regression
+from .language_model import LanguageModel
+from .multi_label import MultiLabel
+from .seq2seq import Seq2Seq
+from .task import Task
+from .token_classification import TokenClassification
+
+TASKS = {
+    "classification": Classification,
+    "regression": Regression,
+    "multi-label": MultiLabel,
+    "token-classification": TokenClassification,
+    "image-classification": ImageClassification,
+    "causal-lm": CausalLM,
+    "seq2seq": Seq2Seq,
+}
+
+
+__all__ = [
+    "TASKS",
+    "CausalLM",
+    "Classification",
+    "ImageClassification",
+    "Known",
+    "LanguageModel",
+    "MultiLabel",
+    "Regression",
+    "Seq2Seq",
+    "Task",
+    "TokenClassification",
+    "as_known",
+    "rows_and_task",
+]
+
+
+def rows_and_task(
+    settings: DataSettings, base_labels: Sequence[str] = (), tasks: dict[str, type[Task]] = TASKS
+) -> tuple[Data, Task]:
+    """The rows of a run, and its task, which has learned of them. ``base_labels`` are the classes of the base's head, whose order is
+    kept where they are the data's; ``tasks`` are a backend's classes of tasks.
+
+    Raises ``UniLoraError`` with the source's name and the mend.
+    """
+    task = tasks[settings.task](settings, base_labels)
+    return load(settings, task, task.learn), task
+
+
+def as_known(task: Task, by: str) -> Callable[[Source, Source | None], None]:
+    """A way to learn of rows for a task whose ``labels`` an adapter has, which ``by`` names: the classes of all rows have to be among
+    them. Of a task without classes it is the task's own."""
+    if not task.labels:
+        return task.learn
+
+    def learn(*sources: Source | None) -> None:
+        labels, numbers = task.labels, {}
+        for source in filter(None, sources):
+            if isinstance(task, MultiLabel) and task.has_bits(source):
+                task.learn(source, None)
+            else:
+                task.learn(Known(by, labels, task.columns(source.rows.column_names)[-1], source), source)
+            numbers |= task.numbers
+        task.numbers = numbers
+
+    return learn

@@ -1,0 +1,32 @@
+"""What all tasks share in which a model predicts tokens."""
+
+import numpy as np
+
+from .losses import NOT_LEARNED, cross_entropy
+from .tokenized import Tokenized
+
+
+class LanguageModel(Tokenized):
+    """Tokens are predicted, each from those before it. A label of −100 is a token that is not learned.
+
+    ``ahead`` is how many places a label stands behind the hidden state that predicts it: 1, or 0 where a decoder is fed tokens that
+    have been shifted for it, as that of an encoder-decoder is.
+    """
+
+    main, larger_is_better = "perplexity", False
+    ahead = 1
+
+    def items(self, labels):
+        return int((labels[:, self.ahead :] != NOT_LEARNED).sum())
+
+    def measure(self, logits, labels):
+        """Of each text the summed loss, the number of tokens that were the likeliest, and of all: float32 (batch,) each."""
+        logits, labels = logits[:, : labels.shape[1] - self.ahead], labels[:, self.ahead :]
+        likeliest = (logits.argmax(-1) == labels).sum(1, dtype=np.float32)
+        return cross_entropy(logits, labels).sum(1), likeliest, (labels != NOT_LEARNED).sum(1, dtype=np.float32)
+
+    def metrics(self, losses, likeliest, tokens):
+        loss, right = (
+            each.sum(dtype=np.float64) / max(tokens.sum(dtype=np.float64), 1) for each in (losses, likeliest)
+        )
+        return {"loss": float(loss), "perplexity": float(np.exp(loss)), "token_accuracy": float(right)}
