@@ -18,6 +18,7 @@ from .errors import UniLoraError, WorkFailed
 PROGRAMS = (
     "unilora_spec",
     "backends.torch",
+    "backends.web",
     "export",
     "conformance_tests",
     "benchmarks",
