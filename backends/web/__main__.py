@@ -24,11 +24,17 @@ def main() -> int:
         epilog="Example: python -m backends.web --graph step.onnx --data reviews.csv. docs/web.md has the rest.",
     )
     parser.add_argument("--graph", type=Path, help="a step graph, as python -m export onnx --mode step makes it")
-    parser.add_argument("--base", type=Path, help="folder of the base, for its tokenizer.json; by default the one that the adapter names")
+    parser.add_argument(
+        "--base",
+        type=Path,
+        help="folder of the base, for its tokenizer.json; by default the one that the adapter names",
+    )
     parser.add_argument("--data", type=Path, help="a .csv or .tsv file of examples")
     for name, what in FIELDS.items():
         parser.add_argument(f"--{name}", metavar="TEXT", help=f"of the page: {what}")
-    parser.add_argument("--packages", type=Path, default=Path("build/web/node_modules"), help="npm's folder of the packages")
+    parser.add_argument(
+        "--packages", type=Path, default=Path("build/web/node_modules"), help="npm's folder of the packages"
+    )
     parser.add_argument("--port", type=int, default=0, help="by default a free one")
     call = parser.parse_args()
     fields = {name: value for name in FIELDS if (value := getattr(call, name)) is not None}
