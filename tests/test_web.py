@@ -15,6 +15,7 @@ from threading import Thread
 import numpy as np
 import onnx
 import pytest
+import safetensors.numpy
 import torch
 from transformers import get_linear_schedule_with_warmup
 
@@ -264,6 +265,26 @@ def test_a_loss_that_is_no_number_loses_nothing():
     assert found[3]["refused"].startswith("the loss is NaN in step 6, and the adapter stays as it was before")
     assert found[4][0]["steps"] == 5
     assert decode(base64.b64decode(found[5]["bytes"])).theta.tolist() == found[6]
+
+
+@needs_node
+def test_a_state_goes_on_elsewhere():
+    """What is saved after 13 steps goes on to the same bits in another page, and says what the next call has to have."""
+    found = bench(*START, ["stopAt", 13], ["train"], ["saveState"], ["train"], ["theta"])["answers"]
+    state = base64.b64decode(found[4]["bytes"])
+    tensors = safetensors.numpy.load(state)
+    assert set(tensors) == {"theta", "exp_avg.theta", "exp_avg_sq.theta"} and all(each.dtype == np.float32 for each in tensors.values())
+    told = json.loads(json.loads(state[8 : 8 + int.from_bytes(state[:8], "little")])["__metadata__"]["unilora.state"])
+    rows = found[2]["train"]
+    assert told["run"] == {"batch_size": 4, "rows": rows, "seed": "3", "steps": 40} and told["step"] == 13
+    assert told["adapter"]["base"] == {"contents": "0" * 32} and told["version"] == "1"
+    files = {"state": ("step.state.safetensors", state)}
+    again = bench(*START, ["openState", "state"], ["train"], ["theta"], **files)["answers"]
+    assert again[3] == {"steps": 40, "size": 4, "seed": "3"} and again[5] == found[6]
+    other = bench(*START, ["openState", "state"], ["train", {"size": 8}], **files)["answers"][-1]
+    assert "goes on from a state of 4 rows a step, and these are 8" in other["refused"]
+    of_others = bench(*START, ["openState", "adapter"])["answers"][-1]
+    assert "step.safetensors holds no state of a training" in of_others["refused"]
 
 
 @needs_node

@@ -1052,7 +1052,11 @@ function checkParts({ projection, segments }, tensors) {
 
 /** SPEC 8.7: the canonical bytes. Their header may be longer than a file's can be: see writeFile. */
 function canonicalFile({ description, tensors }) {
-  const metadata = fieldsOf({ format: FORMAT, version: VERSION, unilora: description.text });
+  return pack(fieldsOf({ format: FORMAT, version: VERSION, unilora: description.text }), tensors);
+}
+
+/** A safetensors file of any metadata, a Map of texts. */
+function pack(metadata, tensors) {
   const header = new Map([['__metadata__', metadata]]);
   const data = [];
   let position = 0;
@@ -2221,6 +2225,6 @@ export {
   Permutation, keysOf, parseSeed, // SPEC 2 to 4
   expandAny as expand, initialAny as initial, // SPEC 6, of an adapter's projection
   decodeTensor, encodeTensor, readDescription, readFile, writeFile, // SPEC 8
-  parseJson, splitFile, // the container of any safetensors file
+  canonicalJson, parseJson, pack, readTensors, splitFile, // the container, which holds other things too
   Refusal,
 };

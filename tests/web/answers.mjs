@@ -99,6 +99,8 @@ async function bench({ files, table, broken, plan }) {
       measure: () => [settings.most],
       predict: () => [values[0], settings.most],
       openAdapter: () => [sources[values[0]]],
+      openState: () => [sources[values[0]]],
+      saveState: () => [settings],
     }[call]?.() ?? values;
     try {
       if (call === 'stopAt') {

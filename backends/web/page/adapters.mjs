@@ -4,7 +4,7 @@ import { decodeTensor, encodeTensor, parseJson, readDescription, readFile, write
 import { ensure, Refused } from './refused.mjs';
 
 const SAVED = 'saved.';
-const parameterOf = (tensor) => (tensor.startsWith(SAVED) ? tensor.slice(SAVED.length) : tensor);
+export const parameterOf = (tensor) => (tensor.startsWith(SAVED) ? tensor.slice(SAVED.length) : tensor);
 
 /**
  * An adapter from the bytes of the file `name`: { name, description, labels, base, projection, parameters, tensors }.
@@ -25,10 +25,10 @@ export function readAdapter(bytes, name) {
   return { name, description, labels: base?.labels, base, projection: description.projection, parameters, tensors };
 }
 
-/** The bytes of an adapter's file, its numbers as float32, with the names of its classes in its record. */
+/** The bytes of an adapter's file, its numbers as float32, and with `labels`, the names of its classes, where its record has none. */
 export function writeAdapter({ description, labels, base, parameters, tensors }) {
   let told = description;
-  if (labels && base) {
+  if (labels && base && !base.labels) {
     const fields = JSON.parse(description.text);
     const text = JSON.stringify({ ...fields, base: { ...base, labels, problem_type: 'single_label_classification' } });
     told = readDescription(parseJson(text));

@@ -5,6 +5,7 @@ import { initialState } from './adamw.mjs';
 import { StepGraph } from './graph.mjs';
 import { ensure } from './refused.mjs';
 import { examplesOf, readTable } from './rows.mjs';
+import { readState, writeState } from './state.mjs';
 import { Tokens } from './tokens.mjs';
 import { likeliest, measure, nextStep, scoresOf } from './training.mjs';
 
@@ -70,6 +71,10 @@ export class Bench {
     ensure(!this.training, 'a training goes on already; stop it first');
     adapter.state ??= initialState(adapter.parameters);
     const { state } = adapter;
+    const run = runOf(settings, examples);
+    const other = Object.keys(adapter.begun ?? {}).find((what) => adapter.begun[what] !== run[what]);
+    ensure(!other, () => (
+      `${adapter.name} goes on from a state of ${adapter.begun[other]} ${RUN[other]}, and these are ${run[other]}; give the same`));
     ensure(state.step < settings.steps, `${adapter.name} has had ${state.step} steps; give more than that, or start over`);
     Object.assign(this, { training: true, stopping: false });
     adapter.labels = examples.names;
@@ -162,6 +167,22 @@ export class Bench {
     return { name: `${adapter.name}.safetensors`, bytes: writeAdapter(adapter) };
   }
 
+  /** The state of the selected adapter's training, from which Python goes on too: { name, bytes }. */
+  saveState(settings) {
+    const adapter = this.ready();
+    const run = runOf(settings, this.examples);
+    return { name: `${adapter.name}.state.safetensors`, bytes: writeState(adapter, adapter.state ?? initialState(adapter.parameters), run) };
+  }
+
+  /** Takes the state in a file { name, bytes } as one more adapter; returns what its run has to have, by the names of settings. */
+  openState({ name, bytes }) {
+    this.current();
+    const { parameters, state, run } = readState(bytes, name, this.start);
+    this.add({ ...this.start, parameters }, stem(name).replace(/\.state$/, ''));
+    Object.assign(this.selected, { state, begun: run });
+    return { steps: run.steps, size: run.batch_size, seed: run.seed };
+  }
+
   rename(name) {
     ensure(name.trim() !== '', 'the adapter has no name; type one');
     this.current().name = name.trim();
@@ -203,6 +224,13 @@ export class Bench {
       + 'take the examples again for this adapter'));
     return adapter;
   }
+}
+
+const RUN = { batch_size: 'rows a step', rows: 'rows to train on', seed: 'as its seed', steps: 'steps' };
+
+/** What trainings that go on from each other have in common. */
+function runOf({ size, seed, steps }, { train }) {
+  return { batch_size: size, rows: train.length, seed: String(seed), steps };
 }
 
 const stem = (name) => name.replace(/\.safetensors$/, '');

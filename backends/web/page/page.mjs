@@ -113,7 +113,7 @@ async function choose() {
     + `of the classes ${names.join(', ')}.${left}`;
 }
 
-on('table-file', 'change', ({ target }) => read({ name: target.files[0].name, file: target.files[0] }));
+on('table-file', 'change', (event) => read(chosen(event)));
 on('take-typed', 'click', () => read({ name: 'what is typed', text: at('typed').value }));
 on('choose', 'click', choose);
 
@@ -219,21 +219,33 @@ function shown() {
   draw(at('curve'), { ...selected(), steps: Math.max(number('steps'), selected().steps) });
 }
 
-on('adapter-file', 'change', async ({ target }) => {
+/** The file that was chosen, as a source; the choice is taken back, so that the same file can be opened again. */
+function chosen({ target }) {
   const [file] = target.files;
-  target.value = ''; // so that the same file can be opened again
-  listed(await ask('openAdapter', { name: file.name, file }));
-});
-on('name', 'change', async () => listed(await ask('rename', value('name'))));
-on('remove', 'click', async () => listed(await ask('remove', selected().id)));
-on('save', 'click', async () => {
-  const { id } = selected();
-  const { name, bytes } = await ask('save');
+  target.value = '';
+  return { name: file.name, file };
+}
+
+/** Gives a file to the browser, which keeps it where its user keeps files. */
+function download({ name, bytes }) {
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([bytes], { type: 'application/octet-stream' }));
   link.download = name;
   link.click();
   URL.revokeObjectURL(link.href);
+}
+
+on('adapter-file', 'change', async (event) => listed(await ask('openAdapter', chosen(event))));
+on('save-state', 'click', async () => download(await ask('saveState', settings())));
+on('state-file', 'change', async (event) => {
+  Object.entries(await ask('openState', chosen(event))).forEach(([id, content]) => { at(id).value = content; });
+  listed(await ask('list'));
+});
+on('name', 'change', async () => listed(await ask('rename', value('name'))));
+on('remove', 'click', async () => listed(await ask('remove', selected().id)));
+on('save', 'click', async () => {
+  const { id } = selected();
+  download(await ask('save'));
   unsaved.delete(id);
 });
 

@@ -71,6 +71,10 @@ const CALLS = {
   async openAdapter(source) {
     return bench.openAdapter(await bytesOf(source));
   },
+
+  async openState(source) {
+    return bench.openState(await bytesOf(source));
+  },
 };
 
 onmessage = async ({ data: { id, call, values } }) => {
