@@ -258,7 +258,7 @@ def test_a_loss_that_is_no_number_loses_nothing():
     """The sixth step has a loss that is no number: the adapter stays as the fifth left it, and can be saved."""
     runs = -(
         -bench(*START)["answers"][2]["heldOut"] // 32
-    )  # those of the measurement before the first step, 32 rows each
+    )  # those of the measurement after the first step, of 32 rows each
     found = bench(*START, ["train", {"every": 0, "steps": 40}], ["list"], ["save"], ["theta"], broken=runs + 6)[
         "answers"
     ]

@@ -1,6 +1,6 @@
 // All that the page holds: a graph, examples, and adapters in memory, one of them selected. Runs in the worker, and in node for tests.
 
-import { checkFits, copyOf, readAdapter, writeAdapter } from './adapters.mjs';
+import { checkFits, copied, copyOf, readAdapter, writeAdapter } from './adapters.mjs';
 import { initialState } from './adamw.mjs';
 import { StepGraph } from './graph.mjs';
 import { ensure } from './refused.mjs';
@@ -64,7 +64,8 @@ export class Bench {
 
   /**
    * Trains the selected adapter until it has `settings.steps` steps (training.mjs has the others), or `stop` is called; a later call goes
-   * on. Held-out rows are measured before the first step, every `settings.every` steps, and at the end.
+   * on. Held-out rows are measured at the start, every `settings.every` steps, and at the end. The start is measured after the first step,
+   * which whoever waits sees the sooner.
    */
   async train(settings) {
     const [adapter, examples] = [this.ready(), this.examples];
@@ -79,14 +80,15 @@ export class Bench {
     Object.assign(this, { training: true, stopping: false });
     adapter.labels = examples.names;
     try {
-      if (state.step === 0) {
-        await this.measured(adapter, settings.most);
-      }
+      const start = state.step === 0 ? copied(adapter.parameters) : undefined;
       while (state.step < settings.steps && !this.stopping) {
         const began = performance.now();
         const { loss, rate } = await nextStep(this.graph, this.tokens, examples.train, adapter.parameters, state, settings);
         adapter.losses.push({ step: state.step, loss });
         this.tell({ event: 'step', id: adapter.id, step: state.step, loss, rate, seconds: (performance.now() - began) / 1000 });
+        if (start && state.step === 1) {
+          await this.measured(adapter, settings.most, 0, start);
+        }
         if (state.step === settings.steps || (settings.every && state.step % settings.every === 0)) {
           await this.measured(adapter, settings.most);
         }
@@ -107,14 +109,14 @@ export class Bench {
     return this.measured(this.ready(), most);
   }
 
-  async measured(adapter, most) {
+  /** The `parameters` of an adapter after so many steps, kept with it. */
+  async measured(adapter, most, step = adapter.state?.step ?? 0, parameters = adapter.parameters) {
     const rows = this.examples.heldOut;
     if (rows.length === 0) {
       return undefined;
     }
     const tell = (done, all) => this.tell({ event: 'measuring', done, all });
-    const found = { ...await measure(this.graph, this.tokens, rows, adapter.parameters, most, tell), rows: rows.length };
-    const step = adapter.state?.step ?? 0;
+    const found = { ...await measure(this.graph, this.tokens, rows, parameters, most, tell), rows: rows.length };
     adapter.measured = [...adapter.measured.filter((each) => each.step !== step), { step, ...found }];
     this.tell({ event: 'measured', id: adapter.id, step, ...found });
     return found;
