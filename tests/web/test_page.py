@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.timeout(1500),  # a busy machine
 ]
 
-STEPS, SIZE, HELD_OUT, SHARE, TOKENS = 40, 32, 300, 0.1, 48
+STEPS, SIZE, HELD_OUT, SHARE, TOKENS = 40, 32, 200, 0.1, 24
 FIELDS = {"steps": STEPS, "size": SIZE, "limit": STEPS * SIZE, "measure-most": HELD_OUT, "holdout": SHARE, "most": TOKENS, "every": 0}
 
 

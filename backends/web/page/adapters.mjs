@@ -45,6 +45,9 @@ export function copyOf(adapter, name) {
   return { ...adapter, name, parameters: copied(adapter.parameters) };
 }
 
+/** How many numbers a shape has. */
+export const sizeOf = (shape) => shape.reduce((product, axis) => product * axis, 1);
+
 /** A Map of Float32Arrays with numbers of its own. */
 export const copied = (parameters) => new Map([...parameters].map(([name, values]) => [name, values.slice()]));
 
@@ -64,7 +67,7 @@ export function checkFits({ name, projection, base, parameters }, graph) {
   const same = !contents || !base || base.contents === contents;
   ensure(same, () => `${name} was trained on another base than that of ${graph.name}; give an adapter of this base`);
   for (const parameter of graph.trained) {
-    const length = graph.shapeOf(parameter).reduce((product, axis) => product * axis, 1);
+    const length = sizeOf(graph.shapeOf(parameter));
     const there = parameters.get(parameter)?.length;
     ensure(there === length, () => (
       `${name} has ${there ?? 'no'} numbers for ${parameter}, and ${graph.name} takes ${length}; give an adapter of this graph`));

@@ -1,6 +1,8 @@
 // All that the page holds: a graph, examples, and adapters in memory, one of them selected. Runs in the worker, and in node for tests.
 
-import { checkFits, copied, copyOf, readAdapter, writeAdapter } from './adapters.mjs';
+import {
+  checkFits, copied, copyOf, readAdapter, sizeOf, writeAdapter,
+} from './adapters.mjs';
 import { initialState } from './adamw.mjs';
 import { StepGraph } from './graph.mjs';
 import { ensure } from './refused.mjs';
@@ -31,17 +33,49 @@ export class Bench {
     ensure(tokenizer, `there is no tokenizer.json beside ${graph.name}; choose that of the base model too`);
     const tokens = new Tokens(this.Tokenizer, jsonOf(tokenizer), configuration ? jsonOf(configuration) : {});
     const start = readAdapter(adapter.bytes, adapter.name);
-    const { load, Tensor, device: found, threads, note } = await this.runtime(device);
-    const opened = await StepGraph.open(graph.bytes, graph.name, load, Tensor);
-    checkFits(start, opened);
+    const opened = await this.loaded(graph, tokens, device);
+    checkFits(start, opened.graph);
     await this.graph?.close();
-    Object.assign(this, { graph: opened, tokens, start, adapters: [], examples: undefined });
+    Object.assign(this, opened, { tokens, start, adapters: [], examples: undefined });
     this.add(start, stem(adapter.name));
-    const { kind, d, D } = start.projection;
-    const beside = [...start.parameters].reduce((sum, [name, values]) => sum + (name === 'theta' ? 0 : values.length), 0);
-    return {
-      kind, d, D, beside, base: opened.metadata.get('unilora.base'), bytes: graph.bytes.length, device: found, threads, note,
-    };
+    return this.told();
+  }
+
+  /** Runs the same graph on another device; adapters and examples stay. */
+  async move(device) {
+    this.current();
+    ensure(!this.training, 'a training goes on; stop it before the graph runs elsewhere');
+    const opened = await this.loaded(this.graph, this.tokens, device);
+    await this.graph.close();
+    Object.assign(this, opened);
+    return this.told();
+  }
+
+  /** A graph that has run once, and where: what "auto" chose may lack something that the graph needs, and then it is WebAssembly. */
+  async loaded({ name, bytes }, tokens, wanted) {
+    const { load, Tensor, device, threads } = await this.runtime(wanted);
+    try {
+      const graph = await StepGraph.open(bytes, name, load, Tensor);
+      if (device === 'WebGPU') {
+        const zeros = new Map(graph.trained.map((each) => [each, new Float32Array(sizeOf(graph.shapeOf(each)))]));
+        const { loss } = await graph.step(tokens.batch(['a', 'b'], graph.inputs, 8), [0, 0], zeros);
+        ensure(Number.isFinite(loss), `${name} gives no number by WebGPU here; choose WebAssembly`);
+      }
+      return { graph, where: { device, threads } };
+    } catch (error) {
+      if (wanted !== 'auto' || device !== 'WebGPU') {
+        throw error;
+      }
+      return this.loaded({ name, bytes }, tokens, 'wasm');
+    }
+  }
+
+  /** What the page shows of the graph. */
+  told() {
+    const { kind, d, D } = this.start.projection;
+    const beside = [...this.start.parameters].reduce((sum, [name, values]) => sum + (name === 'theta' ? 0 : values.length), 0);
+    const base = this.graph.metadata.get('unilora.base');
+    return { kind, d, D, beside, base, bytes: this.graph.bytes.length, ...this.where };
   }
 
   /** Reads a table, and returns its columns and rows. The examples follow by `choose`. */

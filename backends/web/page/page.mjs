@@ -58,15 +58,26 @@ function loading({ name, done, all }) {
 }
 
 async function open(sources) {
+  if (unsaved.size && !confirm('Another graph takes the place of all adapters, and some were not saved. Open it?')) {
+    return;
+  }
+  await opening(() => ask('open', sources, value('device')));
+  unsaved.clear();
+  at('examples-told').textContent = 'No examples yet.';
+  listed(await ask('list'));
+}
+
+/** Shows what an action that opens a graph says of it. */
+async function opening(action) {
   const before = at('graph-told').textContent;
   try {
     at('graph-told').textContent = 'Opening …';
-    const found = await ask('open', sources, value('device'));
-    const { kind, d, D, beside, base, bytes, device, threads } = found;
-    const where = device === 'WebGPU' ? 'WebGPU' : `WebAssembly, ${count(threads, 'thread', 'threads')}`;
-    at('graph-told').textContent = `${base || sources.graph.name}, ${(bytes / 1e6).toFixed(0)} MB, on ${where}: ${d.toLocaleString('en')} numbers (${kind}) `
+    const {
+      kind, d, D, beside, base, bytes, device, threads,
+    } = await action();
+    const where = device === 'WebGPU' ? device : `${device}, ${count(threads, 'thread', 'threads')}`;
+    at('graph-told').textContent = `${base || 'A base'}, ${(bytes / 1e6).toFixed(0)} MB, on ${where}: ${d.toLocaleString('en')} numbers (${kind}) `
       + `for ${D.toLocaleString('en')} of all layers, and ${beside.toLocaleString('en')} of the head.`;
-    listed(await ask('list'));
   } catch (error) {
     at('graph-told').textContent = before;
     throw error;
@@ -83,6 +94,8 @@ on('graph-files', 'change', ({ target }) => {
     configuration: named((name) => name === 'tokenizer_config.json') ?? given.configuration,
   });
 });
+
+on('device', 'change', () => adapters.length && opening(() => ask('move', value('device'))));
 
 // ---- 2. Examples --------------------------------------------------------------------------------------------------------
 
