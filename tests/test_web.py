@@ -273,7 +273,9 @@ def test_a_state_goes_on_elsewhere():
     found = bench(*START, ["stopAt", 13], ["train"], ["saveState"], ["train"], ["theta"])["answers"]
     state = base64.b64decode(found[4]["bytes"])
     tensors = safetensors.numpy.load(state)
-    assert set(tensors) == {"theta", "exp_avg.theta", "exp_avg_sq.theta"} and all(each.dtype == np.float32 for each in tensors.values())
+    assert set(tensors) == {"theta", "exp_avg.theta", "exp_avg_sq.theta"} and all(
+        each.dtype == np.float32 for each in tensors.values()
+    )
     told = json.loads(json.loads(state[8 : 8 + int.from_bytes(state[:8], "little")])["__metadata__"]["unilora.state"])
     rows = found[2]["train"]
     assert told["run"] == {"batch_size": 4, "rows": rows, "seed": "3", "steps": 40} and told["step"] == 13

@@ -1,6 +1,7 @@
 // Drives the page in a browser without a window, for test_page.py: node drive.mjs '{"scenario": "training", …}' prints one object of JSON.
 //
-// `url` is the page's, `browser` the browser's program, `packages` the folder of npm's packages; the scenarios say what else they take.
+// `url` is the page's, `browser` the browser's program with its own `flags`, `packages` the folder of npm's packages; the scenarios say what
+// else they take.
 
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -11,7 +12,7 @@ const WAIT = (call.wait ?? 900) * 1000; // a busy machine takes ten seconds a st
 const SENTENCES = 'a warm , funny and deeply moving film that stays with you .\ntwo hours of my life that i will never get back .';
 
 // In a container there is no other user for the browser's sandbox to be.
-const browser = await chromium.launch({ executablePath: call.browser, headless: true, args: ['--no-sandbox'] });
+const browser = await chromium.launch({ executablePath: call.browser, headless: true, args: ['--no-sandbox', ...call.flags ?? []] });
 const context = await browser.newContext({ viewport: { width: 1120, height: 900 }, acceptDownloads: true });
 context.setDefaultTimeout(WAIT);
 const page = await context.newPage();
@@ -104,6 +105,27 @@ const SCENARIOS = {
     await page.evaluate(() => scrollTo(0, 0));
     await page.screenshot({ path: call.picture, fullPage: true });
     found.file = await saved('#save');
+    return found;
+  },
+
+  /** A few steps with the values `fields` on each device, each of an adapter of its own, which is saved. */
+  async devices() {
+    await opened();
+    await fill(call.fields);
+    await page.click('#choose');
+    await until('examples-told', `${call.fields.limit} to train on`);
+    const found = {};
+    for (const device of ['wasm', 'webgpu']) {
+      await page.selectOption('#device', device);
+      await page.waitForFunction(() => document.getElementById('graph-told').textContent !== 'Opening …');
+      found[`${device}Told`] = await told('graph-told');
+      await page.click('#fresh');
+      await page.click('#train');
+      await until('adapters', `${call.fields.steps} steps`);
+      await page.waitForFunction(() => !document.getElementById('train').disabled);
+      found[device] = await saved('#save');
+      await page.click('#remove');
+    }
     return found;
   },
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image
 from transformers import AutoTokenizer
 
 import unilora_spec
@@ -34,14 +35,30 @@ pytestmark = [
     pytest.mark.timeout(1500),  # a busy machine
 ]
 
-STEPS, SIZE, HELD_OUT, SHARE, TOKENS = 40, 32, 200, 0.1, 24
-FIELDS = {"steps": STEPS, "size": SIZE, "limit": STEPS * SIZE, "measure-most": HELD_OUT, "holdout": SHARE, "most": TOKENS, "every": 0}
+STEPS, SIZE, HELD_OUT, SHARE, TOKENS = 75, 32, 300, 0.1, 32
+FIELDS = {
+    "steps": STEPS,
+    "size": SIZE,
+    "limit": STEPS * SIZE,
+    "measure-most": HELD_OUT,
+    "holdout": SHARE,
+    "most": TOKENS,
+    "every": 25,
+}
 
 
 @pytest.fixture(scope="module")
 def drive():
     """Runs a scenario of drive.mjs on the page, served by the command."""
-    call = [sys.executable, "-m", "backends.web", "--graph", EXAMPLE / "step.onnx", "--base", EXAMPLE / "all-MiniLM-L6-v2"]
+    call = [
+        sys.executable,
+        "-m",
+        "backends.web",
+        "--graph",
+        EXAMPLE / "step.onnx",
+        "--base",
+        EXAMPLE / "all-MiniLM-L6-v2",
+    ]
     server = subprocess.Popen([*call, "--data", EXAMPLE / "reviews.csv"], stdout=subprocess.PIPE, text=True)
 
     def run(scenario, **values):
@@ -61,7 +78,9 @@ def drive():
 
 @pytest.fixture(scope="module")
 def trained(drive):
-    found = drive("training", fields=FIELDS, picture=str(WEB / "page.png"))
+    picture = WEB / "page.png"  # of which docs/page.png is a copy
+    found = drive("training", fields=FIELDS, picture=str(picture))
+    Image.open(picture).convert("RGB").quantize(64).save(picture, optimize=True)
     shown = {name: value for name, value in found.items() if name not in ("file", "state")}
     print(json.dumps(shown, indent=1))
     return found
@@ -70,7 +89,7 @@ def trained(drive):
 def test_it_learns(trained):
     assert trained["errors"] == [] and trained["elsewhere"] == []  # nothing is asked of another server
     assert trained["before"] < 0.6  # two classes of one size, and a head that knows nothing
-    assert trained["after"] >= trained["before"] + 0.1
+    assert trained["after"] >= 0.72
     assert [label for label, _ in trained["says"]] == ["positive", "negative"]
     assert f"accuracy {trained['after']:.3f} after {STEPS} steps" in trained["curve"]
 
@@ -81,7 +100,9 @@ def test_the_page_stays_alive(trained):
 
 
 def test_it_stops_and_goes_on(trained):
-    assert f"Stopped after {STEPS // 3}" in trained["stopped"] or f"Stopped after {STEPS // 3 + 1}" in trained["stopped"]
+    assert (
+        f"Stopped after {STEPS // 3}" in trained["stopped"] or f"Stopped after {STEPS // 3 + 1}" in trained["stopped"]
+    )
 
 
 def test_adapters_switch(trained):
@@ -107,18 +128,42 @@ def test_python_reads_the_file(trained):
     assert adapter.base.labels == ("negative", "positive") and adapter.projection == start.projection
     assert not np.array_equal(adapter.theta, start.theta)
     session = onnxruntime.InferenceSession(EXAMPLE / "step.onnx")
-    tokenizer, names = AutoTokenizer.from_pretrained(EXAMPLE / "all-MiniLM-L6-v2"), [each.name for each in session.get_inputs()]
+    tokenizer, names = (
+        AutoTokenizer.from_pretrained(EXAMPLE / "all-MiniLM-L6-v2"),
+        [each.name for each in session.get_inputs()],
+    )
     texts, labels = held_out()
     assert len(texts) == HELD_OUT
     right = 0
     for begin in range(0, len(texts), 50):
         part = slice(begin, begin + 50)
         tokens = tokenizer(texts[part], padding=True, truncation=True, max_length=TOKENS, return_tensors="np")
-        feeds = {name: value for name, value in tokens.items() if name in names} | {"labels": labels[part], "theta": adapter.theta}
+        feeds = {name: value for name, value in tokens.items() if name in names} | {
+            "labels": labels[part],
+            "theta": adapter.theta,
+        }
         (logits,) = session.run(["logits"], feeds | dict(adapter.saved))
         right += int((logits.argmax(1) == labels[part]).sum())
     # WebAssembly adds up in another order, so a text whose classes are equally likely may fall on the other side.
     assert right / len(texts) == pytest.approx(trained["after"], abs=0.01)
+
+
+def test_webgpu_gives_the_same(drive):
+    """By a GPU in software, which every Chromium has: four steps of two short rows."""
+    flags = [
+        "--enable-unsafe-webgpu",
+        "--use-webgpu-adapter=swiftshader",
+        "--use-vulkan=swiftshader",
+        "--enable-features=Vulkan",
+    ]
+    fields = {"limit": 8, "holdout": 0, "steps": 4, "size": 2, "most": 8, "every": 0, "warmup": 0}
+    found = drive("devices", fields=fields, flags=flags)
+    assert "on WebGPU:" in found["webgpuTold"] and "on WebAssembly" in found["wasmTold"] and found["errors"] == []
+    start = unilora_spec.load_adapter(EXAMPLE / "step.safetensors").theta
+    by_wasm, by_gpu = (decode(base64.b64decode(found[device]["bytes"])).theta for device in ("wasm", "webgpu"))
+    moved, apart = abs(by_wasm - start), abs(by_wasm - by_gpu)
+    # A step of Adam's is near the rate, 0.01, for every number, and where a gradient is near 0 its rounding decides how far: 1e-5 was seen.
+    assert moved.mean() > 0.01 and apart.max() < 1e-3 and apart.mean() < 1e-5
 
 
 def test_the_state_is_of_the_step_where_it_stopped(trained):
@@ -132,10 +177,18 @@ def test_the_state_is_of_the_step_where_it_stopped(trained):
 def test_what_is_refused_loses_nothing(drive, tmp_path):
     adapter = unilora_spec.load_adapter(EXAMPLE / "step.safetensors")
     other = unilora_spec.Adapter(
-        unilora_spec.Projection(D=adapter.projection.D, d=100, seed=0), adapter.layer_map, adapter.theta[:100], adapter.base, adapter.saved
+        unilora_spec.Projection(D=adapter.projection.D, d=100, seed=0),
+        adapter.layer_map,
+        adapter.theta[:100],
+        adapter.base,
+        adapter.saved,
     )
     files = {name: str(tmp_path / name) for name in ("table", "merged", "other")}
-    files |= {"table": str(tmp_path / "rows.csv"), "merged": str(tmp_path / "merged.onnx"), "other": str(tmp_path / "other.safetensors")}
+    files |= {
+        "table": str(tmp_path / "rows.csv"),
+        "merged": str(tmp_path / "merged.onnx"),
+        "other": str(tmp_path / "other.safetensors"),
+    }
     Path(files["table"]).write_text("text,label\na,\nb,nan\n")
     Path(files["merged"]).write_bytes(plain_graph())
     unilora_spec.save_adapter(other, files["other"])
@@ -145,7 +198,9 @@ def test_what_is_refused_loses_nothing(drive, tmp_path):
     assert found["notStep"].startswith("merged.onnx is no step graph, but one of mode merged; make one")
     assert found["otherAdapter"].startswith("other.safetensors has d 100, and step.onnx is for 5760")
     assert found["noLabels"].startswith("rows.csv: no row can be used: 2 have no label")
-    assert found["otherClasses"].startswith('what is typed: the column label has the class "bad", and the adapter knows negative, positive')
+    assert found["otherClasses"].startswith(
+        'what is typed: the column label has the class "bad", and the adapter knows negative, positive'
+    )
     assert found["after"] == found["before"] and found["adapters"] == 1
     assert "trains with one thread" in found["notice"] and "make web" in found["notice"]
     assert "1 thread:" in found["oneThread"]
@@ -175,7 +230,14 @@ console.log(JSON.stringify(Object.fromEntries(Object.entries(batch).map(([name, 
 @pytest.mark.parametrize("most", [128, 9])
 def test_tokens_are_transformers(most, tmp_path):
     """Whole texts and texts that are cut, with what tokenizers stumble over."""
-    texts = held_out()[0] + ["", "naïve café 🙂", "不可能 — “quotes”", "tab\tand\u00a0blank", "x" * 300, "[MASK] [SEP] a"]
+    texts = held_out()[0] + [
+        "",
+        "naïve café 🙂",
+        "不可能 — “quotes”",
+        "tab\tand\u00a0blank",
+        "x" * 300,
+        "[MASK] [SEP] a",
+    ]
     program = tmp_path / "tokens.mjs"
     program.write_text(TOKENS_OF)
     library = WEB / "node_modules/@huggingface/tokenizers/dist/tokenizers.min.mjs"

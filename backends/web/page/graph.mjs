@@ -5,15 +5,17 @@ import { ensure, Refused } from './refused.mjs';
 // The numbers of fields in onnx.proto.
 const MODEL = { graph: 7, metadata: 14 };
 const GRAPH = { node: 1, output: 12 };
-const NODE = { input: 1, output: 2 };
+const NODE = { input: 1, output: 2, name: 3 };
 const VALUE = { name: 1 };
 const ENTRY = { key: 1, value: 2 };
 const GRADIENT = '.grad';
+const BUFFERS = 8;
 
 /** A step graph that ONNX Runtime runs. Calls may overlap; their runs are one after the other. */
 export class StepGraph {
   /**
-   * `bytes` are those of the file called `name`, and `load` makes a session of ONNX Runtime of bytes. `Tensor` is ONNX Runtime's class.
+   * `bytes` are those of the file called `name`; `load` makes a session of ONNX Runtime of bytes and the names of nodes that are too wide
+   * for a GPU; `Tensor` is ONNX Runtime's class.
    * Refuses what is no step graph of a classification.
    */
   static async open(bytes, name, load, Tensor) {
@@ -82,7 +84,7 @@ export class StepGraph {
 
 async function loaded(load, bytes, name) {
   try {
-    return await load(bytes);
+    return await load(bytes, wideNodes(bytes, name));
   } catch (error) {
     throw new Refused(`${name}: ONNX Runtime does not take this graph: ${String(error.message ?? error).slice(0, 300)}`);
   }
@@ -146,6 +148,17 @@ function neededOf(bytes, from, to, name) {
     return isNeeded;
   });
   return kept.reverse().map(({ begin, end }) => bytes.subarray(begin, end));
+}
+
+/**
+ * The names of nodes with more inputs and outputs than a GPU takes: the one that cuts θ_D into A and B of every layer, and its adjoint. Of
+ * WebGPU each is a buffer, eight are what every GPU has, and ONNX Runtime 1.30 does not divide them up.
+ */
+function wideNodes(bytes, name) {
+  const graph = [...fieldsOf(bytes, 0, bytes.length, name)].find(({ number }) => number === MODEL.graph);
+  const nodes = graph ? [...fieldsOf(bytes, graph.start, graph.end, name)].filter(({ number }) => number === GRAPH.node) : [];
+  const texts = (field, wanted) => textsOf(bytes, field, wanted, name);
+  return nodes.filter((node) => texts(node, NODE.input).length + texts(node, NODE.output).length > BUFFERS).map((node) => texts(node, NODE.name)[0]);
 }
 
 /** The fields of a message: { number, begin, start, end }, where the field is bytes[begin, end) and its content bytes[start, end). */

@@ -17,9 +17,11 @@ async function runtime(wanted) {
   const ort = await import(`${RUNTIME}${byGpu ? 'ort.webgpu.min.mjs' : 'ort.wasm.min.mjs'}`);
   const threads = globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
   Object.assign(ort.env.wasm, { wasmPaths: RUNTIME, numThreads: threads });
-  const providers = byGpu ? ['webgpu', 'wasm'] : ['wasm'];
   return {
-    load: (bytes) => ort.InferenceSession.create(bytes, { executionProviders: providers, logSeverityLevel: ERRORS }),
+    load(bytes, wideNodes) {
+      const providers = byGpu ? [{ name: 'webgpu', forceCpuNodeNames: wideNodes }, 'wasm'] : ['wasm'];
+      return ort.InferenceSession.create(bytes, { executionProviders: providers, logSeverityLevel: ERRORS });
+    },
     Tensor: ort.Tensor,
     device: byGpu ? 'WebGPU' : 'WebAssembly',
     threads,
