@@ -1,5 +1,6 @@
 // The page: what its user does becomes a call of the worker, and what comes back is shown.
 
+import { client } from './client.mjs';
 import { draw } from './curve.mjs';
 
 const GIVEN = new URL('../../../given.json', import.meta.url); // what the server has for the page, where it has something
@@ -8,29 +9,7 @@ const value = (id) => at(id).value.trim();
 const number = (id) => Number(value(id));
 const count = (whole, one, several) => `${whole.toLocaleString('en')} ${whole === 1 ? one : several}`;
 
-// ---- The worker ---------------------------------------------------------------------------------------------------------
-
-const worker = new Worker(new URL('worker.mjs', import.meta.url), { type: 'module' });
-const waiting = new Map();
-const EVENTS = { loading, measuring, measured, step: stepped };
-let calls = 0;
-
-function ask(call, ...values) {
-  calls += 1;
-  worker.postMessage({ id: calls, call, values });
-  return new Promise((resolve, reject) => { waiting.set(calls, { resolve, reject }); });
-}
-
-worker.onmessage = ({ data }) => {
-  if (data.event) {
-    EVENTS[data.event](data);
-    return;
-  }
-  const { resolve, reject } = waiting.get(data.id);
-  waiting.delete(data.id);
-  (data.sentence === undefined ? resolve : reject)(data.sentence === undefined ? data.answer : new Error(data.sentence));
-};
-worker.onerror = () => problem('the page could not start its worker; run make web, which fetches the packages, and load the page again');
+const ask = client({ loading, measuring, measured, step: stepped }, problem);
 
 function problem(sentence) {
   at('problem').hidden = !sentence;
