@@ -234,15 +234,16 @@ def bench(*plan, table=TABLE, broken=0, **files):
 
 @needs_node
 def test_a_training_learns():
-    found = bench(*START, ["measure"], ["train"], ["measure"], ["predict", ["ac", "bc"]], ["list"])
+    found = bench(*START, ["measure"], ["train", {"warmup": 0}], ["measure"], ["predict", ["ac", "bc"]], ["list"])
     assert found["answers"][0] | {"threads": 1} == found["answers"][0]
     before, after = found["answers"][3]["accuracy"], found["answers"][5]["accuracy"]
     assert before < 0.8 and after == 1.0  # the table can be learned without a mistake
     assert [each["label"] for each in found["answers"][6]] == ["yes", "no"]
     losses = found["answers"][7][0]["losses"]
     assert len(losses) == 40 and losses[-1]["loss"] < losses[0]["loss"] / 2
-    measured = [event["step"] for event in found["events"] if event["event"] == "measured"]
-    assert measured == [0, 0, 10, 20, 30, 40, 40]
+    measured = [(event["step"], event["loss"]) for event in found["events"] if event["event"] == "measured"]
+    assert [step for step, _ in measured] == [0, 0, 10, 20, 30, 40, 40]
+    assert measured[1] == measured[0]  # the start, though it is measured after the first step
 
 
 @needs_node
@@ -276,6 +277,7 @@ def test_a_state_goes_on_elsewhere():
     assert set(tensors) == {"theta", "exp_avg.theta", "exp_avg_sq.theta"} and all(
         each.dtype == np.float32 for each in tensors.values()
     )
+    assert (tensors["exp_avg_sq.theta"] > 0).all() and (tensors["exp_avg.theta"] < 0).any()
     told = json.loads(json.loads(state[8 : 8 + int.from_bytes(state[:8], "little")])["__metadata__"]["unilora.state"])
     rows = found[2]["train"]
     assert told["run"] == {"batch_size": 4, "rows": rows, "seed": "3", "steps": 40} and told["step"] == 13
