@@ -10,7 +10,7 @@ INSTALLED := .venv/installed-$(RUNTIME)
 GEMMA := build/gemma/gemma-3-270m-q4_k_m.gguf
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test quick lint types implementations peers runtimes llama vllm genai llm faults fuzz kills attack compare bench docs gpu clean
+.PHONY: demo test web web-test quick lint types implementations peers runtimes llama vllm genai llm faults fuzz kills attack compare bench docs gpu clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -52,6 +52,24 @@ kills: $(INSTALLED)
 ATTACKS ?= 100
 attack: $(INSTALLED)
 	$(BIN)/python tests/attack.py --inputs $(ATTACKS) --seed $(SEED)
+
+# docs/web.md: the page that trains in a browser, served to this machine; needs node and npm. By default it opens MiniLM and film reviews,
+# whose graph takes a minute to make. Yours: make web GRAPH=step.onnx DATA=rows.csv
+GRAPH ?= build/web/minilm/step.onnx
+DATA ?= $(if $(filter build/web/minilm/%,$(GRAPH)),build/web/minilm/reviews.csv)
+web: $(INSTALLED) build/web/installed $(filter build/web/minilm/%,$(GRAPH))
+	@$(BIN)/python -m backends.web --graph $(GRAPH) $(if $(DATA),--data $(DATA))
+
+# The page in a browser without a window: MiniLM is trained and the file read in Python. Needs node, npm and Chromium; some four minutes.
+web-test: $(INSTALLED) build/web/installed build/web/minilm/step.onnx
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o addopts=-q -s tests/web tests/test_web.py
+
+build/web/installed: backends/web/package.json backends/web/package-lock.json
+	@mkdir -p $(@D) && cp $^ $(@D)/ && cd $(@D) && npm ci --silent --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+build/web/minilm/step.onnx: | $(INSTALLED)
+	$(BIN)/python examples/page.py $(@D)
 
 # docs/serving.md: adapters run in llama.cpp beside PyTorch. With node and npm; 4 GB of disk, and some ten minutes on two busy cores.
 # Less, two small random models: .venv/bin/python tests/runtimes/llama.py build/llama small

@@ -22,6 +22,7 @@ PROGRAMS = {  # each is ``python -m`` of it: what the console script has in that
     "unilora_spec": ("unilora", ""),
     "backends.torch": ("unilora", "train"),
     "backends.onnx": ("unilora onnx", "train-onnx"),
+    "backends.web": ("", ""),
     "export": ("unilora export", "export"),
     "conformance_tests": ("unilora conformance", "conformance"),
     "benchmarks": ("", "compare"),

@@ -1,9 +1,15 @@
-// Uni-LoRA, version 1, in JavaScript: an example of an implementation by a third party, for node without packages.
+// Uni-LoRA, version 1, in JavaScript: an example of an implementation by a third party, without packages.
+//
+//     import { readFile, writeFile, Permutation } from './unilora.mjs';
+//
+// gives its functions to a page or to another program: the last lines list them.
 //
 //     node unilora.mjs
 //
 // reads requests on its standard input and answers them on its standard output, as PROTOCOL.md says, for the levels
-// "projection" and "file", with all kinds of projection. It was written from SPEC.md and PROTOCOL.md alone; "SPEC 4.3"
+// "projection" and "file", with all kinds of projection. What is of PROTOCOL.md alone needs node, for base64.
+//
+// It was written from SPEC.md and PROTOCOL.md alone; "SPEC 4.3"
 // is a rule of the former. Who wants no kinds but those that SPEC 9.1 asks of everyone leaves out chapter 11.
 //
 // Numbers are JavaScript's own, float64, wherever SPEC 1.4 says that they are exact. That leaves BigInt for keys (SPEC
@@ -408,9 +414,9 @@ function build(runs) {
   const segments = [];
   let bytes = 0;
   for (const { layers, prefix, segments: block } of runs) {
-    const prefixBytes = Buffer.byteLength(prefix);
+    const prefixBytes = encodeUtf8(prefix).length;
     const prefixCharacters = charactersOf(prefix);
-    const blockBytes = block.map((segment) => Buffer.byteLength(segment.name));
+    const blockBytes = block.map((segment) => encodeUtf8(segment.name).length);
     const blockCharacters = block.map((segment) => charactersOf(segment.name));
     const { first, end } = layers ?? { first: 0, end: 1 };
     for (let n = first; n < end; n += 1) {
@@ -784,6 +790,8 @@ function decodeUtf8(bytes) {
   }
 }
 
+const encodeUtf8 = (text) => new TextEncoder().encode(text);
+
 /**
  * SPEC 8.5: of Maps, lists, texts, numbers and booleans. JavaScript's own order of texts is that of UTF-16 code units,
  * its texts are escaped and its numbers written as RFC 8785 wants, which took both from it.
@@ -919,7 +927,7 @@ function byteSize(shape, dtype) {
 function encodeTensor(dtype, shape, values) {
   const { size, get, set } = DTYPES.get(dtype);
   ensure(byteSize(shape, dtype) === values.length * size, '8.2', 'a tensor has not as many values as its shape says');
-  const data = Buffer.alloc(values.length * size);
+  const data = new Uint8Array(values.length * size);
   const view = viewOf(data);
   for (let k = 0; k < values.length; k += 1) {
     ensure(Number.isFinite(values[k]), '8.3', 'a value is NaN or infinite');
@@ -966,7 +974,8 @@ function readFile(bytes) {
 /** SPEC 8.2, 8.5: the header as a Map, and the data after it. */
 function splitFile(bytes) {
   ensure(bytes.length >= 8, '8.2', 'the file has less than 8 bytes');
-  const length = bytes.readUInt32LE(0) + bytes.readUInt32LE(4) * TWO_32;
+  const view = viewOf(bytes);
+  const length = view.getUint32(0, true) + view.getUint32(4, true) * TWO_32;
   ensure(length <= MAX_HEADER_BYTES, '8.2', 'the header is longer than 256 KiB');
   ensure(length <= bytes.length - 8, '8.2', 'the header is longer than the file');
   const text = decodeUtf8(bytes.subarray(8, 8 + length));
@@ -1043,7 +1052,11 @@ function checkParts({ projection, segments }, tensors) {
 
 /** SPEC 8.7: the canonical bytes. Their header may be longer than a file's can be: see writeFile. */
 function canonicalFile({ description, tensors }) {
-  const metadata = fieldsOf({ format: FORMAT, version: VERSION, unilora: description.text });
+  return pack(fieldsOf({ format: FORMAT, version: VERSION, unilora: description.text }), tensors);
+}
+
+/** A safetensors file of any metadata, a Map of texts. */
+function pack(metadata, tensors) {
   const header = new Map([['__metadata__', metadata]]);
   const data = [];
   let position = 0;
@@ -1053,28 +1066,43 @@ function canonicalFile({ description, tensors }) {
     data.push(tensor.data);
     position = end;
   }
-  return Buffer.concat([...headerBytes(header), ...data]);
+  return concat([...headerBytes(header), ...data]);
 }
 
 /** Larger elements first, then by the bytes of the names, which is not JavaScript's order beyond U+FFFF. */
 function compareTensors([name, { dtype }], [otherName, { dtype: otherDtype }]) {
   const bySize = DTYPES.get(otherDtype).size - DTYPES.get(dtype).size;
-  return bySize || Buffer.compare(Buffer.from(name), Buffer.from(otherName));
+  return bySize || compareBytes(encodeUtf8(name), encodeUtf8(otherName));
+}
+
+function compareBytes(bytes, other) {
+  const at = bytes.findIndex((byte, k) => byte !== other[k]);
+  return at < 0 || at >= other.length ? bytes.length - other.length : bytes[at] - other[at];
+}
+
+function concat(pieces) {
+  const bytes = new Uint8Array(total(pieces.map((piece) => piece.length)));
+  let position = 0;
+  for (const piece of pieces) {
+    bytes.set(piece, position);
+    position += piece.length;
+  }
+  return bytes;
 }
 
 /** The length and the header with its spaces. */
 function headerBytes(header) {
-  const text = Buffer.from(canonicalJson(header));
-  const spaces = Buffer.alloc((8 - text.length % 8) % 8, ' ');
-  const length = Buffer.alloc(8);
-  length.writeUInt32LE(text.length + spaces.length, 0);
+  const text = encodeUtf8(canonicalJson(header));
+  const spaces = new Uint8Array((8 - text.length % 8) % 8).fill(0x20);
+  const length = new Uint8Array(8);
+  viewOf(length).setUint32(0, text.length + spaces.length, true);
   return [length, text, spaces];
 }
 
 /** SPEC 8.7, 8.10 */
 function writeFile(adapter) {
   const bytes = canonicalFile(adapter);
-  ensure(bytes.readUInt32LE(0) <= MAX_HEADER_BYTES, '8.2', 'the header would be longer than 256 KiB');
+  ensure(viewOf(bytes).getUint32(0, true) <= MAX_HEADER_BYTES, '8.2', 'the header would be longer than 256 KiB');
   return bytes;
 }
 
@@ -1894,6 +1922,19 @@ function takeTensor(projection, values) {
   projection.values = values;
 }
 
+/** θ_D from row `start` to row `stop`, of any kind. */
+function expandAny(projection, theta, start, stop) {
+  return projection.index ? expand(projection, theta, start, stop) : projection.expand(theta, start, stop);
+}
+
+/** The vector that a training begins with, of any kind: SPEC 6.4 by its `bound`, or 9.2 and 11.5 without one. */
+function initialAny(projection, segments, bound) {
+  if (projection.kind === 'identity') {
+    return initialIdentity(projection, segments);
+  }
+  return projection.initial ? projection.initial(bound) : initial(projection, bound);
+}
+
 // ---- PROTOCOL.md: arrays --------------------------------------------------------------------------------------------
 
 // An answer has 64 MiB, and base64 makes four bytes of three. What a request asks for is measured by this before it is
@@ -2066,20 +2107,18 @@ const REQUESTS = new Map(Object.entries({
     if (projection.kind === 'identity') {
       const segments = unfold(fieldOf(request, 'layers'));
       checkSize(projection, segments, '9.2');
-      return { theta: encodeArray(initialIdentity(projection, segments), F32) };
+      return { theta: encodeArray(initialAny(projection, segments), F32) };
     }
     const bound = numberOf(fieldOf(request, 'bound'));
     ensure(!Number.isNaN(bound), '6.4', 'the bound is not a number');
-    const theta = projection.initial ? projection.initial(bound) : initial(projection, bound);
-    return { theta: encodeArray(theta, F32) };
+    return { theta: encodeArray(initialAny(projection, undefined, bound), F32) };
   },
 
   expand(request) {
     const projection = projectionOf(request);
     const [start, stop] = sliceOf(request, projection.D, F32);
     const theta = decodeVector(fieldOf(request, 'theta'), projection.d);
-    const rows = projection.index ? expand(projection, theta, start, stop) : projection.expand(theta, start, stop);
-    return { theta_D: encodeArray(rows, F32) };
+    return { theta_D: encodeArray(expandAny(projection, theta, start, stop), F32) };
   },
 
   adjoint(request) {
@@ -2107,7 +2146,7 @@ const REQUESTS = new Map(Object.entries({
     return {
       description: adapter.description.text,
       tensors: Object.fromEntries(tensors),
-      canonical: canonicalFile(adapter).equals(bytes),
+      canonical: compareBytes(canonicalFile(adapter), bytes) === 0,
     };
   },
 
@@ -2118,7 +2157,7 @@ const REQUESTS = new Map(Object.entries({
     const { projection } = description;
     const tensors = new Map([...given].map(([name, fields]) => [name, readGivenTensor(fields, projection)]));
     checkParts(description, tensors);
-    return { file: writeFile({ description, tensors }).toString('base64') };
+    return { file: Buffer.from(writeFile({ description, tensors })).toString('base64') };
   },
 }));
 
@@ -2163,6 +2202,29 @@ async function* linesOf(stream) {
   }
 }
 
-for await (const line of linesOf(process.stdin)) {
-  process.stdout.write(`${JSON.stringify(answer(line))}\n`);
+/** Whether node was started with this file, which nobody imports then. Links are followed, as node does. */
+async function isProgram() {
+  const started = globalThis.process?.argv?.[1];
+  if (!started) {
+    return false;
+  }
+  const { existsSync, realpathSync } = await import('node:fs');
+  const { pathToFileURL } = await import('node:url');
+  return existsSync(started) && pathToFileURL(realpathSync(started)).href === import.meta.url;
 }
+
+if (await isProgram()) {
+  for await (const line of linesOf(process.stdin)) {
+    process.stdout.write(`${JSON.stringify(answer(line))}\n`);
+  }
+}
+
+// ---- As a library ---------------------------------------------------------------------------------------------------
+
+export {
+  Permutation, keysOf, parseSeed, // SPEC 2 to 4
+  expandAny as expand, initialAny as initial, // SPEC 6, of an adapter's projection
+  decodeTensor, encodeTensor, readDescription, readFile, writeFile, // SPEC 8
+  canonicalJson, parseJson, pack, readTensors, splitFile, // the container, which holds other things too
+  Refusal,
+};
