@@ -24,6 +24,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("backends.torch", "train one vector on a base model and write it to a file"),
+    "start": Command("backends.torch", "write an adapter as a training begins with it, for one that goes on elsewhere"),
     "plan": Command("backends.torch", "tell what an adapter would be and take, from the base's config.json alone"),
     "evaluate": Command("backends.torch", "measure an adapter on rows whose answers are known"),
     "predict": Command("backends.torch", "write rows with what an adapter predicts for them"),
