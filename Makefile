@@ -19,7 +19,9 @@ demo: build/demo/result.json
 test: build/tests-passed
 	@echo "The tests have passed on these sources. To run them again: rm build/tests-passed && make test"
 
-# What to run at each change (CONTRIBUTING.md): the style, the types, and tests of every package that have no training and no large model.
+# What to run at each change (CONTRIBUTING.md): the style, the types, and tests that need no training, no compiler and no large model.
+QUICK := unilora_spec $(addprefix tests/test_,$(addsuffix .py,attach conformance_boundaries example_scripts fastfood file functions_of_theta \
+    gathers implementations layer_map merge names places projection readme spec_command spec_text step targets types vb))
 quick: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(QUICK)
 

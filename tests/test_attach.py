@@ -298,6 +298,7 @@ def test_a_part_called_on_its_own_sees_the_theta_of_now():
 
 
 @pytest.mark.parametrize("make,targets", [(bert, ("query", "value")), (gpt2, ("c_attn[0:32]", "mlp.c_fc"))])
+@pytest.mark.slow
 def test_compiled_without_graph_breaks(make, targets):
     model = attach(make(), d=60, targets=targets, bound=2.0)
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
@@ -313,6 +314,7 @@ def test_compiled_without_graph_breaks(make, targets):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch's default compiler writes C++, and there is no g++ here")
+@pytest.mark.slow
 def test_compiled_by_the_default_compiler():
     model = attach(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 6)), d=20, targets=["0", "2"], bound=2.0)
     x = torch.randn(4, 8)

@@ -46,7 +46,10 @@ def test_a_record_has_what_the_page_says():
     found = record()
     assert (found["kinds"], found["requests"]) == (["balanced", "uniform"], ["keys", "mix"])
     assert found["checks"] == {"passed": 2, "failed": 0, "not supported": 1, "not asked": 0}
-    assert f"| mine: Zig | 0 | `keys`, `mix` | `balanced`, `uniform` | 2 | 0 | 1 | {version('unilora')} | 2026-11-30 |" in page([found])
+    assert (
+        f"| mine: Zig | 0 | `keys`, `mix` | `balanced`, `uniform` | 2 | 0 | 1 | {version('unilora')} | 2026-11-30 |"
+        in page([found])
+    )
 
 
 def test_a_badge_says_the_level_or_what_is_wrong():
