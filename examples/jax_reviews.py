@@ -23,6 +23,7 @@ from backends.jax import from_checkpoint, from_torch, init, merged, plan, save
 from unilora_spec.command import say
 
 ADAPTER, HOLDOUT, BATCH, LONGEST = Path("build/jax/vec.safetensors"), 0.13, 32, 128
+RATES = {"theta": 1e-2, "classifier": 2e-3}
 TORCH = {
     "layers": "encoder.layer", "query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
     "attended": "attention.output.dense", "attended_norm": "attention.output.LayerNorm", "up": "intermediate.dense",
@@ -112,6 +113,10 @@ def like_lengths(rows, seed):
     return [*random.permutation(order[:full].reshape(-1, BATCH)).ravel(), *order[full:]]
 
 
+def adamw(rate, steps):
+    return optax.adamw(optax.warmup_cosine_decay_schedule(0, rate, round(0.06 * steps), steps), weight_decay=0)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
@@ -128,13 +133,8 @@ def main():
     trained = {"theta": init(spec), **head}
     train, held_out = rows(base)
     steps = -(-len(train) // BATCH)
-    rates = {
-        name: optax.warmup_cosine_decay_schedule(0, rate, round(0.06 * steps), steps)
-        for name, rate in (("theta", 1e-2), ("classifier", 2e-3))
-    }
     optimizer = optax.multi_transform(
-        {name: optax.adamw(rate, weight_decay=0) for name, rate in rates.items()},
-        {"theta": "theta", "classifier": "classifier"},
+        {name: adamw(rate, steps) for name, rate in RATES.items()}, {name: name for name in RATES}
     )
 
     def logits(trained, params, ids, mask):
@@ -162,18 +162,10 @@ def main():
         right += int((np.argmax(answer(trained, params, ids, mask), 1) == labels).sum())
     ADAPTER.parent.mkdir(parents=True, exist_ok=True)
     whole = params | {"classifier": trained["classifier"]}
-    size = save(
-        ADAPTER,
-        spec,
-        trained["theta"],
-        whole,
-        in_full=["classifier"],
-        base=str(base),
-        architecture="BertForSequenceClassification",
-    )
-    print(
-        f"accuracy {right / len(held_out):.3f} on {len(held_out):,} held out of {len(train):,} trained on; {ADAPTER} has {size:,} bytes"
-    )
+    record = {"base": str(base), "architecture": "BertForSequenceClassification"}
+    size = save(ADAPTER, spec, trained["theta"], whole, in_full=["classifier"], **record)
+    counts = f"{len(held_out):,} held out, {len(train):,} trained on"
+    print(f"accuracy {right / len(held_out):.3f}: {counts}; {ADAPTER} has {size:,} bytes")
 
 
 if __name__ == "__main__":
