@@ -27,10 +27,10 @@ import numpy as np
 import torch
 import typer
 
-from backends.torch import attach
-from backends.settings import TrainSettings
-from backends.torch.training.base import prepare, quiet
 from backends.runs.defaults import rate_of
+from backends.settings import TrainSettings
+from backends.torch import attach
+from backends.torch.training.base import prepare, quiet
 from backends.torch.training.trainer import make_trainer
 from export.parity.compare import session
 from unilora_spec import replacing

@@ -94,8 +94,8 @@ def evaluate() -> dict:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     import unilora_spec
-    from backends.torch import load_adapter
     from backends.settings import TrainSettings
+    from backends.torch import load_adapter
     from backends.torch.tasks import rows_and_task
     from backends.torch.training.base import quiet
     from export.parity.compare import session

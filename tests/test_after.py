@@ -20,9 +20,9 @@ from test_train import base, gpt2, one_thread, own_cache, sentence  # noqa: F401
 from typer.testing import CliRunner
 
 import unilora_spec
+from backends.settings import EvaluateSettings, GenerateSettings, PredictSettings, TrainSettings
 from backends.torch.__main__ import app
 from backends.torch.adapter.attach import load_adapter
-from backends.settings import EvaluateSettings, GenerateSettings, PredictSettings, TrainSettings
 from backends.torch.tasks.templates import Template
 from backends.torch.training.train import train
 from backends.torch.using.answers import Comparison, formula, last_boxed

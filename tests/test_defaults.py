@@ -6,9 +6,9 @@ transformers = pytest.importorskip("transformers")
 
 from test_train import Halt, base, command, gpt2, reviews, small  # noqa: F401
 
+from backends.runs.defaults import completed, dim_of, rate_of, with_targets
 from backends.settings import AdapterSettings, PlanSettings, TrainSettings
 from backends.torch.training import train as module
-from backends.runs.defaults import completed, dim_of, rate_of, with_targets
 from backends.torch.training.train import train
 from unilora_spec import UniLoraError
 

@@ -195,8 +195,8 @@ def test_a_terminal_of_any_encoding():
 
 
 def test_a_plan_of_a_small_model_shows_figures_of_some_d(tmp_path, capsys):
-    from backends.torch.planning import planned, show
     from backends.settings import AdapterSettings
+    from backends.torch.planning import planned, show
 
     sizes = {
         "hidden_size": 16,

@@ -12,9 +12,9 @@ torch = pytest.importorskip("torch")
 from torch import nn
 
 import unilora_spec
+from backends.settings import AdapterSettings
 from backends.torch import attach, load_adapter
 from backends.torch.planning import planned
-from backends.settings import AdapterSettings
 from unilora_spec import Adapter, LayerMap, LayerMapError, LimitError, Projection, Segment
 from unilora_spec.from_base import FromBase, singular_vectors
 

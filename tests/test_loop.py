@@ -13,11 +13,11 @@ from small_models import SIZES
 from test_train import as_options, base, command, gpt2, own_cache, refusal, reviews, sentence, small  # noqa: F401 (fixtures)
 
 import unilora_spec
-from backends.torch import attach
+from backends.runs import waiting
 from backends.settings import TrainSettings
+from backends.torch import attach
 from backends.torch.tasks.language_model import LanguageModel
 from backends.torch.training import base as of_base
-from backends.runs import waiting
 from backends.torch.training import precision, trainer
 from backends.torch.training.train import train
 

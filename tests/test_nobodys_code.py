@@ -23,10 +23,10 @@ from test_train import base, refusal, reviews, small  # noqa: F401  fixtures
 
 import backends.torch.training.strangers
 import export.torch_base.strangers
-from backends.torch.planning import skeleton
-from backends.settings import TrainSettings
-from backends.torch.training.base import prepare
 from backends.rows.reading import read
+from backends.settings import TrainSettings
+from backends.torch.planning import skeleton
+from backends.torch.training.base import prepare
 from export.check import check_with_file
 from export.folders.shell import shell_of
 from export.kernels.nodes import nodes

@@ -11,10 +11,10 @@ import pytest
 import torch
 import transformers as T
 
+from backends.settings import AdapterSettings
 from backends.torch import attach
 from backends.torch import plan as layer_map_of
 from backends.torch.planning import planned
-from backends.settings import AdapterSettings
 from unilora_spec import Adapter, LayerMap, Projection, Segment, UniLoraError
 from unilora_spec.serialization import encode, encoded_size
 

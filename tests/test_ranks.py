@@ -16,14 +16,14 @@ from test_train import base, halt_at, one_thread, own_cache, refusal, reviews, s
 from torch import nn
 
 import unilora_spec
+from backends.runs.ending import Stopped
+from backends.settings import DURING, PlanSettings, TrainSettings
 from backends.torch import attach
 from backends.torch import plan as plan_of
 from backends.torch.planning import planned, show
 from backends.torch.ranks.before import gelora, gradient_norm, hetero, of_flow, of_loss, snip, spread, synflow, two_nn
 from backends.torch.ranks.during import Beam, Dora, cut, norms, pairs
-from backends.settings import DURING, PlanSettings, TrainSettings
 from backends.torch.training import train as training
-from backends.runs.ending import Stopped
 from unilora_spec import Adapter, LayerMap, Projection, Segment, UniLoraError
 
 # Before training: GeLoRA

@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 from test_train import base, gpt2  # noqa: F401
 from typer.main import get_command
 
-from backends.torch.__main__ import app
 from backends.settings import EvaluateSettings, GenerateSettings, TrainSettings
 from backends.settings.file import read_config
+from backends.torch.__main__ import app
 from backends.torch.training.train import train
 from backends.torch.using.evaluation import evaluate
 from backends.torch.using.generation import Generator

@@ -11,8 +11,8 @@ transformers = pytest.importorskip("transformers")
 from test_train import bert, one_thread, own_cache  # noqa: F401  fixtures
 
 from backends.settings import TrainSettings
-from backends.torch.tasks import rows_and_task
 from backends.tasks.token_classification import entities, entity_f1
+from backends.torch.tasks import rows_and_task
 from backends.torch.training.train import train
 from export.folders.merge import merge
 from export.torch_base.base import load_base
