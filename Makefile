@@ -62,7 +62,8 @@ DATA ?= $(if $(filter build/web/minilm/%,$(GRAPH)),build/web/minilm/reviews.csv)
 web: $(INSTALLED) build/web/installed $(filter build/web/minilm/%,$(GRAPH))
 	@$(BIN)/python -m backends.web --graph $(GRAPH) $(if $(DATA),--data $(DATA))
 
-# The page in a browser without a window: MiniLM is trained and the file read in Python. Needs node, npm and Chromium; some four minutes.
+# The page in a browser without a window: MiniLM is trained and the file read in Python. Needs node, npm and Chromium; five minutes,
+# twenty at a load of ten.
 web-test: $(INSTALLED) build/web/installed build/web/minilm/step.onnx
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o addopts=-q -s tests/web tests/test_web.py
 

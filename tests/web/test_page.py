@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -100,9 +101,9 @@ def test_the_page_stays_alive(trained):
 
 
 def test_it_stops_and_goes_on(trained):
-    assert (
-        f"Stopped after {STEPS // 3}" in trained["stopped"] or f"Stopped after {STEPS // 3 + 1}" in trained["stopped"]
-    )
+    """After the step that was being taken when the button was pressed, or, where the press came late, a few more."""
+    steps = int(re.search(r"Stopped after (\d+) steps", trained["stopped"])[1])
+    assert 10 <= steps < 15
 
 
 def test_adapters_switch(trained):

@@ -81,7 +81,7 @@ on('device', 'change', () => adapters.length && opening(() => ask('move', value(
 async function read(source) {
   const { columns, rows } = await ask('read', source);
   for (const [id, guess] of [['text', 'text'], ['label', 'label']]) {
-    const before = value(id) || guess;
+    const before = value(id) || given.fields?.[id] || guess;
     at(id).replaceChildren(...columns.map((column) => new Option(column, column)));
     at(id).value = columns.includes(before) ? before : columns[id === 'text' ? 0 : columns.length - 1];
   }
@@ -273,7 +273,7 @@ async function begin() {
   }
   given = await response.json();
   for (const [id, content] of Object.entries(given.fields ?? {})) {
-    at(id).value = content;
+    at(id).value = content; // the columns, when the table is read
   }
   const { graph, adapter, tokenizer, configuration } = given;
   if (graph) {
