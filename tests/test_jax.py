@@ -269,6 +269,33 @@ def test_own_names_say_what_is_in_and_out():
         plan(params, ["w"], 2, 10, names={"nowhere": "x"})
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_linens_variables_are_a_tree():
+    """A Linen model runs with W + ΔW as with any variables, and its layers are called by their paths."""
+    linen = pytest.importorskip("flax.linen")
+
+    class Two(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return linen.Dense(3, name="down")(jax.nn.relu(linen.Dense(8, name="up")(x)))
+
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(4, 5)), jnp.float32)
+    variables = Two().init(jax.random.key(0), x)
+    spec = plan(variables, ["up", "down"], 2, 20, seed=3)
+    theta = init(spec) + 0.1
+    pairs = deltas(spec, theta)
+    assert sorted(pairs) == ["params.down.kernel", "params.up.kernel"]
+
+    def layer(x, name):
+        held, (A, B) = variables["params"][name], pairs[f"params.{name}.kernel"]
+        return x @ held["kernel"] + (x @ A.T) @ B.T + held["bias"]
+
+    got = jax.jit(lambda theta: Two().apply(merged(spec, theta, variables), x))(theta)
+    # Roundings of W + ΔW at 1, over thirteen products.
+    assert np.allclose(got, layer(jax.nn.relu(layer(x, "up")), "down"), atol=1e-5)
+    assert not np.allclose(got, Two().apply(variables, x), atol=1e-3)
+
+
 # Transformations
 
 
