@@ -311,6 +311,16 @@ def test_kinds_that_are_not(made, tmp_path, kind, words):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_loss_that_is_a_mean_of_classes(tmp_path):
+    """Its backward pass divides by the number of rows, which torch's exporter gives no output for."""
+    model, example = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).eval(), torch.randn(4, 6)
+    layer_map = LayerMap([Segment("0.weight", 5, 6, 2)], alpha=2)
+    adapter = Adapter(Projection(D=layer_map.D, d=7, seed=0), layer_map, np.linspace(-1, 1, 7).astype(np.float32))
+    batch = {"input": example, "labels": torch.tensor([0, 2, 1, 1])}
+    report = export_onnx(model, adapter, batch, tmp_path / "step.onnx", "step", loss=nn.functional.cross_entropy)
+    assert report["comparison"]["within"] and report["comparison"]["outputs"]["theta.grad"]["size"] > 1e-3
+
+
 def test_entries_of_rank_0(tmp_path):
     """W + ΔW with ΔW's own entries in θ_D, beside a table whose pair acts by itself: the gradient is W's."""
     model, example = Words().eval(), words_example()
