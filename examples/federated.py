@@ -68,7 +68,7 @@ def shared_out(data: Path) -> list[Path]:
         parts.append([of["1"].pop() for _ in range(positive)] + [of["0"].pop() for _ in range(ROWS - positive)])
     write(FOLDER / "test.csv", (of["0"] + of["1"])[:: max(1, len(of["0"] + of["1"]) // HELD_OUT)][:HELD_OUT])
     files = [FOLDER / f"client-{number}.csv" for number in range(len(SHARES))] + [FOLDER / "all.csv"]
-    for file, part in zip(files, [*parts, [row for part in parts for row in part]]):
+    for file, part in zip(files, [*parts, [row for each in parts for row in each]]):
         write(file, part)
     return files
 
