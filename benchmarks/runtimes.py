@@ -147,7 +147,9 @@ def reference(case: Case) -> np.ndarray:
     evaluator = ReferenceEvaluator(str(case.file))
     # It knows no defaults of inputs.
     defaults = {each.name: onnx.numpy_helper.to_array(each) for each in evaluator.proto_.graph.initializer}
-    return evaluator.run(["y"], {name: defaults[name] for name in evaluator.input_names if name in defaults} | case.feed)[0]
+    return evaluator.run(
+        ["y"], {name: defaults[name] for name in evaluator.input_names if name in defaults} | case.feed
+    )[0]
 
 
 def openvino(case: Case) -> np.ndarray:
@@ -162,7 +164,9 @@ def javascript(package: str) -> Runtime:
     """A package of npm's in ``JS``, by node."""
 
     def answers(cases):
-        runs = [{"file": str(case.file), "feed": {name: _as_json(v) for name, v in case.feed.items()}} for case in cases]
+        runs = [
+            {"file": str(case.file), "feed": {name: _as_json(v) for name, v in case.feed.items()}} for case in cases
+        ]
         call = ["node", str(Path(__file__).with_name("run_onnx.mjs")), str(JS), package]
         done = subprocess.run(call, check=False, input=json.dumps(runs), capture_output=True, text=True, timeout=300)
         if done.returncode:
@@ -232,5 +236,7 @@ def main(write: bool) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="Put the table into docs/onnx.md, if every runtime is installed.")
+    parser.add_argument(
+        "--write", action="store_true", help="Put the table into docs/onnx.md, if every runtime is installed."
+    )
     main(parser.parse_args().write)

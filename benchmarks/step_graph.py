@@ -108,7 +108,9 @@ def peak(which: str, path) -> dict:
     """Bytes at the peak of a process that makes a few steps, in all and above what it had after its imports."""
     call = [sys.executable, "-m", "benchmarks.step_graph", "--memory-of", which, "--graph", str(path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return json.loads(subprocess.run(call, check=True, capture_output=True, text=True, env=environment).stdout.splitlines()[-1])
+    return json.loads(
+        subprocess.run(call, check=True, capture_output=True, text=True, env=environment).stdout.splitlines()[-1]
+    )
 
 
 def resident() -> int:
@@ -150,17 +152,34 @@ def main():
         for threads in (1, 2):
             times = timed({"torch": torch_step(threads)[0], "onnx": onnx_step(path, threads)})
             for what, mine, theirs in zip(("processor", "wall"), times["onnx"], times["torch"]):
-                print(f"{threads} threads, {what} time: {mine:.3f} s in ONNX Runtime, {theirs:.3f} s in torch, ratio {mine / theirs:.2f}")
+                print(
+                    f"{threads} threads, {what} time: {mine:.3f} s in ONNX Runtime, {theirs:.3f} s in torch, ratio {mine / theirs:.2f}"
+                )
         onnx, torch = peak("onnx", path), peak("torch", path)
         for what, mine in onnx.items():
-            print(f"peak memory, {what}: {mine / 1e6:.0f} MB in ONNX Runtime, {torch[what] / 1e6:.0f} MB in torch, ratio {mine / torch[what]:.2f}")
+            print(
+                f"peak memory, {what}: {mine / 1e6:.0f} MB in ONNX Runtime, {torch[what] / 1e6:.0f} MB in torch, ratio {mine / torch[what]:.2f}"
+            )
 
 
 def _export(path, weights):
     start = Path(path).with_name("start.safetensors")
     torch_step(1)[1].save_adapter(start)
     began = time.perf_counter()
-    call = [sys.executable, "-m", "export", "onnx", "--mode", "step", "--adapter", str(start), "--base", str(base()), "-o", str(path)]
+    call = [
+        sys.executable,
+        "-m",
+        "export",
+        "onnx",
+        "--mode",
+        "step",
+        "--adapter",
+        str(start),
+        "--base",
+        str(base()),
+        "-o",
+        str(path),
+    ]
     done = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     subprocess.run([*call, "--weights", weights], check=True, capture_output=True)
     used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - done

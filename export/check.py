@@ -18,7 +18,13 @@ Progress = Callable[[str], None]
 
 
 def check_with_file(
-    path: Path, adapters: Sequence[Adapter], base, arrays, given: Mapping[str, str], progress: Progress, part: str | None = None
+    path: Path,
+    adapters: Sequence[Adapter],
+    base,
+    arrays,
+    given: Mapping[str, str],
+    progress: Progress,
+    part: str | None = None,
 ) -> dict:
     """How far the outputs of ``path`` are from those of the ONNX file ``base`` with ΔW as NumPy computes it.
 
@@ -30,7 +36,9 @@ def check_with_file(
 
     graph = _of_these(path, adapters)
     if _mode(graph) == STEP:
-        raise UniLoraError(f"{path} is a step of training, whose gradients no ONNX base has; give --base the model's folder")
+        raise UniLoraError(
+            f"{path} is a step of training, whose gradients no ONNX base has; give --base the model's folder"
+        )
     feeds = [arrays] if arrays is not None else feeds_for(read(Path(base)))
     names = _outputs(graph)
     progress("running the base and ΔW")
@@ -64,7 +72,9 @@ def _check_step(path: Path, graph: ir.Model, adapter: Adapter, base: str | None,
     """The same of a step of training: its loss, logits and gradients."""
     said = graph.metadata_props
     if not said.get("unilora.task"):
-        raise UniLoraError(f"{path} was exported with a loss of one's own, which the file does not hold; export_onnx compares it")
+        raise UniLoraError(
+            f"{path} was exported with a loss of one's own, which the file does not hold; export_onnx compares it"
+        )
     progress("loading PyTorch")
     from .torch_base.base import load_base
     from .torch_base.inputs import real_inputs, tensors
@@ -89,7 +99,9 @@ def _of_these(path: Path, adapters: Sequence[Adapter]) -> ir.Model:
         for key, value in metadata(adapters, mode).items():
             said = graph.metadata_props.get(key)
             if said != value and key != "unilora.base":
-                raise UniLoraError(f"{path} is another adapter's: its {key} is {said!r:.80}, the adapter's {value!r:.80}")
+                raise UniLoraError(
+                    f"{path} is another adapter's: its {key} is {said!r:.80}, the adapter's {value!r:.80}"
+                )
     elif len(adapters) > 1:
         raise UniLoraError(f"{path} does not say that it is a bank; give one adapter")
     if mode in BESIDE:
@@ -108,7 +120,9 @@ def _check_beside(path: Path, mode: str, adapter: Adapter) -> None:
         if file.suffix != ".onnx":
             return check_adapter(adapter, mode, file)
         said = load(file).metadata_props
-        return all(said.get(key) == value for key, value in metadata([adapter], "expander").items() if key != "unilora.base")
+        return all(
+            said.get(key) == value for key, value in metadata([adapter], "expander").items() if key != "unilora.base"
+        )
 
     for file in outputs(path, mode)[1:]:
         if file.exists() and not is_own(file):
@@ -125,7 +139,11 @@ def _outputs(graph):
 
 def _compared(path, graph, adapters, feeds: Sequence[Mapping[str, np.ndarray]], answers, progress):
     progress("running the file in ONNX Runtime")
-    required = any(value.name not in graph.graph.initializers for value in graph.graph.inputs if value.name in ("theta", *adapters[0].saved))
+    required = any(
+        value.name not in graph.graph.initializers
+        for value in graph.graph.inputs
+        if value.name in ("theta", *adapters[0].saved)
+    )
     checks = cases(_mode(graph), adapters, feeds, answers, required)
     comparison, providers = compare_file(path, checks)
     return {"file": str(path), "mode": _mode(graph), "providers": providers, "comparison": comparison}

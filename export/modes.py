@@ -39,7 +39,9 @@ class Form:
                 f"--required-inputs is for adapters that are fed, and the mode {mode} holds its own; give --mode input, factored or bank"
             )
         if not self.marked and mode not in FED:
-            raise UniLoraError(f"--unmarked is for the .onnx_adapter of --mode input and factored; the mode {mode} writes none")
+            raise UniLoraError(
+                f"--unmarked is for the .onnx_adapter of --mode input and factored; the mode {mode} writes none"
+            )
 
 
 PLAIN = Form()

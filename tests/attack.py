@@ -105,7 +105,12 @@ def _judged(status, errors) -> str:
     said = [line for line in errors.splitlines() if line.startswith(("error: ", "traceback: "))]
     if status == 0 or (status == 1 and not errors):  # a verdict, such as that of verify on another base
         return "accepted"
-    if status not in (1, 2) or len(said) != 1 or said[0].startswith("error: unexpected ") or said[0].startswith("traceback"):
+    if (
+        status not in (1, 2)
+        or len(said) != 1
+        or said[0].startswith("error: unexpected ")
+        or said[0].startswith("traceback")
+    ):
         return f"FINDING: status {status}, {errors[-300:]!r}"
     return "refused" if errors.splitlines()[-1] == said[0] else f"FINDING: more than a sentence, {errors[-300:]!r}"
 

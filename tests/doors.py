@@ -177,7 +177,9 @@ def _language_model() -> dict[str, bytes]:
     """A GPT-2 of one layer with words for a tokenizer, and an adapter of it."""
     tensors = {f"transformer.{name}.weight": torch.ones(size) for name, size in LM_SIZES.items()}
     tensors |= {
-        f"transformer.{name}.bias": torch.zeros(size[-1]) for name, size in LM_SIZES.items() if name[:2] not in ("wt", "wp")
+        f"transformer.{name}.bias": torch.zeros(size[-1])
+        for name, size in LM_SIZES.items()
+        if name[:2] not in ("wt", "wp")
     }
     words = {word: number for number, word in enumerate(["[END]", "?", "is", "it", "good", "bad", "yes", "no"])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "?"))
@@ -200,7 +202,16 @@ def _language_model() -> dict[str, bytes]:
 
 
 LM = _language_model()
-GENERATE = ("backends.torch", "generate", "--adapter", "vec.safetensors", "--max-new-tokens", "2", "--json", "--prompts")
+GENERATE = (
+    "backends.torch",
+    "generate",
+    "--adapter",
+    "vec.safetensors",
+    "--max-new-tokens",
+    "2",
+    "--json",
+    "--prompts",
+)
 PROMPTS = {
     "sound": Seed(b'{"prompt": "is it good"}\n', None),
     "lists that nest": Seed(b'{"prompt": ' + b"[" * 100_000, "nested deeper"),
@@ -217,7 +228,9 @@ PROMPTS = {
 TEMPLATES = {
     "sound": Seed(b"{% for m in messages %}{{ m.content }}{% endfor %}", None),
     "nothing": Seed(b"{# #}", "what is asked has no token"),
-    "a loop": Seed(b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "it takes more than"),
+    "a loop": Seed(
+        b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "it takes more than"
+    ),
     "a range": Seed(b"{% for a in range(10 ** 12) %}{% endfor %}", "refuses a conversation of user"),
     "code": Seed(b"{{ ().__class__.__base__.__subclasses__() }}", "refuses a conversation of user"),
     "a file": Seed(b"{% include '/etc/passwd' %}", "refuses a conversation of user"),
@@ -447,9 +460,7 @@ ONNX = {
         "sparse tensor",
     ),
     "data in a pipe": Seed(outside(location="pipe"), "no regular file"),
-    "data behind the end": Seed(
-        outside(location="base/config.json", offset=2**63, length=4096), "get the whole file"
-    ),
+    "data behind the end": Seed(outside(location="base/config.json", offset=2**63, length=4096), "get the whole file"),
     "data of any length": Seed(outside(location="base/config.json", length=2**63), "get the whole file"),
     "data at a word": Seed(outside(location="base/config.json", offset="x"), "no numbers"),
     "no version of operators": Seed(
@@ -508,7 +519,11 @@ RECORD = {
 
 def _state(record=RECORD, form="safetensors", **more) -> bytes:
     said = record if isinstance(record, bytes) else text(record)
-    state = {"unilora_theta": torch.ones(4), "unilora_record": torch.frombuffer(bytearray(said), dtype=torch.uint8), **more}
+    state = {
+        "unilora_theta": torch.ones(4),
+        "unilora_record": torch.frombuffer(bytearray(said), dtype=torch.uint8),
+        **more,
+    }
     if form == "safetensors":
         return safetensors.torch.save(state)
     file = io.BytesIO()
@@ -651,7 +666,9 @@ DOORS = [
         LM | {"prompts.txt": b"is it good\n"},
         TEMPLATES,
     ),
-    Door("options, evaluate", ("backends.torch", "evaluate", "--config", "options.yaml"), "options.yaml", {}, EVALUATION),
+    Door(
+        "options, evaluate", ("backends.torch", "evaluate", "--config", "options.yaml"), "options.yaml", {}, EVALUATION
+    ),
     Door("options", ("backends.torch", "train", "--config", "options.yaml"), "options.yaml", BASE, YAML),
     *(
         Door(f"rows, {form}", (*TRAIN, "--data", f"rows.{form}"), f"rows.{form}", BASE, seeds)
@@ -690,7 +707,9 @@ DOORS = [
         "ONNX, folder",
         ("export", "onnx-folder", "--adapter", "vec.safetensors", "--base", "graphs", "-o", "out"),
         "graphs/model.onnx",
-        ADAPTER | BASE | {f"graphs/{name}": content for name, content in BASE.items()},  # where the graphs say their data are
+        ADAPTER
+        | BASE
+        | {f"graphs/{name}": content for name, content in BASE.items()},  # where the graphs say their data are
         ONNX,
     ),
     Door(

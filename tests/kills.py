@@ -138,7 +138,9 @@ class Job:
     def litter(self) -> int:
         """How many things are there that no output has."""
         found = digests(self.folder)
-        return len(leftovers(found)) + len({name for name in found if ".partial" not in name} - set(self.old) - set(self.new))
+        return len(leftovers(found)) + len(
+            {name for name in found if ".partial" not in name} - set(self.old) - set(self.new)
+        )
 
     def again(self) -> bool:
         """Whether a call that nobody kills ends well, and leaves its output and nothing beside it."""
@@ -160,7 +162,18 @@ class Export(Job):
     def arguments(self, version):
         vector = self.work / f"{version}.safetensors"
         base = self.work / "base.onnx"
-        return "onnx", "--adapter", vector, "--base", base, "--mode", self.mode, "-o", self.folder / "out.onnx", "--compare"
+        return (
+            "onnx",
+            "--adapter",
+            vector,
+            "--base",
+            base,
+            "--mode",
+            self.mode,
+            "-o",
+            self.folder / "out.onnx",
+            "--compare",
+        )
 
 
 class ExportWithData(Export):
@@ -189,7 +202,9 @@ class ExportFactored(Export):
             if wanted["out.onnx"] == found["out.onnx"]:
                 try:
                     adapter = load_adapter(self.work / f"{version}.safetensors")
-                    check_with_file(self.folder / "out.onnx", [adapter], self.work / "base.onnx", None, {}, lambda step: None)
+                    check_with_file(
+                        self.folder / "out.onnx", [adapter], self.work / "base.onnx", None, {}, lambda step: None
+                    )
                 except UniLoraError:
                     return MIXED
         return BROKEN
@@ -368,19 +383,33 @@ class Predict(Job):
 
         self.app, self.work = app, work
         _torch_with(work)
-        vector = {"base": work / "bert", "data": work / "reviews.csv", "dim": 50, "output": work / "trained.safetensors"}
+        vector = {
+            "base": work / "bert",
+            "data": work / "reviews.csv",
+            "dim": 50,
+            "output": work / "trained.safetensors",
+        }
         assert call(app, ["train", *(part for name, value in vector.items() for part in (f"--{name}", value))]) == 0
         super().__init__(work)
 
     def arguments(self, version):
-        call = "predict", "--adapter", self.work / "trained.safetensors", "--data", self.work / "reviews.csv", "--output"
+        call = (
+            "predict",
+            "--adapter",
+            self.work / "trained.safetensors",
+            "--data",
+            self.work / "reviews.csv",
+            "--output",
+        )
         return *call, self.folder / "out.csv", *(["--probabilities"] if version == "new" else [])
 
 
 def _is_whole(checkpoint: Path) -> bool:
     try:
         record = json.loads((checkpoint / "whole.json").read_bytes())["sha256"]
-        return {name: d for name, d in digests(checkpoint).items() if name != "whole.json"} == record and len(record) > 4
+        return {name: d for name, d in digests(checkpoint).items() if name != "whole.json"} == record and len(
+            record
+        ) > 4
     except (OSError, ValueError):
         return False
 
@@ -404,9 +433,7 @@ def sources(work: Path) -> None:
     save_file(weights, work / "base/model.safetensors")
     (work / "base/config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": LAYERS}))
     values = ["x", *(f"h{i}" for i in range(LAYERS - 1)), "y"]
-    nodes = [
-        helper.make_node("Gemm", [values[i], names[i]], [values[i + 1]], transB=1) for i in range(LAYERS)
-    ]
+    nodes = [helper.make_node("Gemm", [values[i], names[i]], [values[i + 1]], transB=1) for i in range(LAYERS)]
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", SIDE]) for name in "xy")
     graph = helper.make_graph(
         nodes, "g", [x], [y], [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()]

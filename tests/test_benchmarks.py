@@ -185,9 +185,13 @@ def test_uncertain_ratios_take_more_rounds_until_they_are_narrow(spread, rounds)
 def test_rounds_end_with_the_time_that_they_have():
     """However uncertain: here each round is twice or half the one before."""
     values = iter([1.0, 1.0, *[2.0 ** (n % 2) for n in range(10**6)]])
-    times = alternate({"a": lambda: None, "b": lambda: None}, Repeats(3, seconds=0.05), seconds=lambda step: next(values))
+    times = alternate(
+        {"a": lambda: None, "b": lambda: None}, Repeats(3, seconds=0.05), seconds=lambda step: next(values)
+    )
     assert len(times["a"]) % 3 == 0 and len(times["a"]) >= 3
-    assert len(alternate({"a": lambda: None, "b": lambda: None}, Repeats(3), seconds=lambda step: next(values))["a"]) == 3
+    assert (
+        len(alternate({"a": lambda: None, "b": lambda: None}, Repeats(3), seconds=lambda step: next(values))["a"]) == 3
+    )
 
 
 def test_the_processors_time_is_taken_beside_the_clocks():

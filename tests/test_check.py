@@ -26,7 +26,9 @@ def folder(tmp_path_factory):
     model.save_pretrained(folder / "base")
     first, *more = real_inputs(model)
     for name, scale in (("a", 1), ("b", 0.5), ("zero", 0)):
-        adapter = make_adapter(segments, model=model, labels=tuple("xyz"), saved=["classifier.weight"], name=folder / "base")
+        adapter = make_adapter(
+            segments, model=model, labels=tuple("xyz"), saved=["classifier.weight"], name=folder / "base"
+        )
         adapter.theta *= scale
         save_adapter(adapter, folder / f"{name}.safetensors")
         mode = "input" if name == "b" else "merged"
@@ -82,7 +84,9 @@ def test_the_command(folder, tmp_path):
     assert "a.onnx answers as PyTorch, on" in out.replace("\n", " ") and "batch.npz" in out
     status, out, err = call("check", folder / "zero.onnx", *arguments, "--base", folder / "zero.onnx", "--json")
     assert (status, out) == (2, "") and "is another adapter's: its unilora.theta_sha256 is" in err
-    status, out, err = call("check", folder / "zero-by-others.onnx", *arguments, "--base", folder / "zero.onnx", "--json")
+    status, out, err = call(
+        "check", folder / "zero-by-others.onnx", *arguments, "--base", folder / "zero.onnx", "--json"
+    )
     assert (status, err) == (1, "") and not json.loads(out)["comparison"]["within"]
 
 

@@ -88,9 +88,13 @@ def test_passed_chapters_are_a_line_and_failures_stand_in_full(failing):
 def test_every_way_in_which_a_check_fails_is_shown(failing):
     """One run shows each D of the table that is accepted."""
     done, report, _ = failing
-    found = [check for check in report["checks"] if any(way["request"]["request"] == "permutation" for way in check["ways"])]
+    found = [
+        check for check in report["checks"] if any(way["request"]["request"] == "permutation" for way in check["ways"])
+    ]
     check = max(found, key=lambda check: len(check["ways"]))
-    assert len({json.dumps(way["request"]) for way in check["ways"]}) == len(check["ways"]) > 2 and check["further"] == 0
+    assert (
+        len({json.dumps(way["request"]) for way in check["ways"]}) == len(check["ways"]) > 2 and check["further"] == 0
+    )
     for way in check["ways"]:
         assert "rule" in way["message"] and way["answer"] == '{"y": "", "x": ""}'
         assert json.dumps(way["request"]) in done.stdout
@@ -189,7 +193,9 @@ def test_list_needs_no_implementation():
     done = command("--list", "--chapter", 4, "--chapter", 3)
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and lines[0].split() == ["3.1,", "3.2", "projection", "mix:", *lines[0].split()[4:]]
-    assert len(lines) == len(checks(Selection(chapters=frozenset("34")))) and all(re.search(r"\b[34]\.\d", line) for line in lines)
+    assert len(lines) == len(checks(Selection(chapters=frozenset("34")))) and all(
+        re.search(r"\b[34]\.\d", line) for line in lines
+    )
 
 
 def test_selections():

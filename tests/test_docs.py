@@ -1,6 +1,7 @@
 """Every link of every page leads somewhere: to a file or a folder that is there, and to a heading of the page."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -27,7 +28,7 @@ def links(page: Path) -> list[str]:
 def anchors(page: Path) -> set[str]:
     """The anchors that a forge gives a page's headings: small letters, digits and hyphens."""
     tokens = PARSER.parse(page.read_text(encoding="utf-8"))
-    heads = [after.content for token, after in zip(tokens, tokens[1:]) if token.type == "heading_open"]
+    heads = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
     plain = (re.sub(r"\[(.*?)\]\(.*?\)", r"\1", head) for head in heads)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in plain}
 

@@ -27,7 +27,9 @@ def folder(tmp_path):
     made = tmp_path / "genai"
     made.mkdir()
     base.rename(made / "decoder.onnx")
-    (made / "genai_config.json").write_text(json.dumps({"model": {"decoder": {"filename": "decoder.onnx"}, "type": "llama"}}))
+    (made / "genai_config.json").write_text(
+        json.dumps({"model": {"decoder": {"filename": "decoder.onnx"}, "type": "llama"}})
+    )
     (made / "tokenizer.json").write_text("{}")
     (made / "chat_template.jinja").write_text("x")
     (made / "notes.py").write_text("raise SystemExit")
@@ -39,9 +41,23 @@ def folder(tmp_path):
 def test_the_folder_is_complete_and_has_nothing_of_others(folder, tmp_path):
     made, adapter = folder
     save_adapter(adapter, tmp_path / "a.safetensors")
-    call = ["onnx", "--adapter", tmp_path / "a.safetensors", "--genai", made, "--mode", "factored", "-o", tmp_path / "out"]
+    call = [
+        "onnx",
+        "--adapter",
+        tmp_path / "a.safetensors",
+        "--genai",
+        made,
+        "--mode",
+        "factored",
+        "-o",
+        tmp_path / "out",
+    ]
     done = CliRunner().invoke(app, [str(each) for each in call], catch_exceptions=False)
-    assert done.exit_code == 0 and f"og.Model('{tmp_path / 'out'}')" in done.output and "decoder.onnx_adapter" in done.output
+    assert (
+        done.exit_code == 0
+        and f"og.Model('{tmp_path / 'out'}')" in done.output
+        and "decoder.onnx_adapter" in done.output
+    )
     kept = {"genai_config.json", "tokenizer.json", "chat_template.jinja"}
     assert {file.name for file in (tmp_path / "out").iterdir()} == kept | {
         "decoder.onnx", "decoder.onnx_adapter", "decoder.expander.onnx",
@@ -52,7 +68,13 @@ def test_the_folder_is_complete_and_has_nothing_of_others(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "model", [{}, {"decoder": {"filename": "../a.onnx"}}, {"decoder": {"filename": "a.onnx"}, "vision": {"filename": "b.onnx"}}, 3]
+    "model",
+    [
+        {},
+        {"decoder": {"filename": "../a.onnx"}},
+        {"decoder": {"filename": "a.onnx"}, "vision": {"filename": "b.onnx"}},
+        3,
+    ],
 )
 def test_folders_of_other_models_are_refused(folder, tmp_path, model):
     made, adapter = folder
@@ -79,9 +101,25 @@ def test_genai_switches_adapters_in_its_own_loop(tmp_path):
     )  # fmt: skip
     model = transformers.LlamaForCausalLM(config).eval()
     model.save_pretrained(tmp_path / "hf")
-    words = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"<unk>": 0, "<s>": 1, "</s>": 2}, merges=[], unk_token="<unk>"))
+    words = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={"<unk>": 0, "<s>": 1, "</s>": 2}, merges=[], unk_token="<unk>")
+    )
     transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(tmp_path / "hf")
-    call = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", "hf", "-o", "built", "-p", "fp32", "-e", "cpu", "-c", "cache"]
+    call = [
+        sys.executable,
+        "-m",
+        "onnxruntime_genai.models.builder",
+        "-i",
+        "hf",
+        "-o",
+        "built",
+        "-p",
+        "fp32",
+        "-e",
+        "cpu",
+        "-c",
+        "cache",
+    ]
     subprocess.run(call, check=True, capture_output=True, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"})
 
     def adapter(rank):

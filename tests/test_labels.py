@@ -99,13 +99,26 @@ def classified(tmp_path, cells, name="a.jsonl", **options):
     if name.endswith("csv"):
         (tmp_path / name).write_text("text,label\n" + "".join(f't{n},"{cell}"\n' for n, cell in enumerate(cells)))
     else:
-        (tmp_path / name).write_text("".join(json.dumps({"text": f"t{n}", "label": c}) + "\n" for n, c in enumerate(cells)))
+        (tmp_path / name).write_text(
+            "".join(json.dumps({"text": f"t{n}", "label": c}) + "\n" for n, c in enumerate(cells))
+        )
     return rows_and_task(settings_of(tmp_path / name, **{"holdout": 0} | options))
 
 
 @pytest.mark.parametrize(
     "other",
-    [" pos", "pos ", "\tpos\n", "pos\u00a0", "\u3000pos", "\ufeffpos", "p\u200bos", "pos\u200e", "po\u00ads", "\u2060pos"],
+    [
+        " pos",
+        "pos ",
+        "\tpos\n",
+        "pos\u00a0",
+        "\u3000pos",
+        "\ufeffpos",
+        "p\u200bos",
+        "pos\u200e",
+        "po\u00ads",
+        "\u2060pos",
+    ],
 )
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
 def test_what_cannot_be_seen_makes_no_class(tmp_path, other, name):
@@ -176,11 +189,15 @@ def test_a_class_without_a_row_to_train_on_is_said(tmp_path):
     cells = ["x", "y"] * 40
     cells[held_out] = "rare"
     data, task = classified(tmp_path, cells, holdout=0.3)
-    assert said(data) == ["no row to train on is of label 'rare', so that it cannot be learned"] and "rare" in task.labels
+    assert (
+        said(data) == ["no row to train on is of label 'rare', so that it cannot be learned"] and "rare" in task.labels
+    )
 
 
 def test_a_class_for_each_row_is_the_wrong_column(tmp_path):
-    with pytest.raises(UniLoraError, match="each of its 60 rows has a label of its own.*; give --label the column of the labels"):
+    with pytest.raises(
+        UniLoraError, match="each of its 60 rows has a label of its own.*; give --label the column of the labels"
+    ):
         classified(tmp_path, [f"text {n}" for n in range(60)])
     data, _ = classified(tmp_path, [f"text {n}" for n in range(60)] * 1 + ["x"] * 20)
     assert said(data) == ["60 of 61 classes have one row each; is label the column of the labels?"]
@@ -195,5 +212,7 @@ def test_held_out_rows_that_number_other_classes_are_refused(tmp_path):
         rows = {"text": ["x", "y"], "label": [0, 1]}
         datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{name}.parquet")
     settings = TrainSettings(base="b", output="v", data=tmp_path / "a.parquet", eval=tmp_path / "b.parquet")
-    with pytest.raises(UniLoraError, match="b.parquet: the classes of label are 'bad', 'good', and those of .*a.parquet 'bad', 'fair'"):
+    with pytest.raises(
+        UniLoraError, match="b.parquet: the classes of label are 'bad', 'good', and those of .*a.parquet 'bad', 'fair'"
+    ):
         rows_and_task(settings)

@@ -100,7 +100,11 @@ def test_memory_is_that_of_a_few_tensors(base, least, wanted, tmp_path, mode):
     assert report["same_contents"] is True and report["comparison"] is None and report["bytes"] > LAYERS * SIZE
     graph, data, *adapter = (Path(file) for file in report["files"])
     assert [file.name for file in adapter] == (["out.onnx_adapter"] if mode == "input" else [])
-    assert sorted(tmp_path.iterdir()) == sorted([graph, data, *adapter]) and data.name.startswith("out.onnx.") and data.suffix == ".data"
+    assert (
+        sorted(tmp_path.iterdir()) == sorted([graph, data, *adapter])
+        and data.name.startswith("out.onnx.")
+        and data.suffix == ".data"
+    )
     model = onnx.load(graph, load_external_data=False)
     locations = {entry.value for t in model.graph.initializer for entry in t.external_data if entry.key == "location"}
     assert locations == {data.name}

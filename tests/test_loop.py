@@ -390,7 +390,11 @@ def test_quick_runs_say_nothing_of_their_steps(language, command, monkeypatch): 
     monkeypatch.setattr(waiting, "FIRST", 60)  # however busy the machine is
     status, output, errors = command("--json", **language)
     assert status == 0 and json.loads(output)["steps"] == 2
-    assert [line.partition(":")[0] for line in errors.splitlines()] == [str(language["base"]), "by default", "step 2 of 2"]
+    assert [line.partition(":")[0] for line in errors.splitlines()] == [
+        str(language["base"]),
+        "by default",
+        "step 2 of 2",
+    ]
 
 
 def test_every_part_of_a_slow_run_is_told_without_a_terminal(language, command, monkeypatch):  # noqa: F811

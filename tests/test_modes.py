@@ -180,7 +180,9 @@ def test_where_nobody_checks_a_number_outside_of_the_bank_there_are_none():
 
     function = FUNCTIONS["ThetaOfBank"].to_function_proto()
     bank, number = np.ones((2, 3), np.float32), np.array([0, 2, 1])
-    (theta,) = onnx.reference.ReferenceEvaluator(function, new_ops=[Gather]).run(None, {"bank": bank, "number": number}, attributes={})
+    (theta,) = onnx.reference.ReferenceEvaluator(function, new_ops=[Gather]).run(
+        None, {"bank": bank, "number": number}, attributes={}
+    )
     assert np.isnan(theta).all(1).tolist() == [False, True, False] and (theta[::2] == 1).all()
 
 

@@ -223,7 +223,8 @@ def test_every_load_is_told():
                 uses += 1
     assert uses >= 8
     ours, theirs = (
-        Path(module.__file__).read_bytes() for module in (backends.torch.training.strangers, export.torch_base.strangers)
+        Path(module.__file__).read_bytes()
+        for module in (backends.torch.training.strangers, export.torch_base.strangers)
     )
     assert ours == theirs  # the two packages do not know each other
     assert backends.torch.training.strangers.WEIGHTS == {"trust_remote_code": False, "use_safetensors": True}

@@ -26,7 +26,9 @@ def converted(folder):
     found = {}
     for name, value in peft.load_peft_weights(folder, device="cpu").items():
         value = value.numpy().transpose().copy()
-        found[name.replace("base_model.model.model", "model")] = value * np.float32(scaling) if "lora_B" in name else value
+        found[name.replace("base_model.model.model", "model")] = (
+            value * np.float32(scaling) if "lora_B" in name else value
+        )
     return found
 
 
@@ -62,7 +64,9 @@ def test_an_adapter_is_written_as_olive_writes_it(tmp_path, scaling):
     ours, theirs = stored(tmp_path / "a.onnx_adapter"), converted(tmp_path / "lora")
     assert "model.layers.0.self_attn.q_proj.lora_A.weight" in ours and ours.keys() == theirs.keys()
     for name, value in theirs.items():
-        assert value.shape == ours[name].shape and np.allclose(value, ours[name], rtol=1e-6, atol=0)  # s is rounded in another place
+        assert value.shape == ours[name].shape and np.allclose(
+            value, ours[name], rtol=1e-6, atol=0
+        )  # s is rounded in another place
 
 
 @pytest.mark.parametrize("options", [{"r": 1, "lora_alpha": 3}, {"r": 8, "lora_alpha": 5, "use_rslora": True}])
@@ -77,7 +81,9 @@ def test_a_graph_runs_what_olive_writes(tmp_path, options):
     file = written(tmp_path / "theirs.onnx_adapter", converted(tmp_path / "lora"))
     feed, session = tokens(3, 6), session_of(tmp_path / "m.onnx")
     with torch.no_grad():
-        said, plain = (each(**{k: torch.from_numpy(v) for k, v in feed.items()}).logits.numpy() for each in (lora, model))
+        said, plain = (
+            each(**{k: torch.from_numpy(v) for k, v in feed.items()}).logits.numpy() for each in (lora, model)
+        )
     assert np.abs(said - plain).max() > 0.1
     # Float32 sums in other orders, of logits up to 20, where the last bit is 1.9e-6.
     assert np.allclose(run(session, feed, file), said, rtol=0, atol=2e-5)

@@ -326,7 +326,9 @@ def test_a_head_however_it_is_stored(tmp_path, turned, mode):
         options = onnxruntime.RunOptions()
         options.add_active_adapter(lora)
         session = parity.session(tmp_path / "out.onnx")
-        assert {"1.weight", "base_model.model.0.lora_A.weight"} <= {i.name for i in session.get_overridable_initializers()}
+        assert {"1.weight", "base_model.model.0.lora_A.weight"} <= {
+            i.name for i in session.get_overridable_initializers()
+        }
         assert relative(session.run(["y"], {"x": X}, options), wanted) < LARGEST
 
 

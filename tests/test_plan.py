@@ -108,7 +108,18 @@ def test_the_largest_llamas_in_seconds_and_300_MiB(tmp_path, hidden, layers, hea
 def test_nothing_is_imported_that_is_only_installed(tmp_path):
     """What transformers imports wherever it finds it. Each is one here that fails when it is imported."""
     installed = tmp_path / "installed"
-    for name in ("accelerate", "bitsandbytes", "kernels", "peft", "PIL", "psutil", "sklearn", "timm", "torchao", "torchvision"):
+    for name in (
+        "accelerate",
+        "bitsandbytes",
+        "kernels",
+        "peft",
+        "PIL",
+        "psutil",
+        "sklearn",
+        "timm",
+        "torchao",
+        "torchvision",
+    ):
         (installed / name).mkdir(parents=True)
         (installed / name / "__init__.py").write_text(f"raise SystemExit('{name} was imported')")
     llama().config.save_pretrained(tmp_path)

@@ -193,7 +193,9 @@ def test_many_weights_over_a_quantized_base(tmp_path, mode):
         for each, W in zip(model, names.values()):
             each.weight.copy_(torch.from_numpy(W / 4))
     adapter = adapter_of(model, [Segment(name, 8, 8, 2) for name in names], "many", d=40)
-    made = [helper.make_node("MatMul", [f"v{i}", name], [f"v{i + 1}"], name=f"/{i}/MatMul") for i, name in enumerate(names)]
+    made = [
+        helper.make_node("MatMul", [f"v{i}", name], [f"v{i + 1}"], name=f"/{i}/MatMul") for i, name in enumerate(names)
+    ]
     arrays = {name: each.weight.detach().numpy().T.copy() for name, each in zip(names, model)}
     base = save(tmp_path / "base.onnx", made, {"v0": floats("n", 8)}, {"v20": floats("n", 8)}, arrays)
     quantize_dynamic(base, base)
@@ -273,7 +275,9 @@ def test_a_cache_that_keeps_a_window(tmp_path, mode):
     onnx.save(onnx.load(base), base, save_as_external_data=True, location="base.data", size_threshold=0)
     assert {feed["past_key_values.0.key"].shape[2] for feed in feeds_for(read(base))} == {16}
     layers = LayerMap([Segment("W", 64, 32, 4)], alpha=4)
-    adapter = Adapter(Projection(D=layers.D, d=20, seed=1), layers, np.random.default_rng(0).normal(size=20).astype(np.float32))
+    adapter = Adapter(
+        Projection(D=layers.D, d=20, seed=1), layers, np.random.default_rng(0).normal(size=20).astype(np.float32)
+    )
     report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode)
     assert list(report["comparison"]["outputs"]) == ["y"] and report["adapter_moves_outputs_by"] > 0.01
     (data,) = (file for file in report["files"] if file.endswith(".data"))
@@ -429,7 +433,9 @@ def test_all_parts_take_one_adapters_file(in_parts, tmp_path, mode):
     """With A and B of every part, and a head that one of them has."""
     folder, adapter, W = in_parts
     adapter.saved = {f"{WEIGHTS[2]}.weight": normal(8, 8)}
-    adapter.layer_map = LayerMap([segment for segment in adapter.layer_map.segments if segment.name not in adapter.saved])
+    adapter.layer_map = LayerMap(
+        [segment for segment in adapter.layer_map.segments if segment.name not in adapter.saved]
+    )
     adapter.projection = Projection(D=adapter.layer_map.D, d=20, seed=1)
     adapter.base = None
     (folder / "model.onnx_adapter").write_bytes(b"of another model")
@@ -437,7 +443,9 @@ def test_all_parts_take_one_adapters_file(in_parts, tmp_path, mode):
     assert report["left_out"] == ["model.onnx_adapter"]
     written = {file.name for file in (tmp_path / "out").iterdir() if ".onnx_" in file.name or ".expander" in file.name}
     assert written == {"model.onnx_adapter"} | ({"model.expander.onnx"} if mode == "factored" else set())
-    new = dataclasses.replace(adapter, theta=adapter.theta + 1, saved={name: normal(8, 9)[:, 1:] for name in adapter.saved})
+    new = dataclasses.replace(
+        adapter, theta=adapter.theta + 1, saved={name: normal(8, 9)[:, 1:] for name in adapter.saved}
+    )
     write_adapter(new, mode, tmp_path / "new.onnx_adapter")
     x = normal(3, 8)
     for name, held in {"encoder_model": WEIGHTS[:1], "decoder_model_merged": WEIGHTS[1:]}.items():
@@ -449,7 +457,10 @@ def test_all_parts_take_one_adapters_file(in_parts, tmp_path, mode):
         expander = parity.session(tmp_path / "out" / "model.expander.onnx")
         names = [output.name for output in expander.get_outputs()]
         feed = dict(zip(names, expander.run(None, {"theta": new.theta}))) | {"x": x}
-        assert np.abs(run_with(tmp_path / "out" / "encoder_model.onnx", feed) - chain(new, W, WEIGHTS[:1], x)).max() < CLOSE
+        assert (
+            np.abs(run_with(tmp_path / "out" / "encoder_model.onnx", feed) - chain(new, W, WEIGHTS[:1], x)).max()
+            < CLOSE
+        )
 
 
 @pytest.mark.parametrize("mode", ["input", "factored"])
@@ -457,10 +468,22 @@ def test_all_parts_require_the_same_inputs(in_parts, tmp_path, mode):
     """One feed serves them all, in runtimes without optional inputs or functions too; by the command."""
     folder, adapter, W = in_parts
     adapter.saved = {f"{WEIGHTS[2]}.weight": normal(8, 8)}
-    adapter.layer_map = LayerMap([segment for segment in adapter.layer_map.segments if segment.name not in adapter.saved])
+    adapter.layer_map = LayerMap(
+        [segment for segment in adapter.layer_map.segments if segment.name not in adapter.saved]
+    )
     adapter.projection, adapter.base = Projection(D=adapter.layer_map.D, d=20, seed=1), None
     save_adapter(adapter, tmp_path / "vec.safetensors")
-    call = ["onnx-folder", "--adapter", tmp_path / "vec.safetensors", "--base", folder, "-o", tmp_path / "out", "--mode", mode]
+    call = [
+        "onnx-folder",
+        "--adapter",
+        tmp_path / "vec.safetensors",
+        "--base",
+        folder,
+        "-o",
+        tmp_path / "out",
+        "--mode",
+        mode,
+    ]
     said = CliRunner().invoke(app, [*map(str, call), "--required-inputs", "--inline"])
     assert said.exit_code == 0, said.output
     x = normal(3, 8)
@@ -519,12 +542,19 @@ def test_a_merged_decoder_whose_names_alone_tell(tmp_path, mode):
 
     def branch(name, sign):
         made = [helper.make_node("MatMul", ["x", "0.weight_merged_0"], [f"{name}h"])]
-        made += [helper.make_node("MatMul", [f"{name}h", "1.weight_merged_1"], [f"{name}k"]), helper.make_node(sign, [f"{name}k"], [name])]
+        made += [
+            helper.make_node("MatMul", [f"{name}h", "1.weight_merged_1"], [f"{name}k"]),
+            helper.make_node(sign, [f"{name}k"], [name]),
+        ]
         return helper.make_graph(made, name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
 
     adapter.base = None  # so that no fingerprint tells them
     arrays = {name: each.weight.detach().numpy().T.copy() for name, each in stored.items()}
-    made = [helper.make_node("If", ["use_cache_branch"], ["y"], then_branch=branch("t", "Neg"), else_branch=branch("e", "Identity"))]
+    made = [
+        helper.make_node(
+            "If", ["use_cache_branch"], ["y"], then_branch=branch("t", "Neg"), else_branch=branch("e", "Identity")
+        )
+    ]
     inputs = {"use_cache_branch": (TensorProto.BOOL, []), "x": floats("n", 8)}
     base = save(tmp_path / "decoder_model_merged.onnx", made, inputs, {"y": floats("n", 8)}, arrays)
     report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode)
@@ -582,7 +612,9 @@ def fused_bert(path, quantized=None):
     made = optimizer.optimize_model(str(write(model, path)), "bert", num_heads=4, hidden_size=32, opt_level=0)
     made.save_model_to_file(str(path))
     if quantized is not None:  # the inference of shapes and types ends at operators of ONNX Runtime's
-        quantize_dynamic(path, path, reduce_range=True, extra_options={"DefaultTensorType": TensorProto.FLOAT}, **quantized)
+        quantize_dynamic(
+            path, path, reduce_range=True, extra_options={"DefaultTensorType": TensorProto.FLOAT}, **quantized
+        )
     segments = [segment for segment in segments if "embeddings" not in segment.name]
     return path, [adapter_for(lambda: (model, segments, names), seed) for seed in (0, 1)]
 
@@ -609,7 +641,9 @@ def test_a_bert_that_onnx_runtime_has_fused(tmp_path, mode, quantized):
 def test_nothing_is_merged_into_quantized_fused_attention(tmp_path):
     base, adapter = fused(tmp_path / "base.onnx")
     quantize_dynamic(base, tmp_path / "quantized.onnx", op_types_to_quantize=["Attention"])
-    with pytest.raises(UniLoraError, match="Attention_1_qkv_weight_quantized is quantized .QAttention Attention_1_quant"):
+    with pytest.raises(
+        UniLoraError, match="Attention_1_qkv_weight_quantized is quantized .QAttention Attention_1_quant"
+    ):
         export_onnx_file(tmp_path / "quantized.onnx", adapter, tmp_path / "out.onnx", "merged")
 
 
@@ -626,7 +660,10 @@ def attention(path, mask, past, **options):
     for name in ("q", "k", "v"):
         model.attn.add_module(name, nn.Linear(8, 8, bias=False))
     adapter = adapter_of(model, [Segment("attn.v.weight", 8, 8, 2)], "attention", d=20)
-    arrays = {"W": np.concatenate([each.weight.detach().numpy().T for each in model.attn.children()], 1), "b": normal(24)}
+    arrays = {
+        "W": np.concatenate([each.weight.detach().numpy().T for each in model.attn.children()], 1),
+        "b": normal(24),
+    }
     feed, taken, gives, outputs = {"x": normal(2, 5, 8)}, ["x", "W", "b", ""], ["y"], {"y": floats(2, 5, 8)}
     if MASKS[mask] is not None:
         feed["m"], taken[3] = MASKS[mask], "m"
@@ -637,7 +674,9 @@ def attention(path, mask, past, **options):
             feed["m"] = feed["m"] + 3
         elif mask != "none":
             feed["m"] = np.concatenate([np.ones((*feed["m"].shape[:-1], 3), np.int32), feed["m"]], -1)
-    inputs = {name: (TensorProto.INT32 if name == "m" else TensorProto.FLOAT, value.shape) for name, value in feed.items()}
+    inputs = {
+        name: (TensorProto.INT32 if name == "m" else TensorProto.FLOAT, value.shape) for name, value in feed.items()
+    }
     made = helper.make_node("Attention", taken, gives, name="fused", domain="com.microsoft", num_heads=2, **options)
     return save(path, [made], inputs, outputs, arrays), adapter, feed
 
@@ -670,13 +709,17 @@ def test_attention_over_a_weight_that_is_dequantized(tmp_path):
     model.graph.node[1].input[1] = "floats"
     onnx.save(model, base)
     for mode in ("reconstruct", "input", "factored"):
-        report = export_onnx_file(base, adapter, tmp_path / "out.onnx", mode, given={"attn.v.weight": "W@16"}, feeds=[feed])
+        report = export_onnx_file(
+            base, adapter, tmp_path / "out.onnx", mode, given={"attn.v.weight": "W@16"}, feeds=[feed]
+        )
         assert report["comparison"]["within"] and report["adapter_moves_outputs_by"] > 0.01
 
 
 def test_attention_that_cannot_be_taken_apart_is_refused_by_name(tmp_path):
     base, adapter, feed = attention(tmp_path / "base.onnx", "none", False, do_rotary=1)
-    with pytest.raises(UniLoraError, match="Attention fused has W inside, .* cannot be taken apart as it has do_rotary; give a base"):
+    with pytest.raises(
+        UniLoraError, match="Attention fused has W inside, .* cannot be taken apart as it has do_rotary; give a base"
+    ):
         export_onnx_file(base, adapter, tmp_path / "out.onnx", "bank", given={"attn.v.weight": "W@16"}, feeds=[feed])
 
 

@@ -35,7 +35,9 @@ def made(tmp_path_factory):
 def run(name, cases):
     """The verdicts of a runtime, if it is installed."""
     if runtimes.version(name) is None:
-        pytest.skip(f"{name} is not installed: `make runtimes` does it, and UNILORA_JS names a folder with npm's packages")
+        pytest.skip(
+            f"{name} is not installed: `make runtimes` does it, and UNILORA_JS names a folder with npm's packages"
+        )
     return [runtimes.verdict(answer, case.wanted) for answer, case in zip(runtimes.RUNTIMES[name](cases), cases)]
 
 
@@ -114,7 +116,9 @@ def test_a_required_head_is_fed_too(tmp_path):
 def test_forms_that_a_mode_does_not_have(tmp_path):
     (adapter, _), start = runtimes.adapters(), runtimes.base(tmp_path / "base.onnx")
     for mode in ("merged", "reconstruct"):
-        with pytest.raises(UniLoraError, match=f"--required-inputs is for adapters that are fed, and the mode {mode} holds"):
+        with pytest.raises(
+            UniLoraError, match=f"--required-inputs is for adapters that are fed, and the mode {mode} holds"
+        ):
             export_onnx_file(start, adapter, tmp_path / "out.onnx", mode, required_inputs=True)
     for mode in ("merged", "reconstruct", "bank"):
         with pytest.raises(UniLoraError, match=f"--unmarked is for the .onnx_adapter .* the mode {mode} writes none"):

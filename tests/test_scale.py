@@ -124,7 +124,13 @@ def runs(base, gpt2, reviews, tmp_path_factory):  # noqa: F811
         "classification": texts | {"limit": 49},
         "regression": texts | {"data": str(folder / "scores.csv"), "task": "regression", "limit": 45},
         "causal-lm": common
-        | {"base": str(gpt2), "data": str(folder / "lines.jsonl"), "task": "causal-lm", "targets": "c_attn", "micro_batch": 3},
+        | {
+            "base": str(gpt2),
+            "data": str(folder / "lines.jsonl"),
+            "task": "causal-lm",
+            "targets": "c_attn",
+            "micro_batch": 3,
+        },
         "stopped": texts,
         "resumed": texts | {"resume": True},
     }

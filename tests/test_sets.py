@@ -44,7 +44,9 @@ def _of_another_rank(adapter):
     (segment,) = adapter.layer_map.segments
     layer_map = LayerMap([Segment(segment.name, segment.out_features, segment.in_features, segment.rank + 1)], alpha=8)
     return replace(
-        adapter, layer_map=layer_map, projection=Projection(D=layer_map.D, d=adapter.projection.d, seed=adapter.projection.seed)
+        adapter,
+        layer_map=layer_map,
+        projection=Projection(D=layer_map.D, d=adapter.projection.d, seed=adapter.projection.seed),
     )
 
 
@@ -78,7 +80,9 @@ def test_onnx_runtime_runs_what_fits_and_refuses_the_rest(sets, what, adapter_fi
     wanted = session(graph / "out.onnx").run(["y"], {"x": X})[0] + X @ delta.T
     for fits, running in zip((adapter_fits, expander_fits), run_with(graph, beside)):
         if fits:
-            assert np.allclose(running()[0], wanted, rtol=0, atol=1e-5)  # sums of 8 products of order 1, in another order
+            assert np.allclose(
+                running()[0], wanted, rtol=0, atol=1e-5
+            )  # sums of 8 products of order 1, in another order
         else:
             with pytest.raises(Exception, match="Invalid input name: unilora"):
                 running()
@@ -95,7 +99,9 @@ def test_check_refuses_a_mixed_set(sets, tmp_path, what, beside):
 
     assert checked()["comparison"]["within"]
     shutil.copy(other / BESIDE[beside], tmp_path)
-    with pytest.raises(UniLoraError, match=f"{BESIDE[beside]} is another adapter's than .*out.onnx beside it; export them again"):
+    with pytest.raises(
+        UniLoraError, match=f"{BESIDE[beside]} is another adapter's than .*out.onnx beside it; export them again"
+    ):
         checked()
     (tmp_path / BESIDE[beside]).write_bytes((other / BESIDE[beside]).read_bytes()[:100])
     with pytest.raises(UniLoraError, match=BESIDE[beside]):
@@ -117,6 +123,8 @@ def test_a_full_disk_is_told_by_its_name(sets, tmp_path, monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "AdapterFormat", Full)
     (_, adapter), base = sets[0]["nothing"], sets[1]
-    with pytest.raises(WorkFailed, match="could not be written: ONNX Runtime could not write out.onnx_adapter; the disk may be full"):
+    with pytest.raises(
+        WorkFailed, match="could not be written: ONNX Runtime could not write out.onnx_adapter; the disk may be full"
+    ):
         export_onnx_file(base, adapter, tmp_path / "out.onnx", "factored")
     assert not [*tmp_path.iterdir()]

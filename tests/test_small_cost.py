@@ -16,11 +16,31 @@ from unilora_spec.serialization import decode
 every_kind = pytest.mark.parametrize("kind", KINDS)
 SEGMENTS = 65_536
 PREFIX = "x" * 58 + "."  # with a number behind it, 65,536 of them are the 4 MiB of SPEC 7.1
-OPTIONS = {"vb": {"length": 1, "bank": 1, "topk": 1}, "chain": {"links": 2}, "nonuniform": {"of_A": 1, "of_B": 1}, "tiny": {"u": 1, "groups": SEGMENTS}}
+OPTIONS = {
+    "vb": {"length": 1, "bank": 1, "topk": 1},
+    "chain": {"links": 2},
+    "nonuniform": {"of_A": 1, "of_B": 1},
+    "tiny": {"u": 1, "groups": SEGMENTS},
+}
 # The least d of the kinds whose d is free, and how many numbers the tensors of a kind have, a segment.
 LEAST = {"layerwise": SEGMENTS, "nonuniform": 2, "chain": 2}
-STORED = {"table": ("index", "I32", 2), "vb": ("index", "I32", 2), "xs": ("frozen", "F32", 2), "qr": ("frozen", "F32", 1), "tiny": ("frozen", "F32", 2)}
-TRAINED = {"identity": 2 * SEGMENTS, "vera": 2 * SEGMENTS, "tied": 2 + 2 * SEGMENTS, "dense": 2 + SEGMENTS, "xs": SEGMENTS, "qr": SEGMENTS, "tiny": SEGMENTS, "vb": 1}
+STORED = {
+    "table": ("index", "I32", 2),
+    "vb": ("index", "I32", 2),
+    "xs": ("frozen", "F32", 2),
+    "qr": ("frozen", "F32", 1),
+    "tiny": ("frozen", "F32", 2),
+}
+TRAINED = {
+    "identity": 2 * SEGMENTS,
+    "vera": 2 * SEGMENTS,
+    "tied": 2 + 2 * SEGMENTS,
+    "dense": 2 + SEGMENTS,
+    "xs": SEGMENTS,
+    "qr": SEGMENTS,
+    "tiny": SEGMENTS,
+    "vb": 1,
+}
 
 
 def file_of_many(kind) -> bytes:
@@ -122,7 +142,9 @@ def test_slices_are_parts_of_the_whole(kind):
             assert np.allclose(part, whole[start : start + length], rtol=2**-22, atol=2**-40)
         outside = np.where((np.arange(p.D) < start) | (np.arange(p.D) >= start + length), 0, g).astype(np.float32)
         # Float64 sums of a few hundred products of numbers near 1, rounded to float32 once.
-        assert np.allclose(p.adjoint(g[start : start + length], start, theta), p.adjoint(outside, 0, theta), rtol=1e-6, atol=1e-6)
+        assert np.allclose(
+            p.adjoint(g[start : start + length], start, theta), p.adjoint(outside, 0, theta), rtol=1e-6, atol=1e-6
+        )
 
 
 def test_the_matrices_that_vera_shares_are_bounded():
@@ -133,7 +155,9 @@ def test_the_matrices_that_vera_shares_are_bounded():
         with pytest.raises(LimitError, match="give ranks that differ less") as refusal:
             Projection.of(LayerMap(segments), "vera")
         assert refusal.value.rule == "11.6"
-    Projection.of(LayerMap([Segment("square", 8, 8, 8), Segment("wide", 8, 2**22, 8)]), "vera")  # equal ranks: D is larger
+    Projection.of(
+        LayerMap([Segment("square", 8, 8, 8), Segment("wide", 8, 2**22, 8)]), "vera"
+    )  # equal ranks: D is larger
 
 
 def test_a_sum_of_many_rows_of_a_bank_is_no_deep_recursion():

@@ -211,7 +211,9 @@ def test_evaluating_with_the_same_theta_rebuilds_nothing(counted):
         assert torch.equal(model(batch()), expected) and counted() == (0, 0)
         model.unilora.theta.mul_(2)
         twice = model(batch())
-        assert not torch.equal(twice, expected) and counted() == (1, 0), "no version tells of what inference mode writes"
+        assert not torch.equal(twice, expected) and counted() == (1, 0), (
+            "no version tells of what inference mode writes"
+        )
     with torch.no_grad():
         assert torch.equal(model(batch()), twice) and counted() == (0, 0)
     model[0](batch()).sum().backward()

@@ -81,7 +81,9 @@ def test_a_vector_keeps_the_names_of_the_base_or_of_the_data_set(tmp_path):
 def test_what_separates_labels_is_found_said_or_asked_for(tmp_path):
     data, task = labelled(tmp_path, ["x|y", "z"])
     assert any("label is split at each '|'; --label-separator says otherwise" in line for line in data.said)
-    with pytest.raises(UniLoraError, match=r"more than one of ; \| , in it, .*'x;y' \(row 1\).*; give --label-separator"):
+    with pytest.raises(
+        UniLoraError, match=r"more than one of ; \| , in it, .*'x;y' \(row 1\).*; give --label-separator"
+    ):
         labelled(tmp_path, ["x;y", "Paris, France"])
     data, task = labelled(tmp_path, ["x;y", "Paris, France"], label_separator="semicolon")
     assert task.labels == ("Paris, France", "x", "y") and not data.said
@@ -109,7 +111,12 @@ def test_measures_of_several_labels(tmp_path):
     found = task.metrics(predicted, np.float32([1, 2]), true)
     assert found == {"loss": 1.5, "micro_f1": 2 * 2 / 6, "macro_f1": (2 / 3 + 2 / 3) / 2, "exact_match": 0.5}
     zeros = np.zeros((2, 3), int)
-    assert task.metrics(zeros, np.float32([1, 2]), zeros) == {"loss": 1.5, "micro_f1": 0, "macro_f1": 0, "exact_match": 1}
+    assert task.metrics(zeros, np.float32([1, 2]), zeros) == {
+        "loss": 1.5,
+        "micro_f1": 0,
+        "macro_f1": 0,
+        "exact_match": 1,
+    }
 
 
 # A tag for each word
@@ -117,7 +124,9 @@ def test_measures_of_several_labels(tmp_path):
 
 def sentence(number):
     words, tags = [], []
-    for place, (word, tag) in enumerate([("ada", "B-PER"), ("saw", "O"), ("old", "B-LOC"), ("rome", "I-LOC"), ("film", "O")]):
+    for place, (word, tag) in enumerate(
+        [("ada", "B-PER"), ("saw", "O"), ("old", "B-LOC"), ("rome", "I-LOC"), ("film", "O")]
+    ):
         if (number >> place) % 2 or place == 1:
             words.append(f"{word}{number % 10}" if place == 4 else word)
             tags.append(tag)
@@ -129,7 +138,10 @@ def tagged(tmp_path, rows, **options):
 
 
 def test_the_first_piece_of_a_word_has_its_tag(tmp_path, base):
-    rows = [{"tokens": ["ada12", "saw", "rome"], "ner_tags": ["B-PER", "O", "B-LOC"]}, {"tokens": ["film"], "ner_tags": ["O"]}]
+    rows = [
+        {"tokens": ["ada12", "saw", "rome"], "ner_tags": ["B-PER", "O", "B-LOC"]},
+        {"tokens": ["film"], "ner_tags": ["O"]},
+    ]
     data, task = tagged(tmp_path, rows)
     assert task.labels == ("B-LOC", "B-PER", "O") and task.main == "f1"
     assert any("the words are those of the column 'tokens', the tags of 'ner_tags'" in line for line in data.said)
@@ -153,8 +165,12 @@ def test_words_of_a_byte_tokenizer(tmp_path, left):
     vocab = {letter: n for n, letter in enumerate(["<pad>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     made = Tokenizer(models.BPE(vocab | {"Ġc": len(vocab)}, [("Ġ", "c")]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer = transformers.GPT2TokenizerFast(tokenizer_object=made, pad_token="<pad>", padding_side="left" if left else "right")
-    data, task = tagged(tmp_path, [{"tokens": ["ab", "c"], "ner_tags": ["N", "V"]}, {"tokens": ["d"], "ner_tags": ["N"]}])
+    tokenizer = transformers.GPT2TokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", padding_side="left" if left else "right"
+    )
+    data, task = tagged(
+        tmp_path, [{"tokens": ["ab", "c"], "ner_tags": ["N", "V"]}, {"tokens": ["d"], "ner_tags": ["N"]}]
+    )
     config = transformers.GPT2Config(vocab_size=len(vocab) + 1, n_embd=8, n_layer=1, n_head=1, n_positions=32)
     task.read_by(transformers.GPT2ForTokenClassification(config), tokenizer)
     labels, none = task.batch(list(data.train))["labels"].tolist(), -100  # the pieces are a, b, and c with its blank; d
@@ -174,10 +190,16 @@ def test_numbers_of_tags_have_the_names_of_the_data_set(tmp_path):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"tokens": ["a", "b"], "ner_tags": ["O"]}, "ner_tags of row 3 has 1 tags, and there are 2 words; give each word its tag"),
+        (
+            {"tokens": ["a", "b"], "ner_tags": ["O"]},
+            "ner_tags of row 3 has 1 tags, and there are 2 words; give each word its tag",
+        ),
         ({"tokens": ["a"], "ner_tags": [None]}, "ner_tags of row 3 has a word without a tag"),
         ({"tokens": ["a", None], "ner_tags": ["O", "O"]}, "tokens of row 3 holds None; give words"),
-        ({"tokens": ["a"], "ner_tags": ["o"]}, "a.jsonl: ner_tags is 'O' in row 1 and 'o' in row 3; write one class one way"),
+        (
+            {"tokens": ["a"], "ner_tags": ["o"]},
+            "a.jsonl: ner_tags is 'O' in row 1 and 'o' in row 3; write one class one way",
+        ),
     ],
 )
 def test_wrong_rows_of_words(tmp_path, row, words):
@@ -187,8 +209,14 @@ def test_wrong_rows_of_words(tmp_path, row, words):
 
 def test_words_in_a_csv_file_are_refused_with_the_mend(tmp_path):
     for content, words in (
-        ("EU B-ORG\nrejects O\n\nGerman B-MISC\n", r"no column 'tokens'.*reads a list of words and a list of tags: give rows"),
-        ("tokens,ner_tags\na b,O O\n", r"tokens of row 1 is 'a b', and a list is needed; give rows of a .jsonl file such as"),
+        (
+            "EU B-ORG\nrejects O\n\nGerman B-MISC\n",
+            r"no column 'tokens'.*reads a list of words and a list of tags: give rows",
+        ),
+        (
+            "tokens,ner_tags\na b,O O\n",
+            r"tokens of row 1 is 'a b', and a list is needed; give rows of a .jsonl file such as",
+        ),
     ):
         (tmp_path / "a.csv").write_text(content)
         with pytest.raises(UniLoraError, match=words):
@@ -196,7 +224,9 @@ def test_words_in_a_csv_file_are_refused_with_the_mend(tmp_path):
 
 
 def test_empty_rows_of_words_are_counted(tmp_path):
-    data, _ = tagged(tmp_path, [sentence(1), sentence(5), {"tokens": [], "ner_tags": []}, {"tokens": ["a"], "ner_tags": None}])
+    data, _ = tagged(
+        tmp_path, [sentence(1), sentence(5), {"tokens": [], "ner_tags": []}, {"tokens": ["a"], "ner_tags": None}]
+    )
     assert data.dropped == {"words": 1, "tags": 1}
 
 
@@ -228,8 +258,19 @@ def test_f1_of_entities():
 
 def run(base, path, task, tmp_path, **options):
     output = tmp_path / "vec.safetensors"
-    settings = {"base": base, "data": path, "output": output, "task": task, "rank": 2, "dim": 100, "batch_size": 8, "max_length": 16}
-    return train(TrainSettings(**settings | {"epochs": 10, "lr": 0.05, "head_lr": 0.05, "warmup": 0, "holdout": 0.2} | options)), output
+    settings = {
+        "base": base,
+        "data": path,
+        "output": output,
+        "task": task,
+        "rank": 2,
+        "dim": 100,
+        "batch_size": 8,
+        "max_length": 16,
+    }
+    return train(
+        TrainSettings(**settings | {"epochs": 10, "lr": 0.05, "head_lr": 0.05, "warmup": 0, "holdout": 0.2} | options)
+    ), output
 
 
 def several(number):

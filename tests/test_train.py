@@ -224,7 +224,7 @@ def test_split_is_by_the_hash_of_the_text_alone(tmp_path):
     for name, order in (("one", lines), ("other", lines[::-1])):
         path = tmp_path / f"{name}.csv"
         path.write_text("\n".join(["text,label", *order]) + "\n")
-        data, task = rows_and_task(settings_of(path, holdout=0.3))
+        data, _ = rows_and_task(settings_of(path, holdout=0.3))
         sides.append((set(data.train["text"]), set(data.held_out["text"])))
         assert len(data.train) + len(data.held_out) == 210
     assert sides[0] == sides[1]
@@ -262,7 +262,7 @@ def test_labels_sort_as_numbers_or_keep_the_order_of_the_base(tmp_path):
     path.write_text("text,label\n" + "".join(f"t{number},{number % 11}\n" for number in range(40)))
     assert rows_and_task(settings_of(path))[1].labels == tuple(map(str, range(11)))
     path.write_text("text,label\n" + "".join(f"t{number},{'pn'[number % 2]}\n" for number in range(40)))
-    data, task = rows_and_task(settings_of(path), ("p", "n"))
+    _, task = rows_and_task(settings_of(path), ("p", "n"))
     assert task.labels == ("p", "n") and task.numbers == {"p": 0, "n": 1}
 
 
@@ -277,7 +277,7 @@ def test_class_labels_of_a_data_set_keep_their_names(tmp_path):
 
 
 def test_where_limit_and_eval(reviews):
-    data, task = rows_and_task(settings_of(reviews, where="source=a", limit=20))
+    data, _ = rows_and_task(settings_of(reviews, where="source=a", limit=20))
     assert len(data.train) == 20 and set(data.train["source"]) == {"a"}
     whole, _ = rows_and_task(settings_of(reviews, eval=reviews, where="source=b"))
     assert len(whole.train) == len(whole.held_out) == 80
@@ -286,7 +286,11 @@ def test_where_limit_and_eval(reviews):
 @pytest.mark.parametrize(
     "content, options, expected",
     [
-        ("text,label\na,1\nb,0\n", {"text": "body"}, "there is no column 'body'; its columns are 'text', 'label'; where its first line is a row"),
+        (
+            "text,label\na,1\nb,0\n",
+            {"text": "body"},
+            "there is no column 'body'; its columns are 'text', 'label'; where its first line is a row",
+        ),
         ("text,label\na,1\nb,0\n", {"where": "label=7"}, "no row has label=7; values there are 1, 0"),
         ("text,label\na,1\nb,1\n", {"holdout": 0}, "has the one value '1'"),
         ("text,label\na,0.5\nb,1.5\n", {"holdout": 0}, "use --task regression"),
@@ -439,7 +443,9 @@ def test_what_is_not_whole_is_passed_over(small, halt_at):
     newest, before = folder / "checkpoint-6", folder / "checkpoint-4"
     assert checkpoints.last() == newest
     record = json.loads((newest / "whole.json").read_text())
-    assert set(record["sha256"]) == {path.name for path in newest.iterdir()} - {"whole.json"} and len(record["sha256"]) > 4
+    assert (
+        set(record["sha256"]) == {path.name for path in newest.iterdir()} - {"whole.json"} and len(record["sha256"]) > 4
+    )
     for name in (*record["sha256"], "whole.json"):
         data = (newest / name).read_bytes()
         for damaged in (data[:-1], data[: len(data) // 2], b"", b"\0" * len(data), b"[" * 100_000):
@@ -713,11 +719,10 @@ def test_the_vector_and_the_head_have_learning_rates_of_their_own(small):
 
 
 def test_the_head_has_a_decay_of_its_own_on_its_matrices(small):
-    seen = {}
+    seen, plain = {}, module.make_trainer
     for name, options in {"one": {"weight_decay": 0.5}, "own": {"head_weight_decay": 0.1}}.items():
         made = []
         with pytest.MonkeyPatch.context() as patch:
-            plain = module.make_trainer
             patch.setattr(module, "make_trainer", lambda *each, made=made: made.append(plain(*each)) or made[-1])
             train(TrainSettings(**small, **options))
         groups = made[0].optimizer.param_groups

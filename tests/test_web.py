@@ -124,7 +124,7 @@ def table_of(rows, columns=("text", "label", "source")):
 @needs_node
 def test_examples_are_those_of_python(tmp_path):
     """The same rows are held out, in the same order, with the same classes, as the torch backend takes them from a file."""
-    from backends.torch.settings import DataSettings
+    from backends.settings import DataSettings
     from backends.torch.tasks import rows_and_task
 
     cells = ["good", " bad", "good ", "NaN", "", "b\u00adad", "fair"]

@@ -83,7 +83,7 @@ def _read(r: dict[str, Any]) -> dict[str, Any]:
     return read_answer(decode(data), data)
 
 
-def read_answer(adapter: Adapter, data: bytes) -> dict:
+def read_answer(adapter: Adapter, data: bytes) -> dict[str, Any]:
     """The answer to ``read``, of an adapter that a file with these bytes holds."""
     values = {"theta": adapter.theta} | {SAVED + name: value for name, value in adapter.saved.items()}
     tensors = {

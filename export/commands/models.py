@@ -94,7 +94,9 @@ def onnx_command(
         raise UniLoraError("--genai and --base are both bases; give one of them")
     keep(adapter, output, output.with_suffix(".onnx_adapter"), output.with_suffix(".expander.onnx"))
     if weights is not None and mode != STEP:
-        raise UniLoraError(f"--weights is for --mode step; the mode {mode} has --dtype, or an ONNX base that is quantized")
+        raise UniLoraError(
+            f"--weights is for --mode step; the mode {mode} has --dtype, or an ONNX base that is quantized"
+        )
     if dtype not in (None, *DTYPES):
         raise UniLoraError(f"--dtype is {dtype!r}; give {', '.join(DTYPES)}")
     form = {"required_inputs": required_inputs, "inline": inline, "marked": not unmarked}
@@ -111,7 +113,9 @@ def onnx_command(
             option = "map" if given else "part"
             raise UniLoraError(f"--{option} is for a base that is an ONNX file; --base names none")
         else:
-            report = _from_torch(base, adapters, output, mode, form, opset, dtype, with_past, weights, inputs, compare, step)
+            report = _from_torch(
+                base, adapters, output, mode, form, opset, dtype, with_past, weights, inputs, compare, step
+            )
     tell(report, as_json, show)
 
 

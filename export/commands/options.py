@@ -43,7 +43,9 @@ Adapters = Annotated[
     list[Path],
     typer.Option("--adapter", metavar="FILE", help="The adapter's file; several, in their order, for the mode bank."),
 ]
-Mode = Annotated[str, typer.Option(metavar="|".join(MODES), help="When to choose which: see the list of `export onnx --help`.")]
+Mode = Annotated[
+    str, typer.Option(metavar="|".join(MODES), help="When to choose which: see the list of `export onnx --help`.")
+]
 RequiredInputs = Annotated[
     bool,
     typer.Option(

@@ -78,7 +78,9 @@ def feed(model: ir.Model, saved: Sequence[Saved], adapter: Adapter, required: bo
 def _add_unused(graph, name, shape, required):
     """An input that may be fed, whose default has no entries."""
     if name in graph.initializers:
-        raise UniLoraError(f"the base has another tensor named {name}, which another part's parameter is fed as; rename it")
+        raise UniLoraError(
+            f"the base has another tensor named {name}, which another part's parameter is fed as; rename it"
+        )
     value = ir.Value(name=name, shape=ir.Shape([f"rows of {name}", *shape[1:]]), type=ir.TensorType(ir.DataType.FLOAT))
     graph.inputs.append(value)
     if not required:

@@ -28,7 +28,9 @@ def written(tape, projection: Program, theta: ir.Value, name: str, start: int = 
     made: dict[Value, ir.Value] = {}
     for value in ordered(pieces):
         made[value] = _WRITTEN[value.op](tape, value, theta, *(made[each] for each in value.inputs))
-    whole = tape.add("Concat", *(made[value] for value in pieces), axis=0, shape=[sum(value.size for value in pieces)], name=name)
+    whole = tape.add(
+        "Concat", *(made[value] for value in pieces), axis=0, shape=[sum(value.size for value in pieces)], name=name
+    )
     return Written(whole, pieces, made)
 
 
@@ -107,7 +109,9 @@ def adjoint(tape, written: Written, d: int, g: ir.Value) -> ir.Value:
 def _split(tape, g, sizes):
     if len(sizes) == 1:
         return [g]
-    parts = [ir.Value(name=f"{tape.prefix}.piece{i}.grad", type=ir.TensorType(ir.DataType.FLOAT)) for i in range(len(sizes))]
+    parts = [
+        ir.Value(name=f"{tape.prefix}.piece{i}.grad", type=ir.TensorType(ir.DataType.FLOAT)) for i in range(len(sizes))
+    ]
     return tape.op_multi_out("Split", [g, _numbers(tape, sizes)], {"axis": 0}, outputs=parts)
 
 

@@ -64,7 +64,9 @@ def export_onnx_file(
     form = Form(required_inputs, inline, marked)
     check_call(path, mode, adapters, form)
     if mode == STEP:
-        raise UniLoraError(f"{base} has no backward pass, and PyTorch makes that of a step; give --base the model's folder")
+        raise UniLoraError(
+            f"{base} has no backward pass, and PyTorch makes that of a step; give --base the model's folder"
+        )
     replaced = {Path(os.path.realpath(file)) for file in outputs(path, mode)}
     if Path(os.path.realpath(base)) in replaced:
         raise UniLoraError(f"{path} is the base itself; give another output")

@@ -29,7 +29,9 @@ def export_genai(folder, adapter: Adapter | Sequence[Adapter], output, mode: str
     """
     folder, output = Path(folder), Path(output)
     if mode == "bank":
-        raise UniLoraError("onnxruntime-genai feeds no number for each row, which the mode bank needs; give --mode factored or input")
+        raise UniLoraError(
+            "onnxruntime-genai feeds no number for each row, which the mode bank needs; give --mode factored or input"
+        )
     check_new(output)
     name = graph_name(folder)
     with new_folder(output) as target:

@@ -79,7 +79,21 @@ def export_onnx(
     if mode != STEP and (loss or weights != "float32"):
         raise UniLoraError(f"loss and weights are of the mode step, and the mode is {mode}; leave them out")
     if mode == STEP:
-        return _step(model, adapters[0], batches, path, opset, dynamic, loss, weights, with_past, compare, form, progress, warnings)
+        return _step(
+            model,
+            adapters[0],
+            batches,
+            path,
+            opset,
+            dynamic,
+            loss,
+            weights,
+            with_past,
+            compare,
+            form,
+            progress,
+            warnings,
+        )
     placed, saved = adapters[0].layer_map.placed_by_weight(), adapters[0].saved
 
     with inference(model):
@@ -113,7 +127,9 @@ def _step(model, adapter, batches, path, opset, dynamic, loss, weights, with_pas
     from .step.export import LABELS, export_step
 
     if with_past:
-        raise UniLoraError("--with-past is for a decoder that generates, and a step learns whole sequences; leave it out")
+        raise UniLoraError(
+            "--with-past is for a decoder that generates, and a step learns whole sequences; leave it out"
+        )
     if dynamic is None:
         dynamic = default_dynamic({name: value for name, value in batches[0].items() if name != LABELS})
     report = export_step(model, adapter, batches, path, opset, dynamic, loss, weights, compare, form, progress)
@@ -150,7 +166,9 @@ def _check_base(model, adapters, parameters) -> list[str]:
         adapter.check_saved(shapes)
     for name, value in parameters.items():
         if value.is_floating_point() and value.dtype not in FLOATS:
-            raise UniLoraError(f"{name} is {value.dtype}; export works in float32, float16 and bfloat16: call model.float()")
+            raise UniLoraError(
+                f"{name} is {value.dtype}; export works in float32, float16 and bfloat16: call model.float()"
+            )
     exact = all(parameters[name].dtype == torch.float32 for name in adapters[0].layer_map.by_weight())
     same = adapters[0].same_contents(lambda name: array(parameters[name])) if exact else None
     return [OTHER_CONTENTS] * (same is False) + told(adapters[0].other_rest(looked_at(model)))

@@ -1,6 +1,6 @@
 """Gemma 3 270M as a folder of transformers, in float32, of a GGUF file.
 
-    python tests/runtimes/gemma.py FILE.gguf FOLDER
+python tests/runtimes/gemma.py FILE.gguf FOLDER
 """
 
 import sys

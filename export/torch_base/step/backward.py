@@ -61,7 +61,9 @@ def _between_zeros(g, dim, before, after):
 
 # torch's exporter gives no sum of weights with a nll_loss, which its backward pass divides by where the loss is a mean.
 _OURS_TO_CHOOSE = ("backward", "nll_loss")
-DECOMPOSED = {op: made for op, made in decomposition_table.items() if any(part in str(op) for part in _OURS_TO_CHOOSE)} | {
+DECOMPOSED = {
+    op: made for op, made in decomposition_table.items() if any(part in str(op) for part in _OURS_TO_CHOOSE)
+} | {
     aten.gelu_backward.default: _gelu,
     aten.tanh_backward.default: lambda g, y: _call("TanhBackward", g, y),
     aten.sigmoid_backward.default: lambda g, y: _call("SigmoidBackward", g, y),
