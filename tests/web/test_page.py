@@ -45,6 +45,8 @@ FIELDS = {
     "holdout": SHARE,
     "most": TOKENS,
     "every": 25,
+    "rate": 0.02,
+    "head-rate": 0.005,
 }
 
 
