@@ -134,8 +134,8 @@ def compare(session, cases: Sequence[tuple[Mapping, Mapping]], floats: str = "fl
     """
     outputs = {}
     for feed, expected in cases:
-        slopes = [np.abs(wanted).max(initial=0) for name, wanted in expected.items() if name.endswith(GRADIENT)]
-        least = max(0.01 * max(slopes, default=0), np.finfo(np.float32).tiny)  # of a gradient's size
+        slopes = [float(np.abs(wanted).max(initial=0)) for name, wanted in expected.items() if name.endswith(GRADIENT)]
+        least = max(0.01 * max(slopes, default=0), float(np.finfo(np.float32).tiny))  # of a gradient's size
         for name, answer in run(session, feed, list(expected)).items():
             wanted = expected[name]
             if answer.shape != wanted.shape or not np.isfinite(answer).all():
