@@ -19,10 +19,7 @@ from backends.torch.training.start import start
 from backends.torch.training.train import train as train_torch
 from backends.torch.using.evaluation import evaluate as evaluate_torch
 from export.__main__ import app
-from export.modes import MODES
 from unilora_spec import load_adapter
-
-pytestmark = pytest.mark.skipif("step" not in MODES, reason="the export has no mode step yet")
 
 STEPS = 50
 TASKS = ("classification", "token-classification", "causal-lm")

@@ -1,5 +1,6 @@
 """The graph of a step: loss, logits and gradients as PyTorch has them, for every task and kind, and what is refused."""
 
+import json
 import os
 import subprocess
 import sys
@@ -426,8 +427,9 @@ def test_the_command(made, tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     words = ["onnx", "--mode", "step", "--adapter", "start.safetensors", "--base", "base", "-o", "step.onnx"]
     call = [sys.executable, "-m", "export", *words]
-    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "theta.grad" in done.stdout, done.stderr[-2000:]
+    done = subprocess.run([*call, "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "theta.grad" in json.loads(done.stdout)["comparison"]["outputs"]
     assert (tmp_path / "step.safetensors").read_bytes() == (tmp_path / "start.safetensors").read_bytes()
     refused = subprocess.run(
         [*call[:3], *words[:2], "input", *words[3:], "--weights", "int8"],
