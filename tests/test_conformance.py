@@ -191,7 +191,7 @@ def test_protocol_examples():
 
 
 def test_every_fault_has_its_place():
-    assert f"{len(faults.FAULTS)} small mistakes" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{len(faults.FAULTS)} small mistakes" in (ROOT / "docs/implementing.md").read_text(encoding="utf-8")
     for fault in faults.FAULTS:
         assert fault.text != fault.path.read_text(encoding="utf-8"), fault.name
     assert len({(fault.name, fault.file, fault.rule) for fault in faults.FAULTS}) == len(faults.FAULTS)

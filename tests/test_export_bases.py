@@ -18,7 +18,7 @@ from exports import export_to, largest, other, session_of, traced_once  # noqa: 
 from export import export_onnx
 from export.graph.expander import expander
 from export.graph.rebuild import factor_name
-from export.modes import MODES
+from export.modes import MODES, STEP
 from export.onnx import feeds_of
 from export.torch_base.base import load_base
 from export.torch_base.inputs import real_inputs
@@ -50,10 +50,11 @@ OUTPUTS = {
     small_models.resnet: ["logits"],
     small_models.swin: ["logits"],
 }
+ANSWERING = [mode for mode in MODES if mode != STEP]
 CONVOLUTIONS = (small_models.vit, small_models.convnext, small_models.resnet)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ANSWERING)
 @pytest.mark.parametrize("build", OUTPUTS, ids=lambda build: build.__name__)
 def test_every_kind_of_model(base, tmp_path, build, mode):
     model, adapter = base(build)
@@ -77,7 +78,7 @@ def test_every_kind_of_model(base, tmp_path, build, mode):
 DECODERS = (small_models.llama, small_models.gpt2, small_models.mistral)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ANSWERING)
 @pytest.mark.parametrize("build", DECODERS[:2], ids=lambda build: build.__name__)
 def test_a_decoder_takes_and_gives_its_cache(base, tmp_path, build, mode):
     model, adapter = base(build)
@@ -144,7 +145,7 @@ def test_half_the_size(base, tmp_path, build, dtype):
     model, adapter = base(build)
     model = small_models.built(build)[0].to(dtype)
     past = build is small_models.llama
-    modes = MODES if past else ["merged"]
+    modes = ANSWERING if past else ["merged"]
     # A few roundings (2^-11, 2^-8) of a model of one layer.
     few = {torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]
     for mode in modes:
@@ -193,7 +194,7 @@ def real():
     return model, tokenizer, adapter
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ANSWERING)
 def test_real_weights(real, tmp_path, mode):
     model, tokenizer, adapter = real
     first, *more = real_inputs(model, tokenizer)

@@ -26,7 +26,7 @@ from torch import nn
 
 from backends.rows.split import Data, share
 from backends.settings import TrainSettings
-from backends.torch.tasks import Task
+from backends.torch.tasks.model import ForModel
 from backends.torch.training.base import prepare, quiet
 from backends.torch.training.trainer import make_trainer
 from unilora_spec import WorkFailed, replacing
@@ -171,7 +171,7 @@ def trained(model: nn.Module) -> tuple[dict, dict]:
 
 def prepared(
     seed: int, scale: Scale, judged_on: str, data_set: str = TOMATOES
-) -> tuple[TrainSettings, nn.Module, Sequence[str], Data, Task]:
+) -> tuple[TrainSettings, nn.Module, Sequence[str], Data, ForModel]:
     """The settings, the base without dropout, its head's parameters, the data and the task of the runs of a seed."""
     settings = TrainSettings(
         base=BASE,
