@@ -29,7 +29,7 @@ from export import export_onnx
 from export.graph.paths import add_beside
 from export.graph.rebuild import pairs
 from export.graph.sites import uses
-from export.modes import MODES
+from export.modes import ANSWERING
 from export.onnx_base.from_file import export_onnx_file, read
 from export.onnx_base.matching import match
 from export.parity import compare as parity
@@ -73,7 +73,7 @@ def main(adapter: Adapter, only_lora: bool):
         seconds = {}
         still = Adapter(adapter.projection, adapter.layer_map, 0 * adapter.theta, adapter.base, adapter.saved)
         export_onnx(model, still, first, folder / "base.onnx")
-        for mode in ("input", "factored") if only_lora else MODES:
+        for mode in ("input", "factored") if only_lora else ANSWERING:
             begin = time.perf_counter()
             export_onnx(model, adapter, first, folder / f"{mode}.onnx", mode)
             seconds[mode] = time.perf_counter() - begin
@@ -86,7 +86,7 @@ def main(adapter: Adapter, only_lora: bool):
         if only_lora:
             rows = [folder / f"{name}.onnx" for name in (LORA, "input", "factored", AGAIN)]
             return show(measure(rows, adapter, {(1, 32): 400}), {})
-        rows = [folder / f"{name}.onnx" for name in ("base", *MODES, LORA, AGAIN)]
+        rows = [folder / f"{name}.onnx" for name in ("base", *ANSWERING, LORA, AGAIN)]
         show(measure(rows, adapter), agreement(rows[1:], adapter, model, tokenizer))
         switching(folder, adapter)
 

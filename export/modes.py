@@ -12,7 +12,8 @@ MODES = {
     "bank": "requests for different adapters share a batch: each row has a number",
     "step": "to train where PyTorch is not: inputs, labels and θ in, loss, logits and their gradients out",
 }
-STEP = "step"  # all others answer requests
+STEP = "step"
+ANSWERING = tuple(mode for mode in MODES if mode != STEP)  # requests, where a step answers a trainer
 FED = ("input", "factored")  # each run may bring another adapter
 BESIDE = {"input": (".onnx_adapter",), "factored": (".expander.onnx", ".onnx_adapter"), "step": (".safetensors",)}
 """The suffixes of the files beside a graph."""

@@ -18,7 +18,7 @@ from exports import export_to, largest, other, session_of, traced_once  # noqa: 
 from export import export_onnx
 from export.graph.expander import expander
 from export.graph.rebuild import factor_name
-from export.modes import MODES, STEP
+from export.modes import ANSWERING
 from export.onnx import feeds_of
 from export.torch_base.base import load_base
 from export.torch_base.inputs import real_inputs
@@ -50,7 +50,6 @@ OUTPUTS = {
     small_models.resnet: ["logits"],
     small_models.swin: ["logits"],
 }
-ANSWERING = [mode for mode in MODES if mode != STEP]
 CONVOLUTIONS = (small_models.vit, small_models.convnext, small_models.resnet)
 
 

@@ -16,7 +16,7 @@ from test_lora import export_to as export_lora_to
 
 from export.folders.from_peft import import_peft
 from export.folders.peft import export_peft
-from export.modes import MODES, STEP
+from export.modes import ANSWERING
 from export.onnx import cases
 from export.onnx_base.from_file import export_onnx_file
 from export.parity import compare as parity
@@ -72,7 +72,7 @@ def test_modes(tmp_path, base, kind):
     adapters = [Adapter(p, layer_map, rng.standard_normal(p.d).astype(np.float32)) for _ in range(2)]
     feed = {"x": rng.standard_normal((5, 8)).astype(np.float32)}
     answers = [[{"y": said(weights, adapter, feed["x"])}] for adapter in adapters]
-    for mode in MODES.keys() - {STEP}:
+    for mode in ANSWERING:
         given = adapters if mode == "bank" else adapters[:1]
         report = export_onnx_file(path, given, tmp_path / "model.onnx", mode)
         assert mode == "merged" or report["index"] == f"stored, 4 bytes an entry: the kind {kind} has no other"

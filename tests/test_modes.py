@@ -23,15 +23,13 @@ from export.graph.expander import write_adapter
 from export.graph.functions import FUNCTIONS
 from export.graph.marks import mark_of_theta
 from export.graph.rebuild import pairs
-from export.modes import MODES as ALL
-from export.modes import STEP
+from export.modes import ANSWERING
 from export.onnx import feeds_of
 from export.parity.evaluator import evaluator
 from unilora_spec import LayerMap, Projection, Segment, UniLoraError
 
 ROOT = Path(__file__).parents[1]
 BASES = (small_models.bert, small_models.gpt2)
-MODES = [mode for mode in ALL if mode != STEP]  # those that answer requests
 HEAD = ("classifier.weight", "classifier.bias")
 # Float32 sums in other orders, of logits up to 21, where the last bit is 1.9e-6; what an adapter does is above 1e-2.
 CLOSE = {"rtol": 0, "atol": 2e-5}
@@ -67,7 +65,7 @@ def bank(build, adapters, feed, numbers):
     return np.stack([said[number][row] for row, number in enumerate(numbers)])
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ANSWERING)
 @by_name
 def test_the_same_wherever_it_runs(exported, build, mode):
     """Each level of ONNX Runtime folds and fuses more, onnx's own evaluator nothing; the sizes are not those traced."""
@@ -243,13 +241,13 @@ sys.path.insert(0, "tests")
 import small_models
 from adapters import adapter_of
 from exports import export_to, tracing_once
-from export.modes import MODES, STEP
+from export.modes import ANSWERING
 
 model, segments = small_models.built(small_models.gpt2)
 adapter = adapter_of(model, segments, "base")
 folder = Path(sys.argv[1])
 with tracing_once():
-    for mode in MODES.keys() - {STEP}:
+    for mode in ANSWERING:
         export_to(folder / f"{mode}.onnx", model, adapter, mode)
 """
 
@@ -257,7 +255,7 @@ with tracing_once():
 def test_the_same_bytes_in_another_process(exported, tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", SCRIPT, tmp_path], check=True, cwd=ROOT, env=environment, capture_output=True)
-    here = [Path(file) for mode in MODES for file in exported(small_models.gpt2, mode)[2]["files"]]
-    assert len(here) == len(MODES) + 3
+    here = [Path(file) for mode in ANSWERING for file in exported(small_models.gpt2, mode)[2]["files"]]
+    assert len(here) == len(ANSWERING) + 3
     for file in here:
         assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
