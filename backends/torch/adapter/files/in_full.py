@@ -39,10 +39,10 @@ class InFull:
 
     def keep(self, names) -> None:
         """Trains the named parameters in full; their values of now come back with ``restore``."""
-        every = self.parameters()
-        self.originals = {name: every[name].detach().clone() for name in names}
-        for name in names:
-            every[name].requires_grad_(True)
+        trained = self.parameters_of(names)
+        self.originals = {name: parameter.detach().clone() for name, parameter in trained.items()}
+        for parameter in trained.values():
+            parameter.requires_grad_(True)
         self._shown = Original.of(self.model, self.originals)
         self._shown += [ByRow(module, self.model, name) for module, name in self.shown_on().items()]
 
@@ -120,6 +120,8 @@ class InFull:
 def names_in_full(model: nn.Module, patterns, layer_map: LayerMap) -> list[str]:
     """The names of the parameters that ``patterns`` name, themselves or by their modules, each once. Raises ``LayerMapError``."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not patterns:
+        return []
     every, names = parameters(model), []
     first = {id(parameter): name for name, parameter in first_parameters(model).items()}
     named = matching(patterns, [*modules(model), *every])

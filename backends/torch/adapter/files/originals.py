@@ -1,6 +1,6 @@
 """What a parameter trained in full was before, for whoever computes where the adapter is off: a reference model is the base as it was."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from torch import Tensor, nn
 
@@ -20,11 +20,13 @@ class Original(Shown):
         self.model, self.name = model, name
 
     @classmethod
-    def of(cls, model: nn.Module, names: Iterable[str]) -> list["Original"]:
+    def of(cls, model: nn.Module, names: Collection[str]) -> list["Original"]:
         """One on each module that has a parameter of these names, as tied ones have it in several."""
+        if not names:
+            return []
         every, found = parameters(model), {}
         by_parameter = {id(module._parameters[key]): name for name in names for module, key in [every[name]]}
-        for module, key in every.values() if by_parameter else ():
+        for module, key in every.values():
             name = by_parameter.get(id(module._parameters[key]))
             if name is not None and (module, key) not in found:
                 found[module, key] = cls(model, name)

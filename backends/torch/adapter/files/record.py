@@ -1,5 +1,6 @@
 """What a file holds of an adapter on a model, and what a model has to be for it (SPEC 8, 10)."""
 
+import functools
 import warnings
 from collections.abc import Callable
 
@@ -44,8 +45,12 @@ def base_of(unilora) -> Base:
 def values_of(model: nn.Module) -> Callable[[str], np.ndarray]:
     """What gives the values of a weight that can be adapted by its name: float32, of a quantized one those that its codes stand
     for."""
-    owners = {candidate.weight: candidate for candidate in candidates(model)}
-    return lambda name: as_array(owners[name].values())
+
+    @functools.cache
+    def owners():  # at the first weight, as most kinds read none
+        return {candidate.weight: candidate for candidate in candidates(model)}
+
+    return lambda name: as_array(owners()[name].values())
 
 
 def as_array(tensor) -> np.ndarray:

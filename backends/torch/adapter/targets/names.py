@@ -78,7 +78,17 @@ def first_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def named_modules(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """``modules`` one by one, each before what it holds. It computes nothing: of a parametrized module no ``weight`` is read."""
-    yield from _below(model, name, _present(_LEFT_OUT), tuple(_present(_REFUSED)))
+    left_out, refused = _present(_LEFT_OUT), tuple(_present(_REFUSED))
+    waiting = [(name, model)]
+    while waiting:
+        name, module = waiting.pop()
+        while kind := next((kind for kind in left_out if isinstance(module, kind)), None):
+            module = module._modules[left_out[kind]]
+        if isinstance(module, refused):
+            where = f"{name} is" if name else "the model is"
+            raise LayerMapError(f"{where} a {type(module).__name__}; attach to the plain model first, then wrap it")
+        yield name, module
+        waiting += [(joined(name, key), child) for key, child in reversed(module._modules.items()) if child is not None]
 
 
 def base_name(name: str) -> str:
@@ -112,15 +122,3 @@ def _present(classes):
         if of_module in sys.modules and hasattr(sys.modules[of_module], of_class):
             found[getattr(sys.modules[of_module], of_class)] = classes[place] if isinstance(classes, dict) else None
     return found
-
-
-def _below(module, name, left_out, refused):
-    while kind := next((kind for kind in left_out if isinstance(module, kind)), None):
-        module = module._modules[left_out[kind]]
-    if isinstance(module, refused):
-        where = f"{name} is" if name else "the model is"
-        raise LayerMapError(f"{where} a {type(module).__name__}; attach to the plain model first, then wrap it")
-    yield name, module
-    for key, child in module._modules.items():
-        if child is not None:
-            yield from _below(child, joined(name, key), left_out, refused)
