@@ -23,7 +23,7 @@ from .left_out import LeftOut
 from .several.adapters import Adapters
 from .several.several import Several
 from .sites.delta_weight import DeltaWeight
-from .sites.low_rank import unchanged
+from .sites.low_rank import empty_hook
 from .sites.noise import Draw, Noise
 from .sites.shown import shows
 from .targets.candidates import candidates
@@ -188,7 +188,7 @@ class UniLora(Several, LeftOut):
         # torch's encoder layers go past the forwards of all that is in them where they see no hook
         layers = [module for module in self.model.modules() if isinstance(module, nn.TransformerEncoderLayer)]
         for module in dict.fromkeys([self.model, *layers]):
-            self._sites.append(module.register_forward_pre_hook(unchanged))
+            self._sites.append(module.register_forward_pre_hook(empty_hook))
 
     def _adapted_weights(self) -> list[torch.Tensor]:
         return [parameters[key] for parameters, key in self._places]  # looked at in each call

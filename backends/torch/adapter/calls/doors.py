@@ -232,7 +232,7 @@ class Doors:
         last = self._last  # another thread may put its own there
         theta = self.vector.theta
         seen = not fresh and last and not _is_unseen(theta)
-        if seen and last.serve(theta, self.dtype, self._wants_grad()):
+        if seen and last.are_usable_for(theta, self.dtype, self._wants_grad()):
             return last
         last = self._last = self._traced = None  # the memory of the last ones before that of the next
         self._last = made = self._made()
