@@ -16,9 +16,9 @@ from .files.folders import read_adapters
 from .files.heads import lacking
 from .files.in_full import names_in_full
 from .files.record import values_of
-from .several.adapters import fitting
+from .several.adapters import fitting_adapter
 from .targets.candidates import candidates
-from .targets.names import plain
+from .targets.names import unwrapped
 from .targets.plan import plan
 from .unilora import UniLora
 
@@ -77,7 +77,7 @@ def attach(
     >>> [(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
     [('unilora_theta', (10,))]
     """
-    wrapped, model = model, plain(model)
+    wrapped, model = model, unwrapped(model)
     refuse_marked(model)
     if isinstance(targets, LayerMap):
         layer_map = targets
@@ -117,10 +117,10 @@ def load_adapter(model: nn.Module, path: PathLike) -> nn.Module:
     checked.
     """
     attached = getattr(model, "unilora", None)
-    wrapped, model = model, attached.model if attached else plain(model)
+    wrapped, model = model, attached.model if attached else unwrapped(model)
     if not attached:
         refuse_marked(model)
-    attach_adapter(model, fitting(model, path))
+    attach_adapter(model, fitting_adapter(model, path))
     read_adapters(model, load_adapter)
     return wrapped
 

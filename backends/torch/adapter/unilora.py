@@ -149,7 +149,7 @@ class UniLora(Several, LeftOut):
         """Whether this thread is within a call of the model or of a part."""
         return self.doors.is_open
 
-    def factors_of_now(self) -> Factors | None:
+    def acting_factors(self) -> Factors | None:
         """The factors that act in this thread now, of the θ of now; None where the adapter does not act."""
         return self.doors.now()
 

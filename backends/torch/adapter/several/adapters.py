@@ -53,7 +53,7 @@ class Adapters:
     def add(self, name: str, adapter) -> None:
         """Takes the adapter in a file, or an ``Adapter``, into memory."""
         self._refuse_taken(name)
-        self._held[name] = self._as_held(fitting(self.unilora.model, adapter))
+        self._held[name] = self._as_held(fitting_adapter(self.unilora.model, adapter))
 
     def set(self, name: str) -> None:
         """Puts the adapter of this name on the model, and keeps what was there under its own."""
@@ -177,7 +177,7 @@ def alike(held: dict[str, Held]) -> Held:
     return one
 
 
-def fitting(model, adapter) -> Adapter:
+def fitting_adapter(model, adapter) -> Adapter:
     """The adapter in a file, in a folder that ``load_adapter`` takes, or an ``Adapter`` as it is. Raises ``UniLoraError`` where it does not fit the model, with
     the file's name; warns where the model's weights are others."""
     if hasattr(model, "unilora"):

@@ -31,8 +31,11 @@ class Rows:
         self.of_row, self.heads, self.layer_map = of_row, heads, layer_map
         self._now = None
 
-    def added(self, module, x: Tensor, output: Tensor, segment, s: float, factors, add: Callable, convolved: Callable):
-        """``output`` with what a segment's stacked ``factors`` add; ``add`` and ``convolved`` are the site's own."""
+    def add_deltas(
+        self, module, x: Tensor, output: Tensor, segment, s: float, factors, add: Callable, convolved: Callable
+    ):
+        """``output`` with s·(x Aᵀ)Bᵀ of each row's adapter added, from a segment's stacked ``factors``; ``add`` and
+        ``convolved`` are functions of the site."""
         self._check(segment.name, x, module)
         first, *rest = (factor.to(x) for factor in factors)
         if isinstance(module, nn.modules.conv._ConvNd):
@@ -56,7 +59,7 @@ class Rows:
             finally:
                 self._now = None
 
-        return self.each(name, module, x, one)
+        return self.by_adapter(name, module, x, one)
 
     def head(self, name: str) -> Tensor | None:
         """The parameter of this name of the adapter whose rows run now; None: the base's. Raises ``LayerMapError`` between them."""
@@ -67,8 +70,9 @@ class Rows:
             )
         return self.heads[self._now].get(name)
 
-    def each(self, name: str, module, x: Tensor, one: Callable) -> Tensor:
-        """``one(x of the rows of an adapter, its number)`` for each adapter, in the places of the rows."""
+    def by_adapter(self, name: str, module, x: Tensor, one: Callable) -> Tensor:
+        """Calls ``one(rows of x, number)`` once for each adapter, with the rows that have it, and puts the results in
+        the places of the rows."""
         self._check(name, x, module)
         return self._each(x, one)
 

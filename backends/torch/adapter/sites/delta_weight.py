@@ -36,15 +36,15 @@ class DeltaWeight(Shown):
         """What the attribute gives now."""
         weight = self.module._parameters[self.parameter]
         if torch.compiler.is_compiling():
-            factors = self.unilora.factors_of_now()
+            factors = self.unilora.acting_factors()
             return weight if factors is None else self._adapted(weight, factors)
         call = self._call
         if call.depth:
             if call.weight is None:
-                factors = self.unilora.factors_of_now()
+                factors = self.unilora.acting_factors()
                 call.weight = weight if factors is None else self._adapted(weight, factors)
             return call.weight
-        factors = self.unilora.factors_of_now() if self.unilora.is_called else None
+        factors = self.unilora.acting_factors() if self.unilora.is_called else None
         return weight if factors is None else self._adapted(weight, factors)
 
     def _within_call(self, forward, inputs, named):

@@ -26,7 +26,7 @@ class Lookup(LowRank):
             for number, segment, s in self.pairs:
                 own = [factor.to(output) for factor in factors.segments[number]]
                 delta = partial(self._delta_of_rows, module, segment, s, own)
-                output = output + factors.rows.each(segment.name, module, ids, delta)
+                output = output + factors.rows.by_adapter(segment.name, module, ids, delta)
             return output
         for number, segment, s in self.pairs:
             output = output + self._delta(

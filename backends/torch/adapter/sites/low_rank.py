@@ -55,7 +55,7 @@ class LowRank:
         self.is_matrix_of_pairs = self.has_pairs and not self.is_convolution
 
     def __call__(self, module, inputs, named, output):
-        factors = self.unilora.factors_of_now()
+        factors = self.unilora.acting_factors()
         if factors is None:
             return output
         x = inputs[0] if inputs else next(iter(named.values()))
@@ -84,7 +84,7 @@ class LowRank:
         if factors.rows is not None:
             for number, segment, s in self.pairs:
                 own = factors.segments[number]
-                output = factors.rows.added(module, x, output, segment, s, own, _add, self._convolved)
+                output = factors.rows.add_deltas(module, x, output, segment, s, own, _add, self._convolved)
             return output
         draws = self.unilora.draws(self.pairs)
         for number, segment, s in self.pairs:
@@ -156,7 +156,7 @@ class MergedLinear(LowRank):
         return [_MergedForward(module, self)]
 
     def forward(self, module, x):
-        factors = self.unilora.factors_of_now()
+        factors = self.unilora.acting_factors()
         if factors is not None and factors.rows is None and self._costs_less(x, module):
             return self._merged(x, module, factors)
         output = F.linear(x, module.weight, module.bias)

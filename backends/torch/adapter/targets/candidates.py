@@ -122,7 +122,7 @@ def candidates(model: nn.Module) -> list[Candidate]:
     """Every weight of ``model`` that can be adapted, in the order of its modules, each once.
 
     No weight is computed or read for it. Raises ``LayerMapError`` for a model that is wrapped as no adapter can follow
-    (``names.plain``).
+    (``names.unwrapped``).
     """
     return [each for each in survey(model) if isinstance(each, Candidate)]
 

@@ -31,7 +31,7 @@ _PARTS = {*_LEFT_OUT.values(), "_fsdp_wrapped_module"}
 _FIRST_PARTS = ("module.", "base_model.model.")  # DistributedDataParallel's and PEFT's
 
 
-def plain(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside of what ``torch.compile`` or a checkpoint wrapper has put around it, or ``model`` itself.
 
     Raises ``LayerMapError`` where the model, or any part of it, is one that an adapter cannot be attached to: wrapped by
@@ -47,7 +47,7 @@ def plain(model: nn.Module) -> nn.Module:
 def modules(model: nn.Module) -> dict[str, nn.Module]:
     """Every module by each of its names: the model is "", a module that stands in two places has two, a wrapper none.
 
-    Raises ``LayerMapError`` as ``plain`` does.
+    Raises ``LayerMapError`` as ``unwrapped`` does.
     """
     return dict(named_modules(model))
 
@@ -55,7 +55,7 @@ def modules(model: nn.Module) -> dict[str, nn.Module]:
 def parameters(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """Of every parameter, by each of its names, the module that owns it and its key there: ``module._parameters[key]``.
 
-    A tied parameter stands under all of its names. Raises ``LayerMapError`` as ``plain`` does.
+    A tied parameter stands under all of its names. Raises ``LayerMapError`` as ``unwrapped`` does.
 
     >>> list(parameters(nn.Sequential(nn.Linear(2, 2), nn.ReLU())))
     ['0.weight', '0.bias']
@@ -69,7 +69,7 @@ def parameters(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 
 def first_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every parameter once, by the first of its names. Raises ``LayerMapError`` as ``plain`` does."""
+    """Every parameter once, by the first of its names. Raises ``LayerMapError`` as ``unwrapped`` does."""
     first = {}
     for name, (module, key) in parameters(model).items():
         first.setdefault(id(module._parameters[key]), (name, module._parameters[key]))

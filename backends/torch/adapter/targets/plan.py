@@ -12,7 +12,7 @@ from unilora_spec.patterns import matches
 from .architectures import default_targets
 from .candidates import Candidate, Unfit, candidates, is_conv1d, survey
 from .mismatch import is_glob, why_glob, why_none, why_not_among
-from .names import parameters, plain
+from .names import parameters, unwrapped
 
 __all__ = ["Candidate", "candidates", "matching", "plan"]
 
@@ -45,7 +45,7 @@ def plan(
     Raises ``LayerMapError`` for a pattern that matches nothing, with the reason or close names, for weights that cannot be adapted,
     and for a model that is wrapped as no adapter can follow.
     """
-    model = plain(model)
+    model = unwrapped(model)
     found = survey(model)
     targets = default_targets(model, found) if targets is None else _listed(targets)
     exclude, ranks = _listed(exclude), ranks or {}
