@@ -138,7 +138,7 @@ def attach_adapter(model: nn.Module, adapter: Adapter) -> nn.Module:
         attached = UniLora(model, adapter.projection, adapter.layer_map, adapter.theta, adapter.saved)
         attached.in_full.set(adapter.saved)
         attached.adapters.base = adapter.base
-        attached.take_meaning(adapter)
+        attached.set_labels(adapter)
     return model
 
 
