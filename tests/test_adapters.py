@@ -303,8 +303,8 @@ def test_what_no_mix_is_exact_for_is_refused(tmp_path):
         model.unilora.add_adapter(name, paths[name])
     refused = {
         "has A and B, and their product is not linear": {"a": 0.5, "default": 0.5},
-        "a and b have other projections": {"a": 0.5, "b": 0.5},
-        "a and c adapt other weights|a and c have other projections": {"a": 0.5, "c": 0.5},
+        "a and b have different projections": {"a": 0.5, "b": 0.5},
+        "a and c adapt different weights|a and c have different projections": {"a": 0.5, "c": 0.5},
         "no adapter 'd'": {"d": 1.0},
         "needs adapters with their weights": {},
     }

@@ -1,4 +1,4 @@
-"""Why a pattern matches no target, and what to write instead."""
+"""Explains why a pattern matches no target, and what to write instead."""
 
 import difflib
 import re
@@ -31,7 +31,8 @@ def why_glob(pattern: str) -> str:
 def why_none(
     target: str, pattern: str, model: nn.Module, found: Sequence[Candidate | Unfit], expressed: set[str]
 ) -> str:
-    """A sentence for a target that takes none of ``found``; ``expressed`` are those that it matches as a regular expression."""
+    """A sentence for a target that selects none of ``found``; ``expressed`` are the names that it matches as a regular
+    expression."""
     if not found:
         return "the model has no Linear, convolution, Conv1D or stacked weight to adapt, nor another matrix"
     reason = _why_no_name(pattern, model, found, expressed) or f"; {_close(pattern, [each.target for each in found])}"
@@ -85,7 +86,7 @@ def _why_no_name(pattern, model, found, expressed):
 
 
 def _what(name, every, found):
-    """What the module ``name`` is, which is no target, and what to write in its place."""
+    """Says what the module ``name`` is, which is no target, and what to write in its place."""
     module = every[name]
     kind = type(module).__name__
     if other := next((each.target for each in found if each.module is module and each.target != name), None):
@@ -108,13 +109,14 @@ def _quoted(names):
 
 
 def _having(end, names) -> list[str]:
-    """Those of the names that a pattern is the end of, or a simple expression for."""
+    """The names that are ``end`` or end in it, from a dot on; a row range of ``end`` is ignored."""
     end = _ROWS.sub("", end)
     return [name for name in names if end and (name == end or name.endswith(f".{end}"))]
 
 
 def _below(pattern, targets):
-    """A regular expression for the targets below the modules of which ``pattern`` is the end of the name."""
+    """A regular expression for the targets below the modules whose names end in ``pattern``; None where there are
+    none."""
     inside = f".{pattern}."
     if pattern and any(inside in f".{name}" for name in targets):
         return rf"(.*\.)?{re.escape(pattern)}\..*"
