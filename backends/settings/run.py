@@ -202,7 +202,7 @@ class TrainSettings(RunSettings, AttachSettings):
     storage: str | None = option(
         "Training",
         one_of("cached", "computed"),
-        "The projection in memory, 4 bytes an entry, or computed at each step; by default by device and size.",
+        "The projection in memory, 2 or 4 bytes an entry, or computed at each step; by default by device and size.",
     )
 
     card: bool = option(

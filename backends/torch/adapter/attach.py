@@ -63,8 +63,8 @@ def attach(
                     values do not matter; where another parameter is lacking, ``attach`` warns and ``save_adapter``
                     refuses
     bound           the initial θ is uniform in ±bound: by default 0.02, or 0 where all targets are of rank 0 (SPEC 6.4)
-    storage         how P is held, with the same results to the bit: "cached" takes 4 bytes an entry, "computed" takes
-                    no memory and computes P at each step. By default P is computed on a GPU with Triton and where the
+    storage         how P is held, with the same results to the bit: "cached" takes 2 bytes an entry, or 4 where
+                    d > 65,536; "computed" takes no memory and computes P at each step. By default P is computed on a GPU with Triton and where the
                     index would take more than 1 GiB, else cached; ``repr(model.unilora)`` shows which
     progress        called with the number of adapted weights that are prepared and the number of all: kinds that begin
                     with singular vectors of the weights need time for each

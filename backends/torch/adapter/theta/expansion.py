@@ -1,7 +1,7 @@
 """θ_D = Pθ and its adjoint (SPEC 6.2, 6.3) of kinds that gather: P is held in one of three ways, which give the same
 bits.
 
-``cached``    the column of every entry as int32, 4 bytes an entry
+``cached``    the column of every entry: 2 bytes an entry (uint16) where d ≤ 65,536, otherwise 4 (int32)
 ``computed``  nothing: columns are computed at each use, on a CPU in pieces, on a GPU within the Triton kernels
 ``theta``     nothing, as there is nothing to compute: with kind identity, θ_D is θ
 
@@ -31,10 +31,11 @@ LARGEST_CACHE = 2**30  # bytes of an index above which a CPU computes: as much m
 _PIECE = 2**22  # entries whose columns a CPU computes at a time
 
 
-def index_of(projection: Gather, start: int = 0, stop: int | None = None) -> Tensor:
-    """The columns of the rows start … stop − 1 on all of torch's threads: int32[stop − start], as d < 2^31 (SPEC 6)."""
+def index_of(projection: Gather, start: int = 0, stop: int | None = None, dtype: torch.dtype = torch.int32) -> Tensor:
+    """The columns of the rows start … stop − 1, computed on all of torch's threads: ``dtype``[stop − start], integers that
+    hold d − 1. An int32 always does, as d < 2^31 (SPEC 6)."""
     start, stop = projection.range_of(start, stop, projection.D)
-    index, threads = torch.empty(stop - start, dtype=torch.int32), torch.get_num_threads()
+    index, threads = torch.empty(stop - start, dtype=dtype), torch.get_num_threads()
     share = max(2**20, -(-len(index) // threads))  # for less, two threads take longer than one
 
     def fill(i):
@@ -49,7 +50,7 @@ def index_of(projection: Gather, start: int = 0, stop: int | None = None) -> Ten
 
 
 class Expand(torch.autograd.Function):
-    """θ (float[d]) → θ_D (``dtype``[D]); ``index`` is int32[D], ``scale`` float32[d], whole or in parts.
+    """θ (float[d]) → θ_D (``dtype``[D]); ``index`` is uint16[D] or int32[D], ``scale`` float32[d], whole or in parts.
 
     Scaling before gathering rounds each entry once, as the specification does, so the bits are the specification's; in a
     ``dtype`` of less precision they are rounded once more.
@@ -59,7 +60,7 @@ class Expand(torch.autograd.Function):
 
     @staticmethod
     def forward(theta: Tensor, index: Tensor, dtype: torch.dtype, *scale: Tensor) -> Tensor:
-        return (theta.float() * torch.cat(scale)).to(dtype).index_select(0, index)
+        return (theta.float() * torch.cat(scale)).to(dtype).index_select(0, index.int())
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -71,7 +72,11 @@ class Expand(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         scale = torch.cat(ctx.scale)
-        total = torch.zeros_like(scale).index_add(0, ctx.index, g.float())  # not in place: of a vmap, g is a batch
+        total = torch.zeros_like(scale)
+        for columns, part in zip(
+            ctx.index.split(_PIECE), g.split(_PIECE), strict=True
+        ):  # so that little is made int32 at a time
+            total = total.index_add(0, columns.int(), part.float())  # not in place: of a vmap, g is a batch
         return (total * scale).to(ctx.dtype), *[None] * (2 + len(ctx.scale))
 
 
@@ -82,7 +87,7 @@ class Cached:
 
     def __init__(self, projection: Gather, device):
         self.device = torch.device(device)
-        self.index = index_of(projection).to(device)
+        self.index = index_of(projection, dtype=_index_dtype(projection)).to(device)
         self.scale = _in_parts(projection.scale(), device)
 
     @property
@@ -94,6 +99,10 @@ class Cached:
         # places.
         expand = Expand.apply if torch.is_grad_enabled() else Expand.forward
         return expand(theta, self.index, dtype, *self.scale)
+
+
+def _index_dtype(projection) -> torch.dtype:
+    return torch.uint16 if projection.d <= 2**16 else torch.int32
 
 
 def _in_parts(scale, device) -> list[Tensor]:
@@ -154,7 +163,7 @@ def storage_named(projection: Projection, device, asked: str | None = None) -> t
         return Computed  # nothing can be held there
     if asked == "computed" and not computable:
         raise KindError(f"kind {projection.kind} cannot be computed on {device.type}; give storage cached")
-    by_default = on_gpu or (computable and 4 * projection.D > LARGEST_CACHE)
+    by_default = on_gpu or (computable and _index_dtype(projection).itemsize * projection.D > LARGEST_CACHE)
     return Computed if asked == "computed" or (asked is None and by_default) else Cached
 
 
