@@ -373,7 +373,7 @@ def test_a_page_tells_what_the_spread_allows_and_no_more():
     told_of = text.split("**At 192 parameters, beside balanced**")[1].split("**")[0].split("\n- ")
     verdicts = dict(line.strip().split(": ", 1) for line in told_of[1:])
     assert {verdict: names.split(" (")[0] for verdict, names in verdicts.items()} == {
-        "higher": "uniform", "lower": "identity", "no difference can be told": "vera",
+        "higher": "uniform", "lower": "identity", "no clear difference": "vera",
     }  # fmt: skip
     assert "- `xs`: this version has no kind xs" in text and "quick" not in text
     assert "its numbers mean nothing" in page.page({TOMATOES: numbers(quick=True)})
