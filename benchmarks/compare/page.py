@@ -42,7 +42,7 @@ def _head(numbers):
     return f"""# Comparison
 
 This page compares the kinds of this project and methods of PEFT at equal numbers of trained parameters, for somebody who
-has to choose one. It has the accuracy of each method, which differences are clear, the file size, time and memory at each
+has to choose one. It has the accuracy of each method, which differences are significant, the file size, time and memory at each
 budget, the learning rates, and what was left out.
 
 `python -m benchmarks compare` wrote the page, its pictures and [its numbers]({NUMBERS}) after {len(runs)} trainings, {sum(runs) / 3600:.1f} hours
@@ -121,19 +121,19 @@ def _overview(measured):
 
 def _told(measured):
     seeds = _most_seeds(measured)
-    text = "### Which differences are clear"
+    text = "### Which differences are significant"
     if seeds < 2:
-        return f"{text}\n\nNothing: one seed has no spread."
+        return f"{text}\n\nNone can be: one seed has no spread."
     found = list(_comparisons(measured))
     reach = np.median([max(one.of_seeds, one.of_sentences) for _, lines in found for _, one in lines]) if found else 0
     count = sum(len(lines) for _, lines in found)
     text += f"""
 
-Two methods are compared seed by seed and sentence by sentence. A difference of their mean accuracies counts as clear if zero is
+Two methods are compared seed by seed and sentence by sentence. A difference of their mean accuracies is significant if zero is
 outside of two 95 % intervals. One is over the seeds (Student's t: with {seeds} seeds the mean ± {T[seeds] / seeds**0.5:.2f} standard deviations of their
 differences), so that other seeds would show the difference too; the other is over the sentences, so that other sentences would.
 Half of the intervals below reach farther than ±{reach:.3f}: a smaller difference may exist and cannot be seen. Of {count} comparisons,
-chance alone may make some {count * 0.05:.0f} look clear. The brackets have the difference ± the wider interval."""
+chance alone makes about {count * 0.05:.0f} significant. The brackets have the difference ± the wider interval."""
     for title, lines in found:
         if not lines:
             continue
@@ -145,9 +145,9 @@ chance alone may make some {count * 0.05:.0f} look clear. The brackets have the 
 
 def _sorted(lines):
     """Names by what is told of them."""
-    verdicts = {"higher": [], "lower": [], "no clear difference": []}
+    verdicts = {"higher": [], "lower": [], "no significant difference": []}
     for name, one in lines:
-        verdict = "no clear difference" if not one.is_told else "higher" if one.mean > 0 else "lower"
+        verdict = "no significant difference" if not one.is_told else "higher" if one.mean > 0 else "lower"
         verdicts[verdict].append(f"{name} ({one.mean:+.3f} ± {max(one.of_seeds, one.of_sentences):.3f})")
     return verdicts
 
