@@ -373,12 +373,12 @@ def test_a_page_tells_what_the_spread_allows_and_no_more():
     told_of = text.split("**At 192 parameters, beside balanced**")[1].split("**")[0].split("\n- ")
     verdicts = dict(line.strip().split(": ", 1) for line in told_of[1:])
     assert {verdict: names.split(" (")[0] for verdict, names in verdicts.items()} == {
-        "higher": "uniform", "lower": "identity", "no difference can be told": "vera",
+        "higher": "uniform", "lower": "identity", "no significant difference": "vera",
     }  # fmt: skip
     assert "- `xs`: this version has no kind xs" in text and "quick" not in text
     assert "its numbers mean nothing" in page.page({TOMATOES: numbers(quick=True)})
     alone = page.page({TOMATOES: numbers(seeds=1)})
-    assert "Nothing: one seed has no spread." in alone and "±" not in alone.split("## At")[1]
+    assert "None can be: one seed has no spread." in alone and "±" not in alone.split("## At")[1]
 
 
 def test_a_gap_says_whether_a_method_was_not_run_or_cannot_be_there():

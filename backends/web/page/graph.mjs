@@ -1,4 +1,4 @@
-// A step graph: one run gives the loss of a batch and its gradient by all that is trained (docs/web.md has the contract).
+// A step graph: one run gives the loss of a batch and its gradient by all that is trained (docs/step-graph.md has the contract).
 
 import { OnnxFile } from './onnx.mjs';
 import { ensure, Refused } from './refused.mjs';
