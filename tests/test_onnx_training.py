@@ -57,7 +57,7 @@ def small(folder, reviews, tmp_path):  # noqa: F811
 
 def losses(settings) -> list[float]:
     found = []
-    train(settings, told=lambda step, loss: found.append(loss))
+    train(settings, on_step=lambda step, loss: found.append(loss))
     return found
 
 
@@ -142,7 +142,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(small):
     small["output"].unlink()
     for step in (4, 9, 20):  # within an epoch, at the end of one, and once more
         with pytest.raises(Stopped, match=f"stopped at step {step} of 27"):
-            train(TrainSettings(**small, resume=step > 4), told=stopping_at(step))
+            train(TrainSettings(**small, resume=step > 4), on_step=stopping_at(step))
         assert not small["output"].exists()
     assert "give --resume to go on or --overwrite" in refusal(**small)
     assert "--lr is 0.1, but the interrupted run had 0.05" in refusal(**small | {"lr": 0.1, "resume": True})
@@ -230,7 +230,7 @@ def test_a_state_goes_on_to_the_same_bytes_and_is_refused_elsewhere(small, folde
     train(TrainSettings(**small))
     whole, state = small["output"].read_bytes(), tmp_path / "run.state"
     with pytest.raises(Stopped):
-        train(TrainSettings(**small, state=state), told=stopping_at(11))
+        train(TrainSettings(**small, state=state), on_step=stopping_at(11))
     written = state.read_bytes()
     small |= {"output": tmp_path / "on.safetensors", "from_state": state}
     assert len(losses(TrainSettings(**small))) == 27 - 11
