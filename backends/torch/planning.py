@@ -202,10 +202,10 @@ def skeleton(base: str) -> torch.nn.Module:
     import transformers
     from transformers import initialization
 
-    from .training.strangers import NO_CODE, plain
+    from .training.strangers import NO_CODE, remove_hub_kernels
 
     config = _config(base)
-    plain(config)
+    remove_hub_kernels(config)
     known = getattr(transformers, str((config.architectures or [""])[0]), None)
     is_model = inspect.isclass(known) and issubclass(known, transformers.PreTrainedModel) and known.config_class
     try:

@@ -1,4 +1,4 @@
-"""An adapter as a training begins with it, for trainers that know no PyTorch."""
+"""Writes an adapter as a training begins with it, for trainers without PyTorch."""
 
 import dataclasses
 

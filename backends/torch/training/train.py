@@ -1,4 +1,4 @@
-"""One training run, from settings to a file: base, data, ``attach``, transformers' Trainer, ``save_adapter``."""
+"""Runs a training, from settings to a file: base, data, ``attach``, transformers' Trainer, ``save_adapter``."""
 
 import contextlib
 import os
@@ -53,8 +53,8 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     if settings.resume and checkpoints.last():
         settings = replace(settings, sweep=None)  # the checkpoint has the rate that was chosen
     if settings.sweep:
-        told = say if progress and is_first() else lambda line: None
-        settings, tried = swept(settings, lambda trial: train(trial, progress), told)
+        say_if_shown = say if progress and is_first() else lambda line: None
+        settings, tried = swept(settings, lambda trial: train(trial, progress), say_if_shown)
     with quiet(), _deterministic(), contextlib.ExitStack() as stack:
         model, new, rows, task, settings, taken, layer_map, ranks, size, dtype = planned(
             settings, progress and is_first()
@@ -70,7 +70,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         trainer = make_trainer(model, groups(model, settings), settings, rows, task, folder)
         if checkpoints:
-            trainer.keep(checkpoints, Stated(trainer, model, settings, len(rows.train)))
+            trainer.write_to(checkpoints, Stated(trainer, model, settings, len(rows.train)))
         if model.unilora.projection.links > 1:
             trainer.args.num_train_epochs *= model.unilora.projection.links  # --epochs is each link's
             trainer.add_callback(Links(model.unilora, shown.say if shown else lambda line: None))
@@ -133,7 +133,7 @@ def _deterministic():
 
 
 def _run(trainer, model, settings, checkpoints) -> dict:
-    """Trains to the end, or on from the last checkpoint; returns the metrics of the model as it is left."""
+    """Trains to the end, from the start or from the last checkpoint; returns the metrics of the resulting model."""
     last = None
     if checkpoints:
         if is_first():
@@ -156,8 +156,8 @@ def _run(trainer, model, settings, checkpoints) -> dict:
 
 
 def _save(model, settings, report):
-    """Writes the adapter, and its card beside it, whose name it returns; None where there is to be none, or where somebody has put
-    something else there while this ran."""
+    """Writes the adapter, and its card beside it. Returns the card's name, or None where no card is wanted or where
+    another file has appeared in its place meanwhile."""
     adapter, output = model.unilora.adapter(), settings.output
     content, card = encode(adapter), card_beside(output)
     with_card = settings.card and is_free(card)
