@@ -1,6 +1,7 @@
-"""What is learned of rows: a class here for each task, of which ``settings.TASKS`` has the name.
+"""The tasks, what a model can learn of rows: a class for each name in ``settings.TASKS``.
 
-Here is what NumPy says of a task: columns, classes, tokens, answers, metrics. How a model is made for it is a backend's own.
+These classes do what takes NumPy alone: columns, classes, tokens, answers, metrics. Each backend makes its own models
+for them.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,8 +49,8 @@ __all__ = [
 def rows_and_task(
     settings: DataSettings, base_labels: Sequence[str] = (), tasks: dict[str, type[Task]] = TASKS
 ) -> tuple[Data, Task]:
-    """The rows of a run, and its task, which has learned of them. ``base_labels`` are the classes of the base's head, whose order is
-    kept where they are the data's; ``tasks`` are a backend's classes of tasks.
+    """(the rows of a run, its task, which has learned the classes from them). ``base_labels`` are the classes of the
+    base's head, whose order holds where the data have the same classes; ``tasks`` are a backend's classes of tasks.
 
     Raises ``UniLoraError`` with the source's name and the mend.
     """
@@ -58,8 +59,8 @@ def rows_and_task(
 
 
 def as_known(task: Task, by: str) -> Callable[[Source, Source | None], None]:
-    """A way to learn of rows for a task whose ``labels`` an adapter has, which ``by`` names: the classes of all rows have to be among
-    them. Of a task without classes it is the task's own."""
+    """A function in place of ``task.learn`` where ``task.labels`` are those of the adapter that ``by`` names: the
+    classes of all rows have to be among them. For a task without classes it is ``task.learn`` itself."""
     if not task.labels:
         return task.learn
 
