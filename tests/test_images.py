@@ -23,7 +23,7 @@ from test_train import one_thread, own_cache  # noqa: F401  fixtures
 from backends.rows import images
 from backends.settings import EvaluateSettings, PredictSettings, TrainSettings
 from backends.torch.tasks import rows_and_task
-from backends.torch.tasks.crops import _box, by_chance, central
+from backends.torch.tasks.crops import _box, central, random_part
 from backends.torch.training import train as training
 from backends.torch.training.base import prepare
 from backends.torch.training.train import train
@@ -282,7 +282,7 @@ def test_parts_by_chance_are_those_of_the_authors():
     assert _box(3, 1000, random) == (0, 498, 3, 502)  # nothing fits: the middle, a third longer
     half = np.zeros((8, 8, 3), np.uint8)
     half[:, :4] = 255
-    shown = [np.asarray(by_chance(Image.fromarray(half), 8, 8, 2, random), float) for _ in range(400)]
+    shown = [np.asarray(random_part(Image.fromarray(half), 8, 8, 2, random), float) for _ in range(400)]
     left = [image[:, 0].mean() > image[:, -1].mean() for image in shown if image[:, 0].mean() != image[:, -1].mean()]
     assert abs(np.mean(left) - 0.5) < 4 * 0.5 / len(left) ** 0.5  # four standard errors
 

@@ -22,7 +22,7 @@ from ...runs.processes import is_first
 from ...runs.report import announcement
 from ...settings import DURING, TrainSettings, flag
 from ..adapter.attach import attach_adapter
-from ..ranks.during import Beam, Dora, cut
+from ..ranks.during import Beam, Dora, without_pruned
 from ..using.card import card_beside, card_of, check_card, is_free
 from .adapted import attached, groups, planned
 from .base import quiet
@@ -89,7 +89,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
             trainer.add_callback(interruption)
             after = _run(trainer, model, settings, checkpoints)
         if settings.ranks in DURING:
-            attach_adapter(model, cut(model.unilora.adapter()))
+            attach_adapter(model, without_pruned(model.unilora.adapter()))
             ranks["targets"] = ranks_left(ranks["targets"], layer_map, model.unilora.layer_map)
     report = report_of(model, trainer, rows, task, settings, size, dtype, before, after)
     if ranks:
