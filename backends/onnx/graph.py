@@ -103,7 +103,7 @@ def opened(path: Path, threads: int | None = None):
         session = onnxruntime.InferenceSession(path, options, [each for each in PROVIDERS if each in there])
     except Exception as error:  # ONNX Runtime's, of many kinds
         raise UniLoraError(
-            f"{path}: ONNX Runtime takes no such file: {_line(error)}; give a graph of --mode step"
+            f"{path}: ONNX Runtime cannot load it: {_line(error)}; give a graph of --mode step"
         ) from error
     return session, session.get_modelmeta().custom_metadata_map
 

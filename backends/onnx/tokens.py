@@ -54,7 +54,7 @@ class Tokenizer:
         self.bos_token_id, self.eos_token_id, self.pad_token_id = map(self._id, NAMES)
         if self.pad_token_id is None:
             raise UniLoraError(
-                f"{folder}: its tokenizer_config.json names no pad_token, nor an eos_token that could pad"
+                f"{folder}: its tokenizer_config.json names no pad_token and no eos_token; add one, as a batch needs a token for padding"
             )
         self._side = config.get("padding_side", padding.get("direction", "right"))
         self._cut_side = config.get("truncation_side", truncation.get("direction", "right"))

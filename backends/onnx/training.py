@@ -113,7 +113,7 @@ def _completed(settings, adapter, base: Base) -> tuple[TrainSettings, list[str]]
     if settings.lr is None:
         if base.parameters is None:
             raise UniLoraError(
-                f"--lr is missing, and {base.folder} has no weights by whose number it could be chosen; give --lr"
+                f"--lr is missing, and it cannot be chosen by the base's size, as {base.folder} has no weights; give --lr"
             )
         in_full = sum(value.size for value in adapter.saved.values())
         given["lr"] = rate_of(settings.task, p.kind, p.D / p.d, base.parameters + in_full)

@@ -131,13 +131,13 @@ def _check_same(path, described, adapter, run):
     for field in ("projection", "layers", "base", "alpha", "scaling"):
         if not isinstance(there, dict) or there.get(field) != own.get(field):
             raise UniLoraError(
-                f"{path} is of a training of another adapter: its {field} is another; give that adapter's"
+                f"{path} is the state of another adapter's training: its {field} differs; give a state of this adapter's"
             )
     for name, value in run.items():
         before = described["run"].get(name) if isinstance(described.get("run"), dict) else None
         if before != value:
             raise UniLoraError(
-                f"{path} is of a run of {before!r:.40} {name.replace('_', ' ')}, and this one has {value}; give the same "
+                f"{path} is of a run with {name.replace('_', ' ')} {before!r:.40}, and this run has {value!r}; give the same "
                 f"{flag(OPTIONS.get(name, name))}"
             )
 

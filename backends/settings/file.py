@@ -38,7 +38,7 @@ def read_config(path, known: Sequence[str]) -> dict:
         raise UniLoraError(f"{path}: a YAML file of options has lines such as 'rank: 4'")
     options = {str(key).replace("-", "_"): value for key, value in content.items()}
     if len(options) < len(content):
-        raise UniLoraError(f"{path}: an option is there twice, with - and with _; leave one of them out")
+        raise UniLoraError(f"{path}: an option is given twice, with - and with _; leave one of them out")
     for name in options:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0) or known

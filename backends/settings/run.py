@@ -78,7 +78,7 @@ class StartSettings(AttachSettings):
     def __post_init__(self):
         super().__post_init__()
         if self.data is None:
-            raise UniLoraError("--data is missing; give the rows, of which the classes are taken")
+            raise UniLoraError("--data is missing; give the rows from which the classes are taken")
         if self.ranks in DURING:
             raise UniLoraError(f"--ranks {self.ranks} moves ranks while train runs; leave it out")
         self.need_output()

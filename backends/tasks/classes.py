@@ -50,7 +50,7 @@ def learned(
         )
     if wrong := sorted(others.keys() - named.keys()):
         raise UniLoraError(
-            f"{held_out.name}: {column} has the value {wrong[0]!r:.60} in {others[wrong[0]]}, which {source.name} has not"
+            f"{held_out.name}: {column} has the value {wrong[0]!r:.60} in {others[wrong[0]]}, which {source.name} does not have; leave such rows out"
         )
     return names, named
 

@@ -17,7 +17,7 @@ class Seq2Seq(LanguageModel):
         columns = super().columns(there)
         if len(columns) == 1:
             raise UniLoraError(
-                f"{self.form.what}: seq2seq reads two texts; give --text COLUMN,COLUMN for what is asked and its answer"
+                f"{self.form.what}: seq2seq reads two texts; give --text COLUMN,COLUMN for prompts and answers"
             )
         return columns
 

@@ -100,6 +100,4 @@ def check_apart(task, model) -> None:
     (gradient,) = torch.autograd.grad(behind.sum(), embedded[0])
     rounding = torch.finfo(model.dtype).eps ** 0.5
     if gradient[:, : len(before)].any() or not torch.allclose(behind, alone, rtol=rounding, atol=rounding):
-        raise UniLoraError(
-            f"{name} cannot hold rows apart that stand in one: a row sees those before it; leave --packing out"
-        )
+        raise UniLoraError(f"{name} cannot hold packed rows apart: a row sees those before it; leave --packing out")

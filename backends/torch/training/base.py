@@ -98,7 +98,9 @@ def _from_base(load, base, **options):
             (".", "/", "~")
         ):  # it cannot be an id, and the Hub's own error would not help
             raise UniLoraError(f"{base}: there is no such folder; give the base model's folder or id") from error
-        raise UniLoraError(f"{base}: no such folder, nor a base model of that id to be had: {reason(error)}") from error
+        raise UniLoraError(
+            f"{base}: there is no such folder, and no base model with this id can be loaded: {reason(error)}"
+        ) from error
 
 
 def _set_dropout(config, probability) -> int:
@@ -135,6 +137,6 @@ def _base_model(settings, config, task, reader, held_in):
     lacking, total = (sum(parameters[name].numel() for name in names) for names in (new, parameters))
     if lacking > total / 2:
         raise UniLoraError(
-            f"{settings.base}: its weights lack {lacking:,} of the {total:,} parameters of {type(model).__name__}"
+            f"{settings.base}: its weights lack {lacking:,} of the {total:,} parameters of {type(model).__name__}; give a base with weights for it"
         )
     return model, new
