@@ -16,7 +16,7 @@ from ..runs.progress import Progress
 from ..runs.report import announcement, rows_of
 from ..runs.waiting import waiting
 from ..settings import flag
-from ..tasks import TASKS, Task, as_known
+from ..tasks import TASKS, Task, learn_as_known
 from .base import Base, base_of
 from .graph import StepGraph
 from .loop import Checkpoints, Loop
@@ -46,7 +46,7 @@ def train(
     task = task_of(graph, adapter, settings, settings.adapter)
     task.reads(base.tokenizer, base.positions, graph.inputs)
     with doing(lambda: f"reading {settings.data}"):
-        rows = task.ready(load(task.settings, task, as_known(task, str(settings.adapter))), progress)
+        rows = task.ready(load(task.settings, task, learn_as_known(task, str(settings.adapter))), progress)
     settings, taken = _completed(task.settings, adapter, base)
     with contextlib.ExitStack() as stack:
         shown = stack.enter_context(Progress(task.main)) if progress else None

@@ -9,7 +9,7 @@ from unilora_spec import UniLoraError
 
 from ..rows.order import longest_first
 from ..rows.split import Source
-from ..tasks import LanguageModel, Task, as_known
+from ..tasks import LanguageModel, Task, learn_as_known
 from ..tasks.losses import NOT_LEARNED
 from .mistakes import Mistakes
 from .progress import counted
@@ -31,7 +31,7 @@ def chosen_rows(settings, task: Task, by: str) -> tuple[Source, list[int]]:
     """(source of the rows to measure, numbers of the rows that are used). The classes are those of the adapter that
     ``by`` names."""
     source = Source(settings.data, task.settings, task)
-    as_known(task, by)(source, None)
+    learn_as_known(task, by)(source, None)
     chosen = [row for row, share in source.shares.items() if not settings.holdout or share < settings.holdout]
     if settings.limit:
         chosen = sorted(sorted(chosen, key=source.shares.get)[: settings.limit])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from ..rows.split import Data, Source, load
 from ..settings import DataSettings
 from .causal_lm import CausalLM
-from .classes import Known
+from .classes import KnownClasses
 from .images import ImageClassification
 from .labelled import Classification, Regression
 from .language_model import LanguageModel
@@ -34,14 +34,14 @@ __all__ = [
     "CausalLM",
     "Classification",
     "ImageClassification",
-    "Known",
+    "KnownClasses",
     "LanguageModel",
     "MultiLabel",
     "Regression",
     "Seq2Seq",
     "Task",
     "TokenClassification",
-    "as_known",
+    "learn_as_known",
     "rows_and_task",
 ]
 
@@ -58,7 +58,7 @@ def rows_and_task(
     return load(settings, task, task.learn), task
 
 
-def as_known(task: Task, by: str) -> Callable[[Source, Source | None], None]:
+def learn_as_known(task: Task, by: str) -> Callable[[Source, Source | None], None]:
     """A function in place of ``task.learn`` where ``task.labels`` are those of the adapter that ``by`` names: the
     classes of all rows have to be among them. For a task without classes it is ``task.learn`` itself."""
     if not task.labels:
@@ -70,7 +70,7 @@ def as_known(task: Task, by: str) -> Callable[[Source, Source | None], None]:
             if isinstance(task, MultiLabel) and task.has_bits(source):
                 task.learn(source, None)
             else:
-                task.learn(Known(by, labels, task.columns(source.rows.column_names)[-1], source), source)
+                task.learn(KnownClasses(by, labels, task.columns(source.rows.column_names)[-1], source), source)
             numbers |= task.numbers
         task.numbers = numbers
 

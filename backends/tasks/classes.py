@@ -55,7 +55,7 @@ def learned(
     return names, named
 
 
-class Known:
+class KnownClasses:
     """The classes of an adapter, in the form of a source of rows, for comparison with those of the source ``other``.
 
     ``by`` names the adapter. Raises ``UniLoraError`` where the data set itself names its classes, and differently.

@@ -46,7 +46,7 @@ def planned(settings: AdapterSettings, progress: bool = False) -> dict:
     """
     settings = with_targets(settings)
     if settings.ranks in BEFORE:
-        model, layer_map, ranks = _looked_at(settings, progress)
+        model, layer_map, ranks = _ranked_by_base(settings, progress)
     else:
         model = skeleton(settings.base)
         layer_map, ranks = ranked(model, settings)
@@ -116,7 +116,7 @@ def _zeros(dtype, length) -> np.ndarray:
     return np.broadcast_to(np.zeros((), {"F32": np.float32, "I32": np.int32}[dtype]), length)
 
 
-def _looked_at(settings, progress):
+def _ranked_by_base(settings, progress):
     from .training.base import prepare, quiet  # here, as it imports all that a training run needs
     from .training.sample import sample
 
@@ -135,7 +135,7 @@ def show(report: dict) -> None:
     rows = [
         ("base", f"{base['class']}, {base['parameters']:,} parameters in {base['dtype']}", base["bytes"]),
         ("layer map", f"{report['segments']:,} segments, D = {report['D']:,}", None),
-        *_held(report),
+        *_rows_of_projection(report),
         ("θ_D", "in a training step", size["theta_D"]),
         ("", "its gradient", size["gradient of theta_D"]),
     ]
@@ -155,7 +155,7 @@ def show(report: dict) -> None:
         console.print(f"--dim sets d, from 1 to {min(report['D'], MAX_DIM):,}")
 
 
-def _held(report):
+def _rows_of_projection(report):
     """Yields table rows for P and for the tensors that the kind has in the file."""
     size = report["bytes"]
     if "P" in size:

@@ -50,7 +50,7 @@ def planned(settings: TrainSettings, progress: bool) -> Planned:
     return Planned(model, new, rows, task, settings, taken, layer_map, ranks, size, dtype)
 
 
-def attached(model, settings, layer_map, new, **options) -> None:
+def attach_planned(model, settings, layer_map, new, **options) -> None:
     """Puts the adapter of ``settings`` on ``model``; the parameters ``new``, which the base lacked, are trained in full beside it."""
     attach(
         model,
@@ -73,7 +73,7 @@ def attached(model, settings, layer_map, new, **options) -> None:
         model.unilora.noise = Noise(settings.noise, settings.seed)
 
 
-def groups(model, settings) -> list[dict]:
+def parameter_groups(model, settings) -> list[dict]:
     """The parameter groups of an optimizer: θ first, then the parameters trained in full."""
     theta, parts = model.unilora.theta, {}
     for name in model.unilora.trained_in_full():

@@ -24,13 +24,13 @@ from ...settings import DURING, TrainSettings, flag
 from ..adapter.attach import attach_adapter
 from ..ranks.during import Beam, Dora, without_pruned
 from ..using.card import card_beside, card_of, check_card, is_free
-from .adapted import attached, groups, planned
+from .adapted import attach_planned, parameter_groups, planned
 from .base import quiet
 from .chain import Links
 from .checkpoints import STATE, Checkpoints, Interruption
 from .progress import TrainerProgress
 from .report import held_out_metrics, ranks_left, report_of
-from .stated import Stated
+from .state_files import StateFiles
 from .sweep import swept
 from .trainer import WEIGHTS, make_trainer
 
@@ -60,7 +60,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
             settings, progress and is_first()
         )
         shown = stack.enter_context(TrainerProgress(task.main)) if progress and is_first() else None
-        attached(model, settings, layer_map, new, **({"progress": shown.on_weight} if shown else {}))
+        attach_planned(model, settings, layer_map, new, **({"progress": shown.on_weight} if shown else {}))
         if shown:
             by_default = f"by default: {', '.join(taken)} (docs/language-models.md says why)"
             for line in (announcement(settings.base, rows, task), *rows.said, *([by_default] if taken else [])):
@@ -68,9 +68,9 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         if checkpoints and is_first():
             stack.callback(checkpoints.clear_unless_any)
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        trainer = make_trainer(model, groups(model, settings), settings, rows, task, folder)
+        trainer = make_trainer(model, parameter_groups(model, settings), settings, rows, task, folder)
         if checkpoints:
-            trainer.write_to(checkpoints, Stated(trainer, model, settings, len(rows.train)))
+            trainer.write_to(checkpoints, StateFiles(trainer, model, settings, len(rows.train)))
         if model.unilora.projection.links > 1:
             trainer.args.num_train_epochs *= model.unilora.projection.links  # --epochs is each link's
             trainer.add_callback(Links(model.unilora, shown.say if shown else lambda line: None))
@@ -139,7 +139,7 @@ def _run(trainer, model, settings, checkpoints) -> dict:
         if is_first():
             checkpoints.start()
         trainer.accelerator.wait_for_everyone()
-        last = checkpoints.last() or trainer.stated.read()
+        last = checkpoints.last() or trainer.state_files.read()
     if settings.patience:
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
     if last and settings.patience and checkpoints.patience_is_over():

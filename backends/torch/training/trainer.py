@@ -32,13 +32,13 @@ class _Trainer(Trainer):
     """
 
     def __init__(self, *arguments, task, sampler, **options):
-        self.task, self._sampler, self.checkpoints, self.stated = task, sampler, None, None
+        self.task, self._sampler, self.checkpoints, self.state_files = task, sampler, None, None
         super().__init__(*arguments, data_collator=task.batch, **options)
 
-    def write_to(self, checkpoints, stated=None) -> None:
-        """From here on ``checkpoints`` (``Checkpoints``) completes each checkpoint and removes old ones, and ``stated``
-        (``Stated``) writes the state with each."""
-        self.checkpoints, self.stated, self.args.save_total_limit = checkpoints, stated, None
+    def write_to(self, checkpoints, state_files=None) -> None:
+        """From here on ``checkpoints`` (``Checkpoints``) completes each checkpoint and removes old ones, and
+        ``state_files`` (``StateFiles``) writes the state with each."""
+        self.checkpoints, self.state_files, self.args.save_total_limit = checkpoints, state_files, None
 
     def get_train_dataloader(self):
         whole = DataLoader(
@@ -96,8 +96,8 @@ class _Trainer(Trainer):
             self.accelerator.wait_for_everyone()  # until each process has written its random state
             if self.checkpoints and self.args.should_save:
                 self.checkpoints.complete(self._checkpoint(), self.state.best_global_step)
-            if self.stated and self.args.should_save:
-                self.stated.write(self.optimizer, self.state.global_step)
+            if self.state_files and self.args.should_save:
+                self.state_files.write(self.optimizer, self.state.global_step)
             self.accelerator.wait_for_everyone()  # until the checkpoint is whole
         except (
             OSError,

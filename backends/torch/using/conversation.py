@@ -80,10 +80,10 @@ class Speaker:
         for line in lines:
             if not line.strip():
                 continue
-            turns = self._that_fit(turns, line.strip())
+            turns = self._turns_that_fit(turns, line.strip())
             turns.append((line.strip(), self.say(self._shown(turns, line.strip()))))
 
-    def _that_fit(self, turns, line):
+    def _turns_that_fit(self, turns, line):
         longest, left = self.generator.longest, 0
         while longest is not None and left < len(turns):
             if len(self.asking.ids(self._shown(turns[left:], line))) <= longest:

@@ -10,7 +10,7 @@ from unilora_spec.serialization import SAVED
 from ...runs.state import MOMENTS, State, load_state, run_of, save_state
 
 
-class Stated:
+class StateFiles:
     """The states of a run of ``trainer`` on ``model``: it writes them to ``settings.state`` and reads them from
     ``settings.from_state``."""
 
