@@ -61,9 +61,8 @@ class Checkpoints:
         except OSError as error:
             raise WorkFailed(f"{self.folder} could not be written: {error.strerror}") from error
         self._own = [path for path, run in whole if run == self._plain]
-        with replacing(
-            self._described
-        ) as temporary:  # for a person to read; a run that goes on reads the record of each checkpoint
+        # For a person to read; a run that goes on reads the record of each checkpoint.
+        with replacing(self._described) as temporary:
             temporary.write_text(json.dumps(self._plain, indent=2))
 
     def complete(self, checkpoint: Path, best: int | None) -> None:

@@ -16,11 +16,8 @@ import torch
 
 OWN = ("unilora_spec", "backends")
 BUILDERS = ("torch", "transformers", "typer", "rich")  # planning needs these and what they require
-UNUSED = (
-    "torch._dynamo",
-    "torchao",
-    "scipy",
-)  # transformers' models import these by name, and their constructors do not use them
+# transformers' models import these by name, and their constructors do not use them.
+UNUSED = ("torch._dynamo", "torchao", "scipy")
 
 
 def build_only() -> None:

@@ -75,9 +75,7 @@ class LoraPro(PairsOptimizer):
             E = s * E.double()
             pulls.append((B.mT @ E, E @ A.mT))
         change = nearest(self._transposed()(self.pairs.join(pulls)), factors)
-        self.theta.mul_(
-            (1 - group["lr"] * group["weight_decay"]) ** 0.5
-        )  # the root for θ, so that ΔW decays by the whole
+        self.theta.mul_((1 - group["lr"] * group["weight_decay"]) ** 0.5)  # of θ; so ΔW decays by the square
         self.theta.sub_((group["lr"] * change).to(self.theta.dtype))
 
     def _factors(self):

@@ -38,9 +38,8 @@ class ForModel:
         Raises ``UniLoraError`` where the base has no tokenizer, and transformers' own errors.
         """
         tokenizer = AutoTokenizer.from_pretrained(base, **NO_CODE)
-        if len(tokenizer) <= len(
-            tokenizer.all_special_ids
-        ):  # transformers makes an empty tokenizer where there is none
+        # Where there is no tokenizer, transformers makes an empty one.
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
             raise UniLoraError(f"{base}: it has no tokenizer; put the model's tokenizer files beside its weights")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token

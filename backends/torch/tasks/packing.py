@@ -28,11 +28,8 @@ def packed(rows: datasets.Dataset, most: int) -> datasets.Dataset:
     """
     columns = {name: list(map(np.array, rows[name])) for name in ("input_ids", "labels")}
     lengths = list(map(len, columns["input_ids"]))
-    packs, with_room, rooms = (
-        [],
-        defaultdict(list),
-        [],
-    )  # packs by the room that is left in them, and these rooms in order
+    # All packs; the packs by the room that is left in them; these rooms in order.
+    packs, with_room, rooms = [], defaultdict(list), []
     for row in longest_first(lengths):
         place = bisect.bisect_left(rooms, lengths[row])
         if place < len(rooms):

@@ -94,9 +94,7 @@ def _from_base(load, base, **options):
     except Exception as error:  # transformers passes on the errors of all libraries that it reads with
         if Path(base).is_dir():
             raise UniLoraError(f"{base}: the base model could not be loaded: {reason(error)}") from error
-        if base.count("/") > 1 or base.startswith(
-            (".", "/", "~")
-        ):  # it cannot be an id, and the Hub's own error would not help
+        if base.count("/") > 1 or base.startswith((".", "/", "~")):  # no id, for which the Hub's error would not help
             raise UniLoraError(f"{base}: there is no such folder; give the base model's folder or id") from error
         raise UniLoraError(
             f"{base}: there is no such folder, and no base model with this id can be loaded: {reason(error)}"

@@ -23,9 +23,8 @@ class Links(TrainerCallback):
             raise UniLoraError(
                 f"there are {state.max_steps} steps for {links} links; give more --epochs or --max-steps, or fewer --links"
             )
-        self.first = [
-            -(-state.max_steps * link // links) for link in range(links + 1)
-        ]  # the first step of each link, and the end of the last
+        # The first step of each link, and the end of the last.
+        self.first = [-(-state.max_steps * link // links) for link in range(links + 1)]
 
         def rate(step):
             link = min(self._link(step), links - 1)

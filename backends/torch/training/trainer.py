@@ -99,11 +99,7 @@ class _Trainer(Trainer):
             if self.state_files and self.args.should_save:
                 self.state_files.write(self.optimizer, self.state.global_step)
             self.accelerator.wait_for_everyone()  # until the checkpoint is whole
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:  # the last two are torch's and safetensors' for a full disk
+        except (OSError, RuntimeError, SafetensorError) as error:  # for a full disk, also torch's and safetensors'
             folder = self.args.output_dir
             shutil.rmtree(self._checkpoint(), ignore_errors=True)
             reason = str(error) if isinstance(error, OSError | SafetensorError) else "the disk is full, or refuses"
@@ -119,9 +115,7 @@ class _Finite(TrainerCallback):
     """Ends a run whose loss is no number any more."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        loss = logs.get(
-            "loss", logs.get("train_loss", 0.0)
-        )  # "loss" is that of the last steps, "train_loss" that of all, at the end
+        loss = logs.get("loss", logs.get("train_loss", 0.0))  # of the last steps, or at the end of all steps
         check_finite(loss, state.global_step)
 
 

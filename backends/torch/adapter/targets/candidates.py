@@ -195,9 +195,8 @@ def _bare(name, module, owners):
         experts = weight.dim() == 3 and _holds_experts(name, module)
         if not (experts or _is_matrix(weight.shape)):
             continue
-        if (
-            key.removesuffix("_v").removesuffix("_orig") in hidden
-        ):  # weight_norm and others compute the hidden one of it
+        # weight_norm and others compute a hidden parameter of this one.
+        if key.removesuffix("_v").removesuffix("_orig") in hidden:
             continue
         full = joined(name, key)
         linear = experts or isinstance(module, nn.MultiheadAttention)
