@@ -1,6 +1,6 @@
 """The command ``plan``: an adapter's layer map and the memory that it would take, from the base's config.json alone.
 
-A plan for a base of 405 billion parameters takes at most 300 MiB, of which PyTorch itself takes 220: no weight is allocated,
+A plan for a base of 405 billion parameters takes at most 300 MiB, 220 of them for PyTorch: no weight is allocated,
 and the command imports only what building a model needs (building.py).
 """
 
