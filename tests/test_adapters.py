@@ -234,7 +234,7 @@ def test_one_index_serves_all_adapters_of_a_projection(tmp_path):
     paths = files(base, tmp_path, {"a": 1, "b": 2})
     model = load_adapter(base, paths["a"])
     model.unilora.add_adapter("b", paths["b"])
-    assert model.unilora.adapters.now("b").storage is model.unilora.storage
+    assert model.unilora.adapters.held("b").storage is model.unilora.storage
 
 
 def test_load_adapter_takes_the_place_of_the_active_one(tmp_path):

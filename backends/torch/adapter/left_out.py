@@ -20,7 +20,7 @@ class LeftOut:
     @enabled.setter
     def enabled(self, enabled: bool):
         if not enabled:
-            self._refuse_impossible()
+            self._refuse_disabling()
         with self.calls.paused():
             self.calls.enabled = bool(enabled)
 
@@ -37,12 +37,12 @@ class LeftOut:
         ``merged()``, and where a recurrent layer of torch was trained in full. ``model.disable_adapter()`` does the
         same, under PEFT's name for it.
         """
-        self._refuse_impossible()
+        self._refuse_disabling()
         with self.calls.of_base():
             yield self.model
 
     disable_adapter = disabled
 
-    def _refuse_impossible(self):
+    def _refuse_disabling(self):
         self.refuse_merged()
         refuse_recurrent(self.model, self.in_full.originals)

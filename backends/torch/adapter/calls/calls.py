@@ -8,8 +8,7 @@ called by itself decides for itself. The decision asks neither optimizers nor te
 
 - A forward of the whole model that wants a gradient expands θ anew.
 - Any other call takes the last factors if θ has exactly the values that they were made of, and, where a gradient is
-wanted, if they have
-  one and no backward pass has gone through them yet.
+  wanted, if they have one and no backward pass has gone through them yet.
 """
 
 import contextlib

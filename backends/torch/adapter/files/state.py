@@ -128,7 +128,9 @@ class State:
         try:
             said = canonical_json.decode(bytes(record.cpu().numpy()))
         except (UniLoraError, TypeError, ValueError):
-            raise FileError(f"the state's {RECORD} is no record of an adapter") from None
+            raise FileError(
+                f"the state's {RECORD} is no record of an adapter; give a state as a trainer wrote it"
+            ) from None
         for field, own in self._defining().items():
             of_state = said.get(field)
             if of_state != canonical_json.decode(canonical_json.encode(own)):

@@ -67,7 +67,7 @@ def file_in(path: Path) -> Path:
 
 def _read(stored):
     if stored.dtype not in _TORCH:
-        raise FileError(f"a tensor is stored as {stored.dtype}; a state of an adapter has {', '.join(_TORCH)}")
+        raise FileError(f"a tensor is stored as {stored.dtype}; save it as one of {', '.join(_TORCH)}")
     raw = b"".join(read_pieces(stored, _PIECE))
     if not raw:
         return torch.zeros(stored.shape, dtype=_TORCH[stored.dtype])

@@ -33,7 +33,7 @@ class DeltaWeight(Shown):
         return [self, _ForwardWithin(module, self._within_call), module.register_forward_pre_hook(empty_hook)]
 
     def shown(self) -> torch.Tensor:
-        """What the attribute gives now."""
+        """The value that the attribute gives now."""
         weight = self.module._parameters[self.parameter]
         if torch.compiler.is_compiling():
             factors = self.unilora.acting_factors()
@@ -72,9 +72,7 @@ class DeltaWeight(Shown):
             adapted = weight.clone()
             for (_, segment, _), delta in zip(self.pairs, deltas):
                 segment.part(adapted).add_(delta)
-        with (
-            torch.no_grad()
-        ):  # the noise has no gradient, and is added in place to the weight that the module keeps anyway
+        with torch.no_grad():  # the noise is a constant, added in place to the weight that the module keeps anyway
             for (_, segment, _), draw in zip(self.pairs, self.unilora.draws(self.pairs)):
                 part = segment.part(adapted)
                 norms = matrix(segment, part).float().norm(dim=1)

@@ -14,7 +14,7 @@ _SITES = "_unilora_sites"  # of a module, by parameter
 
 
 class Shown(ABC):
-    """What the attribute ``parameter`` of ``module`` gives, from ``show`` to ``remove``."""
+    """From ``show`` to ``remove``, the attribute ``parameter`` of ``module`` gives ``shown()``."""
 
     def show(self, module: nn.Module, parameter: str) -> None:
         """From here on, the attribute gives ``shown()``."""
@@ -37,7 +37,7 @@ class Shown(ABC):
 
     @abstractmethod
     def shown(self) -> Tensor:
-        """What the attribute gives now."""
+        """The value that the attribute gives now."""
 
 
 def shows(module, parameter) -> bool:

@@ -43,8 +43,8 @@ class Candidate:
     ``target``         the name that users write
     ``weight``         the parameter's own name in the base (names.py), as the file has it
     ``module``         the module that holds it, inside of all wrappers, under the key ``parameter``
-    ``out_features``, ``in_features``, ``transposed``, ``stack``   the matrix as SPEC 7.2 to 7.5 count it; ``stack``
-    matrices if stacked
+    ``out_features``, ``in_features``, ``transposed``   the matrix as SPEC 7.2 to 7.4 count it
+    ``stack``          the number of matrices in a stack (SPEC 7.5); None for a single matrix
     ``is_linear``      whether its module is known to multiply by it, as nn.Linear and stacked experts do. For a table
                        (an Embedding) and other bare parameters only the user knows; see ``targets.plan``
     ``offloaded``      where accelerate keeps the values of an offloaded weight
@@ -195,9 +195,8 @@ def _bare(name, module, owners):
         experts = weight.dim() == 3 and _holds_experts(name, module)
         if not (experts or _is_matrix(weight.shape)):
             continue
-        if (
-            key.removesuffix("_v").removesuffix("_orig") in hidden
-        ):  # weight_norm and others compute the hidden one of it
+        # weight_norm and others compute a hidden parameter of this one.
+        if key.removesuffix("_v").removesuffix("_orig") in hidden:
             continue
         full = joined(name, key)
         linear = experts or isinstance(module, nn.MultiheadAttention)

@@ -35,16 +35,18 @@ def why_none(
     expression."""
     if not found:
         return "the model has no Linear, convolution, Conv1D or stacked weight to adapt, nor another matrix"
-    reason = _why_no_name(pattern, model, found, expressed) or f"; {_close(pattern, [each.target for each in found])}"
+    reason = (
+        _why_no_name(pattern, model, found, expressed) or f"; {_close_names(pattern, [each.target for each in found])}"
+    )
     return f"the target {target!r} matches no weight that can be adapted{reason}"
 
 
 def why_not_among(argument: str, pattern: str, model: nn.Module, targets: Sequence[str]) -> str:
     """A sentence for a pattern of ``argument`` ("ranks", "exclude") that matches none of the targets."""
-    if expression := _below(pattern, targets):
+    if expression := _expression_below(pattern, targets):
         hint = f": {pattern} holds targets; write the regular expression '{expression}'"
     else:
-        hint = f"; {_close(pattern, targets)}"
+        hint = f"; {_close_names(pattern, targets)}"
     return f"{argument}: {pattern!r} matches no weight that is a target{hint}"
 
 
@@ -55,7 +57,7 @@ def ends(names: Sequence[str]) -> str:
     return shown + (" …" if len(counts) > 2 * SHOWN else "")
 
 
-def _close(pattern, names) -> str:
+def _close_names(pattern, names) -> str:
     every = list(dict.fromkeys(part for name in names for part in (name.rsplit(".", 1)[-1], name)))
     close = difflib.get_close_matches(_ROWS.sub("", pattern), every, n=4, cutoff=0.4) or every[:SHOWN]
     return f"close names are {', '.join(close)}"
@@ -64,10 +66,10 @@ def _close(pattern, names) -> str:
 def _why_no_name(pattern, model, found, expressed):
     targets = [each.target for each in found]
     plain = base_name(pattern)
-    if plain != pattern and _having(plain, targets):
+    if plain != pattern and _ending_in(plain, targets):
         return f": names are those of the model without its wrappers; write {plain!r}"
     owner, _, key = pattern.rpartition(".")
-    if key in ("weight", "bias") and (named := _having(owner, targets)):
+    if key in ("weight", "bias") and (named := _ending_in(owner, targets)):
         if key == "weight":
             return f": a target is named by its module, without .weight; write {owner!r}"
         return f": {named[0]}.bias is a vector; name it in train_in_full"
@@ -75,17 +77,17 @@ def _why_no_name(pattern, model, found, expressed):
         names = ", ".join(sorted(expressed)[:SHOWN])
         return f": a regular expression takes no tables, bare parameters or stacks of experts; name them by their ends: {names}"
     every = modules(model)
-    if named := _having(pattern, every):
-        return f": {_what(named[0], every, found)}"
+    if named := _ending_in(pattern, every):
+        return f": {_describe_module(named[0], every, found)}"
     owned = parameters(model)
-    if named := _having(pattern, owned):
+    if named := _ending_in(pattern, owned):
         module, key = owned[named[0]]
         shape = " × ".join(map(str, module._parameters[key].shape))
         return f": {named[0]} is no matrix to multiply by, its shape is {shape}; name it in train_in_full"
     return None
 
 
-def _what(name, every, found):
+def _describe_module(name, every, found):
     """Says what the module ``name`` is, which is no target, and what to write in its place."""
     module = every[name]
     kind = type(module).__name__
@@ -108,13 +110,13 @@ def _quoted(names):
     return ", ".join(map(repr, names[:SHOWN]))
 
 
-def _having(end, names) -> list[str]:
+def _ending_in(end, names) -> list[str]:
     """The names that are ``end`` or end in it, from a dot on; a row range of ``end`` is ignored."""
     end = _ROWS.sub("", end)
     return [name for name in names if end and (name == end or name.endswith(f".{end}"))]
 
 
-def _below(pattern, targets):
+def _expression_below(pattern, targets):
     """A regular expression for the targets below the modules whose names end in ``pattern``; None where there are
     none."""
     inside = f".{pattern}."
