@@ -227,7 +227,7 @@ PROMPTS = {
 }
 TEMPLATES = {
     "sound": Seed(b"{% for m in messages %}{{ m.content }}{% endfor %}", None),
-    "nothing": Seed(b"{# #}", "what is asked has no token"),
+    "nothing": Seed(b"{# #}", "the prompt has no token"),
     "a loop": Seed(
         b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "it takes more than"
     ),
@@ -545,7 +545,7 @@ STATES = {
         "sound": Seed(_state(), None),
         "a header of 70 MB": LONG,
         "a record that nests": Seed(_state(b"[" * 10**5), "nested deeper"),
-        "a record of a megabyte": Seed(_state(b" " * 2**20), "which is up to"),
+        "a record of a megabyte": Seed(_state(b" " * 2**20), "and is up to"),
         "a layer map of 2^40 segments": Seed(
             _state(RECORD | {"layers": [RECORD["layers"][0] | {"name": "x.{i}.w", "layers": [0, 2**40]}]}), ""
         ),

@@ -350,7 +350,7 @@ def test_a_file_that_is_gone_while_training_is_named(small, tmp_path):
     _, _, data, task = prepare(TrainSettings(**small))
     rows = data.train.to_list()
     shutil.rmtree(tmp_path / "rows")
-    with pytest.raises(WorkFailed, match="rows: an image that was there cannot be read: .*no such file"):
+    with pytest.raises(WorkFailed, match="rows: an image that was sound before cannot be read: .*no such file"):
         task.training_batch(rows, 0)
 
 

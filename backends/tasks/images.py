@@ -64,7 +64,7 @@ class ImageClassification(Classification):
             return content_of(cell)
         except NoImage as wrong:
             raise WorkFailed(
-                f"{self.settings.data}: an image that was there {wrong}; leave the files where they are"
+                f"{self.settings.data}: an image that was sound before {wrong}; leave the files as they are while this runs"
             ) from None
 
 

@@ -97,7 +97,9 @@ class Classification(Labelled):
         column = self.settings.label
         names, named = classes.learned(column, source, held_out)
         if len(names) < 2:
-            raise UniLoraError(f"{source.name}: {column} has the one value {names[0]!r}; classification needs two")
+            raise UniLoraError(
+                f"{source.name}: {column} has only the value {names[0]!r}; classification needs rows of two classes or more"
+            )
         if len(names) == len(source.values) > classes.MANY:
             raise UniLoraError(
                 f"{source.name}: each of its {len(names):,} rows has a {column} of its own, so that nothing can be learned; give "

@@ -80,7 +80,7 @@ class Template:
         else:
             ids = self._ids([self._rendered(asked, add_generation_prompt=True) + begin])[0]
         if not ids:
-            raise UniLoraError("what is asked has no token; give a prompt, and a chat template that shows it")
+            raise UniLoraError("the prompt has no token; give a prompt, and a chat template that shows it")
         return ids
 
     def example(self, example: Example, all_tokens: bool = False) -> Tokens:
@@ -164,7 +164,7 @@ class Template:
         text = self._rendered(messages, **options)
         if not whole.startswith(text):
             raise UniLoraError(
-                "the chat template shows a turn otherwise once another follows, so that it cannot be told where the answers are; give "
+                "the chat template shows a turn differently once another follows, so that the answers cannot be found; give "
                 "--chat-template a file with {% generation %} around them, or --loss-on all"
             )
         return text

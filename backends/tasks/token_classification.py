@@ -67,7 +67,9 @@ class TokenClassification(Task):
         """
         names, named = classes.learned(self.tags, source, held_out)
         if len(names) < 2:
-            raise UniLoraError(f"{source.name}: {self.tags} has the one value {names[0]!r}; classification needs two")
+            raise UniLoraError(
+                f"{source.name}: {self.tags} has only the value {names[0]!r}; classification needs rows of two classes or more"
+            )
         self.labels = classes.in_order(names, self.base_labels)
         self.numbers = {value: self.labels.index(name) for value, name in named.items()}
         if self._has_entities() and not self.settings.metric:
@@ -93,7 +95,7 @@ class TokenClassification(Task):
         super().reads(tokenizer, positions, inputs)
         if not tokenizer.is_fast:
             raise UniLoraError(
-                f"{self.settings.base}: its tokenizer does not tell which word a piece is of; give a base with a tokenizer.json"
+                f"{self.settings.base}: its tokenizer cannot say which word a piece belongs to; give a base with a tokenizer.json"
             )
 
     def given(self, there):

@@ -89,8 +89,8 @@ class Tokenized(Task):
             self.cut += fitted.cut
         if not columns["labels"]:
             raise UniLoraError(
-                f"{source}: no answer fits in {self.max_length:,} tokens; the shortest row takes {min(left_out):,}: give --max-length "
-                "more, up to what the model can read"
+                f"{source}: no answer fits in {self.max_length:,} tokens; the shortest row takes {min(left_out):,}; give a "
+                "larger --max-length, up to what the model can read"
             )
         if left_out:
             data.dropped[f"answer within {self.max_length:,} tokens"] += len(left_out)

@@ -208,7 +208,7 @@ class Calls:
         if module is self.model:
             self.structure.check()
         if self.is_merged and (call.off or call.instead):
-            raise LayerMapError("the adapter is merged for evaluation; other outputs are had outside of merged()")
+            raise LayerMapError("the adapter is merged for evaluation; leave merged() for other outputs")
         if call.instead is not None and not call.off and self._acts():
             if self._wants_grad():
                 raise LayerMapError("adapter_names is for inference; call the model within torch.no_grad()")

@@ -93,6 +93,6 @@ def as_bytes(tensor: torch.Tensor, most: int) -> bytes:
     """The bytes of a tensor uint8[n], n up to ``most``. Raises ``FileError`` for any other tensor."""
     if tensor.dtype != torch.uint8 or tensor.dim() != 1 or len(tensor) > most:
         raise FileError(
-            f"it has a record of {tensor.dtype} and shape {list(tensor.shape)}, which is up to {most:,} bytes"
+            f"its record has {tensor.dtype} and shape {list(tensor.shape)}, and is up to {most:,} bytes; give a whole checkpoint"
         )
     return np.asarray(tensor.cpu()).tobytes()
