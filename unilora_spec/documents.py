@@ -1,4 +1,4 @@
-"""Files of others that are read whole: they are looked at first, so that what is made of them stays small."""
+"""Reading whole files that others wrote. Each is checked before a parser sees it, so that what the parser makes of it stays small."""
 
 import json
 import stat
@@ -15,11 +15,11 @@ _OTHERS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a s
 
 
 class NoObject(UniLoraError):
-    """A file whose text is no JSON object; a caller may know better what it should be."""
+    """A file whose text is no JSON object. A caller can catch it, and say what the file should be."""
 
 
 def size_of(path: Path) -> int:
-    """The bytes of a regular file. Raises ``UniLoraError`` for anything else: a pipe would be waited for, a device has no end."""
+    """The size of a regular file in bytes. Raises ``UniLoraError`` for anything else: a pipe may never answer, and a device has no end."""
     try:
         found = path.stat()
     except FileNotFoundError:

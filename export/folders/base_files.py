@@ -13,7 +13,7 @@ from unilora_spec.base_model import (
     stored_name,
     tensors_of,
 )
-from unilora_spec.rest import told
+from unilora_spec.rest import warnings_of
 
 OTHER_CONTENTS = "the base's weights are not those that the adapter was trained on: another checkpoint of its form"
 
@@ -27,7 +27,7 @@ class BaseFiles:
     ``stored``    the name in the files of each adapted weight, by its name in the model
     ``warnings``  one where the values are not those on record, one where the other tensors are not
 
-    ``progress(step, done, total)`` is told of the bytes that have been read. Raises ``BaseMismatch`` where a weight is missing or has another shape,
+    ``progress(step, done, total)`` is called with the bytes that have been read. Raises ``BaseMismatch`` where a weight is missing or has another shape,
     ``UniLoraError`` where it is quantized, ``FileError`` where the files are unsound.
     """
 
@@ -60,7 +60,7 @@ class BaseFiles:
             return read_values(self[name])
 
         self.warnings = [OTHER_CONTENTS] if adapter.same_contents(read) is False else []
-        self.warnings += told(other_rest(adapter, self._by_name(), self._found))
+        self.warnings += warnings_of(other_rest(adapter, self._by_name(), self._found))
 
     def __getitem__(self, name: str) -> Stored:
         """The stored tensor of an adapted weight, by the weight's name in the model."""

@@ -12,13 +12,13 @@ import numpy as np
 
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, UniLoraError, rest, save_adapter
 from unilora_spec.adapter import DTYPES
-from unilora_spec.base_folder import recorded
+from unilora_spec.base_folder import recorded_folder
 from unilora_spec.base_model import (
     Stored,
     by_model_name,
-    looked_at,
     read_file,
     read_values,
+    sampled,
     stored_name,
     tensors_of,
 )
@@ -59,7 +59,7 @@ def import_peft(folder: Path, output: Path, base: Path | None = None) -> dict:
     # Of a module that it saves whole, PEFT has a copy; with biases it saves some of both, under names of their own.
     saved = {_parameter(key): t for key, t in tensors.items() if not re.search(r"\.unilora_|\.original_module\.", key)}
     named = str(base or config.get("base_model_name_or_path") or "")
-    found = base or (named and recorded(named, f"{folder / CONFIG}"))
+    found = base or (named and recorded_folder(named, f"{folder / CONFIG}"))
     for read in filter(None, (folder, found)):
         if output.exists() and output.resolve().parent == Path(read).resolve():
             raise UniLoraError(f"{output} is in the folder {read}, which is read; give another output")
@@ -160,7 +160,7 @@ def _record(folder: str, shell: Shell, layer_map: LayerMap, saved) -> Base:
         return read_values(stored[name])
 
     others = {name: t for name, t in by_model_name(tensors, names).items() if name not in (*names, *saved)}
-    found = rest.fingerprint(looked_at(others))
+    found = rest.fingerprint(sampled(others))
     return Base.of(folder, layer_map, shapes, read, shell.architecture, shell.id2label, rest=found)
 
 

@@ -8,14 +8,14 @@ import torch
 
 from unilora_spec import Adapter, UniLoraError
 from unilora_spec.places import PathLike
-from unilora_spec.rest import told
+from unilora_spec.rest import warnings_of
 
 from ..folders.base_files import OTHER_CONTENTS
 from ..graph.adapt import Saved, Weight
 from ..modes import STEP, Form
 from ..onnx import OPSETS, advice, cases, check_call, finish
 from .cache import PAST, PRESENT, split
-from .model import array, arrays, inference, looked_at, run, values
+from .model import array, arrays, inference, run, sampled, values
 from .trace import trace
 
 DEFAULT_OPSET = OPSETS[0]  # the lowest that has the operators: what torch writes itself, before it converts
@@ -171,7 +171,7 @@ def _check_base(model, adapters, parameters) -> list[str]:
             )
     exact = all(parameters[name].dtype == torch.float32 for name in adapters[0].layer_map.by_weight())
     same = adapters[0].same_contents(lambda name: array(parameters[name])) if exact else None
-    return [OTHER_CONTENTS] * (same is False) + told(adapters[0].other_rest(looked_at(model)))
+    return [OTHER_CONTENTS] * (same is False) + warnings_of(adapters[0].other_rest(sampled(model)))
 
 
 def after_a_past(model, batches: Sequence[Mapping]) -> list[dict]:

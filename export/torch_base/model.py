@@ -82,7 +82,7 @@ class Flat(torch.nn.Module):
         return [answers[name] for name in self.outputs]
 
 
-def looked_at(model: torch.nn.Module) -> Iterator[tuple[str, tuple[int, ...], np.ndarray | None]]:
+def sampled(model: torch.nn.Module) -> Iterator[tuple[str, tuple[int, ...], np.ndarray | None]]:
     """The tensors of a model as ``unilora_spec.rest.fingerprint`` takes them: a few entries, and none of what is packed."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         values = None
