@@ -11,7 +11,7 @@ import numpy as np
 
 from . import rest
 from .adapter import Adapter
-from .documents import NoObject, look_at_json, read_json
+from .documents import NoObject, check_json, read_json
 from .errors import BaseMismatch, FileError, UniLoraError
 from .places import PathLike
 from .reading import check_count, open_bytes, read_exactly
@@ -121,7 +121,7 @@ def read_file(file: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     return tensors, metadata
 
 
-def look_at_base(folder: Path) -> None:
+def check_base_folder(folder: Path) -> None:
     """Raises ``UniLoraError`` for a base's folder that would take a library too much memory or end it.
 
     It is called before a library reads the folder: JSON that nests deep ends a parser, a header of 70 MB takes gigabytes, and a
@@ -131,7 +131,7 @@ def look_at_base(folder: Path) -> None:
         if path.name == "config.json":
             read_config(path)
         else:
-            look_at_json(path, *LARGE_JSON)
+            check_json(path, *LARGE_JSON)
     for path in checkpoint_files(folder) if next(folder.glob("*.safetensors"), None) else ():
         read_file(path)
 

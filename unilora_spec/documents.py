@@ -43,7 +43,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
         raise UniLoraError(f"{path}: {error.strerror}; give a file that can be read") from None
 
 
-def look_at_json(path: Path, most: int = MOST_BYTES, values: int = MOST_VALUES) -> None:
+def check_json(path: Path, most: int = MOST_BYTES, values: int = MOST_VALUES) -> None:
     """Raises ``UniLoraError`` for a file that a parser of JSON should not be given: one of more than ``most`` bytes or ``values`` values
     and keys, or that nests deeper than ``MOST_DEPTH``."""
     _check_size(path, most)
@@ -58,7 +58,7 @@ def look_at_json(path: Path, most: int = MOST_BYTES, values: int = MOST_VALUES) 
 
 
 def read_json(path: Path, most: int = MOST_BYTES, values: int = MOST_VALUES) -> dict[str, Any]:
-    """The object in a JSON file, with the bounds of ``look_at_json``. Raises ``NoObject`` where it holds none."""
+    """The object in a JSON file, with the bounds of ``check_json``. Raises ``NoObject`` where it holds none."""
     data = read_bytes(path, most)
     found = Nesting()
     found.feed(data)

@@ -54,7 +54,7 @@ def export_onnx(
     ``with_past``       whether the graph of a decoder takes and gives its cache of keys and values (cache.py), so that a
                         text costs one position a token: ``input_ids`` then are what follows the past, of which there may be
                         none, ``attention_mask`` covers both. The examples are whole sequences of six positions and more.
-    ``compare``         whether it is
+    ``compare``         whether the file is compared with PyTorch
     ``required_inputs``  whether what each run may bring (θ, A and B, a head) has no default, for runtimes without optional inputs
     ``inline``           whether the graph has no local functions and needs no 64-bit integers, for runtimes without them
     ``marked``           whether the .onnx_adapter of "input" and "factored" says what it belongs to; graphs of other tools refuse that
@@ -152,7 +152,7 @@ def reference(model, adapter: Adapter, batches: Sequence[Mapping], names: Sequen
 
 
 def check_opset(opset: int) -> None:
-    """Raises ``UniLoraError`` for an operator set that cannot be had."""
+    """Raises ``UniLoraError`` for an operator set that cannot be exported to."""
     if opset not in OPSETS:
         raise UniLoraError(f"opset is {opset}; give one from {OPSETS[0]} (it has the operators needed) to {OPSETS[-1]}")
 
@@ -175,7 +175,7 @@ def _check_base(model, adapters, parameters) -> list[str]:
 
 
 def after_a_past(model, batches: Sequence[Mapping]) -> list[dict]:
-    """Each batch after a third of it, and the first one as a first step without a past and as a step of one token."""
+    """Each batch with its first third as the past, and the first batch again, once without a past and once with a step of one token."""
     first, columns = batches[0], batches[0]["input_ids"].shape[1] if "input_ids" in batches[0] else 0
     pasts = [(batch, batch["input_ids"].shape[1] // 3) for batch in batches] if columns else [(first, 0)]
     return [split(model, batch, past) for batch, past in [*pasts, (first, 0), (first, columns - 1)]]
