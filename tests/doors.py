@@ -156,7 +156,7 @@ YAML = {
     "too long": _options("such a file has at most", "rank: " + "[" * 100_000),
     "many keys": _options("a text, a number, or a list", "a: 1\n" * 10_000),
     "a key twice": _options("a key is there twice", "rank: 1\nrank: 2"),
-    "a key twice, spelled in two ways": _options("there twice, with - and with _", "max-length: 1\nmax_length: 2"),
+    "a key twice, spelled in two ways": _options("given twice, with - and with _", "max-length: 1\nmax_length: 2"),
     "code": _options("could not determine a constructor", "rank: !!python/object/apply:os.system [ls]"),
     "no date": _options("this is no YAML", "rank: 2001-99-99"),
     "no whole number": _options("this is no YAML", "rank: !!int x"),

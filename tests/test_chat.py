@@ -498,7 +498,7 @@ def qwen3_next():
     ("make", "why"),
     [
         (mamba, "MambaForCausalLM takes no positions, so that rows cannot be held apart"),
-        (qwen3_next, "Qwen3NextForCausalLM cannot hold rows apart"),
+        (qwen3_next, "Qwen3NextForCausalLM cannot hold packed rows apart"),
     ],
 )
 def test_packing_is_refused_by_name_where_a_row_sees_those_before_it(bases, rows, make, why):
@@ -513,7 +513,7 @@ def test_a_row_that_is_seen_is_found_where_rounding_hides_it():
     model = T.BertLMHeadModel(T.BertConfig(vocab_size=100, **sizes, is_decoder=True)).eval().bfloat16()
     task = CausalLM(DataSettings(task="causal-lm"))
     task.inputs = frozenset(inspect.signature(model.forward).parameters)
-    with pytest.raises(UniLoraError, match="BertLMHeadModel cannot hold rows apart"):
+    with pytest.raises(UniLoraError, match="BertLMHeadModel cannot hold packed rows apart"):
         check_apart(task, model)
 
 

@@ -382,7 +382,7 @@ def test_a_page_tells_what_the_spread_allows_and_no_more():
     assert "- `xs`: this version has no kind xs" in text and "quick" not in text
     assert "its numbers mean nothing" in page.page({TOMATOES: numbers(quick=True)})
     alone = page.page({TOMATOES: numbers(seeds=1)})
-    assert "Nothing: one seed has no spread." in alone and "±" not in alone.split("## At")[1]
+    assert "None can be: one seed has no spread." in alone and "±" not in alone.split("## At")[1]
 
 
 def test_a_gap_says_whether_a_method_was_not_run_or_cannot_be_there():

@@ -1,7 +1,8 @@
 """A graph of one training step, as ``python -m export onnx --mode step`` writes it, in ONNX Runtime.
 
 Its inputs are the model's own, ``labels``, ``theta`` (float32 (d,)) and each parameter that is trained in full, by its name; its outputs
-are ``loss`` (float32 ()), ``logits`` and, of ``theta`` and each of these parameters, NAME.grad. What it is of stands in its metadata.
+are ``loss`` (float32 ()), ``logits``, and NAME.grad for ``theta`` and each of these parameters. Its metadata says which
+adapter it is of.
 """
 
 from collections.abc import Mapping
@@ -15,12 +16,12 @@ from unilora_spec.documents import size_of
 
 from ..runs.state import State
 
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first of them that this build of ONNX Runtime has
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # in order of preference
 TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32}
 
 
 class Step(NamedTuple):
-    """The mean loss of a batch, and the gradients of it by the names of ``State.values``, float32."""
+    """The mean loss of a batch, and its gradients, float32, by the names of ``State.values``."""
 
     loss: float
     gradients: dict[str, np.ndarray]
@@ -29,8 +30,8 @@ class Step(NamedTuple):
 class StepGraph:
     """The graph in the file ``path``, for a training of ``adapter``, which the file ``of`` holds.
 
-    ``inputs``  what the model is given of rows, by name
-    ``task``    what it learns, a name of ``settings.TASKS``; "" where it is of no task
+    ``inputs``  the names of the model's inputs that rows give
+    ``task``    the task that it learns, a name of ``settings.TASKS``, or "" for none
 
     Raises ``UniLoraError`` where it is no graph of a step, or one of another adapter, kind, d, D, seed or base.
     """
@@ -94,7 +95,7 @@ def opened(path: Path, threads: int | None = None):
 
     options = onnxruntime.SessionOptions()
     options.use_deterministic_compute = True
-    options.log_severity_level = 4  # what is wrong is raised too
+    options.log_severity_level = 4  # errors are raised too, so that the log need not have them
     if threads:
         options.intra_op_num_threads = threads
     there = onnxruntime.get_available_providers()
@@ -102,7 +103,7 @@ def opened(path: Path, threads: int | None = None):
         session = onnxruntime.InferenceSession(path, options, [each for each in PROVIDERS if each in there])
     except Exception as error:  # ONNX Runtime's, of many kinds
         raise UniLoraError(
-            f"{path}: ONNX Runtime takes no such file: {_line(error)}; give a graph of --mode step"
+            f"{path}: ONNX Runtime cannot load it: {_line(error)}; give a graph of --mode step"
         ) from error
     return session, session.get_modelmeta().custom_metadata_map
 

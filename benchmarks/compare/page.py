@@ -41,15 +41,20 @@ def _head(numbers):
     titles = [DATA_SETS[data].title for data in numbers]
     return f"""# Comparison
 
-`python -m benchmarks compare` wrote this page, its pictures and [its numbers]({NUMBERS}) after {len(runs)} trainings, {sum(runs) / 3600:.1f} hours
+This page compares the kinds of this project and methods of PEFT at equal numbers of trained parameters, for somebody who
+has to choose one. It has the accuracy of each method, which differences are significant, the file size, time and memory at each
+budget, the learning rates, and what was left out.
+
+`python -m benchmarks compare` wrote the page, its pictures and [its numbers]({NUMBERS}) after {len(runs)} trainings, {sum(runs) / 3600:.1f} hours
 of one thread in all; nothing here is written by hand.
 
-One base, all-MiniLM-L6-v2, and film reviews: {" and ".join(titles)}. Adapted are the {WEIGHTS} query and value weights, {SIDE} × {SIDE}, and
-beside each adapter the same new head is trained, 770 numbers, which are not in the counts below. A seed gives P, the start, the
-head's start and the order of the rows, the same for all methods. “±” is the standard deviation over the seeds.
+The base is all-MiniLM-L6-v2, and the data are film reviews: {" and ".join(titles)}. The adapters are on its {WEIGHTS} query and value
+weights, {SIDE} × {SIDE}. Beside each adapter the same new head is trained, 770 numbers, which are not in the counts below. A
+seed determines P, the start, the head's start and the order of the rows, and is the same for all methods. “±” is the
+standard deviation over the seeds.
 
-A method stands at a budget where it can have as many parameters, to within {NEAR:.0%}, on the same weights. Where θ has a length of its
-choice, θ_D has {D:,} entries, A and B of rank 4."""
+A method is in a budget's table if it can have that many parameters, to within {NEAR:.0%}, on the same weights. If the length of θ
+can be chosen, θ_D has {D:,} entries, which are A and B of rank 4."""
 
 
 def _about(data, measured):
@@ -58,8 +63,8 @@ def _about(data, measured):
     text = f"""## {DATA_SETS[data].title}
 
 A run sees {protocol["steps"] * protocol["batch"]:,} {rows} once, the first {protocol["max_length"]} tokens of each, in {protocol["steps"]} batches of {protocol["batch"]}, with AdamW, a learning rate that
-rises for 6 % of the steps and then falls to 0, and no dropout; it is judged by {measured["judged"]:,} held-out {rows}. {_seeds(measured)}. So
-short a training is what time allows, and favours what learns fast: its end is not the best that a method can do.
+rises for 6 % of the steps and then falls to 0, and no dropout. Its accuracy is measured on {measured["judged"]:,} held-out {rows}. {_seeds(measured)}.
+The runs are as short as the time for this page required. That favours methods that learn fast; the end of a run need not be the best that a method can do.
 
 {_calls(measured)}
 
@@ -124,10 +129,11 @@ def _differences(measured):
     count = sum(len(lines) for _, lines in found)
     text += f"""
 
-Two methods are compared seed by seed and sentence by sentence. A difference of their mean accuracies is significant where zero is outside
-of two 95 % intervals: over the seeds (Student's t: with {seeds} seeds the mean ± {T[seeds] / seeds**0.5:.2f} standard deviations of their differences), so
-that other seeds would show it too, and over the sentences, so that other sentences would. Half of the intervals below reach farther
-than ±{reach:.3f}: a smaller difference may be there and cannot be seen. Of {count} comparisons, chance alone makes about {count * 0.05:.0f} significant. In brackets: the difference ± the wider interval."""
+Two methods are compared seed by seed and sentence by sentence. A difference of their mean accuracies is significant if zero is
+outside of two 95 % intervals. One is over the seeds (Student's t: with {seeds} seeds the mean ± {T[seeds] / seeds**0.5:.2f} standard deviations of their
+differences), so that other seeds would show the difference too; the other is over the sentences, so that other sentences would.
+Half of the intervals below reach farther than ±{reach:.3f}: a smaller difference may exist and cannot be seen. Of {count} comparisons,
+chance alone makes about {count * 0.05:.0f} significant. The brackets have the difference ± the wider interval."""
     for title, lines in found:
         if not lines:
             continue
@@ -194,9 +200,8 @@ def _section(measured, budget):
     names = ["", "", "parameters", "learning rate", "accuracy", "of each seed", "file, bytes"]
     if "time" in reference:
         about = (
-            f"Time and memory of a step: the methods of a call in turns, torch with {_call(measured, reference)['machine']['threads']} threads; the time"
-            f" beside that of {REFERENCE} in the same turns, {_milliseconds(measured, cells)}, with its 90 % interval, and the peak of allocated"
-            f" memory above the {HEAD}'s."
+            f"The time of a step is a ratio to that of {REFERENCE}, {_milliseconds(measured, cells)}, with its 90 % interval. The methods of a"
+            f" call take turns, and torch has {_call(measured, reference)['machine']['threads']} threads. The memory is the peak of allocated memory above the {HEAD}'s."
         )
         names += ["time", "memory, MB"]
     names += ["date"] * dated
@@ -268,17 +273,19 @@ def _rates(measured):
             f"| `{cell['method']}` | {_count(cell['budget']) if cell['budget'] else ''} | {cell['rate']:g} | {tried or 'none'}{by_one} |"
         )
     about = (
-        "AdamW's, for all of θ; the head's is 0.002 but where it is alone. Where rates were tried, it was with two other seeds, or as said"
-        " one, and they were judged, by the mean, on sentences of Rotten Tomatoes that are neither trained on nor held out"
-        " (`python -m benchmarks compare --search`)"
+        "The table has AdamW's learning rate for all of θ. The head's is 0.002, except where the head is trained alone. The rates that"
+        " were tried were compared with two other seeds, or one where the table says so, by the mean accuracy on sentences of Rotten"
+        " Tomatoes that are neither trained on nor held out (`python -m benchmarks compare --search`)"
     )
     if any(not cell["tried"] and not METHODS[cell["method"]].rates_of for cell in measured["cells"]):
         about += (
-            "; a method of which none were tried at a budget takes the rule in benchmarks/compare, times the factor by"
-            " which the nearest search found it wrong"
+            ". A method without tried rates at a budget takes the rule in benchmarks/compare, times the factor by"
+            " which the nearest search found that rule wrong"
         )
     about += "."
-    about += "".join(f" {', '.join(f'`{name}`' for name in names)}: as `{same}`." for same, names in others.items())
+    about += "".join(
+        f" {', '.join(f'`{name}`' for name in names)}: the rates of `{same}`." for same, names in others.items()
+    )
     return "\n\n".join(["### Learning rates", about, "\n".join(table)])
 
 
