@@ -269,10 +269,10 @@ def test_rates_that_a_search_found_are_those_that_runs_take(tmp_path, monkeypatc
     path = tmp_path / "rates.json"
     monkeypatch.setattr(search, "RATES", path)
     cells = [{"method": name, "budget": 192, "arguments": {"rank": 4, "d": 192}} for name in ("uniform", "partition")]
-    rates = [search.rate_of(cell, search.recorded())["rate"] for cell in cells]
+    rates = [search.rate_of(cell, search.recorded_rates())["rate"] for cell in cells]
     assert rates == [0.055, 0.77]  # 4e-3 √(36864 / 192), 8e-3 √(12 · 384² / 192)
     path.write_text(json.dumps({"balanced": {"192": {"rate": 0.17, "tried": {"0.17": 0.7}, "seeds": 1}, "960": {}}}))
-    found = [search.rate_of(cell, search.recorded()) for cell in cells]
+    found = [search.rate_of(cell, search.recorded_rates()) for cell in cells]
     assert found == [
         {"rate": 0.17, "tried": {"0.17": 0.7}, "search_seeds": 1},
         {"rate": 0.77, "tried": {}, "search_seeds": 0},
@@ -288,7 +288,7 @@ def test_a_rate_that_was_not_searched_for_is_as_wrong_as_the_nearest_that_was(tm
         json.dumps({"balanced": threefold | tenfold, "identity": {"36864": {"rate": 5e-4, "tried": {}, "seeds": 2}}})
     )
     cells, _ = command.planned(["uniform", "PEFT LoRA"], [192, 30000, "own"])
-    found = {(cell["method"], cell["budget"]): search.rate_of(cell, search.recorded())["rate"] for cell in cells}
+    found = {(cell["method"], cell["budget"]): search.rate_of(cell, search.recorded_rates())["rate"] for cell in cells}
     for name in ("balanced", "uniform"):
         assert [found[name, budget] for budget in (192, 30000)] == [0.17, 0.044]
     assert found["uniform", "own"] == 9 and found["PEFT LoRA", "own"] == 5e-3
