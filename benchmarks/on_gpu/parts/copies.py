@@ -21,6 +21,7 @@ def findings(context: Context) -> Iterator[dict]:
     p, out = Projection("balanced", D=D, d=d, seed=0), torch.empty_like(x)
     cached = storage_of(p, context.device, "cached")
     indices = cached.index.long()
+    columns = cached.index.int()  # index_add_ takes no uint16, in which a small d is cached
     scales = torch.cat(cached.scale)[indices]
     steps = {
         COPY: lambda: out.copy_(x),
@@ -31,7 +32,7 @@ def findings(context: Context) -> Iterator[dict]:
         "expand cached": lambda: cached.expand(theta),
         "index": lambda: kernels.index(D, d, 0, context.device),
         "adjoint": lambda: kernels.adjoint(x, d, D, 0),
-        "adjoint by atomic additions": lambda: torch.zeros_like(theta).index_add_(0, cached.index, x),
+        "adjoint by atomic additions": lambda: torch.zeros_like(theta).index_add_(0, columns, x),
     }
     pairs = [
         Pair("expand computed", "expand computed", COPY, 1.2, bytes=4 * D),
