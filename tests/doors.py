@@ -127,11 +127,11 @@ LLAMA_CONFIGS = {
     **DEEP,
     "a pipe": Seed(_raised, "has no config.json"),
     "a billion layers": _llama("'num_hidden_layers' is 1000000000", num_hidden_layers=10**9),
-    "no layers": _llama("says no num_hidden_layers", num_hidden_layers=0),
-    "heads below zero": _llama("says no num_attention_heads", num_attention_heads=-1),
+    "no layers": _llama("has no num_hidden_layers", num_hidden_layers=0),
+    "heads below zero": _llama("has no num_attention_heads", num_attention_heads=-1),
     "heads of half a row": _llama("has 32 rows", num_attention_heads=32),
-    "a type that is a list": _llama("of the model_type", model_type=[]),
-    "a type of a million letters": _llama("of the model_type", model_type="x" * 10**6),
+    "a type that is a list": _llama("of model_type", model_type=[]),
+    "a type of a million letters": _llama("of model_type", model_type="x" * 10**6),
     "a model in it that is a list": _llama(None, text_config=[]),
 }
 

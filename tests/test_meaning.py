@@ -257,4 +257,4 @@ def test_it_costs_little_in_the_file(base):
 def test_of_too_many_groups_there_is_none():
     tensors = [("w" + "x" * number, (1,), np.ones(1, np.float32)) for number in range(rest.MOST_GROUPS + 1)]
     assert len(rest.fingerprint(tensors[1:])) == 16 * rest.MOST_GROUPS and rest.fingerprint(tensors) is None
-    assert rest.blank(name for name, *_ in tensors) is None
+    assert rest.placeholder(name for name, *_ in tensors) is None

@@ -74,7 +74,7 @@ def load(file, params, names: Names = None) -> tuple[Adapter, object]:
         warnings.warn(
             f"the tree's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=2
         )
-    for line in rest.told(adapter.other_rest(rest.of_arrays(tensors))):
+    for line in rest.warnings_of(adapter.other_rest(rest.of_arrays(tensors))):
         warnings.warn(line, stacklevel=2)
     spec = Specification(adapter.projection, adapter.layer_map, tuple((path, *held) for path, held in leaves.items()))
     if adapter.saved:

@@ -13,7 +13,7 @@ import numpy as np
 
 from unilora_spec import UniLoraError
 from unilora_spec.base_model import LARGE_JSON
-from unilora_spec.documents import look_at_json, read_json
+from unilora_spec.documents import check_json, read_json
 
 UNBOUNDED = 10**30
 NAMES = ("bos_token", "eos_token", "pad_token")
@@ -36,7 +36,7 @@ class Tokenizer:
             raise UniLoraError(
                 f"{folder}: it has no tokenizer.json; give --base a folder of the base model that has one"
             )
-        look_at_json(file, *LARGE_JSON)
+        check_json(file, *LARGE_JSON)
         try:
             self._own = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library's own, of many kinds

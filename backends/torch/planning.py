@@ -60,7 +60,7 @@ def planned(settings: AdapterSettings, progress: bool = False) -> dict:
     parameters = list(model.parameters())
     others = {name for name, _ in meaning.compared(model)} - {*layer_map.by_weight()}
     # placeholders with the length of fingerprints
-    base = Base(settings.base, "0" * 32, "0" * 32, type(model).__name__, rest=rest.blank(others))
+    base = Base(settings.base, "0" * 32, "0" * 32, type(model).__name__, rest=rest.placeholder(others))
 
     def trained(d):
         projection = of_kind(

@@ -1,16 +1,16 @@
-"""docs/comparison.md, its pictures and its numbers: a pure function of what was measured, its sentences too."""
+"""Writes docs/comparison.md, its pictures and its numbers: all of it, the sentences too, is a pure function of the measurements."""
 
 import itertools
 import json
 
 import numpy as np
 
+from .differences import T, difference
 from .method import HEAD, NEAR, OWN, REFERENCE, SIDE, WEIGHTS, D
 from .methods import METHODS
 from .numbers import NOT_RUN
 from .picture import picture, spread
 from .runs import DATA_SETS, TOMATOES
-from .told import T, difference
 
 PAGE, NUMBERS = "comparison.md", "comparison/numbers.json"
 
@@ -31,7 +31,7 @@ def page(numbers: dict[str, dict]) -> str:
     parts = [_head(numbers)]
     for data, measured in numbers.items():
         sections = [_section(measured, budget) for budget in measured["budgets"]]
-        parts += [_about(data, measured), _overview(measured), _told(measured), *sections]
+        parts += [_about(data, measured), _overview(measured), _differences(measured), *sections]
         parts += [_rates(measured), _left_out(measured)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -77,7 +77,7 @@ Versions: {versions}.
 
 
 def _seeds(measured):
-    """How many seeds, and of which cells fewer."""
+    """How many seeds there are, and which cells have fewer."""
     most = _most_seeds(measured)
     fewer = [cell for cell in measured["cells"] if len(cell["accuracy"]) < most]
     text = f"{most} seeds" if most > 1 else "One seed"
@@ -92,7 +92,7 @@ def _most_seeds(measured):
 
 
 def _calls(measured):
-    """What was trained when, and by what."""
+    """The table of calls: what each trained, when, and on which machine."""
     table = ["| date | call | trainings | processor | load while steps were timed |", "|---|---|---|---|---|"]
     for number, call in enumerate(measured["calls"]):
         machine, load = call["machine"], call["load"]
@@ -119,7 +119,7 @@ def _overview(measured):
     return "\n".join(table)
 
 
-def _told(measured):
+def _differences(measured):
     seeds = _most_seeds(measured)
     text = "### Which differences are significant"
     if seeds < 2:
@@ -144,21 +144,21 @@ chance alone makes about {count * 0.05:.0f} significant. The brackets have the d
 
 
 def _sorted(lines):
-    """Names by what is told of them."""
+    """The names by verdict, each with its difference."""
     verdicts = {"higher": [], "lower": [], "no significant difference": []}
     for name, one in lines:
-        verdict = "no significant difference" if not one.is_told else "higher" if one.mean > 0 else "lower"
+        verdict = "no significant difference" if not one.is_significant else "higher" if one.mean > 0 else "lower"
         verdicts[verdict].append(f"{name} ({one.mean:+.3f} ± {max(one.of_seeds, one.of_sentences):.3f})")
     return verdicts
 
 
 def _comparisons(measured):
-    """What is compared: a title, and by its name the difference of each that stands beside what the title says."""
+    """The comparisons under each title: (name, difference) of each method or budget with the one that the title names."""
     cells = {(cell["method"], cell["budget"]): cell for cell in measured["cells"] if None not in cell["accuracy"]}
     rights = {key: _bits(cell["right"], measured["judged"]) for key, cell in cells.items()}
 
     def beside(pairs):
-        """Of (name, what, beside what): those that are there."""
+        """(name, difference) of each (name, one, other) of which both were measured."""
         found = [(name, difference(*_of_both(rights[a], rights[b]))) for name, a, b in pairs if {a, b} <= rights.keys()]
         return [(name, one) for name, one in found if one]
 
@@ -175,7 +175,7 @@ def _comparisons(measured):
 
 
 def _of_both(right, others):
-    """Of the seeds that both have: all have the first."""
+    """Both cut to the seeds that they have in common, which are the first ones."""
     common = min(len(right), len(others))
     return right[:common], others[:common]
 
@@ -218,7 +218,7 @@ def _call(measured, cell):
 
 
 def _milliseconds(measured, cells):
-    """A step of balanced in each call that measured one of these cells."""
+    """The time of a step of balanced in each call that measured one of these cells."""
     steps = {
         cell["call"]: f"{cell['time']['against']['median'] * 1000:.0f} ms ({_call(measured, cell)['date']})"
         for cell in cells
@@ -245,7 +245,7 @@ def _row(cell):
 
 
 def _arguments(arguments):
-    """What is not in the column of parameters: rank and options."""
+    """The arguments that the column of parameters does not show: rank and options."""
     shown = {"rank": arguments.get("rank")} | arguments.get("options", {})
     return "".join(f", {name} {value}" for name, value in shown.items() if value is not None)
 

@@ -10,7 +10,7 @@ import transformers
 from transformers import PreTrainedConfig
 
 from unilora_spec import UniLoraError
-from unilora_spec.base_model import look_at_base
+from unilora_spec.base_model import check_base_folder
 from unilora_spec.command import say
 
 from ...runs.waiting import waiting
@@ -38,7 +38,7 @@ def prepare(settings: PlanSettings, progress: bool = False, dropout: float | Non
 def config_at(base: str) -> PreTrainedConfig:
     """The configuration of the base in a folder or of a hub id. Raises ``UniLoraError`` where there is none."""
     if Path(base).is_dir():
-        look_at_base(Path(base))
+        check_base_folder(Path(base))
     return _from_base(config_of, base)
 
 

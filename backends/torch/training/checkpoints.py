@@ -10,7 +10,7 @@ from torch import distributed
 from transformers import TrainerCallback, TrainerState
 
 from unilora_spec.base_model import LARGE_JSON
-from unilora_spec.documents import look_at_json
+from unilora_spec.documents import check_json
 
 from ...runs import checkpoints, ending
 
@@ -32,7 +32,7 @@ class Checkpoints(checkpoints.Checkpoints):
 
 def _state(checkpoint: Path) -> TrainerState | None:
     try:
-        look_at_json(checkpoint / STATE, *LARGE_JSON)
+        check_json(checkpoint / STATE, *LARGE_JSON)
         return TrainerState.load_from_json(str(checkpoint / STATE))
     except (OSError, ValueError, TypeError, RecursionError):
         return None

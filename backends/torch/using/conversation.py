@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from unilora_spec import UniLoraError
-from unilora_spec.documents import look_at_json, read_bytes
+from unilora_spec.documents import check_json, read_bytes
 
 from ...rows.forms import messages_of
 from ...settings import GenerateSettings
@@ -110,7 +110,7 @@ def prompts_of(path: Path) -> Iterator:
     Raises ``UniLoraError`` with the line where there is no prompt.
     """
     if path.suffix.lower() == ".jsonl":
-        look_at_json(path, MOST_PROMPTS, MOST_VALUES)
+        check_json(path, MOST_PROMPTS, MOST_VALUES)
     try:
         lines = read_bytes(path, MOST_PROMPTS).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:

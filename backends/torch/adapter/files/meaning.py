@@ -61,7 +61,7 @@ def warnings(model: nn.Module, adapter: Adapter, originals: Mapping[str, torch.T
     if not (adapter.base and adapter.base.rest):
         return []
     base = ((name, originals.get(name, tensor)) for name, tensor in compared(model))
-    return rest.told(adapter.other_rest(looked_at(base)))
+    return rest.warnings_of(adapter.other_rest(looked_at(base)))
 
 
 def compared(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
