@@ -72,44 +72,49 @@ def main() -> int:
     return 1 if counts[FAILED] else 0
 
 
-def _call():
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = argparse.ArgumentParser(
         prog=program_name("conformance_tests"),
         description="Test whether an implementation of Uni-LoRA is right, and which rules of SPEC.md it breaks if not. It is a "
         "command or a Python module that answers the requests of PROTOCOL.md.",
         epilog=f'Example: {program_name("conformance_tests")} --impl "./mine" --json report.json. '
         "Exit status: 0 all passed, 1 something failed, 2 the call was wrong.",
     )
-    parser.add_argument("--impl", help="a command, or the name of a Python module with answer(request)")
-    parser.add_argument(
+    options.add_argument("--impl", help="a command, or the name of a Python module with answer(request)")
+    options.add_argument(
         "--examples", type=int, default=EXAMPLES, help=f"examples for each property; by default {EXAMPLES}"
     )
-    parser.add_argument(
+    options.add_argument(
         "--seed", type=int, default=0, help="seed of the examples, which gives the same requests again; by default 0"
     )
-    parser.add_argument(
+    options.add_argument(
         "--rule", action="append", default=[], help="check this rule alone, such as 4.3; the option may be repeated"
     )
-    parser.add_argument(
+    options.add_argument(
         "--chapter",
         action="append",
         default=[],
         metavar="N",
         help="check this chapter's rules alone; the option may be repeated",
     )
-    parser.add_argument(
+    options.add_argument(
         "--level", choices=LEVELS, help="check this level of PROTOCOL.md and those before it alone; by default all"
     )
-    parser.add_argument("--list", action="store_true", help="list the checks, without an implementation")
-    parser.add_argument("--timeout", type=float, default=10.0, help="seconds for one answer; by default 10")
-    parser.add_argument("--first", action="store_true", help="stop at the first failure")
-    parser.add_argument(
+    options.add_argument("--list", action="store_true", help="list the checks, without an implementation")
+    options.add_argument("--timeout", type=float, default=10.0, help="seconds for one answer; by default 10")
+    options.add_argument("--first", action="store_true", help="stop at the first failure")
+    options.add_argument(
         "--keep", type=Path, metavar="FOLDER",
         help="where the requests that failed are kept, in a new folder for each run; by default a temporary one",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON; - for standard output")
-    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
-    call = parser.parse_args()
+    options.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON; - for standard output")
+    options.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
+    return options
+
+
+def _call() -> argparse.Namespace:
+    call = parser().parse_args()
     if not (call.impl is not None or call.list):
         raise UniLoraError('give --impl "COMMAND", or --list to see what is checked')
     if unknown := set(call.rule) - set(spec_rules()):

@@ -182,6 +182,9 @@ def test_the_conformance_tests_come_whole(complete, tmp_path):
         ("unilora export gg", {"gguf"}),
         ("unilora export onnx --ada", {"--adapter"}),
         ("unilora predict --ada", {"--adapter"}),
+        ("unilora verify --ba", {"--base"}),
+        ("unilora inspect --", {"--json", "--help"}),
+        ("unilora conformance --imp", {"--impl"}),
     ],
 )
 def test_completion(complete, tmp_path, words, expected):

@@ -110,13 +110,14 @@ def show_verify(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options of both commands."""
+    both = argparse.ArgumentParser(
         prog=program_name("unilora_spec"),
         description="Look into a Uni-LoRA adapter, or check it.",
         epilog=f"Example: {program_name('unilora_spec')} verify vec.safetensors --base ./my-model",
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = both.add_subparsers(dest="command", required=True)
     for name, text in (
         ("inspect", "show what an adapter holds"),
         (
@@ -129,7 +130,11 @@ def main() -> int:
         command.add_argument("--json", action="store_true", help="print the report as JSON")
         if name == "verify":
             command.add_argument("--base", type=Path, help="folder of the base model, with its .safetensors files")
-    call = parser.parse_args()
+    return both
+
+
+def main() -> int:
+    call = parser().parse_args()
     report = inspect(call.file) if call.command == "inspect" else verify(call.file, call.base)
     if call.json:
         print(json.dumps(report, indent=2))

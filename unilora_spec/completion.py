@@ -3,9 +3,12 @@
 Only the command that is already typed is imported, for its options; of the others the names are enough.
 """
 
+import argparse
 import importlib
 import os
-from typing import Any, cast
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -43,6 +46,27 @@ def _imported(name: str) -> Any:
     except ModuleNotFoundError:
         return None
     if not hasattr(program, "app"):
-        return None
+        return _of_argparse(name, program.parser())
     found = cast(TyperGroup, get_command(program.app))
     return found if name in GROUPS else found.commands[name]
+
+
+def _of_argparse(name: str, parser: argparse.ArgumentParser) -> Any:
+    """The command of a program that reads its call with argparse, with the same arguments and options, for typer to complete."""
+    own = next((each.choices[name] for each in parser._actions if name in (each.choices or ())), parser)  # type: ignore[index]
+    parameters = []
+    for action in own._actions:
+        if action.dest != "help":
+            kind = bool if action.nargs == 0 else action.type if action.type in (int, float, Path) else str
+            stated = typer.Option(*action.option_strings) if action.option_strings else typer.Argument()
+            annotation = Annotated[kind, stated]  # type: ignore[valid-type]
+            parameters.append(Parameter(action.dest, Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+
+    def command(**given: Any) -> None:
+        """Never called: only its signature is read."""
+
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    app = typer.Typer(add_completion=False)
+    app.command(name)(command)
+    return get_command(app)
