@@ -14,10 +14,12 @@ from unilora_spec import Adapter, UniLoraError, WorkFailed
 from unilora_spec.documents import size_of
 
 from ..runs.state import State
-from .part import part_for
+from .part import look_at, part_for
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first of them that this build of ONNX Runtime has
 TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32}
+
+FOLDED = 32, 2**26  # bytes of one value that is computed when a graph is loaded: times those of its file, plus so many
 
 
 class Step(NamedTuple):
@@ -42,6 +44,7 @@ class StepGraph:
     def __init__(self, path: Path, adapter: Adapter, of: Path, threads: int | None = None, learn: bool = True):
         self.path, self._threads = path, threads
         size_of(path)
+        look_at(path)
         self._was = _identity(path)
         self._forward = None if learn else self._forward_half()
         self._session = opened(path, threads, path) if learn else self._forward
@@ -77,8 +80,7 @@ class StepGraph:
         return self._run(self._forward, ["logits"], batch, state)[0]
 
     def _forward_half(self):
-        path = self.path.resolve()  # ONNX Runtime takes no data behind a link out of the folder
-        return opened(part_for(path, "logits"), self._threads, path)
+        return opened(part_for(self.path, "logits"), self._threads, self.path)
 
     def _run(self, session, outputs, batch, state):
         feeds = {name: np.asarray(batch[name], self._types[name]) for name in (*self.inputs, "labels")}
@@ -112,7 +114,10 @@ def opened(model: Path | bytes, threads: int | None, path: Path):
     options = onnxruntime.SessionOptions()
     options.use_deterministic_compute = True
     options.log_severity_level = 4  # what is wrong is raised too
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    # ONNX Runtime takes no data behind a link out of the folder.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.resolve().parent))
+    folded = FOLDED[0] * path.stat().st_size + FOLDED[1]
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(folded))
     if threads:
         options.intra_op_num_threads = threads
     there = onnxruntime.get_available_providers()
