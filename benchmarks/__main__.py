@@ -20,7 +20,20 @@ from typer.main import get_command
 from unilora_spec import UniLoraError, replacing
 from unilora_spec.command import run
 
-from . import attaching, files, generating, jax, language_models, measure, memory, projection, quiet, report, training
+from . import (
+    attaching,
+    files,
+    generating,
+    jax,
+    language_models,
+    measure,
+    memory,
+    projection,
+    quiet,
+    report,
+    step_graph,
+    training,
+)
 from .compare.command import compare
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -42,6 +55,7 @@ GROUPS = {
     (17,): jax.set_up,
     (18,): jax.expand_and_adjoint,
     (19,): jax.training,
+    (20,): step_graph.training,
 }
 ROWS = [number for numbers in GROUPS for number in numbers]
 QUICK = 2

@@ -20,7 +20,7 @@ from unilora_spec.serialization import replacing
 from . import report
 from .answers import shown
 from .client import Failed, GaveUp, Implementation, command_of
-from .keeping import keep
+from .failed_requests import write_requests
 from .rules import LEVELS, NOT_ASKED, Selection, chapters, spec_rules
 from .run import EXAMPLES, FAILED, OUTCOMES, checks, run
 
@@ -29,7 +29,7 @@ LONGEST_TIMEOUT = 86_400  # seconds
 
 def main() -> int:
     call = _call()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the implementation is ended then too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM ends the implementation too
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a terminal may have fewer characters than SPEC.md
     selection = Selection(frozenset(call.rule), frozenset(call.chapter), call.level)
@@ -42,14 +42,14 @@ def main() -> int:
         junit = outputs.enter_context(replacing(call.junit)) if call.junit else None
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             results = run(implementation, call.examples, call.seed, selection, junit, progress, call.first)
-        _some(results, selection)
+        _require_checks(results, selection)
     try:
-        kept, trouble = keep(results, call.keep), None
+        kept, trouble = write_requests(results, call.keep), None
     except OSError as error:
         kept, trouble = None, f"The requests that failed could not be kept: {error.strerror or error}."
     described, complete = implementation.described, selection.is_all and not call.first
     if call.json:
-        _write_json(call, report.as_json(results, described, _again(call), complete))
+        _write_json(call, report.as_json(results, described, _call_to_repeat(call), complete))
     name, version = (shown(described[field], 80) for field in ("name", "version"))
     person.print(f"{name} {version} against SPEC.md, version 1\n")
     for line, style in report.table(results):
@@ -75,35 +75,39 @@ def main() -> int:
 def _call():
     parser = argparse.ArgumentParser(
         prog=program_name("conformance_tests"),
-        description="Whether an implementation of Uni-LoRA is right, and which rules of SPEC.md it breaks if not. It is a "
+        description="Test whether an implementation of Uni-LoRA is right, and which rules of SPEC.md it breaks if not. It is a "
         "command or a Python module that answers the requests of PROTOCOL.md.",
         epilog=f'Example: {program_name("conformance_tests")} --impl "./mine" --json report.json. '
         "Exit status: 0 all passed, 1 something failed, 2 the call was wrong.",
     )
     parser.add_argument("--impl", help="a command, or the name of a Python module with answer(request)")
-    parser.add_argument("--examples", type=int, default=EXAMPLES, help=f"for each property; by default {EXAMPLES}")
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the examples: the same seed, the same requests; by default 0"
+        "--examples", type=int, default=EXAMPLES, help=f"examples for each property; by default {EXAMPLES}"
     )
     parser.add_argument(
-        "--rule", action="append", default=[], help="check this rule alone, such as 4.3; may come again"
+        "--seed", type=int, default=0, help="seed of the examples, which gives the same requests again; by default 0"
     )
     parser.add_argument(
-        "--chapter", action="append", default=[], metavar="N", help="check this chapter's rules alone; may come again"
+        "--rule", action="append", default=[], help="check this rule alone, such as 4.3; the option may be repeated"
+    )
+    parser.add_argument(
+        "--chapter",
+        action="append",
+        default=[],
+        metavar="N",
+        help="check this chapter's rules alone; the option may be repeated",
     )
     parser.add_argument(
         "--level", choices=LEVELS, help="check this level of PROTOCOL.md and those before it alone; by default all"
     )
-    parser.add_argument("--list", action="store_true", help="say what would be checked, without an implementation")
+    parser.add_argument("--list", action="store_true", help="list the checks, without an implementation")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds for one answer; by default 10")
     parser.add_argument("--first", action="store_true", help="stop at the first failure")
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER",
         help="where the requests that failed are kept, in a new folder for each run; by default a temporary one",
     )  # fmt: skip
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the report for a machine; - for standard output"
-    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON; - for standard output")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
     call = parser.parse_args()
     if not (call.impl is not None or call.list):
@@ -132,7 +136,8 @@ def _start(call) -> Implementation:
         raise UniLoraError(f"--impl {call.impl!r} is no command: {error}") from None
 
 
-def _some(results, selection):
+def _require_checks(results, selection):
+    """Raises ``UniLoraError`` where the selection leaves no check."""
     if not results:
         reasons = [f"rule {rule} has none: {NOT_ASKED[rule]}" for rule in sorted(selection.rules) if rule in NOT_ASKED]
         raise UniLoraError("no check is left to be made; " + ("; ".join(reasons) or "name more rules, or no --level"))
@@ -140,7 +145,7 @@ def _some(results, selection):
 
 def _list(call, selection) -> int:
     found = checks(selection)
-    _some(found, selection)
+    _require_checks(found, selection)
     if call.json:
         _write_json(call, [{"name": c.name, "rules": c.rules, "needs": c.needs, "says": c.says} for c in found])
     if str(call.json) != "-":
@@ -150,7 +155,8 @@ def _list(call, selection) -> int:
     return 0
 
 
-def _again(call) -> dict:
+def _call_to_repeat(call) -> dict:
+    """The options that make the same run again, for the report."""
     return {
         "impl": call.impl,
         "examples": call.examples,

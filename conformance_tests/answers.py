@@ -1,4 +1,4 @@
-"""From a line of an implementation to an object, and from what it says to what is shown: neither is trusted."""
+"""Parses the answers of an implementation, and makes its texts fit to be shown: it is trusted with neither."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from unilora_spec.command import printable
 DEEPEST = 16  # lists and objects in each other; the answers of PROTOCOL.md have three
 MOST = 2**20  # values: each costs memory many times its text
 LONGEST_NUMBER = 32  # characters, as in SPEC 8.5
-_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)  # nothing in it is tried twice
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)  # it never backtracks
 
 
 def parsed(line: bytes) -> dict:
@@ -43,7 +43,7 @@ def shown(value, most: int = 300) -> str:
 
 
 def _check_depth(bare):
-    """``bare`` has no texts. Before the parser sees it, which calls itself for each list in a list."""
+    """Raises ``ValueError`` for JSON that nests too deep, before a parser sees it, which recurses. ``bare`` is the JSON without its texts."""
     depth = 0
     for bracket in re.finditer(rb"[\[{\]}]", bare):
         depth += 1 if bracket.group() in b"[{" else -1

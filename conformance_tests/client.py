@@ -1,4 +1,4 @@
-"""An implementation, asked line by line (PROTOCOL.md), and what it does wrong in answering."""
+"""Asks an implementation line by line (PROTOCOL.md), and collects what is wrong with its answers."""
 
 import importlib.util
 import json
@@ -14,14 +14,14 @@ from .processes import Command, NoAnswer
 from .rules import KINDS
 
 SHRINKING = 15  # seconds after a check's first failure in which a smaller input is looked for
-HANGS = 3  # after which nothing more is asked: each costs the whole time limit
-WAYS = 20  # in which one check fails that are kept; the others are counted
+HANGS = 3  # requests without an answer in time, after which no more are sent: each costs the whole time limit
+WAYS = 20  # ways of failing that are kept of one check; further ones are counted only
 
 
 class Failed(AssertionError):
-    """An answer that is wrong. ``request`` is what to paste, ``answer`` what came to it, None where nothing did.
+    """A wrong answer. ``request`` is the request, as it can be pasted, and ``answer`` the answer to it, None where none came.
 
-    ``way``, with the message up to its first number or name, tells one way of failing from another.
+    ``way``, with the message up to its first number or name, distinguishes one way of failing from another.
     """
 
     def __init__(self, message, request, way=""):
@@ -35,7 +35,7 @@ class Broken(Failed):
 
 
 class GaveUp(BaseException):
-    """A check that is ended with its failures so far. Not an ``Exception``, so that no smaller one is looked for."""
+    """Ends a check with its failures so far. It is no ``Exception``, so that Hypothesis does not look for a smaller failure."""
 
     def __init__(self, failure):
         super().__init__(failure.message)
@@ -83,7 +83,7 @@ class Implementation:
         self.requests, self.kinds = self.described["requests"], self.described["kinds"]
 
     def new_check(self) -> None:
-        """Forgets the failures of the check before. ``ways`` has one for each way in which a check fails, that with the
+        """Forgets the failures of the check before. ``ways`` has one failure for each way in which a check fails, the one with the
         shortest request; ``further`` are the ways beyond ``WAYS``, and ``case`` is the number and the name of a case of a table (``each``)."""
         self.ways, self.further, self.case = {}, set(), None
         self._since, self._last = None, (None, None)
@@ -126,7 +126,8 @@ class Implementation:
         self._raise(failure)
 
     def each(self, cases, ask, named=None) -> None:
-        """Calls ``ask(case)`` for each case, whichever fail, and fails then as the first of them; ``named(case)`` is said with it."""
+        """Calls ``ask(case)`` for each case, also after one has failed, and then fails as the first of them did. ``named(case)`` is the
+        case's name in the message."""
         first = None
         try:
             for k, case in enumerate(cases):
@@ -141,7 +142,7 @@ class Implementation:
             self._raise(first)
 
     def memory(self) -> dict[str, int]:
-        """The most bytes that the process has had, resident and reserved, where the system tells; else nothing."""
+        """The most bytes that the process has had, resident and reserved; empty where the system does not say."""
         try:
             with open(f"/proc/{self.process.pid}/status") as status:
                 found = re.findall(r"^(VmHWM|VmPeak):\s+(\d+) kB", status.read(), re.MULTILINE)
@@ -175,10 +176,10 @@ class Implementation:
 
 
 def as_line(message: dict) -> bytes:
-    """A request as it is sent, but for the end of the line."""
+    """A request as it is sent, without the end of the line."""
     try:
         return json.dumps(message, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half a surrogate pair has no UTF-8, only an escape
+    except UnicodeEncodeError:  # half a surrogate pair cannot be UTF-8, but can be escaped
         return json.dumps(message).encode()
 
 

@@ -1,4 +1,4 @@
-"""What is at the head of a file, for a person: its header decoded, as far as it can be."""
+"""Shows the head of a file to a person: its header, decoded as far as it can be."""
 
 import json
 

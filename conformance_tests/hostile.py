@@ -76,7 +76,7 @@ def text_of(segments, wrong=0) -> dict:
 
 @dataclass(frozen=True)
 class Case:
-    """One file. ``rules`` refuse it, any of them; none: it is sound. ``description`` is what a writer refuses as well."""
+    """One file. Any of ``rules`` may refuse it; without rules it is sound. ``description`` is the one that a writer refuses as well."""
 
     name: str
     flag: str

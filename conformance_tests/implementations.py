@@ -1,8 +1,7 @@
 """``python -m conformance_tests.implementations REPORT…``: who conforms, as a page, from the reports of conformance runs.
 
-A report is what ``python -m conformance_tests --impl … --json REPORT`` writes, from whoever sends one. What the page needs of it is kept in
-a record, ``FOLDER/NAME.json``, and beside it lies ``NAME.badge.json``, for the README of the implementation. The page is made of the records
-alone.
+``python -m conformance_tests --impl … --json REPORT`` writes a report, and anybody may send one. What the page needs of it is kept in a
+record, ``FOLDER/NAME.json``, with ``NAME.badge.json`` beside it for the README of the implementation. The page is made of the records alone.
 """
 
 import argparse
@@ -121,7 +120,7 @@ def _many(kinds):
 
 
 def _plain(text: str) -> str:
-    """A text of a stranger as one cell of a table: without what Markdown or HTML would make something of."""
+    """A text of a stranger as one cell of a table, without characters that mean something in Markdown or HTML."""
     return printable(re.sub(r"[|`<>\[\]\\*]", " ", text))[:LONGEST].strip()
 
 
@@ -131,13 +130,18 @@ def main() -> int:
         description="Write docs/implementations.md from the reports of conformance runs, and a badge for each implementation.",
         epilog='Example: python -m conformance_tests.implementations report.json --note "Zig, one file"',
     )
-    parser.add_argument("reports", type=Path, nargs="*", metavar="REPORT", help="what --json of a run has written")
+    parser.add_argument(
+        "reports", type=Path, nargs="*", metavar="REPORT", help="a file that a run has written with --json"
+    )
     parser.add_argument(
         "--note", default="", help="what the page says of the implementation: its language, where it is"
     )
-    parser.add_argument("--date", default=datetime.date.today().isoformat(), help="of the runs; by default today")
+    parser.add_argument("--date", default=datetime.date.today().isoformat(), help="date of the runs; by default today")
     parser.add_argument(
-        "--folder", type=Path, default=Path("docs/implementations"), help="of the records; the page is beside it"
+        "--folder",
+        type=Path,
+        default=Path("docs/implementations"),
+        help="folder of the records; the page is written beside it",
     )
     call = parser.parse_args()
     if not call.folder.parent.is_dir():

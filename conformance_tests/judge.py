@@ -1,4 +1,4 @@
-"""What a check does with an implementation: asks it, compares bits, and says in a sentence what differs."""
+"""Asks an implementation on behalf of a check, compares bits, and says in a sentence what differs."""
 
 import base64
 import binascii
@@ -90,7 +90,7 @@ class Judge:
         return shown(answer.get("message"), 1000)
 
     def within(self, name: str, got, exact, bound, request: str, fields: dict) -> None:
-        """Compares an array of an answer with float64 numbers, each of which it may be off by its own ``bound``."""
+        """Compares an array of an answer with float64 numbers; each entry may be off by its own ``bound``."""
         exact, bound = np.ravel(exact), np.ravel(bound)
         if len(got) != len(exact):
             self.fail(f"{name} has {len(got)} entries, and must have {len(exact)}", request, fields)

@@ -3,11 +3,11 @@
 ``python -I -S keeper.py SOCKET WORD …``; SOCKET is the number of an open one, over which it says ``started PID`` or
 ``failed ERRNO``, and ``ended STATUS`` when the command has ended by itself.
 
-It is a process of its own so that what is below it comes from the command and nothing else does. On Linux it adopts all that
-the command's processes leave behind (prctl PR_SET_CHILD_SUBREAPER), so that no fork and no setsid leads out. It kills only its
-own children, again and again until it has none: their children become its own, and a number of a process whose parent has
-not waited for it belongs to no other. The socket closes with the runner however that ends, by SIGKILL as well. Systems without
-such an adoption have the process group alone, and what leaves the group stays.
+It is a process of its own so that all processes below it come from the command. On Linux it adopts the processes that the
+command's processes leave behind (prctl PR_SET_CHILD_SUBREAPER), so that none escapes by fork or setsid. It kills only its own
+children, again and again until it has none: their children become its own, and the id of a process is not used again before its
+parent has waited for it. The socket closes with the runner however that ends, by SIGKILL as well. On systems without such an
+adoption only the process group is ended, and processes that have left the group stay.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ def main() -> None:
     os.set_blocking(wakes, False)
     signal.set_wakeup_fd(wakes)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    command, failure = started(sys.argv[2:])
+    command, failure = start(sys.argv[2:])
     for standard in range(3):  # so that the command's ends of the pipes close with the command
         os.dup2(os.open(os.devnull, os.O_RDWR), standard)
     with contextlib.suppress(OSError):  # the runner is gone; what the command has started is ended below
@@ -48,13 +48,13 @@ def main() -> None:
     end_children()
 
 
-def started(words):
-    """The process of the command, and 0 or the number of the error that its start had."""
+def start(words):
+    """Starts the command. Returns the id of its process, and 0 or the number of the error with which it did not start."""
     reads, writes = os.pipe()  # closed by the command's start
     command = os.fork()
     if command == 0:
         os.setsid()
-        # Python ignores two of them, and that is handed down.
+        # Python ignores two of them, and its children would inherit that.
         for number in signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD:
             signal.signal(number, signal.SIG_DFL)
         try:

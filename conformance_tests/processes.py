@@ -1,4 +1,4 @@
-"""A command that answers lines, all its processes, and the little of what it writes that is kept."""
+"""Runs a command that answers lines, keeps the end of what it writes to standard error, and ends all its processes."""
 
 import contextlib
 import os
@@ -50,8 +50,8 @@ class Command:
             stream.fileno() for stream in (self._keeper.stdin, self._keeper.stdout, self._keeper.stderr)
         )
         os.set_blocking(self._sink, False)
-        if not self._told("started", PATIENCE):
-            failure = self._told("failed", 0)
+        if not self._reported("started", PATIENCE):
+            failure = self._reported("failed", 0)
             last = self.last_words()
             self.close()
             reason = os.strerror(int(failure)) if failure else last or "the process that watches over it did not start"
@@ -59,8 +59,8 @@ class Command:
 
     @property
     def pid(self) -> int:
-        """Of the command itself."""
-        return int(self._told("started", 0))
+        """The id of the command's own process."""
+        return int(self._reported("started", 0))
 
     def exchange(self, line: bytes, timeout: float) -> bytes:
         """Writes one line and reads one, each as far as the other side allows, so that neither waits for the other.
@@ -95,7 +95,7 @@ class Command:
     def last_words(self) -> str:
         """The last three lines of standard error."""
         deadline = time.monotonic() + 1
-        while self._errors is not None and time.monotonic() < deadline and self._hear_errors(0):
+        while self._errors is not None and time.monotonic() < deadline and self._read_errors(0):
             pass
         lines = self._said.decode(errors="replace").strip().splitlines()[-3:]
         return " / ".join(shown(line, 200) for line in lines)
@@ -105,7 +105,7 @@ class Command:
         with contextlib.suppress(OSError):
             self._keeper.stdin.close()
         if patience:
-            self._told("ended", patience)
+            self._reported("ended", patience)
         self._control.close()  # which tells the keeper to kill
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._keeper.wait(PATIENCE)
@@ -113,15 +113,15 @@ class Command:
         self._keeper.stderr.close()
 
     def _ready(self, sources, sinks, timeout):
-        """Those of both that are ready; what comes on standard error meanwhile is heard, so that it never stands still."""
+        """Those of ``sources`` and of ``sinks`` that are ready. Standard error is read meanwhile, so that the command never waits for it."""
         errors = [self._errors] if self._errors is not None else []
         readable, writable, _ = select.select(sources + errors, sinks, [], max(timeout, 0))
         if self._errors in readable:
-            self._hear_errors(0)
+            self._read_errors(0)
         return [source for source in readable if source in sources], writable
 
-    def _hear_errors(self, timeout) -> bool:
-        """Whether anything more came."""
+    def _read_errors(self, timeout) -> bool:
+        """Reads what has come on standard error; returns whether anything came."""
         if not select.select([self._errors], [], [], timeout)[0]:
             return False
         piece = os.read(self._errors, 2**16)
@@ -130,8 +130,8 @@ class Command:
             self._errors = None
         return bool(piece)
 
-    def _told(self, what, timeout) -> str:
-        """The number that the keeper has told under this word within some seconds, or an empty text."""
+    def _reported(self, what, timeout) -> str:
+        """The number that the keeper reports with the word ``what`` within ``timeout`` seconds, as a text; empty where none comes."""
         deadline = time.monotonic() + timeout
         while not (found := re.search(rf"^{what} (-?\d+)\n", self._heard.decode(), re.MULTILINE)):
             ready = select.select([self._control], [], [], max(deadline - time.monotonic(), 0))[0]
@@ -144,17 +144,19 @@ class Command:
         return found.group(1)
 
     def _end(self) -> str:
-        """How it ended that no answer comes, and the last lines of standard error."""
-        status = self._told("ended", 1)
-        return ": ".join(filter(None, [how(int(status)) if status else "it closed its output", self.last_words()]))
+        """Why no answer comes any more: how the command ended, and the last lines of its standard error."""
+        status = self._reported("ended", 1)
+        return ": ".join(
+            filter(None, [how_ended(int(status)) if status else "it closed its output", self.last_words()])
+        )
 
     def _meanwhile(self) -> str:
-        """How the command ended while a process that it has left behind keeps its output open, where it has."""
-        status = self._told("ended", 0)
-        return f"; {how(int(status))}, and a process that it started keeps its output open" if status else ""
+        """How the command ended, where it has, while a process that it started keeps its output open; else an empty text."""
+        status = self._reported("ended", 0)
+        return f"; {how_ended(int(status))}, and a process that it started keeps its output open" if status else ""
 
 
-def how(status: int) -> str:
+def how_ended(status: int) -> str:
     """How a process ended, by its exit status, negative for a signal."""
     if status >= 0:
         return f"it ended with exit status {status}"

@@ -1,4 +1,4 @@
-"""What a run says: a line for each chapter and each failure in full for a person, all of it as JSON for a machine."""
+"""The report of a run: for a person a line for each chapter and each failure in full, for a machine all of it as JSON."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ from .answers import shown
 from .rules import LEVELS, NOT_ASKED, chapters, level_of, spec_rules
 from .run import FAILED, NOT_SUPPORTED, PASSED, UNASKED, Result
 
-LONGEST = 1000  # characters of a request that are shown; all of it is in the file that is kept
+LONGEST = 1000  # characters of a request that are shown; the kept file has all of it
 STYLES = {PASSED: "green", FAILED: "bold red", NOT_SUPPORTED: "yellow", UNASKED: "yellow"}
 
 
@@ -85,7 +85,8 @@ def _many(number, what, alone=False):
 def failures(results: list[Result], command: str, width: int | None = None) -> list[str]:
     """Each failure: its rules and what they ask for, and for each way what was wrong, what was asked and what came.
 
-    ``command`` is what takes a request that is kept; ``width`` is where sentences are folded, None for nowhere; requests and paths never are.
+    ``command`` is the command that answers a kept request; sentences are folded at ``width``, or not at all where it is None; requests and
+    paths never are.
     """
     lines = []
     for result in results:

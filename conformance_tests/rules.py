@@ -40,7 +40,7 @@ TOGETHER = (
 
 
 def refusing(rules, request: str, kind: str | None = None) -> set[str]:
-    """``rules``, and those that refuse together with one of them such a request of such a kind."""
+    """``rules``, and the rules that may refuse such a request, of such a kind, in the place of one of them."""
     found = set(rules)
     for one, other, where, _ in TOGETHER:
         if where in (request, kind) and found & {one, other}:
@@ -62,8 +62,8 @@ def chapters() -> dict[str, str]:
 
 
 def check(*rules: str, needs: str, drawn: bool = True):
-    """Marks a check: the rules that it tests, the requests, separated by spaces, without which it cannot be made, and whether what it
-    asks is drawn by a seed, or the same at each run."""
+    """Marks a check: the rules that it tests, the requests, separated by spaces, without which it cannot be made, and whether its
+    inputs are drawn by a seed, or the same at each run."""
     return pytest.mark.check(rules=rules, needs=tuple(needs.split()), drawn=drawn)
 
 
@@ -74,8 +74,8 @@ def level_of(requests) -> str:
 
 @dataclass(frozen=True)
 class Selection:
-    """The checks of these rules and of these chapters, all where none is named; of ``level`` and those before it alone; unless
-    ``drawn``, those alone that ask the same at each run."""
+    """Which checks to make: those of these rules and chapters, all where none is named; of these only those of ``level`` and the levels
+    before it; unless ``drawn``, only those that ask the same at each run."""
 
     rules: frozenset[str] = frozenset()
     chapters: frozenset[str] = frozenset()
@@ -87,7 +87,7 @@ class Selection:
         return self == Selection()
 
     def takes(self, rules, needs, drawn) -> bool:
-        """Whether a check with this mark is one of them."""
+        """Whether a check with this mark is selected."""
         named = not (self.rules or self.chapters) or any(
             rule in self.rules or rule.split(".")[0] in self.chapters for rule in rules
         )

@@ -19,7 +19,7 @@ from .judge import Judge
 from .rules import Selection
 
 CHAPTERS = Path(__file__).parent / "chapters"
-EXAMPLES = 40  # of each property, if not told otherwise; the faults of faults/ are looked for with as many
+EXAMPLES = 40  # examples of each property by default; the faults of faults/ are looked for with as many
 OUTCOMES = PASSED, FAILED, NOT_SUPPORTED, UNASKED = "passed", "failed", "not supported", "not asked"
 ALL = Selection()
 
@@ -28,7 +28,7 @@ ALL = Selection()
 class Way:
     """One way in which a check fails: a sentence, the smallest request that shows it, and what was answered, shortened.
 
-    ``kept`` is the file that has the request (keeping.py).
+    ``kept`` is the file that has the request (failed_requests.py).
     """
 
     message: str
@@ -63,8 +63,8 @@ def result_of(item) -> Result:
 
 
 @dataclass
-class _Chosen:
-    """A plugin that leaves of the checks those of ``selection``."""
+class _Selected:
+    """A plugin that keeps only the checks of ``selection``."""
 
     selection: Selection
     items: list = field(default_factory=list)
@@ -76,7 +76,7 @@ class _Chosen:
 
 @dataclass
 class _Run:
-    """A plugin that asks an implementation. ``results`` are those of the checks, in the order of SPEC.md."""
+    """A plugin that gives the checks an implementation to ask. ``results`` has their results, in the order of SPEC.md."""
 
     implementation: Implementation
     progress: object = None
@@ -119,9 +119,9 @@ class _Run:
             result.outcome, result.message = UNASKED, error.failure.message
         else:
             result.outcome = FAILED
-            self._say_ways(result, error)
+            self._describe_ways(result, error)
 
-    def _say_ways(self, result, error):
+    def _describe_ways(self, result, error):
         ours = isinstance(error, Failed | GaveUp | Flaky | BaseExceptionGroup)
         failures = sorted(self.implementation.ways.values(), key=lambda failure: len(as_line(failure.request)))
         if not ours or not failures:
@@ -136,7 +136,7 @@ class _Run:
 
 
 def checks(selection: Selection = ALL) -> list[Result]:
-    """The checks that a run would make, none of them made."""
+    """The checks that a run would make, without making them."""
     return [result_of(item) for item in _collected(selection, [], ["--collect-only"])]
 
 
@@ -166,11 +166,11 @@ def run(
 
 
 def _collected(selection, plugins, options):
-    """Calls pytest on the chapters; the items that it has taken."""
+    """Calls pytest on the chapters, and returns the items that it has collected."""
     always = [str(CHAPTERS), "-c", str(CHAPTERS / "pytest.ini"), "-p", "no:terminal", "-p", "no:cacheprovider"]
     always += ["-p", "_hypothesis_pytestplugin", "--assert=plain"]
     alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}  # whatever else is installed or set
-    chosen, faults = _Chosen(selection), _Faults()
+    chosen, faults = _Selected(selection), _Faults()
     with mock.patch.dict(os.environ, alone):
         status = pytest.main(always + options, plugins=[*plugins, chosen, faults])
     if status == pytest.ExitCode.INTERRUPTED and not faults.text:

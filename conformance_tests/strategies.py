@@ -1,4 +1,4 @@
-"""What Hypothesis draws requests from: the edges of SPEC.md more often than chance would.
+"""What Hypothesis draws requests from, with the edges of SPEC.md more often than by chance.
 
 Projections, descriptions and tensors are the plain values that the protocol sends.
 """
@@ -18,8 +18,8 @@ LARGEST = 2**40
 
 
 def few():
-    """A third of the examples, for checks that are made of many kinds, whose code is in most the same. What lies at an edge is not
-    left to chance: boundaries/ asks it at each run."""
+    """Settings with a third of the examples, for checks that run for many kinds, which share most of their code. Edges are not left to
+    chance: boundaries/ asks them at each run."""
     return settings(max_examples=-(-settings.default.max_examples // 3))
 
 

@@ -30,7 +30,7 @@ NOTES = {
 
 
 def vector(rule, comment, request, answer=None, refused=None, flags=(), **fields) -> dict:
-    """A case but for its id; ``fields`` are the request's, arrays as lists of numbers."""
+    """A case without its id; ``fields`` are the request's, arrays as lists of numbers."""
     case = {"rule": rule, "comment": comment, "flags": [*flags, *(["invalid"] if refused else [])]}
     case["request"] = {"request": request, **packed(fields)}
     return case | ({"refused": refused} if refused else {"answer": packed(answer)})

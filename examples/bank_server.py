@@ -26,7 +26,7 @@ for number in range(3):  # drawn, not trained
 bank = [load_adapter(f"{number}.safetensors") for number in range(3)]
 export_onnx(base, bank, {"input": torch.randn(2, 16)}, "bank.onnx", mode="bank", dynamic={"input": {0: "batch"}})
 options = onnxruntime.SessionOptions()
-options.log_severity_level = 3  # it warns of each input that has a default, as the bank has
+options.log_severity_level = 3  # else it warns of each input that has a default, such as the bank
 session = onnxruntime.InferenceSession("bank.onnx", options)
 
 

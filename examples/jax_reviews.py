@@ -1,6 +1,7 @@
 """Film reviews in JAX: MiniLM's weights in a small BERT of Flax NNX, one vector trained with optax, saved as the file that every backend reads.
 
-``python examples/jax_reviews.py`` trains and says the accuracy on what was held out. The vector and the held-out rows are those of ``make demo``.
+``python examples/jax_reviews.py`` trains and prints the accuracy on the held-out rows. The vector and the held-out rows
+are as in ``make demo``.
 """
 
 import argparse
@@ -47,7 +48,7 @@ class Layer(nnx.Module):
 
 
 class Bert(nnx.Module):
-    """A BERT that sorts texts into classes, from its config.json."""
+    """A BERT that classifies texts, made from its config.json."""
 
     def __init__(self, config, classes, rngs):
         size, inner, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
@@ -68,18 +69,19 @@ class Bert(nnx.Module):
 
 
 def names(path, array):
-    """What a leaf is in the checkpoint of transformers' BertForSequenceClassification."""
+    """The ``Leaf`` of the tensor that a leaf holds in the checkpoint of transformers' BertForSequenceClassification."""
     renamed = ".".join(TORCH.get(part, part) for part in path.split("."))
     return from_torch(renamed if path.startswith("classifier") else f"bert.{renamed}", array)
 
 
 def place(package, path):
-    """A file or folder that a package brings."""
+    """The path of a file or folder in a package."""
     return Path(find_spec(package).origin).parent / path
 
 
 def rows(base):
-    """Ids and label of each sentence to train on, and of those held out by a hash of the text."""
+    """(rows to train on, held-out rows), each row with its ids and its label; a hash of the text decides which rows are
+    held out."""
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(LONGEST)
@@ -93,7 +95,8 @@ def rows(base):
 
 
 def batches(rows, order):
-    """Batches of padded ids, mask and labels; 32, 64, 96 or 128 tokens, so that a step is compiled four times at most."""
+    """Yields batches of padded ids, mask and labels, with 32, 64, 96 or 128 tokens, so that a step is compiled at most
+    four times."""
     for start in range(0, len(order), BATCH):
         chosen = [rows[i] for i in order[start : start + BATCH]]
         length = -(-max(len(ids) for ids, _ in chosen) // 32) * 32
@@ -102,7 +105,7 @@ def batches(rows, order):
 
 
 def like_lengths(rows, seed):
-    """A random order in which the rows of one batch are of like length."""
+    """A random order in which the rows of a batch have similar lengths."""
     random = np.random.default_rng(seed)
     order = random.permutation(len(rows))
     for start in range(0, len(order), 50 * BATCH):

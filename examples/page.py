@@ -1,4 +1,4 @@
-"""What ``make web`` opens where nothing else is given: MiniLM's step graph with int8 weights, and film reviews.
+"""Makes the files that ``make web`` opens by default: MiniLM's step graph with int8 weights, and film reviews.
 
     python examples/page.py build/web/minilm
 
@@ -25,7 +25,7 @@ def main(folder: Path, weights: str = "int8") -> None:
 
 
 def reviews(source: Path, output: Path) -> None:
-    """The rows of Rotten Tomatoes, with words for their labels."""
+    """Writes the rows of Rotten Tomatoes, with words for their labels."""
     column, wanted = WHERE.split("=")
     csv.field_size_limit(2**25)
     with source.open(encoding="utf-8", newline="") as file, output.open("w", encoding="utf-8", newline="") as table:

@@ -11,7 +11,7 @@ labels = (images[:, 0].mean((1, 2)) > images[:, 1].mean((1, 2))).long()  # which
 
 
 def network() -> nn.Module:
-    """The same network each time: what a pretrained one would be."""
+    """The same network each time, in place of a pretrained one."""
     torch.manual_seed(1)
     return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 14 * 14, 2))
 

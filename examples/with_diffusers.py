@@ -13,7 +13,7 @@ def base() -> UNet2DModel:
         sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
         attention_head_dim=4, down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
-    torch.nn.init.normal_(model.conv_out.weight, std=0.2)  # which begins at zero, and behind it nothing is trained
+    torch.nn.init.normal_(model.conv_out.weight, std=0.2)  # at zero, nothing before it would get a gradient
     return model
 
 

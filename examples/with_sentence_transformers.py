@@ -1,4 +1,5 @@
-"""sentence-transformers: an encoder learns which sentences belong together; what is trained is one vector on its attention."""
+"""sentence-transformers: an encoder learns which sentences belong together, by one vector that is trained on its
+attention."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,7 @@ attach(model[0].auto_model, rank=4, d=2000, seed=0, targets=("query", "value"))
 
 
 def right() -> int:
-    """For how many anchors the nearest sentence is their own."""
+    """The number of anchors whose nearest sentence is their own."""
     anchors, positives = (model.encode(PAIRS[name], show_progress_bar=False) for name in PAIRS)
     return int((st.util.cos_sim(anchors, positives).argmax(1).numpy() == range(len(anchors))).sum())
 

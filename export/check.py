@@ -1,4 +1,4 @@
-"""Does an ONNX file answer as its base with its adapter does? For files that this project wrote, and any other."""
+"""Compares an ONNX file, written by this project or another, with its base and adapter: does it answer as they do?"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +28,8 @@ def check_with_file(
 ) -> dict:
     """How far the outputs of ``path`` are from those of the ONNX file ``base`` with ΔW as NumPy computes it.
 
-    ``arrays`` by input name are what both are run on, made up where None. Raises ``UniLoraError`` where a file is none or
-    another adapter's, ``WorkFailed`` where it cannot be run. PyTorch is not needed.
+    ``arrays``, by input name, are what both are run on; they are made up where None. Raises ``UniLoraError`` where ``path`` is no ONNX
+    file or another adapter's, ``WorkFailed`` where it cannot be run. PyTorch is not needed.
     """
     from .onnx_base.feeds import feeds_for
     from .onnx_base.from_file import read, reference
@@ -47,7 +47,8 @@ def check_with_file(
 
 
 def check_with_torch(path: Path, adapters: Sequence[Adapter], base: str | None, arrays, progress: Progress) -> dict:
-    """The same, from those of the transformers model ``base``, by default the folder that the adapter names, in PyTorch."""
+    """How far the outputs of ``path`` are from those of the transformers model ``base``, by default the folder that the adapter names,
+    run in PyTorch with the adapter. ``arrays`` and errors are as in ``check_with_file``."""
     graph = _of_these(path, adapters)
     if _mode(graph) == STEP:
         return _check_step(path, graph, adapters[0], base, arrays, progress)
@@ -69,11 +70,11 @@ def check_with_torch(path: Path, adapters: Sequence[Adapter], base: str | None, 
 
 
 def _check_step(path: Path, graph: ir.Model, adapter: Adapter, base: str | None, arrays, progress: Progress) -> dict:
-    """The same of a step of training: its loss, logits and gradients."""
+    """``check_with_torch`` for a step of training, of which loss, logits and gradients are compared."""
     said = graph.metadata_props
     if not said.get("unilora.task"):
         raise UniLoraError(
-            f"{path} was exported with a loss of one's own, which the file does not hold; export_onnx compares it"
+            f"{path} was exported with a loss from Python, which the file does not hold; compare it by export_onnx"
         )
     progress("loading PyTorch")
     from .torch_base.base import load_base
@@ -90,7 +91,7 @@ def _check_step(path: Path, graph: ir.Model, adapter: Adapter, base: str | None,
 
 
 def _of_these(path: Path, adapters: Sequence[Adapter]) -> ir.Model:
-    """The graph of a file whose own words, where it has some, are of these adapters."""
+    """The graph of a file. Raises ``UniLoraError`` where the file's metadata, if it has any, are those of other adapters."""
     graph = load(path)
     mode = _mode(graph)
     if mode not in MODES:

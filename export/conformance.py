@@ -1,8 +1,8 @@
 """The exported ONNX functions as an implementation that the conformance tests ask (conformance_tests/PROTOCOL.md).
 
 ``python -m conformance_tests --impl export.conformance`` runs each function of functions.py in ONNX Runtime, in a small
-model of its own, and for ``merge`` the whole of rebuild.py. A graph takes keys, the scale of `uniform` and the initial
-vector from its writer, and has no use for columns: there is nothing of ours to ask.
+model of its own, and for ``merge`` the whole of rebuild.py. Requests for keys, the scale of `uniform`, the initial vector and
+columns are not answered: a graph gets the first three from its writer, and does not need columns.
 """
 
 import inspect
@@ -78,7 +78,7 @@ def _model(inputs, outputs, nodes, initializers=()):
 
 
 def _session(model):
-    # One thread: to start and end those of a pool takes longer than all that such a model does.
+    # One thread: starting and ending a pool of them takes longer than running such a model.
     return session(ir.to_proto(model).SerializeToString(), threads=1)
 
 
@@ -95,7 +95,7 @@ def _permutation(r):
 
 
 def permuted(pi, x) -> np.ndarray:
-    """π(x) for int64[n] x: a graph that knows D knows what is outside after each pass, here it is counted."""
+    """π(x) for int64[n] x. A graph knows from D how many entries are outside after each pass; here they are counted."""
     y = run("Pass", x, pi.a, pi.keys)
     while outside := np.count_nonzero(y >= pi.D):
         y = run("Walk", y, [outside], pi.a, pi.keys)
@@ -168,7 +168,7 @@ def _merge(r):
 
 
 def _outputs(adapter, weights):
-    """The weights as a graph with the rebuild in it sees them, which gives them as its outputs."""
+    """The weights with ΔW, as the outputs of a graph that holds the rebuild."""
     values = [
         _value(f"{k}.weight", const_value=ir.tensor(weight), shape=ir.Shape(weight.shape))
         for k, weight in enumerate(weights)

@@ -1,7 +1,7 @@
-"""The data of a graph in files beside it: where they are, and that they are the graph's own.
+"""The data of a graph in files beside it: where they are, and whether they are the graph's own.
 
-A graph names each file in a text of its own. One that is not in the graph's folder, nor in the blobs of the snapshot of Hugging
-Face's cache that the folder is, is never opened: what it holds would be in the next graph that is written.
+A graph names the files of its data. One that is not in the graph's folder, nor in the blobs of the snapshot of Hugging Face's cache
+that the folder is, is never opened: its contents would be copied into the next graph that is written.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,21 +13,21 @@ from unilora_spec import UniLoraError
 from unilora_spec.places import own_file
 
 LEAST_EXTERNAL = 1024  # bytes: smaller tensors stay in the graph
-READ_BY_INFERENCE = (ir.DataType.INT64, ir.DataType.INT32)  # shapes, and what they are computed of: they stay as well
+READ_BY_INFERENCE = (ir.DataType.INT64, ir.DataType.INT32)  # shapes, and what they are computed from: they stay too
 
 
-def settle(model: ir.Model, path: Path) -> None:
+def resolve(model: ir.Model, path: Path) -> None:
     """Gives each external tensor of the graph in the file ``path`` the real place of its data, which is a regular file.
 
-    Links into the cache's blobs are resolved by this, at which onnx-ir itself refuses. The values of attributes are
-    mapped, not read. Raises ``UniLoraError`` for data that are not the graph's own, or not so long as the graph says.
+    It also resolves links into the cache's blobs, which onnx-ir itself refuses. The values of attributes are mapped, not
+    read. Raises ``UniLoraError`` for data that are not the graph's own, or not so long as the graph says.
     """
     found = model.meta["data"] = set()
 
     def own(tensor):
         if not isinstance(tensor, ir.ExternalTensor):
             return tensor
-        settled = _settled(tensor, path)
+        settled = _resolved(tensor, path)
         found.add(Path(settled.path))
         return settled
 
@@ -52,7 +52,7 @@ def settle(model: ir.Model, path: Path) -> None:
 
 
 def files(model: ir.Model) -> set[Path]:
-    """The files that the data of a graph are in, as ``settle`` found them."""
+    """The files that the data of a graph are in, as ``resolve`` found them."""
     return model.meta.get("data", set())
 
 
@@ -63,14 +63,15 @@ def _graphs(model: ir.Model) -> Iterator:
         yield from graph.subgraphs()
 
 
-def put_beside(model: ir.Model, folder: Path, renamed: Callable[[Path], Path] = lambda file: file) -> Path | None:
-    """Writes the data of a graph's large tensors to one file in ``folder``, of one tensor at a time, and makes the graph refer to it.
+def write_data(model: ir.Model, folder: Path, renamed: Callable[[Path], Path] = lambda file: file) -> Path | None:
+    """Writes the data of a graph's large tensors to one file in ``folder``, one tensor at a time, and makes the graph refer to it.
 
-    Returns the file, which ``renamed`` may give another name, or None where no tensor is large; all others are in the graph then.
+    Returns the file, to which ``renamed`` may give another name, or None where no tensor is large. The data of small tensors are in
+    the graph then.
     """
     values = [v for graph in model.graphs() for v in graph.initializers.values() if v.const_value is not None]
     large = [v for v in values if v.const_value.nbytes > LEAST_EXTERNAL and v.dtype not in READ_BY_INFERENCE]
-    take_in(set(values) - set(large))
+    load_data(set(values) - set(large))
     if not large:
         return None
     written = ir.external_data.convert_tensors_to_external([value.const_value for value in large], folder, "data")
@@ -82,8 +83,8 @@ def put_beside(model: ir.Model, folder: Path, renamed: Callable[[Path], Path] = 
     return data
 
 
-def take_in(values) -> None:
-    """Reads the data of initializers that are in files."""
+def load_data(values) -> None:
+    """Reads the data of those initializers that have them in files."""
     for value in values:
         if isinstance(value.const_value, ir.ExternalTensor):
             (value.const_value,) = ir.external_data.convert_tensors_from_external([value.const_value])
@@ -92,8 +93,8 @@ def take_in(values) -> None:
 def own_data(path: Path, name: str, location: str, offset: int, length: int | None, needed: int) -> Path:
     """The file that has the data of a tensor of the graph in the file ``path``. Nothing is opened.
 
-    The graph says that they are the ``length`` bytes from byte ``offset`` on of the file ``location``, and its shape that ``needed`` are.
-    Raises ``UniLoraError`` where they are not the graph's own, or not there.
+    The graph says that they are the ``length`` bytes from byte ``offset`` on of the file ``location``; the tensor's shape needs ``needed``
+    bytes. Raises ``UniLoraError`` where the file is not the graph's own, or does not hold them.
     """
     absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor
     file = None if absolute or ".." in Path(location).parts else own_file(path.parent, location)
@@ -111,7 +112,7 @@ def own_data(path: Path, name: str, location: str, offset: int, length: int | No
     return file
 
 
-def _settled(tensor: ir.ExternalTensor, path: Path) -> ir.ExternalTensor:
+def _resolved(tensor: ir.ExternalTensor, path: Path) -> ir.ExternalTensor:
     try:
         file = own_data(path, tensor.name, str(tensor.location or ""), tensor.offset or 0, tensor.length, tensor.nbytes)
     except UniLoraError as error:

@@ -34,7 +34,7 @@ class Form:
     marked: bool = True
 
     def check(self, mode: str) -> None:
-        """Raises ``UniLoraError`` where the mode has nothing that the form is about."""
+        """Raises ``UniLoraError`` where the form does not apply to the mode."""
         if self.required and mode not in (*FED, "bank", STEP):  # a step requires them in any form
             raise UniLoraError(
                 f"--required-inputs is for adapters that are fed, and the mode {mode} holds its own; give --mode input, factored or bank"

@@ -20,7 +20,7 @@ from .graph.adapt import Saved, Weight, adapt
 from .graph.marks import marks
 from .graph.rebuild import index_words, pairs
 from .modes import BESIDE, MODES, PLAIN, STEP, Form
-from .onnx_limits import look_at
+from .onnx_limits import check_limits
 from .parity import compare as parity
 from .parity.file import compare_file, compare_step
 
@@ -29,12 +29,12 @@ OPSETS = range(18, 23)
 Runtime 1.32 refuses (cos_cache and sin_cache of one row for the whole batch)."""
 LARGEST_FILE = 2**31 - 2**24  # protobuf's limit, less room for the nodes; above it the tensors go into a file beside
 GATHERED = {"input": 2**22, "bank": 2**20}
-"""Entries of θ_D from where gathering them in each run is worth a word: 3 ns an entry on one core, thus 12 ms for 2^22, and
+"""Entries of θ_D from where gathering them in each run is worth a warning: 3 ns an entry on one core, thus 12 ms for 2^22, and
 for a bank so much for each row of the batch, with 4 bytes an entry. python -m benchmarks.large_onnx --adapter measures it."""
 
 
 def check_call(path: Path, mode: str, adapters: Sequence[Adapter], form: Form = PLAIN) -> None:
-    """Refuses what can be refused before anything is loaded. Raises ``UniLoraError``."""
+    """Raises ``UniLoraError`` for a call that can be refused before anything is loaded."""
     if mode not in MODES:
         raise UniLoraError(f"mode is {mode!r}; give {', '.join(MODES)}")
     form.check(mode)
@@ -71,11 +71,11 @@ def check_call(path: Path, mode: str, adapters: Sequence[Adapter], form: Form = 
 
 def load(path: Path) -> ir.Model:
     """The graph of a file, its tensors where they are. Raises ``UniLoraError`` where it is no ONNX file, asks for too much
-    (``onnx_limits``), or has data that are not its own (``external.settle``)."""
-    look_at(path)
+    (``onnx_limits``), or has data that are not its own (``external.resolve``)."""
+    check_limits(path)
     try:
         graph = ir.load(path)
-        external.settle(graph, path)
+        external.resolve(graph, path)
         return graph
     except UniLoraError:
         raise
@@ -84,12 +84,12 @@ def load(path: Path) -> ir.Model:
 
 
 def outputs(path: Path, mode: str) -> list[Path]:
-    """The files of an export to ``path``, the graph first: but for its data, where it is large."""
+    """The files that an export to ``path`` writes, the graph first. The data of a large graph are not among them."""
     return [path, *(path.with_suffix(suffix) for suffix in BESIDE.get(mode, ()))]
 
 
 def advice(mode: str, layer_map: LayerMap) -> list[str]:
-    """What speaks against a mode where D is large, as warnings of a report."""
+    """Warnings for a report where D is so large that another mode is faster."""
     D = layer_map.D
     if D <= GATHERED.get(mode, D):
         return []
@@ -160,7 +160,7 @@ def finish(
 
     It is checked by onnx, as far as the ONNX file ``base`` that it was made of passes, and, unless ``checks`` is None, has to
     answer what these say, in ONNX Runtime. Raises
-    ``UniLoraError`` where the mode cannot be had, ``WorkFailed`` where the file is not sound or disagrees; then nothing at
+    ``UniLoraError`` where the graph does not allow the mode, ``WorkFailed`` where the file is not sound or disagrees; then nothing at
     ``path`` has changed.
     """
     progress("putting the adapter in")
@@ -181,7 +181,7 @@ def place(
     base: Path | None = None,
     keep: Iterable[Path] = (),
 ) -> dict:
-    """Writes a graph that has its adapter in it, as ``finish`` does; data in the files ``keep`` are not removed with a graph that is replaced."""
+    """Writes a graph that has its adapter in it, as ``finish`` does. When a graph is replaced its data are removed, but not the files ``keep``."""
     graph.ir_version = max(graph.ir_version, 8)  # the first with functions
     # The data that a graph refers to has its digest in its name, so that an old graph finds its old data until it is replaced.
     with placing(path, lambda: _data_of(path) - set(keep)) as folder:
@@ -194,7 +194,7 @@ def place(
         if checks is not None:
             progress("running it in ONNX Runtime")
             comparison, providers = (compare_step if mode == STEP else compare_file)(files[0], checks)
-            parity.insist(comparison)
+            parity.check_tolerance(comparison)
         sizes = {str(path.parent / file.name): file.stat().st_size for file in files}
     return {
         "file": str(path),
@@ -214,7 +214,7 @@ def place(
 
 
 def metadata(adapters: Sequence[Adapter], mode: str) -> dict[str, str]:
-    """What a file says of its adapter."""
+    """The metadata of a file that describe its adapter, by key."""
     adapter = adapters[0]
     p, base = adapter.projection, adapter.base
     name = base.name if base else ""
@@ -236,7 +236,7 @@ def metadata(adapters: Sequence[Adapter], mode: str) -> dict[str, str]:
 
 
 def _count_nodes(model: ir.Model) -> int:
-    """Nodes of the graph, its functions inlined: what a runtime has before it folds anything."""
+    """How many nodes the graph has with its functions inlined, which is what a runtime begins with."""
     sizes = {}
 
     def size(nodes):
@@ -272,10 +272,11 @@ def _data_of(path: Path) -> set[Path]:
 
 
 def _write(model: ir.Model, path: Path) -> list[Path]:
-    """The graph, and where it is too large for one file, or its base had them so, its data: the files, the graph first."""
+    """Writes the graph, and its data beside it where it is too large for one file or its base had them so. Returns the files, the graph
+    first."""
     values, data = [value for graph in model.graphs() for value in graph.initializers.values()], None
     if external.files(model) or sum(value.const_value.nbytes for value in values) > LARGEST_FILE:
-        data = external.put_beside(
+        data = external.write_data(
             model, path.parent, lambda file: file.rename(path.with_name(f"{path.name}.{digest(file)}.data"))
         )
     path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
@@ -283,7 +284,7 @@ def _write(model: ir.Model, path: Path) -> list[Path]:
 
 
 def _write_beside(adapter: Adapter, opset: int, folder: Path, path: Path, mode: str, form: Form) -> list[Path]:
-    """What is fed, as ONNX Runtime's adapters are stored, and the graph from θ to A and B; of a step, the adapter itself."""
+    """Writes the files that belong beside a graph: the .onnx_adapter with what is fed, and the expander; for a step, the adapter itself."""
     from .graph.expander import expander, write_adapter
 
     files = [folder / file.name for file in outputs(path, mode)[1:]]

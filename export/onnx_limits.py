@@ -1,7 +1,7 @@
-"""An ONNX file looked at before a library makes anything of it: what it asks for is bounded by what it has.
+"""Checks an ONNX file before a library loads it: what the file asks for is bounded by what it holds.
 
 ONNX Runtime, onnx and onnx-ir put a function's nodes in the place of each call, compute what depends on no input when a file is loaded,
-and read as many bytes as a tensor says. A file of 7 kB can so ask for 2^40 nodes, or for a terabyte.
+and read as many bytes as a tensor says. So a file of 7 kB can ask for 2^40 nodes, or for a terabyte.
 """
 
 import functools
@@ -27,22 +27,22 @@ MOST_RESULT = 2**31  # bytes of one value that a run computes
 FOLDED = 32, 2**26  # bytes of all that is computed when the file is loaded: times those of its tensors, plus so many
 SMALL = 1024  # bytes of a tensor from which a shape may be computed
 MOST_TRIES = 2000  # nodes that are computed to learn a shape
-GROWING = {  # operators that make more of small inputs, whose results' shapes onnx tells; and what is drawn by chance
+GROWING = {  # operators whose results may be larger than their inputs, and whose shapes onnx infers; and those that draw at random
     "ConstantOfShape", "Expand", "Range", "Tile", "Pad", "Resize", "Upsample", "OneHot", "EyeLike", "AffineGrid", "Col2Im", "Unique",
     "HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix", "MaxUnpool", "ConvTranspose", "GridSample", "CenterCropPad",
     "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout",
 }  # fmt: skip
 
 
-def look_at(path: Path) -> None:
+def check_limits(path: Path) -> None:
     """Raises ``UniLoraError`` for a file that is no ONNX model, and for one that asks for more than any has."""
     if (size := size_of(path)) > MOST_FILE:
         raise UniLoraError(f"{path} has {size:,} bytes; an ONNX file has at most 2 GiB, and its data in another")
-    _look_at(path, size, path.stat().st_mtime_ns)
+    _check_limits(path, size, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(4)
-def _look_at(path, size, changed):
+def _check_limits(path, size, changed):
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's, of many kinds

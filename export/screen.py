@@ -1,4 +1,4 @@
-"""What a person sees of an export: the steps while it runs, and its report."""
+"""Shows an export to a person: its steps while it runs, and its report."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from unilora_spec.command import asked_to_stop, printable
 
 @contextlib.contextmanager
 def status():
-    """What is being done, on a terminal's last line; nothing elsewhere."""
+    """Shows the current step on a terminal's last line, and nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda step: None
         return
@@ -36,7 +36,7 @@ def interruptible(step):
 
 @contextlib.contextmanager
 def bar():
-    """A bar on a terminal, nothing elsewhere."""
+    """Shows a bar on a terminal, and nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda step, done, total: None
         return
@@ -103,7 +103,7 @@ def _show_genai(report: dict) -> None:
 
 
 def show_weights(report: dict) -> None:
-    """Which weight was found where in an ONNX base."""
+    """Shows which weight was found where in an ONNX base."""
     rows = report["weights"]
     widths = [max(len(row[key]) for row in rows) for key in ("name", "initializer")]
     verdict = {
@@ -120,7 +120,7 @@ def show_weights(report: dict) -> None:
 
 
 def show_comparison(report: dict) -> None:
-    """How far a file's outputs are from the reference's."""
+    """Shows how far a file's outputs are from the reference's."""
     comparison = report["comparison"]
     sizes = ", ".join(" × ".join(map(str, batch)) for batch in comparison["batches"])
     _line(f"  ran on      {report['input']}, {sizes}, in ONNX Runtime ({report['providers'][0]})")
@@ -179,7 +179,7 @@ def show_nodes(report: dict) -> None:
 
 
 def show_folder(report: dict, done: str) -> None:
-    """The report of what was written for other tools; ``done`` says what of the adapter."""
+    """The report of what was written for other tools; ``done`` says what was made of the adapter."""
     files = "1 file" if report["files"] == 1 else f"{report['files']} files"
     _line(f"{report['output']}: {files}, {report['bytes']:,} bytes; {done}")
     if left_out := report.get("left_out"):
@@ -199,8 +199,8 @@ def show_parts(report: dict) -> None:
         _line(f"  {name}  {len(part['weights'])} weights found, {len(part['elsewhere'])} elsewhere; {compared}")
 
 
-def tell(report: dict, as_json: bool, show: Callable[[dict], None]) -> None:
-    """A report, as JSON or in words, and its warnings."""
+def print_report(report: dict, as_json: bool, show: Callable[[dict], None]) -> None:
+    """Prints a report, as JSON or by ``show``, and its warnings."""
     for warning in report.get("warnings", ()):
         print(f"warning: {printable(warning)}", file=sys.stderr)
     if as_json:

@@ -132,11 +132,11 @@ LLAMA_CONFIGS = {
     **DEEP,
     "a pipe": Seed(_raised, "has no config.json"),
     "a billion layers": _llama("'num_hidden_layers' is 1000000000", num_hidden_layers=10**9),
-    "no layers": _llama("says no num_hidden_layers", num_hidden_layers=0),
-    "heads below zero": _llama("says no num_attention_heads", num_attention_heads=-1),
+    "no layers": _llama("has no num_hidden_layers", num_hidden_layers=0),
+    "heads below zero": _llama("has no num_attention_heads", num_attention_heads=-1),
     "heads of half a row": _llama("has 32 rows", num_attention_heads=32),
-    "a type that is a list": _llama("of the model_type", model_type=[]),
-    "a type of a million letters": _llama("of the model_type", model_type="x" * 10**6),
+    "a type that is a list": _llama("of model_type", model_type=[]),
+    "a type of a million letters": _llama("of model_type", model_type="x" * 10**6),
     "a model in it that is a list": _llama(None, text_config=[]),
 }
 
@@ -161,7 +161,7 @@ YAML = {
     "too long": _options("such a file has at most", "rank: " + "[" * 100_000),
     "many keys": _options("a text, a number, or a list", "a: 1\n" * 10_000),
     "a key twice": _options("a key is there twice", "rank: 1\nrank: 2"),
-    "a key twice, spelled in two ways": _options("there twice, with - and with _", "max-length: 1\nmax_length: 2"),
+    "a key twice, spelled in two ways": _options("given twice, with - and with _", "max-length: 1\nmax_length: 2"),
     "code": _options("could not determine a constructor", "rank: !!python/object/apply:os.system [ls]"),
     "no date": _options("this is no YAML", "rank: 2001-99-99"),
     "no whole number": _options("this is no YAML", "rank: !!int x"),
@@ -232,7 +232,7 @@ PROMPTS = {
 }
 TEMPLATES = {
     "sound": Seed(b"{% for m in messages %}{{ m.content }}{% endfor %}", None),
-    "nothing": Seed(b"{# #}", "what is asked has no token"),
+    "nothing": Seed(b"{# #}", "the prompt has no token"),
     "a loop": Seed(
         b"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "it takes more than"
     ),
@@ -594,11 +594,9 @@ STEPS = {
     "functions in a circle": Seed(_step(TIMES, functions=[function("F0", "F1"), function("F1", "F0")]), "calls itself"),
     "a constant of a terabyte": Seed(_of_shape(2**38), "could not run it"),
     "an expansion": Seed(_step(EXPAND, tensors=[shape("s", 2**38, 1, 1)]), "could not run it"),
-    "a shape without its bytes": Seed(_step(SAME, tensors=[HUGE]), "takes no such file"),
-    "data in a pipe": Seed(_step(SAME, tensors=[_outside(location="pipe")]), "takes no such file"),
-    "data behind the end": Seed(
-        _step(SAME, tensors=[_outside(location="rows.csv", offset=2**40)]), "takes no such file"
-    ),
+    "a shape without its bytes": Seed(_step(SAME, tensors=[HUGE]), "cannot load it"),
+    "data in a pipe": Seed(_step(SAME, tensors=[_outside(location="pipe")]), "cannot load it"),
+    "data behind the end": Seed(_step(SAME, tensors=[_outside(location="rows.csv", offset=2**40)]), "cannot load it"),
     "graphs in graphs": Seed(_within(1000), "step.onnx"),
     "a pipe": PIPE,
 }
@@ -620,7 +618,7 @@ def _run_state(said=None, run=RUN, step=1, **tensors) -> bytes:
 
 RUN_STATES = {
     "sound": Seed(_run_state(), None),
-    "of another run": Seed(_run_state(run=RUN | {"rows": 7}), "is of a run of 7 rows"),
+    "of another run": Seed(_run_state(run=RUN | {"rows": 7}), "is of a run with rows 7"),
     "behind the end": Seed(_run_state(step=2**60), ""),
     "before the start": Seed(_run_state(step=-1), "step -1"),
     "a record that nests": Seed(_run_state("[" * 10**5), "holds no state of a training"),
@@ -646,7 +644,7 @@ STATES = {
         "sound": Seed(_state(), None),
         "a header of 70 MB": LONG,
         "a record that nests": Seed(_state(b"[" * 10**5), "nested deeper"),
-        "a record of a megabyte": Seed(_state(b" " * 2**20), "which is up to"),
+        "a record of a megabyte": Seed(_state(b" " * 2**20), "and is up to"),
         "a layer map of 2^40 segments": Seed(
             _state(RECORD | {"layers": [RECORD["layers"][0] | {"name": "x.{i}.w", "layers": [0, 2**40]}]}), ""
         ),

@@ -49,7 +49,7 @@ def printed(name: str, folder: Path) -> str:
 
 def listed() -> dict[str, str]:
     """What README.md says that each prints, by its name; empty where it says nothing yet."""
-    parts = re.split(r"^## \[(.*?)\]\(.*\)$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    parts = re.split(r"^## (\S+)$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
     blocks = {name: re.search(r"```text\n(.*?)```", text, re.DOTALL) for name, text in zip(parts[1::2], parts[2::2])}
     return {name: block[1] if block else "" for name, block in blocks.items()}
 
@@ -60,7 +60,7 @@ def write() -> None:
     for name in filter(is_here, listed()):
         with tempfile.TemporaryDirectory() as folder:
             output = printed(name, Path(folder))
-        head, heading, rest = text.partition(f"## [{name}]({name})")
+        head, heading, rest = text.partition(f"## {name}")
         own, mark, others = rest.partition("\n## ")
         own = re.sub(r"\n```text\n.*?```\n", "", own, flags=re.DOTALL).rstrip()
         text = f"{head}{heading}{own}\n\n```text\n{output}```\n{mark}{others}"

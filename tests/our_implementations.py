@@ -8,6 +8,8 @@ PYTHON = sys.executable
 OURS = {  # the report's name: how it is called, and what the page says of it
     "unilora_spec": ("unilora_spec.conformance", "NumPy, the reference"),
     "torch": ("backends.torch.conformance", "PyTorch, what attach computes with"),
+    "jax": ("backends.jax.conformance", "JAX, what a model in JAX computes with"),
+    "onnx": ("backends.onnx.conformance", "the files that training in ONNX Runtime reads and writes"),
     "export": ("export.conformance", "ONNX Runtime, the functions of exported graphs"),
     "c": ("{folder}/unilora", "C, one file: conformance_tests/examples/unilora.c"),
     "javascript": (

@@ -234,7 +234,7 @@ def test_one_index_serves_all_adapters_of_a_projection(tmp_path):
     paths = files(base, tmp_path, {"a": 1, "b": 2})
     model = load_adapter(base, paths["a"])
     model.unilora.add_adapter("b", paths["b"])
-    assert model.unilora.adapters.now("b").storage is model.unilora.storage
+    assert model.unilora.adapters.held("b").storage is model.unilora.storage
 
 
 def test_load_adapter_takes_the_place_of_the_active_one(tmp_path):
@@ -303,8 +303,8 @@ def test_what_no_mix_is_exact_for_is_refused(tmp_path):
         model.unilora.add_adapter(name, paths[name])
     refused = {
         "has A and B, and their product is not linear": {"a": 0.5, "default": 0.5},
-        "a and b have other projections": {"a": 0.5, "b": 0.5},
-        "a and c adapt other weights|a and c have other projections": {"a": 0.5, "c": 0.5},
+        "a and b have different projections": {"a": 0.5, "b": 0.5},
+        "a and c adapt different weights|a and c have different projections": {"a": 0.5, "c": 0.5},
         "no adapter 'd'": {"d": 1.0},
         "needs adapters with their weights": {},
     }

@@ -274,7 +274,7 @@ def test_what_instructions_and_prompts_are_shown_as(tmp_path):
             says("s", "q", "a", system=True),
             "refuses a conversation of system, user, assistant: System role not supported",
         ),
-        (FORGETS, says("q", "so=>1", "q", "2"), "shows a turn otherwise once another follows"),
+        (FORGETS, says("q", "so=>1", "q", "2"), "shows a turn differently once another follows"),
         ("{% for %}", says("q", "a"), "the chat template refuses a conversation of user, assistant: "),
         ("{% for m in messages %}{{ m.name.first }}{% endfor %}", says("q", "a"), "refuses a conversation"),
     ],
@@ -370,7 +370,8 @@ def test_cut_and_left_out_rows_are_counted_and_said(bases, rows, tmp_path, capfd
         in said
     )
     with pytest.raises(
-        UniLoraError, match=r"rows.jsonl: no answer fits in 3 tokens; the shortest row takes 5: give --max-length more"
+        UniLoraError,
+        match=r"rows.jsonl: no answer fits in 3 tokens; the shortest row takes 5; give a larger --max-length",
     ):
         train(TrainSettings(**options, max_length=3, overwrite=True))
 
@@ -498,7 +499,7 @@ def qwen3_next():
     ("make", "why"),
     [
         (mamba, "MambaForCausalLM takes no positions, so that rows cannot be held apart"),
-        (qwen3_next, "Qwen3NextForCausalLM cannot hold rows apart"),
+        (qwen3_next, "Qwen3NextForCausalLM cannot hold packed rows apart"),
     ],
 )
 def test_packing_is_refused_by_name_where_a_row_sees_those_before_it(bases, rows, make, why):
@@ -513,7 +514,7 @@ def test_a_row_that_is_seen_is_found_where_rounding_hides_it():
     model = T.BertLMHeadModel(T.BertConfig(vocab_size=100, **sizes, is_decoder=True)).eval().bfloat16()
     task = CausalLM(DataSettings(task="causal-lm"))
     task.inputs = frozenset(inspect.signature(model.forward).parameters)
-    with pytest.raises(UniLoraError, match="BertLMHeadModel cannot hold rows apart"):
+    with pytest.raises(UniLoraError, match="BertLMHeadModel cannot hold packed rows apart"):
         check_apart(task, model)
 
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from typer.main import get_command
 
 from benchmarks.__main__ import app
-from benchmarks.compare import command, page, processes, runs, search, told
+from benchmarks.compare import command, differences, page, processes, runs, search
 from benchmarks.compare.method import HEAD, NEAR, OWN, RATES, REFERENCE
 from benchmarks.compare.methods import METHODS
 from benchmarks.compare.numbers import NOT_RUN
@@ -61,18 +61,18 @@ def test_an_interrupted_call_goes_on_and_a_finished_one_does_nothing_again(small
     options = ("--quick", "--seeds", 2, "--budget", 192, "--method", "PEFT UniLora", "--method", "identity")
     options += ("--workers", 1, "--kept", tmp_path / "kept", "--output", tmp_path / "docs")
 
-    def counted(run, make=runs.made):
+    def counted(run, make=runs.train_and_judge):
         if len(made) == 2:
             raise KeyboardInterrupt
         made.append(str(run))
         return make(run)
 
-    monkeypatch.setattr(processes, "made", counted)
+    monkeypatch.setattr(processes, "train_and_judge", counted)
     with pytest.raises(WorkFailed, match="what is finished is kept in .*, and the same call goes on"):
         compare(*options)
     kept = contents(tmp_path / "kept")
     assert len(kept) == 3 and not (tmp_path / "docs").exists()  # two runs, and what a step takes
-    monkeypatch.setattr(processes, "made", lambda run: made.append(str(run)) or runs.made(run))
+    monkeypatch.setattr(processes, "train_and_judge", lambda run: made.append(str(run)) or runs.train_and_judge(run))
     assert compare(*options, "--json", tmp_path / "numbers.json") == 0
     assert "6 runs, 2 of them kept from before" in capsys.readouterr().err
     assert len(made) == len(set(made)) == 6  # three methods, two seeds, none twice
@@ -89,7 +89,7 @@ def test_an_interrupted_call_goes_on_and_a_finished_one_does_nothing_again(small
     def fail(*arguments):
         raise AssertionError("this was measured already")
 
-    monkeypatch.setattr(processes, "made", fail)
+    monkeypatch.setattr(processes, "train_and_judge", fail)
     monkeypatch.setattr(processes, "costs", fail)
     assert compare(*options) == 0
     assert contents(tmp_path / "docs") == written and contents(DOCS) == before
@@ -103,7 +103,11 @@ def test_a_call_adds_what_is_lacking_and_leaves_the_rest_as_it_is(small, tmp_pat
     before = json.loads(path.read_text())
     before[TOMATOES]["calls"][0]["date"] = "2026-01-02"
     path.write_text(json.dumps(before))
-    monkeypatch.setattr(processes, "made", lambda run: made.append((run.data, run.method, run.seed)) or runs.made(run))
+    monkeypatch.setattr(
+        processes,
+        "train_and_judge",
+        lambda run: made.append((run.data, run.method, run.seed)) or runs.train_and_judge(run),
+    )
     add = (*common, "--add", "--seeds", 1)
     assert compare(*add, "--method", "PEFT FourierFT", "--method", "PEFT IA3", "--budget", 960) == 0
     after = json.loads(path.read_text())[TOMATOES]
@@ -241,7 +245,7 @@ def searched(folder, *methods):
 def test_a_search_climbs_to_the_best_rate_and_goes_no_farther_than_it_may(tmp_path, monkeypatch, best, tried):
     """From 0.005, by factors of 3, four of them at most to either side."""
     calls = []
-    monkeypatch.setattr(processes, "made", peaked(best, calls))
+    monkeypatch.setattr(processes, "train_and_judge", peaked(best, calls))
     found = searched(tmp_path, "identity", "PEFT LoRA")
     assert list(found) == ["identity"]  # PEFT LoRA takes these
     entry = found["identity"]["36864"]
@@ -256,7 +260,7 @@ def test_a_rate_at_which_one_seed_falls_apart_is_not_the_best(tmp_path, monkeypa
         best = {0.0017: 0.70, 0.005: 0.75, 0.015: 0.78}.get(run.rate, 0.5)
         return {"accuracy": best if run.seed == search.SEARCH_SEEDS[0] or run.rate < 0.01 else 0.5}
 
-    monkeypatch.setattr(processes, "made", made)
+    monkeypatch.setattr(processes, "train_and_judge", made)
     entry = searched(tmp_path, "identity")["identity"]["36864"]
     assert entry == {"rate": 0.005, "tried": {"0.0017": 0.70, "0.005": 0.75, "0.015": 0.64}, "seeds": 2}
 
@@ -265,10 +269,10 @@ def test_rates_that_a_search_found_are_those_that_runs_take(tmp_path, monkeypatc
     path = tmp_path / "rates.json"
     monkeypatch.setattr(search, "RATES", path)
     cells = [{"method": name, "budget": 192, "arguments": {"rank": 4, "d": 192}} for name in ("uniform", "partition")]
-    rates = [search.rate_of(cell, search.recorded())["rate"] for cell in cells]
+    rates = [search.rate_of(cell, search.recorded_rates())["rate"] for cell in cells]
     assert rates == [0.055, 0.77]  # 4e-3 √(36864 / 192), 8e-3 √(12 · 384² / 192)
     path.write_text(json.dumps({"balanced": {"192": {"rate": 0.17, "tried": {"0.17": 0.7}, "seeds": 1}, "960": {}}}))
-    found = [search.rate_of(cell, search.recorded()) for cell in cells]
+    found = [search.rate_of(cell, search.recorded_rates()) for cell in cells]
     assert found == [
         {"rate": 0.17, "tried": {"0.17": 0.7}, "search_seeds": 1},
         {"rate": 0.77, "tried": {}, "search_seeds": 0},
@@ -284,7 +288,7 @@ def test_a_rate_that_was_not_searched_for_is_as_wrong_as_the_nearest_that_was(tm
         json.dumps({"balanced": threefold | tenfold, "identity": {"36864": {"rate": 5e-4, "tried": {}, "seeds": 2}}})
     )
     cells, _ = command.planned(["uniform", "PEFT LoRA"], [192, 30000, "own"])
-    found = {(cell["method"], cell["budget"]): search.rate_of(cell, search.recorded())["rate"] for cell in cells}
+    found = {(cell["method"], cell["budget"]): search.rate_of(cell, search.recorded_rates())["rate"] for cell in cells}
     for name in ("balanced", "uniform"):
         assert [found[name, budget] for budget in (192, 30000)] == [0.17, 0.044]
     assert found["uniform", "own"] == 9 and found["PEFT LoRA", "own"] == 5e-3
@@ -300,7 +304,7 @@ def test_recorded_rates_are_the_best_of_those_tried():
 def test_students_t_covers_95_in_a_hundred():
     """Of 200,000 draws, the share that is covered is known to 0.0005; four times that is allowed."""
     random = np.random.default_rng(0)
-    for count, t in told.T.items():
+    for count, t in differences.T.items():
         drawn = random.standard_normal((200_000, count))
         covered = abs(drawn.mean(1)) <= t * drawn.std(1, ddof=1) / count**0.5
         assert covered.mean() == pytest.approx(0.95, abs=0.002)
@@ -316,11 +320,11 @@ def judged(seeds, accuracy, by_seed=0.0, start=0):
 
 def test_without_a_difference_hardly_any_is_told_and_a_large_one_always_is():
     """Two intervals of 95 % leave at most 5 % of 400 to chance: 20, with a deviation of 4.4; 38 would be four of those."""
-    same = [told.difference(judged(3, 0.7, 0.01, 2 * n), judged(3, 0.7, 0.01, 2 * n + 1)) for n in range(400)]
-    assert sum(one.is_told for one in same) <= 38
-    apart = [told.difference(judged(3, 0.8, 0.001, 2 * n), judged(3, 0.7, 0.001, 2 * n + 1)) for n in range(50)]
-    assert all(one.is_told and one.mean > 0 for one in apart)
-    assert told.difference(judged(1, 0.8), judged(1, 0.7)) is None
+    same = [differences.difference(judged(3, 0.7, 0.01, 2 * n), judged(3, 0.7, 0.01, 2 * n + 1)) for n in range(400)]
+    assert sum(one.is_significant for one in same) <= 38
+    apart = [differences.difference(judged(3, 0.8, 0.001, 2 * n), judged(3, 0.7, 0.001, 2 * n + 1)) for n in range(50)]
+    assert all(one.is_significant and one.mean > 0 for one in apart)
+    assert differences.difference(judged(1, 0.8), judged(1, 0.7)) is None
 
 
 def test_both_intervals_have_to_leave_out_zero():
@@ -329,13 +333,13 @@ def test_both_intervals_have_to_leave_out_zero():
     one_seed = [np.ones(600, bool), *others[1:]]
     few = np.zeros(600, bool)
     few[:3] = True
-    by_seed, by_sentence = told.difference(one_seed, others), told.difference([few] * 3, others)
-    assert by_seed.mean == pytest.approx(1 / 3) and by_seed.of_sentences == 0 and not by_seed.is_told
-    assert by_sentence.mean == 3 / 600 and by_sentence.of_seeds == 0 and not by_sentence.is_told
+    by_seed, by_sentence = differences.difference(one_seed, others), differences.difference([few] * 3, others)
+    assert by_seed.mean == pytest.approx(1 / 3) and by_seed.of_sentences == 0 and not by_seed.is_significant
+    assert by_sentence.mean == 3 / 600 and by_sentence.of_seeds == 0 and not by_sentence.is_significant
 
 
 def numbers(seeds=3, quick=False, lost=False):
-    """A small comparison as it would be: what is told of each is known."""
+    """A small comparison as it would be: the verdict on each is known."""
     accuracies = {HEAD: (0.5, 0), REFERENCE: (0.7, 0), "uniform": (0.8, 0), "identity": (0.6, 0), "vera": (0.72, 0.1)}
     cells = []
     for number, (name, (accuracy, by_seed)) in enumerate(accuracies.items()):
@@ -373,12 +377,12 @@ def test_a_page_tells_what_the_spread_allows_and_no_more():
     told_of = text.split("**At 192 parameters, beside balanced**")[1].split("**")[0].split("\n- ")
     verdicts = dict(line.strip().split(": ", 1) for line in told_of[1:])
     assert {verdict: names.split(" (")[0] for verdict, names in verdicts.items()} == {
-        "higher": "uniform", "lower": "identity", "no difference can be told": "vera",
+        "higher": "uniform", "lower": "identity", "no significant difference": "vera",
     }  # fmt: skip
     assert "- `xs`: this version has no kind xs" in text and "quick" not in text
     assert "its numbers mean nothing" in page.page({TOMATOES: numbers(quick=True)})
     alone = page.page({TOMATOES: numbers(seeds=1)})
-    assert "Nothing: one seed has no spread." in alone and "±" not in alone.split("## At")[1]
+    assert "None can be: one seed has no spread." in alone and "±" not in alone.split("## At")[1]
 
 
 def test_a_gap_says_whether_a_method_was_not_run_or_cannot_be_there():

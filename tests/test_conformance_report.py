@@ -13,8 +13,8 @@ from implementations import DESCRIBED, ROOT, command, words
 from conformance_tests import header, hostile, report
 from conformance_tests.__main__ import main
 from conformance_tests.client import WAYS, Failed, Implementation, NotAsked
+from conformance_tests.failed_requests import write_requests
 from conformance_tests.judge import Judge
-from conformance_tests.keeping import keep
 from conformance_tests.oracle import files
 from conformance_tests.rules import KINDS, LEVELS, TOGETHER, Selection, level_of, refusing, spec_rules
 from conformance_tests.run import FAILED, Result, Way, checks
@@ -133,13 +133,13 @@ def test_a_folder_of_kept_requests_writes_over_nothing(tmp_path):
     kept.mkdir()
     (kept / "1").symlink_to(mine)
     (kept / "2").symlink_to(tmp_path / "nowhere")
-    made = keep(
+    made = write_requests(
         [Result("a/../b", ("1.1",), ("keys",), "", ways=[Way("", {"k": "\ud800"}), Way("", {"k": 2})])] * 2, kept
     )
     assert made == kept / "3" and mine.read_text() == "mine" and not (tmp_path / "nowhere").exists()
     assert sorted(path.name for path in made.iterdir()) == ["a-b-2.json", "a-b-3.json", "a-b-4.json", "a-b.json"]
-    assert keep([Result("a", ("1.1",), ("keys",), "")], kept) is None and not (kept / "4").exists()
-    assert keep([Result("a", ("1.1",), ("keys",), "", ways=[Way("", {})])], kept) == kept / "4"
+    assert write_requests([Result("a", ("1.1",), ("keys",), "")], kept) is None and not (kept / "4").exists()
+    assert write_requests([Result("a", ("1.1",), ("keys",), "", ways=[Way("", {})])], kept) == kept / "4"
 
 
 def test_ways_are_bounded():

@@ -15,7 +15,7 @@ from implementations import DESCRIBED, ROOT, command, script, words
 from conformance_tests.answers import DEEPEST, MOST, parsed
 from conformance_tests.client import Failed, GaveUp, Implementation
 from conformance_tests.judge import Judge
-from conformance_tests.processes import LONGEST, REMEMBERED, Command, how
+from conformance_tests.processes import LONGEST, REMEMBERED, Command, how_ended
 
 
 def asked(keys, described=DESCRIBED, timeout=20):
@@ -150,7 +150,7 @@ def test_a_command_that_cannot_be_started():
     [(0, "exit status 0"), (255, "exit status 255"), (-11, "signal SIGSEGV"), (-34, "signal SIGRTMIN"), (-40, "signal 40"), (-64, "signal SIGRTMAX")],
 )  # fmt: skip
 def test_any_end_has_a_sentence(status, said):
-    assert how(status).endswith(said)
+    assert how_ended(status).endswith(said)
     end = (
         f"signal.pthread_sigmask(signal.SIG_SETMASK, []); os.kill(os.getpid(), {-status})"
         if status < 0

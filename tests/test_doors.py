@@ -16,7 +16,7 @@ from unilora_spec import UniLoraError
 from unilora_spec.base_model import read_config
 from unilora_spec.canonical_json import decode
 from unilora_spec.command import printable
-from unilora_spec.documents import look_at_json, read_json
+from unilora_spec.documents import check_json, read_json
 from unilora_spec.nesting import Nesting, nesting
 from unilora_spec.patterns import matches
 
@@ -87,7 +87,7 @@ def test_json_files(tmp_path):
         (b" " * (2**22 + 1), "such a file has at most 4,194,304"),
     ):
         path.write_bytes(content)
-        for read in (read_json, look_at_json):
+        for read in (read_json, check_json):
             with pytest.raises(UniLoraError, match=words):
                 read(path)
     path.write_bytes(b"[1]")

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import transformers as T
-from test_doors_of_a_model import X, adapted, block, grouped, seen, wanted
+from test_calls_of_a_model import X, adapted, block, grouped, seen, wanted
 from torch import nn
 from torch.func import functional_call, grad, vmap
 

@@ -79,7 +79,7 @@ def test_the_folder_is_complete_and_has_nothing_of_others(folder, tmp_path):
 def test_folders_of_other_models_are_refused(folder, tmp_path, model):
     made, adapter = folder
     (made / "genai_config.json").write_text(json.dumps({"model": model}))
-    with pytest.raises(UniLoraError, match="genai_config.json names .*, and one decoder"):
+    with pytest.raises(UniLoraError, match="genai_config.json names .*, and only a model of one decoder"):
         export_genai(made, adapter, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

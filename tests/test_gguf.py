@@ -233,8 +233,8 @@ LAYER = "model.layers.0."
     "kind, segment, shape, values, words",
     [
         ("llama", Segment(f"{LAYER}{Q}.weight", 32, 32, 0), (32, 32), {}, "q_proj.weight is adapted with rank 0"),
-        ("bert", Segment(f"{LAYER}{Q}.weight", 32, 32, 2), (32, 32), {}, "of the model_type 'bert' it is not known"),
-        (["x"], Segment(f"{LAYER}{Q}.weight", 32, 32, 2), (32, 32), {}, r"of the model_type \['x'\] it is not known"),
+        ("bert", Segment(f"{LAYER}{Q}.weight", 32, 32, 2), (32, 32), {}, "of model_type 'bert' is not known"),
+        (["x"], Segment(f"{LAYER}{Q}.weight", 32, 32, 2), (32, 32), {}, r"of model_type \['x'\] is not known"),
         ("llama", Segment("vision.weight", 32, 32, 2), (32, 32), {}, "vision.weight has no name in llama.cpp's llama"),
         ("llama", Segment("model.layers.2.mlp.up_proj.weight", 48, 32, 2), (48, 32), {}, "up_proj.weight has no name"),
         ("gpt2", Segment("transformer.wpe.weight", 9, 32, 2), (9, 32), {"n_layer": 1}, "wpe.weight is position_embd"),
@@ -253,7 +253,7 @@ def test_what_llama_cpp_has_no_lora_for(tmp_path, kind, segment, shape, values, 
 @pytest.mark.parametrize(
     "values, words",
     [
-        ({"num_hidden_layers": None}, "says no num_hidden_layers"),
+        ({"num_hidden_layers": None}, "has no num_hidden_layers"),
         ({"num_attention_heads": 3}, "has 32 rows, and .* says 3 heads"),
     ],
 )

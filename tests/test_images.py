@@ -23,7 +23,7 @@ from test_train import one_thread, own_cache  # noqa: F401  fixtures
 from backends.rows import images
 from backends.settings import EvaluateSettings, PredictSettings, TrainSettings
 from backends.torch.tasks import rows_and_task
-from backends.torch.tasks.crops import _box, by_chance, central
+from backends.torch.tasks.crops import _box, central, random_part
 from backends.torch.training import train as training
 from backends.torch.training.base import prepare
 from backends.torch.training.train import train
@@ -282,7 +282,7 @@ def test_parts_by_chance_are_those_of_the_authors():
     assert _box(3, 1000, random) == (0, 498, 3, 502)  # nothing fits: the middle, a third longer
     half = np.zeros((8, 8, 3), np.uint8)
     half[:, :4] = 255
-    shown = [np.asarray(by_chance(Image.fromarray(half), 8, 8, 2, random), float) for _ in range(400)]
+    shown = [np.asarray(random_part(Image.fromarray(half), 8, 8, 2, random), float) for _ in range(400)]
     left = [image[:, 0].mean() > image[:, -1].mean() for image in shown if image[:, 0].mean() != image[:, -1].mean()]
     assert abs(np.mean(left) - 0.5) < 4 * 0.5 / len(left) ** 0.5  # four standard errors
 
@@ -350,7 +350,7 @@ def test_a_file_that_is_gone_while_training_is_named(small, tmp_path):
     _, _, data, task = prepare(TrainSettings(**small))
     rows = data.train.to_list()
     shutil.rmtree(tmp_path / "rows")
-    with pytest.raises(WorkFailed, match="rows: an image that was there cannot be read: .*no such file"):
+    with pytest.raises(WorkFailed, match="rows: an image that was sound before cannot be read: .*no such file"):
         task.training_batch(rows, 0)
 
 
@@ -377,7 +377,7 @@ def bomb(width, height):
         (bomb(60_000, 60_000), "has more than 67,108,864 pixels; make it smaller"),
         (bomb(30, 30), "is no image, or a damaged one"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is no image, or a damaged one; give JPEG"),
-        (None, "is '.*1.png', and no file there is within .*; put the images beside the rows"),
+        (None, "is '.*1.png', which is not within .*; put the images beside the rows"),
         ("tiff", "is no image, or a damaged one; give JPEG"),
         ("deep", "has more than 8 bits for each colour; give"),
         ("cut", "is no image, or a damaged one"),
@@ -415,9 +415,7 @@ def test_no_file_elsewhere_is_read(tmp_path, how):
         pyarrow.parquet.write_table(rows.data.table, data)  # Dataset.to_parquet would put the file's bytes into it
     else:
         data = listed(inside / "a.jsonl", ["0.png", path])
-    with pytest.raises(
-        UniLoraError, match=r"image of row 2 is '.*', and no file there is within .*put the images beside"
-    ):
+    with pytest.raises(UniLoraError, match=r"image of row 2 is '.*', which is not within .*put the images beside"):
         rows_and_task(settings_of(data))
 
 
@@ -428,7 +426,7 @@ def test_a_link_out_of_a_folder_of_images_is_not_read(folder, tmp_path):
     picture("red", 1).save(tmp_path / "secret.png")
     (tmp_path / "rows" / "red" / "1.png").symlink_to(tmp_path / "secret.png")
     for source in (f"{tmp_path}/rows", f"{tmp_path}/rows:train"):
-        with pytest.raises(UniLoraError, match="image of row 2 is .*no file there is within"):
+        with pytest.raises(UniLoraError, match="image of row 2 is .*, which is not within"):
             rows_and_task(settings_of(source))
 
 

@@ -88,7 +88,9 @@ def test_held_out_labels_may_be_written_otherwise(tmp_path):
     _, task = rows_and_task(settings_of(tmp_path / "a.csv", eval=tmp_path / "e.csv"))
     assert task.labels == ("0", "1") and task.numbers == {"0": 0, "1": 1, "1.0": 1}
     (tmp_path / "e.csv").write_text("text,label\nc,0.5\n")
-    with pytest.raises(UniLoraError, match="label has the value '0.5' in row 1, which .*a.csv has not"):
+    with pytest.raises(
+        UniLoraError, match="label has the value '0.5' in row 1, which .*a.csv does not have; leave such rows out"
+    ):
         rows_and_task(settings_of(tmp_path / "a.csv", eval=tmp_path / "e.csv"))
 
 

@@ -125,7 +125,7 @@ def test_the_head_brings_its_meaning_and_takes_it_along(base):
     adapter.base = replace(adapter.base, labels=("a", "b", "c"))
     model = classifier(base, "single_label_classification")
     before = said(model.config)
-    undo = meaning.take(model, adapter)
+    undo = meaning.set_labels(model, adapter)
     assert said(model.config) == ("multi_label_classification", 3, {0: "a", 1: "b", 2: "c"})
     assert model.config.label2id == {"a": 0, "b": 1, "c": 2}
     undo()
@@ -137,11 +137,11 @@ def test_without_a_head_the_models_own_meaning_stays(base):
     for other in (replace(adapter, saved={}), replace(adapter, base=None)):
         model = classifier(base, "single_label_classification")
         before = said(model.config)
-        undo = meaning.take(model, other)
+        undo = meaning.set_labels(model, other)
         assert said(model.config) == before
         undo()
         assert said(model.config) == before
-    meaning.take(torch.nn.Linear(2, 2), adapter)()  # a model without a configuration
+    meaning.set_labels(torch.nn.Linear(2, 2), adapter)()  # a model without a configuration
 
 
 # The base outside of what the adapter changes
@@ -257,4 +257,4 @@ def test_it_costs_little_in_the_file(base):
 def test_of_too_many_groups_there_is_none():
     tensors = [("w" + "x" * number, (1,), np.ones(1, np.float32)) for number in range(rest.MOST_GROUPS + 1)]
     assert len(rest.fingerprint(tensors[1:])) == 16 * rest.MOST_GROUPS and rest.fingerprint(tensors) is None
-    assert rest.blank(name for name, *_ in tensors) is None
+    assert rest.placeholder(name for name, *_ in tensors) is None

@@ -397,7 +397,7 @@ def test_what_was_stopped_leaves_nothing_at_the_output(large, tmp_path, how):
 def test_the_command(large, tmp_path):
     process = start("merge", "--adapter", large / "small.safetensors", "-o", tmp_path / "merged")
     out, err = process.communicate()
-    assert process.returncode == 0 and out.endswith("1 weights merged, 0 parameters put in\n")
+    assert process.returncode == 0 and out.endswith("1 weights merged, 0 parameters set\n")
     told = "the base's weights are not those that the adapter was trained on: another checkpoint of its form"
     assert err == f"{NAMES} {large / 'small'}\nwarning: {told}\n"
     process = start("merge", "--adapter", large / "small.safetensors", "-o", tmp_path / "merged")

@@ -39,7 +39,7 @@ def test_names_are_those_of_the_base_whatever_wraps_it(wrap, whole):
     assert taken(model, "query") == ["0.query.weight", "1.query.weight"]
     found = candidates(model)
     assert all(type(each.module) is nn.Linear and each.site is MergedLinear for each in found)
-    assert type(names.plain(model)) is nn.Sequential and names.plain(base) is base
+    assert type(names.unwrapped(model)) is nn.Sequential and names.unwrapped(base) is base
     assert names.parameters(model)["0.query.weight"] == (found[0].module, "weight")
 
 
@@ -64,7 +64,7 @@ def test_a_wrapper_whose_names_no_base_has_is_refused_by_name(kind, wrap):
 
 def test_so_is_one_that_wraps_a_part_of_the_model():
     with pytest.raises(LayerMapError, match="^0 is a DataParallel; attach to the plain model first"):
-        names.plain(wrapped(nn.DataParallel))
+        names.unwrapped(wrapped(nn.DataParallel))
     adapted = peft_model(net()).base_model.model  # which is plain but for its parts
     with pytest.raises(LayerMapError, match=r"^0\.query is a Linear.*plain model"):
         candidates(adapted)

@@ -26,10 +26,10 @@ from benchmarks.on_gpu.findings import (
     NOTED,
     PASSED,
     REHEARSED,
-    Given,
+    Context,
     checked,
     finding,
-    tried,
+    guarded,
 )
 from benchmarks.on_gpu.parts import names
 from benchmarks.on_gpu.parts.blocks import best
@@ -58,7 +58,7 @@ def test_a_part_that_hangs_is_ended_and_what_it_found_stands(tmp_path):
     found = ran(
         tmp_path,
         "hangs",
-        SAYS + "import time\ndef findings(given):\n    yield finding('a', 'passed', 'b')\n    time.sleep(60)",
+        SAYS + "import time\ndef findings(context):\n    yield finding('a', 'passed', 'b')\n    time.sleep(60)",
         1,
     )
     first, last = found["findings"]
@@ -70,7 +70,7 @@ def test_a_part_that_hangs_is_ended_and_what_it_found_stands(tmp_path):
 def test_a_part_that_crashes_says_what_it_said_last(tmp_path):
     text = (
         SAYS
-        + "import os, sys\ndef findings(given):\n    yield finding('a', 'passed', 'b')\n    print('the end', flush=True)\n    os.abort()"
+        + "import os, sys\ndef findings(context):\n    yield finding('a', 'passed', 'b')\n    print('the end', flush=True)\n    os.abort()"
     )
     found = ran(tmp_path, "crashes", text)
     assert [one["status"] for one in found["findings"]] == [PASSED, FAILED]
@@ -79,7 +79,7 @@ def test_a_part_that_crashes_says_what_it_said_last(tmp_path):
 
 def test_a_part_that_raises_fails_with_the_reason(tmp_path):
     found = ran(
-        tmp_path, "raises", "def findings(given):\n    raise ValueError('no such kernel\\nand more')\n    yield"
+        tmp_path, "raises", "def findings(context):\n    raise ValueError('no such kernel\\nand more')\n    yield"
     )
     assert found["status"] == FAILED
     assert [one["says"] for one in found["findings"]] == ["ValueError: no such kernel"]
@@ -90,17 +90,17 @@ def test_a_package_that_is_missing_is_no_failure_and_one_of_ours_is(tmp_path):
     (tmp_path / "peft.py").write_text(
         "raise ModuleNotFoundError('no', name='peft.tuners')"
     )  # as where it is not installed
-    found = ran(tmp_path, "lacks", "import peft\ndef findings(given):\n    yield")
+    found = ran(tmp_path, "lacks", "import peft\ndef findings(context):\n    yield")
     assert (
         found["status"] == LEFT_OUT and found["findings"][0]["says"] == "needs the package peft, which is not installed"
     )
-    assert ran(tmp_path, "ours", "import export.nothing\ndef findings(given):\n    yield")["status"] == FAILED
+    assert ran(tmp_path, "ours", "import export.nothing\ndef findings(context):\n    yield")["status"] == FAILED
 
 
 def test_a_process_learns_whether_there_is_a_gpu_and_interprets_without_one(tmp_path):
     text = (
         SAYS
-        + "import os\ndef findings(given):\n    yield finding(given.device, 'noted', str(os.environ.get('TRITON_INTERPRET')))"
+        + "import os\ndef findings(context):\n    yield finding(context.device, 'noted', str(os.environ.get('TRITON_INTERPRET')))"
     )
     (found,) = ran(tmp_path, "where", text)["findings"]
     assert (found["name"], found["says"]) == ("cpu", "1")
@@ -108,9 +108,9 @@ def test_a_process_learns_whether_there_is_a_gpu_and_interprets_without_one(tmp_
 
 def test_the_command_goes_on_after_a_failure_writes_all_and_does_not_end_well(tmp_path, monkeypatch, capsys):
     command = importlib.import_module("benchmarks.on_gpu.__main__")
-    machine = part(tmp_path, "nothing", SAYS + "def findings(given):\n    yield finding('Python', 'noted', '3')")
-    fails = part(tmp_path, "fails", "def findings(given):\n    raise RuntimeError('no device')\n    yield")
-    works = part(tmp_path, "works", SAYS + "def findings(given):\n    yield finding('a', 'passed', 'b')")
+    machine = part(tmp_path, "nothing", SAYS + "def findings(context):\n    yield finding('Python', 'noted', '3')")
+    fails = part(tmp_path, "fails", "def findings(context):\n    raise RuntimeError('no device')\n    yield")
+    works = part(tmp_path, "works", SAYS + "def findings(context):\n    yield finding('a', 'passed', 'b')")
     monkeypatch.setattr(command, "MACHINE", machine)
     monkeypatch.setattr(command, "PARTS", (fails, works))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -150,7 +150,7 @@ def test_a_machine_without_torch_is_told_so(tmp_path):
 
 def test_a_command_of_a_part_is_a_check_of_its_status_within_the_time_that_is_left(capsys):
     def status(*call, left=20):
-        (found,) = running.command("x", list(call), Given(False, time.monotonic() + left))
+        (found,) = running.command("x", list(call), Context(False, time.monotonic() + left))
         return found["status"]
 
     assert status("this") == PASSED and "Namespaces" in capsys.readouterr().out
@@ -168,11 +168,11 @@ from importlib import import_module
 from pathlib import Path
 from unittest import mock
 from benchmarks.on_gpu import kernels
-from benchmarks.on_gpu.findings import Given, tried
+from benchmarks.on_gpu.findings import Context, guarded
 from benchmarks.on_gpu.parts import bits
-given = Given(False, time.monotonic() + 200, Path(sys.argv[1]))
+context = Context(False, time.monotonic() + 200, Path(sys.argv[1]))
 for name in ("bits", "determinism", "copies", "steps", "graphs", "conformance", "blocks"):
-    found = list(tried(name, import_module(f"benchmarks.on_gpu.parts.{name}").findings(given)))
+    found = list(guarded(name, import_module(f"benchmarks.on_gpu.parts.{name}").findings(context)))
     print("found", json.dumps({name: found}))
 right = kernels.kernels.index
 with mock.patch.object(kernels.kernels, "index", lambda D, *others: right(D, *others) + (D > 40)):
@@ -212,18 +212,18 @@ def test_files_of_the_exporter_are_run_and_a_wrong_answer_is_found(tmp_path):
     pytest.importorskip("onnxscript")
     from benchmarks.on_gpu.parts import nodes, onnx_modes
 
-    given = Given(False, time.monotonic() + 100, tmp_path)
+    context = Context(False, time.monotonic() + 100, tmp_path)
     mode = next(exported.write(tmp_path, exported.SMALL))
-    assert exported.written(tmp_path) == [mode] == ["merged"]
-    assert [one["status"] for one in onnx_modes.findings(given)] == [PASSED]
+    assert exported.modes_in(tmp_path) == [mode] == ["merged"]
+    assert [one["status"] for one in onnx_modes.findings(context)] == [PASSED]
     feed, answers = exported.read(tmp_path / "merged.npz")
     wrong = {exported.ANSWER + name: value + 0.01 for name, value in answers.items()}
     np.savez(tmp_path / "merged.npz", **{exported.FEED + name: value for name, value in feed.items()}, **wrong)
-    found = list(onnx_modes.findings(given))
+    found = list(onnx_modes.findings(context))
     assert [one["status"] for one in found] == [FAILED] and "logits is off by 0.01" in found[0]["says"]
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        assert [one["status"] for one in nodes.findings(given)] == [LEFT_OUT]
-        on_gpu = list(onnx_modes.findings(Given(True, given.end, tmp_path)))
+        assert [one["status"] for one in nodes.findings(context)] == [LEFT_OUT]
+        on_gpu = list(onnx_modes.findings(Context(True, context.end, tmp_path)))
         assert [one["status"] for one in on_gpu] == [LEFT_OUT] and "has no CUDAExecutionProvider" in on_gpu[0]["says"]
 
 
@@ -258,12 +258,12 @@ def test_one_error_ends_what_is_tried_alone():
         yield checked("first", 2, [])
         raise error
 
-    first, last = tried("x", found(RuntimeError("CUDA error: out of memory\nhint")))
+    first, last = guarded("x", found(RuntimeError("CUDA error: out of memory\nhint")))
     assert first["status"] == PASSED and (last["status"], last["says"]) == (
         FAILED,
         "RuntimeError: CUDA error: out of memory",
     )
-    *_, others = tried("x", found(RuntimeError("no")), of_others=True)
+    *_, others = guarded("x", found(RuntimeError("no")), of_others=True)
     assert others["status"] == LEFT_OUT
 
 

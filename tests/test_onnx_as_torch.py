@@ -110,7 +110,7 @@ def in_onnx(common, folder, output, **options):
     settings = onnx.TrainSettings(
         **common, graph=folder / "step.onnx", adapter=folder / "start.safetensors", output=output, threads=1, **options
     )
-    report = train_onnx(settings, told=lambda step, loss: found.append(loss))
+    report = train_onnx(settings, on_step=lambda step, loss: found.append(loss))
     return found, report
 
 
@@ -175,4 +175,4 @@ def in_onnx_until(stop, common, folder, output, state):
         threads=1,
         state=state,
     )
-    train_onnx(settings, told=lambda step, loss: os.kill(os.getpid(), signal.SIGINT) if step == stop else None)
+    train_onnx(settings, on_step=lambda step, loss: os.kill(os.getpid(), signal.SIGINT) if step == stop else None)

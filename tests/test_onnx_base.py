@@ -433,7 +433,8 @@ def test_a_base_that_what_is_made_up_does_not_fit(tmp_path):
     proto.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "features"
     base.write_bytes(proto.SerializeToString())
     with pytest.raises(
-        UniLoraError, match="does not run itself: .* made up for its inputs may not fit them: give --inputs"
+        UniLoraError,
+        match="does not run without the adapter either: .* made up for its inputs may not fit them: give --inputs",
     ):
         export_onnx_file(base, adapter, tmp_path / "out.onnx")
     export_onnx_file(base, adapter, tmp_path / "out.onnx", feeds=[{"x": X}])

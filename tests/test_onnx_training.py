@@ -57,7 +57,7 @@ def small(folder, reviews, tmp_path):  # noqa: F811
 
 def losses(settings) -> list[float]:
     found = []
-    train(settings, told=lambda step, loss: found.append(loss))
+    train(settings, on_step=lambda step, loss: found.append(loss))
     return found
 
 
@@ -142,7 +142,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(small):
     small["output"].unlink()
     for step in (4, 9, 20):  # within an epoch, at the end of one, and once more
         with pytest.raises(Stopped, match=f"stopped at step {step} of 27"):
-            train(TrainSettings(**small, resume=step > 4), told=stopping_at(step))
+            train(TrainSettings(**small, resume=step > 4), on_step=stopping_at(step))
         assert not small["output"].exists()
     assert "give --resume to go on or --overwrite" in refusal(**small)
     assert "--lr is 0.1, but the interrupted run had 0.05" in refusal(**small | {"lr": 0.1, "resume": True})
@@ -230,21 +230,21 @@ def test_a_state_goes_on_to_the_same_bytes_and_is_refused_elsewhere(small, folde
     train(TrainSettings(**small))
     whole, state = small["output"].read_bytes(), tmp_path / "run.state"
     with pytest.raises(Stopped):
-        train(TrainSettings(**small, state=state), told=stopping_at(11))
+        train(TrainSettings(**small, state=state), on_step=stopping_at(11))
     written = state.read_bytes()
     small |= {"output": tmp_path / "on.safetensors", "from_state": state}
     assert len(losses(TrainSettings(**small))) == 27 - 11
     assert small["output"].read_bytes() == whole and state.read_bytes() == written
     small["output"].unlink()
-    assert "is of a run of '0' seed, and this one has 1; give the same --seed" in refusal(**small, seed=1)
-    assert "of 27 steps, and this one has 18; give the same --epochs" in refusal(**small | {"epochs": 2})
+    assert "is of a run with seed '0', and this run has '1'; give the same --seed" in refusal(**small, seed=1)
+    assert "with steps 27, and this run has 18; give the same --epochs" in refusal(**small | {"epochs": 2})
     state.write_bytes(folder.joinpath("step.safetensors").read_bytes())
     assert "holds no state of a training" in refusal(**small)
     state.write_bytes(written[:-4])
     assert "[SPEC 8.2]" in refusal(**small)
     adapter, run = load_adapter(folder / "step.safetensors"), {"steps": 1}
     save_state(State.of(adapter), replace(adapter, base=replace(adapter.base, contents="2" * 32)), run, state)
-    with pytest.raises(UniLoraError, match="of another adapter: its base is another"):
+    with pytest.raises(UniLoraError, match="of another adapter.s training: its base differs"):
         load_state(state, adapter, run)
     broken = State.of(adapter)
     broken.exp_avg["theta"][3] = np.nan
@@ -267,7 +267,7 @@ def test_graphs_that_are_no_step_of_the_adapter(small, folder, tmp_path):
     assert "is no ONNX file, or a damaged one" in refusal(**small)
     write_graph(path, adapter, note="x")
     path.write_bytes(path.read_bytes().replace(b"Gemm", b"Germ"))
-    assert "ONNX Runtime takes no such file" in refusal(**small)
+    assert "ONNX Runtime cannot load it" in refusal(**small)
     write_graph(path, adapter, mode="input")
     assert "is a graph of the mode 'input'; give one that python -m export onnx --mode step has written" in refusal(
         **small

@@ -200,8 +200,8 @@ def test_the_dtype_of_the_base_is_its_configurations(tmp_path):
 @pytest.mark.parametrize(
     ("content", "options", "sentence"),
     [
-        (None, {}, "no config.json is there, nor a base model of that id to be had; give the base model's folder or its config.json"),
-        ("folder", {}, "no config.json is there, nor a base model of that id to be had; give the base model's folder or its config.json"),
+        (None, {}, "there is no config.json in it, and no base model with this id can be loaded; give the base model's folder or its config.json"),
+        ("folder", {}, "there is no config.json in it, and no base model with this id can be loaded; give the base model's folder or its config.json"),
         ("{", {}, "this is no config.json with a model_type"),
         ("[]", {}, "this is no config.json with a model_type"),
         ('{"hidden_size": 4}', {}, "this is no config.json with a model_type"),

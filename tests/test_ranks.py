@@ -21,8 +21,18 @@ from backends.settings import DURING, PlanSettings, TrainSettings
 from backends.torch import attach
 from backends.torch import plan as plan_of
 from backends.torch.planning import planned, show
-from backends.torch.ranks.before import gelora, gradient_norm, hetero, of_flow, of_loss, snip, spread, synflow, two_nn
-from backends.torch.ranks.during import Beam, Dora, cut, norms, pairs
+from backends.torch.ranks.before import (
+    gelora,
+    gradient_norm,
+    gradients_of_flow,
+    gradients_of_loss,
+    hetero,
+    snip,
+    spread,
+    synflow,
+    two_nn,
+)
+from backends.torch.ranks.during import Beam, Dora, norms, pairs, without_pruned
 from backends.torch.training import train as training
 from unilora_spec import Adapter, LayerMap, Projection, Segment, UniLoraError
 
@@ -127,12 +137,12 @@ def test_proxies_by_hand():
     model, names = TwoLayers(), ["first.weight", "second.weight"]
     W, V = (model.get_parameter(name).detach() for name in names)
     batches = [{"x": torch.tensor([[1.0, 2.0]])}, {"x": torch.tensor([[0.0, 1.0]])}]
-    of_W, of_V = of_loss(model, names, batches).values()
+    of_W, of_V = gradients_of_loss(model, names, batches).values()
     assert of_W.tolist() == [[2, 6], [-1, -3]] and of_V.tolist() == [[-5, 4.5]]
     assert gradient_norm(W, of_W) == pytest.approx((4 + 36 + 1 + 9) ** 0.5)
     assert gradient_norm(V, of_V) == pytest.approx((25 + 20.25) ** 0.5)
     assert snip(W, of_W) == 2 + 12 + 3 + 1.5 and snip(V, of_V) == 10 + 4.5
-    flow = of_flow(model, names, {"x": torch.ones(1, 2, dtype=torch.float64)})
+    flow = gradients_of_flow(model, names, {"x": torch.ones(1, 2, dtype=torch.float64)})
     assert flow["first.weight"].tolist() == [[2, 2], [1, 1]] and flow["second.weight"].tolist() == [[3, 3.5]]
     assert synflow(W, flow["first.weight"]) == synflow(V, flow["second.weight"]) == 9.5
     assert W.tolist() == [[1, -2], [3, 0.5]]  # the model is as it was
@@ -299,7 +309,7 @@ def test_beam_frees_half_of_a_target_at_most():
 
 
 def test_beam_keeps_more_and_more():
-    shares = [Beam(Net().unilora).kept(step / 100) for step in range(101)]
+    shares = [Beam(Net().unilora).kept_share(step / 100) for step in range(101)]
     assert shares[0] == 0.95 and shares == sorted(shares) and shares[66] < 1 and set(shares[67:]) == {1.0}
 
 
@@ -356,7 +366,7 @@ class Watch(transformers.TrainerCallback):
 @pytest.fixture
 def watched(monkeypatch):
     """What the next run has: its ``Watch``, and the adapter before pruned components are cut out."""
-    seen, make, cut_out = SimpleNamespace(), training.make_trainer, training.cut
+    seen, make, cut_out = SimpleNamespace(), training.make_trainer, training.without_pruned
 
     def make_trainer(model, *rest):
         trainer = make(model, *rest)
@@ -376,7 +386,7 @@ def watched(monkeypatch):
         return cut_out(adapter)
 
     monkeypatch.setattr(training, "make_trainer", make_trainer)
-    monkeypatch.setattr(training, "cut", cutting)
+    monkeypatch.setattr(training, "without_pruned", cutting)
     return seen
 
 
@@ -459,7 +469,7 @@ def test_cutting_keeps_every_delta_weight(alive, data):
     for (A, B), mask in zip(pairs(layer_map, theta), alive):
         A[~np.array(mask)], B[:, ~np.array(mask)] = 0, 0
     whole = Adapter(Projection("identity", D=layer_map.D, d=layer_map.D, seed=3), layer_map, theta)
-    left = cut(whole)
+    left = without_pruned(whole)
     assert [segment.rank for segment in left.layer_map.segments] == [sum(mask) for mask in alive if any(mask)]
     assert same_deltas(left, whole)
     if all(map(all, alive)):

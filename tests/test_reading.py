@@ -222,7 +222,7 @@ def test_other_encodings_are_asked_for(tmp_path, encoding):
 
 def test_a_wrong_encoding_is_refused_with_the_line(tmp_path):
     with pytest.raises(
-        UniLoraError, match="line 3 is no text of ascii: ordinal not in range.*; give another --encoding"
+        UniLoraError, match="line 3 is not valid ascii: ordinal not in range.*; give another --encoding"
     ):
         given(tmp_path / "a.csv", "text,label\na,1\nß,0\n", encoding="ascii")
     with pytest.raises(UniLoraError, match="--encoding is 'rot13'; give a name such as utf-8, utf-16 or cp1252"):

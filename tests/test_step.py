@@ -74,23 +74,29 @@ def test_an_index_made_by_several_threads_is_the_index(monkeypatch):
 
 def test_what_is_held_and_what_is_chosen(monkeypatch):
     p = Projection(D=1000, d=10, seed=0)
-    assert storage_of(p, "cpu").nbytes == 4000 and storage_of(p, "cpu").name == "cached"
+    assert storage_of(p, "cpu").nbytes == 2000 and storage_of(p, "cpu").name == "cached"
+    assert (
+        storage_of(Projection(D=70_000, d=2**16, seed=0), "cpu").nbytes == 2 * 70_000
+    )  # d − 1 is the largest of uint16
+    assert storage_of(Projection(D=70_000, d=2**16 + 1, seed=0), "cpu").nbytes == 4 * 70_000
     assert storage_of(p, "cpu", "computed").nbytes == 0
     assert storage_of(Projection("identity", D=10, d=10, seed=0), "cpu").nbytes == 0
-    large = Projection(D=2**28 + 1, d=10, seed=0)
+    large = Projection(D=2**28 + 1, d=2**17, seed=0)
     assert storage_named(large, "cpu").name == "computed"
+    assert storage_named(Projection(D=2**28 + 1, d=10, seed=0), "cpu").name == "cached"  # half the bytes
     assert storage_named(large, "cpu", "cached").name == "cached"
     assert storage_named(p, "mps").name == "cached"
     with pytest.raises(KindError, match="cannot be computed on mps; give storage cached"):
         storage_named(p, "mps", "computed")
     with pytest.raises(KindError, match="cannot be computed on cpu"):
         storage_named(projection_of("table", D=10, d=5, seed=0), "cpu", "computed")
-    monkeypatch.setattr(expansion.importlib.util, "find_spec", lambda name: name == "triton")
-    assert storage_named(p, "cuda").name == "computed"
-    assert storage_named(Projection("uniform", D=10, d=5, seed=0), "cuda").name == "cached"
+    with monkeypatch.context() as with_triton:
+        with_triton.setattr(expansion.importlib.util, "find_spec", lambda name: name == "triton")
+        assert storage_named(p, "cuda").name == "computed"
+        assert storage_named(Projection("uniform", D=10, d=5, seed=0), "cuda").name == "cached"
     model = attach(layers(), rank=2, d=10, targets=["0"], storage="computed")
     assert "P computed: 0 bytes" in repr(model.unilora)
-    assert "P cached: 384 bytes" in repr(attach(layers(), rank=2, d=10, targets=["0"]).unilora)
+    assert "P cached: 192 bytes" in repr(attach(layers(), rank=2, d=10, targets=["0"]).unilora)
     with pytest.raises(KindError, match="give cached, computed or None"):
         attach(layers(), rank=2, d=10, targets=["0"], storage="tables")
 

@@ -284,7 +284,7 @@ def test_a_module_with_a_loss_of_its_own(tmp_path):
         "loss": loss.detach().numpy(), "logits": outputs.detach().numpy(), "theta.grad": mine.unilora.theta.grad.numpy(),
         "second.bias.grad": mine.second.bias.grad.numpy(),
     })  # fmt: skip
-    with pytest.raises(UniLoraError, match="give it to export_onnx|own, which the file does not hold"):
+    with pytest.raises(UniLoraError, match="give it to export_onnx|from Python, which the file does not hold"):
         check_with_torch(path, [adapter], None, None, lambda step: None)
 
 
@@ -303,7 +303,7 @@ def test_every_kind_that_is_trained_by_gradients(made, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [("vb", "trained as more than its file holds"), ("chain", "links one after the other")]
+    ("kind", "words"), [("vb", "trains more numbers than its file holds"), ("chain", "links one after the other")]
 )
 def test_kinds_that_are_not(made, tmp_path, kind, words):
     model, adapter, _, _ = made("classification")

@@ -292,7 +292,7 @@ def test_where_limit_and_eval(reviews):
             "there is no column 'body'; its columns are 'text', 'label'; where its first line is a row",
         ),
         ("text,label\na,1\nb,0\n", {"where": "label=7"}, "no row has label=7; values there are 1, 0"),
-        ("text,label\na,1\nb,1\n", {"holdout": 0}, "has the one value '1'"),
+        ("text,label\na,1\nb,1\n", {"holdout": 0}, "has only the value '1'"),
         ("text,label\na,0.5\nb,1.5\n", {"holdout": 0}, "use --task regression"),
         ("text,label\na,x\nb,2\n", {"task": "regression"}, "regression needs numbers"),
         ("text,label\n", {}, "there are no rows"),
@@ -326,7 +326,9 @@ def test_sources_that_are_none(source, expected):
 
 def test_eval_file_with_a_label_of_its_own(tmp_path, reviews):
     (tmp_path / "e.csv").write_text("text,label\na film,2\n")
-    with pytest.raises(UniLoraError, match="label has the value '2' in row 1, which .*reviews.csv has not"):
+    with pytest.raises(
+        UniLoraError, match="label has the value '2' in row 1, which .*reviews.csv does not have; leave such rows out"
+    ):
         rows_and_task(settings_of(reviews, eval=tmp_path / "e.csv"))
 
 
@@ -624,7 +626,9 @@ def test_base_with_another_head_gets_a_new_one(base, small, tmp_path):
 
 
 def test_runs_refused_before_they_start(base, gpt2, small, tmp_path):
-    assert "no such folder, nor a base model of that id" in refusal(**small | {"base": "no-such/model"})
+    assert "there is no such folder, and no base model with this id can be loaded" in refusal(
+        **small | {"base": "no-such/model"}
+    )
     assert "there is no such folder" in refusal(**small | {"base": "./no-such"})
     assert "close names are" in refusal(**small | {"targets": "qurey"})
     assert "LoRA-RITE steps A and B themselves, which kind balanced" in refusal(**small | {"optimizer": "lora-rite"})

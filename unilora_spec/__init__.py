@@ -1,6 +1,6 @@
 """The Uni-LoRA specification as a library: projection, layer map and file, with NumPy alone. The text is SPEC.md."""
 
-from . import command  # noqa: F401  first, before NumPy: from here on a program of the project can be stopped in a sentence
+from . import command  # noqa: F401  first, before NumPy: from then on a signal ends a program of the project with one sentence
 from .adapter import Adapter, Base, check_fit, contents_fingerprint, structure_fingerprint
 from .errors import (
     BaseMismatch,

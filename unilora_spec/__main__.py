@@ -10,13 +10,13 @@ import numpy as np
 from .base_model import compare_with_base
 from .command import printable, program_name, run
 from .projection import Gather
-from .rest import told
+from .rest import warnings_of
 from .serialization import SAVED, describe, is_canonical, load_adapter
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """What a file holds: its description, its tensors and their sizes, and the bytes of P in memory in each way to hold it, where it
-    is an index."""
+    """The report on a file: its description, its tensors and their sizes and, where P is an index, the bytes that P takes in memory
+    when it is computed and when it is cached."""
     adapter = load_adapter(path)
     theta, p = adapter.theta.astype(np.float64), adapter.projection
     own = {
@@ -85,8 +85,8 @@ def show_inspect(report: dict[str, Any]) -> list[str]:
 
 
 def verify(path: Path, base: Path | None) -> dict[str, Any]:
-    """Whether a file is canonical (SPEC 8.10) and has the base's values; raises ``UniLoraError`` where it is unsound or
-    does not fit the base."""
+    """The report on a file: whether its bytes are canonical (SPEC 8.10) and, with ``base``, whether that folder's weights have the
+    values that the adapter was trained on. Raises ``UniLoraError`` where the file is unsound or does not fit the base."""
     adapter = load_adapter(path)
     report = {"file": str(path), "sound": True, "canonical": is_canonical(adapter, path.read_bytes())}
     if base:
@@ -106,7 +106,7 @@ def show_verify(report: dict[str, Any]) -> list[str]:
             None: "and the file has no record of the values it was trained on",
         }
         lines.append(f"  {same[base['same_contents']]}")
-        lines += [f"  {line}" for line in told(base["other_rest"])]
+        lines += [f"  {line}" for line in warnings_of(base["other_rest"])]
     return lines
 
 
@@ -119,11 +119,14 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("inspect", "show what an adapter holds"),
-        ("verify", "check that it is sound, canonical, and fits a base; exit status 1 where the base is another one"),
+        (
+            "verify",
+            "check that an adapter is sound, canonical and fits a base; exit status 1 where the base is another",
+        ),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("file", type=Path)
-        command.add_argument("--json", action="store_true", help="for machines")
+        command.add_argument("--json", action="store_true", help="print the report as JSON")
         if name == "verify":
             command.add_argument("--base", type=Path, help="folder of the base model, with its .safetensors files")
     call = parser.parse_args()

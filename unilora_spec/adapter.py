@@ -52,19 +52,19 @@ class Base:
     ) -> "Base":
         """The record of a base whose weights have these ``shapes`` and the values that ``read(name)`` gives, by name.
 
-        ``id2label`` are the labels as the configurations of transformers hold them: {0: "negative", …}. The two that every
-        configuration begins with say nothing, and are left out where ``problem_type`` does not say that they are outputs.
+        ``id2label`` are the labels as the configurations of transformers hold them: {0: "negative", …}. LABEL_0 and
+        LABEL_1 alone, which every configuration begins with, are recorded only where ``problem_type`` says that there are outputs.
         ``rest`` is what ``rest.fingerprint`` makes of the other tensors.
         """
         names = layer_map.by_weight()
         labels = tuple(id2label[i] for i in sorted(id2label)) if id2label else ()
-        told = labels and (problem_type in PROBLEM_TYPES or labels != ("LABEL_0", "LABEL_1"))
+        meaningful = labels and (problem_type in PROBLEM_TYPES or labels != ("LABEL_0", "LABEL_1"))
         return cls(
             name,
             structure_fingerprint({name: tuple(shapes[name]) for name in names}),
             contents_fingerprint(names, read),
             architecture,
-            labels if told else None,
+            labels if meaningful else None,
             problem_type if problem_type in PROBLEM_TYPES else None,
             rest,
         )
@@ -75,7 +75,7 @@ class Adapter:
     """A trained adapter (SPEC 8): what ``load_adapter`` returns and ``save_adapter`` takes.
 
     ``projection``  how θ becomes θ_D; its D is the layer map's
-    ``layer_map``   what θ_D's ranges are
+    ``layer_map``   which weight each range of θ_D adapts
     ``theta``       float32[d], finite
     ``base``        the base model's record, or None where nothing is known of it
     ``saved``       parameters trained in full beside θ, by name: float32 arrays, finite
@@ -127,7 +127,7 @@ class Adapter:
     def check_saved(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raises ``BaseMismatch`` unless a model's parameters of these ``shapes``, by name, can take the saved ones (SPEC 10.3).
 
-        Apart from ``check_base``, as the files of a base may lack what a model has: its head.
+        It is separate from ``check_base``, as the files of a base may lack the head that a model has.
         """
         for name, value in self.saved.items():
             if shapes.get(name) != value.shape:
@@ -151,7 +151,7 @@ class Adapter:
         return (each for each in tensors if each[0] not in own)
 
     def merge(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Adds every ΔW to the float32 arrays of ``weights``, by name and in place, and puts ``saved`` in (SPEC 7.10).
+        """Adds every ΔW to the float32 arrays of ``weights``, by name and in place, and sets those that are ``saved`` (SPEC 7.10).
 
         Raises ``BaseMismatch`` before anything changes where a weight is missing or its shape does not fit.
         """
@@ -173,7 +173,7 @@ class Adapter:
         """Adds the ΔW of the ``placed`` segments (with their offsets), all of one weight, to its array in place (SPEC 7.10).
 
         Where the array holds its values in a form that NumPy does not add, such as BF16 as uint16, ``widen`` makes floats of
-        entries and ``narrow`` entries of floats. ΔW exists in bands of rows alone, so that the array is what takes memory.
+        entries and ``narrow`` makes entries of floats. ΔW is made one band of rows at a time, so that it takes little memory.
         """
         for segment, offset in placed:
             scale = self.layer_map.factor_scale(segment)
@@ -182,8 +182,8 @@ class Adapter:
                 part[...] = narrow(widen(part) + band.stored(scale * product, part.shape))
 
     def _bands(self, segment: Segment, offset: int) -> Iterator[tuple[Segment, np.ndarray]]:
-        """The bands of a segment, and ΔW of each but for its scale."""
-        if segment.rank == 0:  # the entries of a band lie together in θ_D, of which the rest is not needed
+        """The bands of a segment, each with its ΔW before the scale s is applied."""
+        if segment.rank == 0:  # the entries of a band lie together in θ_D, and no other part of it is needed
             for rows, band in segment.bands(BAND):
                 yield band, *band.factors(self._theta_D(band, offset + rows.start * segment.in_features))
         else:

@@ -11,7 +11,7 @@ SHARES = ("//", "\\\\", "/\\", "\\/")  # how the name of another machine's folde
 
 
 def base_folder(adapter: Adapter, given: Path | None = None) -> Path:
-    """``given``, or the folder that the adapter names (``recorded``). Raises ``UniLoraError`` where it is no folder here."""
+    """``given``, or the folder that the adapter names (``recorded_folder``). Raises ``UniLoraError`` where it is no folder here."""
     if given is not None:
         if not is_folder(Path(given)):
             raise UniLoraError(
@@ -20,7 +20,7 @@ def base_folder(adapter: Adapter, given: Path | None = None) -> Path:
         return Path(given)
     if adapter.base is None:
         raise UniLoraError("the adapter does not name its base; give --base the folder of the base model")
-    folder = recorded(adapter.base.name, "the adapter")
+    folder = recorded_folder(adapter.base.name, "the adapter")
     if folder is None:
         raise UniLoraError(
             f"the base {adapter.base.name!r:.200} that the adapter names is no folder here, and nothing is fetched because a file"
@@ -29,12 +29,13 @@ def base_folder(adapter: Adapter, given: Path | None = None) -> Path:
     return folder
 
 
-def recorded(name: str, by: str) -> Path | None:
-    """The folder here that a file names as its base, or None; said on standard error, before anything of it is read.
+def recorded_folder(name: str, by: str) -> Path | None:
+    """The folder on this machine that a file names as its base, or None where there is none. The folder is printed on standard
+    error before anything of it is read.
 
-    Whoever wrote the file chose the name. So it is a folder or nothing: no id that would be fetched or looked up in a cache,
-    no share of another machine, which would learn who asks, and ``~`` is a letter. A relative name is one in the current
-    folder. ``by`` is what has the record, for the sentence.
+    Whoever wrote the file chose the name, so it is only ever taken for a folder: it is no id to download or to look up in a cache, and
+    no share of another machine, which would learn who asks. ``~`` is a letter, and a relative name starts at the current folder.
+    ``by`` says in the printed sentence what names the base, such as "the adapter".
     """
     folder = Path(name)
     if not name or name.startswith(SHARES) or not is_folder(folder):
@@ -44,7 +45,7 @@ def recorded(name: str, by: str) -> Path | None:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is at ``path``, which may be any text: one too long for a path is none."""
+    """Whether a folder is at ``path``, which may be any text, also one that is too long for a path."""
     try:
         return path.is_dir()
     except (OSError, ValueError):

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import rest
 from .adapter import Adapter
-from .documents import NoObject, look_at_json, read_json
+from .documents import NoObject, check_json, read_json
 from .errors import BaseMismatch, FileError, UniLoraError
 from .places import PathLike
 from .reading import check_count, open_bytes, read_exactly
@@ -42,10 +42,11 @@ class Stored(NamedTuple):
 
 
 def compare_with_base(adapter: Adapter, folder: PathLike) -> dict[str, Any]:
-    """{"weights": how many are adapted, "same_contents": whether their values are the recorded ones (None: no record),
-    "other_rest": names of others that are not as recorded, one for each group of them (SPEC 10.6)}.
+    """Compares an adapter with a base on disk.
 
-    ``folder`` holds the base's .safetensors files. Raises ``BaseMismatch`` where a weight is missing or of another
+    ``folder`` holds the base's .safetensors files. Returns {"weights": the number of adapted weights, "same_contents": whether their
+    values are the recorded ones (None where there is no record), "other_rest": one name for each group of other tensors that
+    differs from the record (SPEC 10.6)}. Raises ``BaseMismatch`` where a weight is missing or of another
     shape, ``FileError`` where there is no such base or its files are unsound (SPEC 10.3).
     """
     tensors = tensors_of(Path(folder))
@@ -57,15 +58,16 @@ def compare_with_base(adapter: Adapter, folder: PathLike) -> dict[str, Any]:
 
 
 def other_rest(adapter: Adapter, tensors: Mapping[str, Stored], stored: Mapping[str, str]) -> list[str]:
-    """``Adapter.other_rest`` of a base's files; ``stored`` are the adapted weights' names there, by those in the model."""
+    """``Adapter.other_rest`` of a base's files; ``stored`` gives for each adapted weight's name in the model its name there."""
     if not (adapter.base and adapter.base.rest):
         return []
-    return adapter.other_rest(looked_at(by_model_name(tensors, stored)))
+    return adapter.other_rest(sampled(by_model_name(tensors, stored)))
 
 
 def affix(stored: Mapping[str, str]) -> tuple[str, str]:
-    """What the model's names have at their beginning and the files' names lack, and the other way round ("bert." and "",
-    say), where that is one for all of ``stored``, from the model's names to the files'; else two empty texts (SPEC 10.4)."""
+    """The prefix that only the model's names have, and the prefix that only the files' names have, such as "bert." and "" (SPEC 10.4).
+
+    ``stored`` gives for each name in the model the name in the files. Both are empty where the names do not all agree on them."""
     pairs = {
         (name.removesuffix(inner), "") if name.endswith(inner) else ("", inner.removesuffix(name))
         for name, inner in stored.items()
@@ -74,7 +76,7 @@ def affix(stored: Mapping[str, str]) -> tuple[str, str]:
 
 
 def by_model_name(tensors: Mapping[str, Stored], stored: Mapping[str, str]) -> dict[str, Stored]:
-    """All tensors of a base's files by the names that the model has for them, as ``affix`` tells."""
+    """All tensors of a base's files by the names that the model has for them, found by ``affix``."""
     prefix, outer = affix(stored)
     return {prefix + name.removeprefix(outer): each for name, each in tensors.items()}
 
@@ -85,8 +87,8 @@ def tensors_of(folder: Path) -> dict[str, Stored]:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The files that a model is loaded from, in the order of their names: model.safetensors, or those that its index names,
-    or all, where there is neither. Others beside them may hold the same weights once more, by other names."""
+    """The files that a model is loaded from, in the order of their names: model.safetensors, or those that its index names, or all
+    .safetensors files where there is neither. Other files are left out, as they may hold the same weights again under other names."""
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     if (folder / INDEX).is_file():
@@ -119,23 +121,23 @@ def read_file(file: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     return tensors, metadata
 
 
-def look_at_base(folder: Path) -> None:
-    """Raises ``UniLoraError`` for a base's folder of which a library would make too much: before it reads it, as JSON that nests deep
-    ends a parser, a header of 70 MB takes gigabytes, and a config.json asks for any number of layers.
+def check_base_folder(folder: Path) -> None:
+    """Raises ``UniLoraError`` for a base's folder that would take a library too much memory or end it.
 
-    What is not in the folder is nobody's concern here.
+    It is called before a library reads the folder: JSON that nests deep ends a parser, a header of 70 MB takes gigabytes, and a
+    config.json may ask for any number of layers. Files that are missing are not refused here.
     """
     for path in sorted(folder.glob("*.json")):
         if path.name == "config.json":
             read_config(path)
         else:
-            look_at_json(path, *LARGE_JSON)
+            check_json(path, *LARGE_JSON)
     for path in checkpoint_files(folder) if next(folder.glob("*.safetensors"), None) else ():
         read_file(path)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The values of a config.json. Raises ``UniLoraError`` for one that is none, and for numbers that no model has."""
+    """The values of a config.json. Raises ``UniLoraError`` for a file that is no config.json, and for numbers that no model has."""
     values = read_json(path)
     waiting = [("", values)]
     while waiting:
@@ -174,7 +176,7 @@ def stored_name(name: str, tensors: Iterable[str]) -> str:
 
 
 def read_raw(stored: Stored) -> np.ndarray:
-    """The entries of a tensor, as ``FLOATS`` says: BF16 as uint16. By reading, as a map's pages would stay in memory.
+    """The entries of a tensor, as ``FLOATS`` says: BF16 as uint16. The file is read, not mapped, as the pages of a map would stay in memory.
 
     Raises ``FileError`` for a tensor of another dtype, and for a file that has been cut since its header was read.
     """
@@ -189,8 +191,8 @@ def read_raw(stored: Stored) -> np.ndarray:
     return raw.reshape(stored.shape)
 
 
-def looked_at(tensors: Mapping[str, Stored]) -> Iterator[tuple[str, tuple[int, ...], np.ndarray | None]]:
-    """The tensors of a base's files as ``rest.fingerprint`` takes them, of each the few entries that it looks at.
+def sampled(tensors: Mapping[str, Stored]) -> Iterator[tuple[str, tuple[int, ...], np.ndarray | None]]:
+    """The tensors of a base's files as ``rest.fingerprint`` takes them: of each, only the few entries that are compared.
 
     Raises ``FileError`` for a file that has been cut since its header was read.
     """

@@ -1,10 +1,9 @@
 """How every command of the project ends: 0 done, 1 the work failed or was stopped, 2 the call was wrong; an error is one sentence.
 
-
-Ctrl-C and SIGTERM stop a command in a sentence too, while it is still importing as well: ``python -m unilora_spec`` and its like
-import this module first, and it listens from then on. Where this package is imported by any other program, signals stay what they
-are. A signal that the program was started to ignore stays ignored. A reader who goes away (``… | head -1``) ends a command without
-a word and with status 141, as the shell has it for programs that SIGPIPE ends.
+Ctrl-C and SIGTERM end a command with one sentence too, also while it is still importing: ``python -m unilora_spec`` and the other
+programs import this module first, which handles signals from then on. Where any other program imports this package, signals stay what
+they are. A signal that the program was started to ignore stays ignored. When the reader of its output goes away (``… | head -1``), a
+command ends silently with status 141, which is what a shell reports for programs that SIGPIPE ends.
 """
 
 import atexit
@@ -18,7 +17,7 @@ from typing import Any, TypeGuard
 
 from .errors import UniLoraError, WorkFailed
 
-PROGRAMS = {  # each is ``python -m`` of it: what the console script has in that place, and the extra that pip installs for it
+PROGRAMS = {  # the module for ``python -m``: the same program in the console script, and the extra that pip installs for it
     "unilora_spec": ("unilora", ""),
     "backends.torch": ("unilora", "train"),
     "backends.onnx": ("unilora onnx", "train-onnx"),
@@ -27,7 +26,7 @@ PROGRAMS = {  # each is ``python -m`` of it: what the console script has in that
     "conformance_tests": ("unilora conformance", "conformance"),
     "benchmarks": ("", "compare"),
 }
-RUNTIME = "onnxruntime"  # in no program's extra, as a GPU wants another package of it: in ``cpu`` and ``gpu``
+RUNTIME = "onnxruntime"  # in the extras ``cpu`` and ``gpu`` alone, as a GPU needs another package of it
 STOPPED = "stopped; nothing was written"
 NOBODY_READS = 128 + 13  # SIGPIPE
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -35,7 +34,7 @@ _asked = False
 
 
 class NotInstalled(WorkFailed):
-    """A program needs a package that is not there: ``missing`` is the module that was not found, ``program`` one of ``PROGRAMS``, and
+    """A package that a program needs is not installed: ``missing`` is the module that was not found, ``program`` one of ``PROGRAMS``, and
     ``called`` the call that wanted it."""
 
     def __init__(self, missing: str | None, program: str, called: str = ""):
@@ -48,7 +47,7 @@ class NotInstalled(WorkFailed):
 def run(command: Callable[[], Any]) -> None:
     """Calls ``command`` and exits with its status. ``--debug`` anywhere in the call shows the traceback as well."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that has no sign for ΔW shows how it is spelled
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show ΔW shows its escapes
             stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
@@ -56,7 +55,7 @@ def run(command: Callable[[], Any]) -> None:
     try:
         try:
             status = _finished(command)
-        finally:  # how it ends is decided; a signal would only disturb what Python does last
+        finally:  # the status is decided; a signal now would only disturb Python's own exit
             _listen(signal.SIG_IGN) if _PROGRAM else _restore(before)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
@@ -66,7 +65,7 @@ def run(command: Callable[[], Any]) -> None:
             sys.exit(NOBODY_READS)
         sentence, status = _sentence(error)
         print(f"error: {printable(sentence)}", file=sys.stderr)
-        if _asked:  # where a text was being executed, as for a dataclass, Python would end itself by SIGINT after all
+        if _asked:  # a signal within exec(), which dataclasses use, would make Python end itself by SIGINT after all
             atexit._run_exitfuncs()
             os._exit(status)
     sys.exit(status)
@@ -77,15 +76,15 @@ def asked_to_stop() -> bool:
     return _asked
 
 
-# Signs that a font shows as nothing at all, though Python counts them as printable: Unicode's default ignorable letters and marks.
+# Characters that a font shows as nothing at all, though Python counts them as printable: Unicode's default ignorable letters and marks.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
 )
 
 
 def printable(text: str) -> str:
-    """``text`` as one line of signs that can be seen, the others spelled out: names come from files, and could begin a line of their
-    own, steer a terminal, or turn the order of what stands behind them.
+    """``text`` as one line of visible characters, with escapes for all others. Names come from files, and could otherwise begin a
+    line of their own, steer a terminal, or reverse the order of the text behind them.
 
     >>> print(printable("x\\nerror: \\u202eall fine"))
     x\\nerror: \\u202eall fine
@@ -96,17 +95,17 @@ def printable(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """One line on standard error, for whoever waits."""
+    """Prints one line on standard error, for the person who waits."""
     print(printable(line), file=sys.stderr, flush=True)
 
 
 def program_name(module: str) -> str:
-    """What a call of a program begins with, in the way in which this one was made: ``python -m export``, or ``unilora export``."""
+    """How a call of a program begins, in the form in which this process was called: ``python -m export``, or ``unilora export``."""
     return _IS_SCRIPT and PROGRAMS.get(module, ("", ""))[0] or f"python -m {module}"
 
 
-def running() -> str:
-    """Which of ``PROGRAMS`` runs, also where the console script has called it; empty where none does."""
+def running_program() -> str:
+    """The one of ``PROGRAMS`` that is running, also when the console script called it; empty where none is."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     module = spec.name.removesuffix(".__main__") if spec else ""
     return module if module in PROGRAMS else ""
@@ -119,22 +118,22 @@ def is_not_installed(error: object) -> TypeGuard[ModuleNotFoundError]:
 
 
 def _finished(command: Callable[[], Any]) -> Any:
-    """The status of a command whose output has been taken."""
+    """Calls the command and returns its status, once its output has been flushed."""
     try:
         status = command()
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # typer's way to end then, with 1
+        if isinstance(end.__context__, BrokenPipeError):  # typer ends with status 1 then
             raise end.__context__ from None
         status = end.code
-    if status == 130:  # typer's, for Ctrl-C, and without a word
+    if status == 130:  # typer's status for Ctrl-C, for which it prints nothing
         raise KeyboardInterrupt
     if sys.stdout:
-        sys.stdout.flush()  # here, where what goes wrong can be told
+        sys.stdout.flush()  # here, where an error can still be reported
     return status
 
 
 def _drop_output() -> None:
-    """Leaves nothing for Python to write at its end, where it would complain of what cannot be written."""
+    """Discards output that cannot be written, of which Python would otherwise complain when it exits."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
@@ -151,7 +150,7 @@ def _sentence(error: BaseException) -> tuple[str, int]:
         _asked or isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
     ):  # typer's Abort
         return STOPPED, 1
-    if is_not_installed(error) and (program := running()):
+    if is_not_installed(error) and (program := running_program()):
         return _sentence(NotInstalled(error.name, program))
     if isinstance(error, OSError):
         return f"{error.filename or 'the output'}: {error.strerror or error}", 1
@@ -185,14 +184,14 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _end_at_once(number: int, frame: object) -> None:
-    """While nothing is done but importing. An exception could be swallowed there, and a second import find half a module."""
-    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun the first one speaks
+    """Ends the process, on a signal during its imports. An exception could be swallowed there, and another import find half a module."""
+    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun only the first one prints
         os.write(2, f"error: {STOPPED}\n".encode())
     os._exit(1)
 
 
 def _started() -> str:
-    """What Python was started as: the module of ``python -m``, or the console script; what stands where ``sys.argv[0]`` is now."""
+    """What Python was started with: the module of ``python -m``, or the path of the console script."""
     started = sys.orig_argv[-len(sys.argv)] if 0 < len(sys.argv) <= len(sys.orig_argv) else ""
     return started.removeprefix("-m")
 

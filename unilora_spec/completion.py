@@ -1,6 +1,6 @@
-"""What a shell is told when somebody presses Tab after ``unilora``: typer's completion, over commands that are loaded one at a time.
+"""What a shell completes when somebody presses Tab after ``unilora``: typer's completion, for commands that are imported one at a time.
 
-Only the command that is already written out is imported, as its options are wanted; for the others their names are enough.
+Only the command that is already typed is imported, for its options; of the others the names are enough.
 """
 
 import importlib
@@ -20,22 +20,22 @@ def complete() -> int:
     for name, command in COMMANDS.items():
         app.command(name, help=command.does)(lambda: None)
     group = cast(TyperGroup, get_command(app))
-    written = _written()
-    if len(written) > 1 and (real := _real(written[1])):
-        group.commands[written[1]] = real
+    words = _typed_words()
+    if len(words) > 1 and (command_with_options := _imported(words[1])):
+        group.commands[words[1]] = command_with_options
     return group.main(prog_name="unilora", standalone_mode=False)
 
 
-def _written() -> list[str]:
-    """The words before the one that is being written."""
+def _typed_words() -> list[str]:
+    """The words before the one that is being typed."""
     if "COMP_WORDS" in os.environ:  # bash
         return os.environ["COMP_WORDS"].split()[: int(os.environ.get("COMP_CWORD", "1"))]
     words = os.environ.get("_TYPER_COMPLETE_ARGS", "")
     return words.split() if words.endswith(" ") else words.split()[:-1]
 
 
-def _real(name: str) -> Any:
-    """The command with its options; None where it has none that typer knows, or its program's packages are not installed."""
+def _imported(name: str) -> Any:
+    """The command with its options; None where typer knows none of it, or its program's packages are not installed."""
     if name not in COMMANDS:
         return None
     try:

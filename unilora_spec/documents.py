@@ -1,4 +1,4 @@
-"""Files of others that are read whole: they are looked at first, so that what is made of them stays small."""
+"""Reading whole files that others wrote. Each is checked before a parser sees it, so that what the parser makes of it stays small."""
 
 import json
 import stat
@@ -15,11 +15,11 @@ _OTHERS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a s
 
 
 class NoObject(UniLoraError):
-    """A file whose text is no JSON object; a caller may know better what it should be."""
+    """A file whose text is no JSON object. A caller can catch it, and say what the file should be."""
 
 
 def size_of(path: Path) -> int:
-    """The bytes of a regular file. Raises ``UniLoraError`` for anything else: a pipe would be waited for, a device has no end."""
+    """The size of a regular file in bytes. Raises ``UniLoraError`` for anything else: a pipe may never answer, and a device has no end."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -43,7 +43,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
         raise UniLoraError(f"{path}: {error.strerror}; give a file that can be read") from None
 
 
-def look_at_json(path: Path, most: int = MOST_BYTES, values: int = MOST_VALUES) -> None:
+def check_json(path: Path, most: int = MOST_BYTES, values: int = MOST_VALUES) -> None:
     """Raises ``UniLoraError`` for a file that a parser of JSON should not be given: one of more than ``most`` bytes or ``values`` values
     and keys, or that nests deeper than ``MOST_DEPTH``."""
     _check_size(path, most)
@@ -58,7 +58,7 @@ def look_at_json(path: Path, most: int = MOST_BYTES, values: int = MOST_VALUES) 
 
 
 def read_json(path: Path, most: int = MOST_BYTES, values: int = MOST_VALUES) -> dict[str, Any]:
-    """The object in a JSON file, with the bounds of ``look_at_json``. Raises ``NoObject`` where it holds none."""
+    """The object in a JSON file, with the bounds of ``check_json``. Raises ``NoObject`` where it holds none."""
     data = read_bytes(path, most)
     found = Nesting()
     found.feed(data)

@@ -1,7 +1,7 @@
-"""Kinds that begin with the base's weights (SPEC 11.9, 11.10, 11.16): matrices of a singular value decomposition, kept in the file.
+"""What kinds that begin with the base's weights share (SPEC 11.9, 11.10, 11.16): matrices of a singular value decomposition, in the file.
 
-Two LAPACKs, and one with another number of threads, give singular vectors that differ in their last bits, and by much more where
-singular values are close. So these matrices are computed once, when training begins, and read from then on.
+The singular vectors of two LAPACKs, or of one with another number of threads, differ in their last bits, and by much more where singular
+values are close. So these matrices are computed once, when training begins, and read from the file from then on.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from .projection import Read
 class FromBase(Factored):
     """A program with frozen matrices of each segment's own weight: the tensor ``frozen``, segment after segment, row by row.
 
-    ``rule``  the kind's of SPEC.md, which refuses
+    ``rule``  the rule of SPEC.md that the kind's refusals name
 
     Raises ``LimitError`` for a ``frozen`` of another shape; ``of_base`` raises ``LayerMapError`` for a weight of a lower rank than
     its segment's.
@@ -42,12 +42,12 @@ class FromBase(Factored):
     @staticmethod
     @abstractmethod
     def shapes(segment: Segment) -> Sequence[tuple[int, int]]:
-        """Those of the frozen matrices of a segment."""
+        """The shapes of a segment's frozen matrices."""
 
     @staticmethod
     @abstractmethod
     def matrices(U: np.ndarray, S: np.ndarray, Vt: np.ndarray) -> Sequence[np.ndarray]:
-        """The frozen matrices of a segment, of ``singular_vectors`` of its weight."""
+        """A segment's frozen matrices, made of the ``singular_vectors`` of its weight."""
 
     @classmethod
     def _size(cls, segment: Segment) -> int:
@@ -78,7 +78,8 @@ class FromBase(Factored):
         matrix = segment.matrix(weight).astype(np.float64)
         if not np.isfinite(matrix).all():
             raise LayerMapError(
-                f"{segment.name} holds NaN or infinity; kind {cls.kind} begins with its values", cls.rule
+                f"{segment.name} holds NaN or infinity, and kind {cls.kind} begins with its values; leave the weight out",
+                cls.rule,
             )
         U, S, Vt = singular_vectors(matrix, segment.rank)
         most = np.count_nonzero(S > S.max(initial=0) * max(matrix.shape) * 2.0**-23)
@@ -91,7 +92,7 @@ class FromBase(Factored):
         return U, S, Vt
 
     def frozen_matrices(self, number: int, segment: Segment) -> Iterator[Value]:
-        """Those of the segment with this number in the layer map."""
+        """The frozen matrices of the segment with this number in the layer map."""
         start = int(self._starts[number])
         for shape in self.shapes(segment):
             numbers = self.tensors["frozen"][start : start + math.prod(shape)].reshape(shape)
@@ -102,8 +103,8 @@ class FromBase(Factored):
 def singular_vectors(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """U (out, rank), S (rank) and Vᵀ (rank, in) of the largest singular values of a matrix (out, in), descending: float64.
 
-    In each column of U the first entry of at least three quarters of the largest magnitude is positive. (Of the largest itself
-    two may be equal but for their last bits and their signs.)
+    Their signs are chosen so that in each column of U the first entry of at least three quarters of the largest magnitude is
+    positive. (The largest entry would not do: two entries may have magnitudes that are equal but for their last bits.)
     """
     U, S, Vt = _by_eigenvectors(matrix, rank)
     if (64 * S < S.max(initial=0)).any():
@@ -115,13 +116,13 @@ def singular_vectors(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndar
 
 
 def _by_eigenvectors(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """In a third of the time that the whole decomposition takes (26 s and 71 s of a core for 4096 × 4096), by eigenvectors of the Gram
-    matrix. It has the squares of singular values, so that the digits of one that is n times smaller than the largest are n times worse
-    than those of the whole decomposition."""
+    """The singular vectors from the eigenvectors of the Gram matrix, in a third of the time that the whole decomposition takes (26 s
+    and 71 s of a core for 4096 × 4096). The Gram matrix has the squares of the singular values, so that one that is n times smaller
+    than the largest loses n times as much precision as in the whole decomposition."""
     wide = matrix.shape[0] < matrix.shape[1]
     tall = matrix.T if wide else matrix
     _, eigenvectors = np.linalg.eigh(tall.T @ tall)
     V = eigenvectors[:, ::-1][:, :rank]
-    U, S, turned = np.linalg.svd(tall @ V, full_matrices=False)  # of values, no more of squares
+    U, S, turned = np.linalg.svd(tall @ V, full_matrices=False)  # of the values themselves, not of their squares
     Vt = turned @ V.T
     return (Vt.T, S, U.T) if wide else (U, S, Vt)

@@ -20,9 +20,9 @@ SCALINGS = {
     "lora": lambda alpha, rank: alpha / (rank or 1),
     "rslora": lambda alpha, rank: alpha / math.sqrt(rank or 1),
 }
-MAX_NUMBERS = 8  # of a name, that a run of layers may count: bounds the work of folding
-_NUMBER = re.compile("0|[1-9][0-9]{0,8}")  # that part of a name is one (SPEC 7.9)
-_FIRST_NUMBER = re.compile(rf"(?:[^.]*\.)*?(?:{_NUMBER.pattern})(?![^.])")  # a name up to the first of them
+MAX_NUMBERS = 8  # numbers of a name that are tried as the layer number of a run; this bounds the work of folding
+_NUMBER = re.compile("0|[1-9][0-9]{0,8}")  # a whole part of a name that is a number (SPEC 7.9)
+_FIRST_NUMBER = re.compile(rf"(?:[^.]*\.)*?(?:{_NUMBER.pattern})(?![^.])")  # a name up to its first number
 ALPHA_RANGE = (1e-4, 2.0**20)  # within it every language prints a double's shortest decimal without an exponent
 
 
@@ -52,7 +52,7 @@ class Segment:
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and 0 < len(self.name.encode("utf-8", "surrogatepass")) <= MAX_NAME):
             raise LayerMapError(
-                f"a segment's name is {self.name!r:.80}; give a tensor's name, to {MAX_NAME} bytes", "7.2"
+                f"a segment's name is {self.name!r:.80}; give a tensor's name, of at most {MAX_NAME} bytes", "7.2"
             )
         for field, least in (("out_features", 1), ("in_features", 1), ("rank", 0), ("row", 0), ("index", 0)):
             value = getattr(self, field)
@@ -65,7 +65,7 @@ class Segment:
 
     @property
     def layer(self) -> str:
-        """The head of its name with the first number in it, such as encoder.layer.3; the whole name where none is (SPEC 7.9)."""
+        """The name up to its first number, such as encoder.layer.3, or the whole name where it has none (SPEC 7.9)."""
         head = _FIRST_NUMBER.match(self.name)
         return head[0] if head else self.name
 
@@ -87,7 +87,7 @@ class Segment:
 
     @staticmethod
     def product(first: Any, *others: Any) -> Any:
-        """What ``factors`` gives, multiplied: ΔW but for its scale, (out, in) (SPEC 7.7)."""
+        """The product of what ``factors`` gives: ΔW before the scale s is applied, (out, in) (SPEC 7.7)."""
         for factor in others:
             first = factor @ first
         return first
@@ -111,8 +111,8 @@ class Segment:
         return (delta.T if self.transposed else delta).reshape(shape)
 
     def bands(self, entries: int) -> Iterator[tuple[slice, "Segment"]]:
-        """The segment cut into bands of whole rows, at least one and else at most so many ``entries`` of ΔW: the rows of ΔW in
-        each, and the band, a segment itself."""
+        """The segment cut into bands of whole rows, each of at most ``entries`` entries of ΔW, or of one row where that has more. Yields
+        for each band its rows of ΔW, and the band as a segment."""
         step = max(1, entries // self.in_features)
         for first in range(0, self.out_features, step):
             rows = min(step, self.out_features - first)
@@ -215,8 +215,8 @@ class LayerMap:
         return 0.02 if any(segment.rank for segment in self.segments) else 0.0
 
     def _check_overlaps(self) -> None:
-        # By three keys in turn, each of which is at hand: a hostile map is as large as can be, and a list or a tuple
-        # for each name or segment would take as much memory again.
+        # Sorted by three keys in turn, for which nothing has to be made: a hostile map is as large as it can be, and a list or a
+        # tuple for each name or segment would take as much memory again.
         ordered = sorted(self.segments, key=lambda s: s.row or 0)
         ordered.sort(key=lambda s: s.index or 0)
         ordered.sort(key=lambda s: s.name)
@@ -340,8 +340,8 @@ def _after(name: str, head: str) -> str | None:
 
 
 def _count(entry: Any) -> int:
-    """How many segments an entry unfolds to, from its bounds alone. All fields are checked, on the first of them, so that
-    nothing is built where a fault lies elsewhere, beside values of any size that mean nothing."""
+    """How many segments an entry unfolds to, from its bounds alone. The first of them is made, which checks all fields, so that the
+    others are not built where a field is wrong."""
     if not isinstance(entry, dict):
         raise LayerMapError(f"an entry of layers is {_kind_of(entry)}; it must be an object", "7.8")
     if "segments" not in entry:
@@ -361,7 +361,7 @@ def _span(entry: dict[str, Any], key: str) -> int:
     if not (isinstance(bounds, list) and len(bounds) == 2 and all(type(b) is int and 0 <= b <= MAX_D for b in bounds)):
         raise LayerMapError(f"{key} of an entry is {bounds!r:.60}; it must be [first, end]", "7.8")
     if bounds[1] - bounds[0] < 2:
-        raise LayerMapError(f"{key} of an entry is {bounds}; a range holds at least two", "7.8")
+        raise LayerMapError(f"{key} of an entry is {bounds}; give a range of at least two", "7.8")
     return bounds[1] - bounds[0]
 
 

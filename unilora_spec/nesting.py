@@ -1,5 +1,5 @@
-"""How deep a JSON text nests and how many values it has, known before a parser sees it: a parser that recurses ends with its stack,
-and a value takes fifty times the memory of its text."""
+"""How deep a JSON text nests and how many values it has, counted before a parser sees it: deep nesting overflows the stack of a parser,
+and a parsed value takes fifty times the memory of its text."""
 
 import numpy as np
 
@@ -17,8 +17,8 @@ class Nesting:
     ``values``   values and keys
     ``opened``   lists and objects
 
-    They hold for malformed text too, as far as any parser reads it: no JSON string has a line feed, so that a line begins outside of
-    one; and what closes more than was opened closes nothing.
+    The bounds hold for malformed text too, as far as any parser reads it: no JSON string contains a line feed, so that each line begins
+    outside of a string; and a bracket that closes nothing is not counted.
     """
 
     def __init__(self) -> None:

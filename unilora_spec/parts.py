@@ -41,11 +41,12 @@ class InParts(Gather):
 
     @abstractmethod
     def parts(self) -> tuple[Sequence[int], Sequence[int]]:
-        """The rows, and the columns, of each part: of none more columns than rows, nor 0. Raises ``LimitError``."""
+        """How many rows, and how many columns, each part has: at least one column, and no more columns than rows. Raises ``LimitError``
+        where the kind's options make other parts."""
 
     @abstractmethod
     def blocks(self) -> Iterator[Block]:
-        """All rows of θ_D, in order; those of a part have its entries in order."""
+        """The blocks of all rows of θ_D, in order; the rows of a part hold its entries in order."""
 
     def columns(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
         b = self._blocks
@@ -59,7 +60,7 @@ class InParts(Gather):
     def _dealt(self, parts: np.ndarray, entries: np.ndarray) -> np.ndarray:
         """The columns of these entries of these parts."""
         columns = np.empty_like(entries)
-        order = np.argsort(parts.astype(np.uint16), kind="stable")  # of 16 bits, NumPy's is a radix sort
+        order = np.argsort(parts.astype(np.uint16), kind="stable")  # NumPy sorts 16-bit numbers by radix
         for which in np.split(order, np.flatnonzero(np.diff(parts[order])) + 1):
             part = parts[which[0]]
             columns[which] = self._first[part] + self._permutation(part)(entries[which]) % self._dims[part]
@@ -87,7 +88,7 @@ class InParts(Gather):
 
     @cached_property
     def _blocks(self) -> Any:
-        """The blocks as one of arrays."""
+        """All blocks as one ``Block`` of arrays."""
         return Block(*np.array(list(self.blocks()), dtype=np.int64).T)
 
     @cached_property

@@ -1,8 +1,8 @@
-"""Regular expressions that others wrote: matched in a process of their own, as one such as (a+)+$ may take longer than anybody waits,
-and nothing can stop Python's matcher from within.
+"""Matches regular expressions that others wrote, in a process of their own: one such as (a+)+$ may take longer than anybody waits,
+and nothing can stop Python's matcher from within its process.
 
-The package `regex` has a limit of time, but other expressions than Python's `re`, which PEFT and this project mean, and no limit for
-what an expression is compiled to.
+The package `regex` has a time limit. But its expressions are not those of Python's `re`, which PEFT and this project use, and it does
+not limit the memory that an expression is compiled to.
 """
 
 import json
@@ -14,10 +14,11 @@ from typing import Any
 
 from .errors import UniLoraError
 
-SECONDS, MEMORY = 1, 2**28  # of computing, whatever else the machine does; of the process, which begins with 20 MiB
-PATIENCE = 30  # seconds of anything, where the machine counts no others
-MOST = 2000  # characters of an expression, but for names with | between them
-_NAMES = re.compile(r"(?:[-.\w|/]++|\\.)*+")  # which takes no time to try
+SECONDS = 1  # of processor time
+MEMORY = 2**28  # bytes, of which the process needs 20 MiB to begin with
+PATIENCE = 30  # seconds on the clock, for systems that do not limit processor time
+MOST = 2000  # characters of an expression; names joined by | may be longer
+_NAMES = re.compile(r"(?:[-.\w|/]++|\\.)*+")  # names joined by |, which are matched at once
 
 _CHILD = f"""
 import json, re, sys
@@ -49,7 +50,7 @@ def matches(
     [[['h.12', '12'], None], [None, ['w']]]
     """
     if all(_NAMES.fullmatch(expression) for expression in expressions):
-        return [_tried(expression, names, how) for expression in expressions]
+        return [_matched_here(expression, names, how) for expression in expressions]
     if long := [expression for expression in expressions if len(expression) > MOST]:
         raise UniLoraError(
             f"the pattern {long[0]!r:.80} has {len(long[0]):,} characters; give one of at most {MOST}, or the names themselves"
@@ -77,7 +78,7 @@ def matches(
     return found
 
 
-def _tried(expression: str, names: Sequence[str], how: str) -> list[list[Any] | None]:
+def _matched_here(expression: str, names: Sequence[str], how: str) -> list[list[Any] | None]:
     try:
         found = map(getattr(re.compile(expression), how), names)
     except re.error as error:

@@ -89,8 +89,8 @@ class Permutation:
         return x.astype(np.int64)
 
     def blocks(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-        """π of start … stop − 1, 0 ≤ start ≤ stop ≤ D, in blocks: the first entry of each, and unsigned integers that hold
-        until the next block is asked for."""
+        """π of start … stop − 1, 0 ≤ start ≤ stop ≤ D, in blocks: yields the first entry of each block, and the values of π as unsigned
+        integers, which are valid until the next block is asked for."""
         count = np.arange(min(BLOCK, stop - start), dtype=self._word)
         block, space = np.empty_like(count), _space(len(count))
         for i, end in in_blocks(start, stop):
@@ -116,7 +116,7 @@ class Permutation:
         return x
 
     def _pass(self, x: np.ndarray, space: np.ndarray, inverse: bool = False) -> None:
-        """x becomes pass(x), or its inverse (SPEC 4.2, 4.4): words[n], worked on in ``space``."""
+        """x becomes pass(x), or its inverse (SPEC 4.2, 4.4): x is words[n], ``space`` is scratch space."""
         L, R, f, t = space[:, : len(x)]
         a = np.uint32(self.a)
         np.floor_divide(x, self._word(self.a), out=L, casting="unsafe")
@@ -132,7 +132,7 @@ class Permutation:
         x += R
 
     def _round(self, x: np.ndarray, key: int, f: np.ndarray, t: np.ndarray) -> None:
-        """f = (mix(x, key)·a) >> 32 (SPEC 4.2): uint32[n] all; t is to work in."""
+        """f = (mix(x, key)·a) >> 32 (SPEC 4.2): all are uint32[n], and t is scratch space."""
         if self._word is np.uint64:
             f[:] = (mix(x, key).astype(np.uint64) * np.uint64(self.a)) >> np.uint64(32)
             return
@@ -158,5 +158,5 @@ def in_blocks(start: int, stop: int) -> Iterator[tuple[int, int]]:
 
 
 def _space(n: int) -> np.ndarray:
-    """Four rows for the numbers of a block: making an array costs as much as some operations on it."""
+    """Scratch space for a block of n entries, made once: making an array costs as much as some operations on it."""
     return np.empty((4, n), dtype=np.uint32)

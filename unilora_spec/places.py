@@ -14,9 +14,9 @@ from .errors import UniLoraError
 
 PathLike = str | os.PathLike[str]
 """What a caller may give for a path."""
-DATA = re.compile(r"\.([0-9a-f]{12})\.data")  # what follows the name of a graph in that of its data
+DATA = re.compile(r"\.([0-9a-f]{12})\.data")  # what follows a graph's name in the name of its data
 PARTIAL = ".unilora.partial"
-"""How the name of a folder ends in which an output is not yet complete: ``.NAME.xxxxxxxx.unilora.partial`` beside NAME."""
+"""The ending of a folder that holds an output until it is complete: ``.NAME.xxxxxxxx.unilora.partial`` beside NAME."""
 
 
 def check_output(path: PathLike) -> None:
@@ -54,11 +54,11 @@ def check_working_folder(path: PathLike) -> None:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """What killed processes of this user may have left beside ``path``: folders of that form which are no links."""
+    """What killed processes of this user may have left beside ``path``: folders with a name as ``PARTIAL`` describes, and no links."""
     form = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}" + re.escape(PARTIAL))
     try:
         names = [name for name in os.listdir(path.parent) if form.fullmatch(name)]
-    except PermissionError:  # a folder may be written to and not listed
+    except PermissionError:  # a folder may allow writing and not listing
         return []
     return [path.parent / name for name in names if _is_left(path.parent / name)]
 
@@ -73,7 +73,7 @@ def _is_left(path: Path) -> bool:
 
 
 def digest(path: PathLike) -> str:
-    """What stands in the name of a file of data: the first 12 hexadecimal digits of the SHA-256 of its contents."""
+    """The part of a data file's name that stands for its contents: the first 12 hexadecimal digits of the SHA-256 of its contents."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
@@ -86,9 +86,9 @@ def is_data_of(path: Path, file: Path) -> bool:
 
 
 def own_file(folder: PathLike, name: str) -> Path | None:
-    """The regular file that ``name`` leads to, where it is the own of ``folder``, with all links resolved; else None.
+    """The regular file that ``name`` leads to, with all links resolved, where it is ``folder``'s own; else None.
 
-    It lies in the folder, however many links lead there. Or the folder is a snapshot in Hugging Face's cache
+    A file is a folder's own where it lies in it, however many links lead there. Or the folder is a snapshot in Hugging Face's cache
     (``snapshots/REVISION``, or a folder in it), whose files are links into ``blobs`` beside ``snapshots``. Nothing is opened: a
     pipe does not block.
     """

@@ -1,10 +1,10 @@
 """How every output comes to its place: whole or not at all, whoever else writes there and whenever a process is killed (SPEC 8.11).
 
-What is written lies in a folder of its own beside its place, `.NAME.xxxxxxxx.unilora.partial`, flushes to the disk there, and is renamed.
-Its writer holds a lock on a file in that folder for as long as it lives, so that a folder whose lock can be had was left by a
+An output is written in a folder of its own beside its place, `.NAME.xxxxxxxx.unilora.partial`, flushed to the disk there, and renamed.
+Its writer holds a lock on a file in that folder for as long as it lives, so that a folder whose lock is free was left by a
 killed process: the next call to the same place clears it. Locks are those of ``flock``: threads of one process exclude each other
 by them, and so do machines that share a network disk which passes them on (NFS does). Where there are none (Windows, some network
-disks), nothing is cleared, as nobody can tell who lives; what is written is whole all the same.
+disks), nothing is cleared, as nothing shows whether a writer still lives; outputs are whole all the same.
 """
 
 import errno
@@ -30,10 +30,10 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # a stranger's folder may hold a link b
 
 @contextmanager
 def replacing(path: PathLike) -> Iterator[Path]:
-    """A temporary path that takes the place of ``path`` when the block ends well, and goes when it does not.
+    """A temporary path that takes the place of ``path`` when the block ends well, and is removed when it does not.
 
-    Flushed to the disk before it is renamed, so that a crash leaves the old file or the new one (SPEC 8.11). What a killed process
-    left behind is cleared on the next call; what others write to ``path`` at the same time is not touched, and the last one's
+    The file is flushed to the disk before it is renamed, so that a crash leaves the old file or the new one (SPEC 8.11). What a killed
+    process left behind is cleared on the next call. Several writers to ``path`` do not disturb each other, and the last one's file
     stays. Raises ``UniLoraError`` where ``path`` is no place for a file (``places.check_output``), ``WorkFailed`` where the disk
     refuses.
     """
@@ -45,11 +45,11 @@ def replacing(path: PathLike) -> Iterator[Path]:
 
 @contextmanager
 def placing(path: Path, replaced: Callable[[], set[Path]] | None = None) -> Iterator[Path]:
-    """A temporary folder beside ``path`` whose files and folders take their places there when the block ends well, that of
-    ``path``'s name last; the folder goes in any case.
+    """A temporary folder beside ``path``. When the block ends well, its files and folders are renamed to their places beside ``path``,
+    the one with ``path``'s name last. The temporary folder is removed in any case.
 
-    ``replaced`` tells, just before the first is renamed, which files are to go after the last one has been, the new ones aside.
-    Of several calls at once each set is placed as a whole, one after the other. Raises ``WorkFailed`` where the disk refuses.
+    ``replaced`` is called just before the first of them is renamed. It gives the files to remove after the last one is, of which those
+    that have just been placed are kept. Where several calls run at once, each places its set as a whole, one after the other. Raises ``WorkFailed`` where the disk refuses.
     """
     try:
         with _partial(path) as folder:
@@ -79,13 +79,13 @@ def placing(path: Path, replaced: Callable[[], set[Path]] | None = None) -> Iter
 
 @contextmanager
 def _partial(path: Path) -> Iterator[Path]:
-    """An empty folder beside ``path``, locked; those of killed processes are cleared before."""
+    """An empty folder beside ``path``, locked. Folders that killed processes left are cleared first."""
     for leftover in leftovers(path):
         _clear(leftover, path)
     folder: Path | None = None
     lock: _Lock | None = None
     try:
-        while lock is None or folder is None:  # a folder may be cleared by another process before its lock is had
+        while lock is None or folder is None:  # another process may clear a folder before it is locked
             folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
             folder.mkdir()
             lock = _Lock.of(folder / LOCK)
@@ -99,7 +99,7 @@ def _partial(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _turn(path: Path) -> Iterator[None]:
-    """The one turn at ``path``, waited for: a set of files is renamed by one process at a time."""
+    """Waits until no other process renames a set of files at ``path``, and keeps others waiting while the block lasts."""
     place, lock = path.with_name(f".{path.name}.turn{PARTIAL}"), None
     try:
         while lock is None:
@@ -117,8 +117,8 @@ def _note(folder: Path, fresh: Iterable[Path], old: Iterable[Path]) -> None:
 
 
 def _clear(leftover: Path, path: Path) -> None:
-    """Removes what a killed process left: a folder with the lock of nobody in it, or with nothing. Not where its writer lives, or
-    nobody can tell."""
+    """Removes what a killed process left: a folder whose lock nobody holds, or an empty one. The folder stays where its writer lives,
+    and where the file system has no locks to show it."""
     with suppress(OSError):
         if any(leftover.iterdir()) and not (leftover / LOCK).is_file():
             return
@@ -131,7 +131,7 @@ def _clear(leftover: Path, path: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """The lock goes last: of a folder that has something in it and no lock, nobody can tell whose it is."""
+    """Removes a folder, its lock last: one with something in it and no lock could not be known for a leftover."""
     with suppress(OSError):
         for each in list(folder.iterdir()):
             if each.is_dir() and not each.is_symlink():
@@ -143,7 +143,8 @@ def _remove(folder: Path) -> None:
 
 
 def _stranded(leftover: Path, path: Path) -> list[str]:
-    """What was noted and is to go: ``path`` has come to its place or not. Data of ``path`` alone, whatever the note says."""
+    """The noted files to remove: the old ones where the file of ``path`` has been renamed, else the new ones. Only data files of ``path``
+    are among them, whatever the note says."""
     try:
         fresh, old = json.loads((leftover / LOCK).read_bytes())
         noted = old if not (leftover / path.name).exists() else fresh
@@ -160,7 +161,7 @@ class _Lock:
 
     @classmethod
     def of(cls, path: Path, wait: bool = False) -> "_Lock | None":
-        """The lock on the file at ``path``, or None where another has it or the file was removed before it was had."""
+        """The lock on the file at ``path``, or None where another process has it or the file was removed before it was locked."""
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
         except FileNotFoundError:
@@ -183,7 +184,7 @@ class _Lock:
 
 
 def _locked(handle: int, wait: bool) -> bool:
-    """Locks an open file, or tells that its file system cannot. Raises ``BlockingIOError`` where another has the lock."""
+    """Locks an open file; returns False where its file system has no locks. Raises ``BlockingIOError`` where another has the lock."""
     if fcntl is None:
         return False
     try:
@@ -196,7 +197,7 @@ def _locked(handle: int, wait: bool) -> bool:
 
 
 def _flush_all(path: Path) -> None:
-    """A file, or a folder with all that is in it, from memory to the disk."""
+    """Flushes a file, or a folder with all that is in it, from memory to the disk."""
     for each in [*path.rglob("*"), path] if path.is_dir() else [path]:
         _flush(each)
 

@@ -1,4 +1,4 @@
-"""Kinds whose θ_D is made of ``Value``s: a kind says once what its A and B are, and every package knows it (SPEC 11)."""
+"""Kinds whose θ_D is made of ``Value``s: a kind says once how its A and B are made, and every package can compute it (SPEC 11)."""
 
 import itertools
 import math
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class Start(NamedTuple):
-    """What a range of θ begins training with (SPEC 11.5): ``form`` is "constant", "uniform" in ±size or "normal" with that
+    """The initial values of a range of θ (SPEC 11.5): ``form`` is "constant", "uniform" in ±size or "normal" with that
     deviation."""
 
     form: str
@@ -38,7 +38,7 @@ class Start(NamedTuple):
 
 
 class Range(NamedTuple):
-    """A range of θ: what is trained under one name."""
+    """A range of θ that has a name, a shape and initial values."""
 
     name: str
     shape: tuple[int, ...]
@@ -48,8 +48,8 @@ class Range(NamedTuple):
 class Program(Projection):
     """A kind whose θ_D is made of ``Value``s, from named ranges of θ; d follows from the layer map, unless it is free (SPEC 11.1).
 
-    In θ stand first the ranges that all segments share, then those that each segment has for its own. They are found by counting:
-    no object is kept for each, as a small file may name 65,536 segments.
+    θ holds first the ranges that all segments share, then each segment's own ranges. Their places are counted, and no object is kept
+    for each, as a small file may name 65,536 segments.
 
     ``exact``  whether each entry is the same bits everywhere, as it is without products of matrices (SPEC 11.3)
     """
@@ -72,12 +72,12 @@ class Program(Projection):
 
     @classmethod
     def largest_dim(cls, D: int) -> int:
-        # What follows from the layer map may exceed D: what all segments share can be more than one of them has.
+        # A d that follows from the layer map may exceed D: the shared ranges may have more numbers than all A and B.
         return super().largest_dim(D) if cls.d_is_free else MAX_DIM
 
     @classmethod
     def shared(cls, layer_map: LayerMap, **options: int) -> Iterable[Range]:
-        """The ranges of θ that all segments share, in order. Where d is free, it is one of ``options``."""
+        """The ranges of θ that all segments share, in order. ``options`` has d too, where it is free."""
         return ()
 
     @classmethod
@@ -179,7 +179,8 @@ class Factored(Program):
 
 
 def by_size(layer_map: LayerMap, count: Callable[[Segment], int]) -> Iterator[int]:
-    """What ``count`` gives of each segment, called once for all of one rank, in and out: a run has many segments and few sizes."""
+    """``count(segment)`` for each segment, in order. It is called once for all segments of the same rank, in and out, as a run of layers
+    has many segments and few sizes."""
     known = {}
     for segment in layer_map.segments:
         size = segment.rank, segment.in_features, segment.out_features
@@ -202,8 +203,8 @@ def _placed(ranges: Iterable[Range], offset: int) -> Iterator[tuple[str, Value]]
 
 
 def _cut(factor: Value, row: int, start: int, stop: int) -> Iterator[tuple[int, Value]]:
-    """What θ_D's entries start … stop − 1 have of a factor whose first entry is θ_D's ``row``, each piece with its first row: the
-    whole of it, or whole rows of the factor and what is before and after them."""
+    """The pieces of a factor that lie in θ_D's entries start … stop − 1, each with the row in θ_D of its first entry; ``row`` is that of
+    the factor. A piece is the whole factor, or some whole rows of it, or what lies before or behind these in a row."""
     columns = factor.shape[1]
     begin, end = max(start - row, 0), min(stop - row, factor.size)
     if begin >= end:
@@ -211,7 +212,7 @@ def _cut(factor: Value, row: int, start: int, stop: int) -> Iterator[tuple[int, 
     if (begin, end) == (0, factor.size):
         yield row, factor.reshape(factor.size)
         return
-    # From one to the next of these the entries make a rectangle.
+    # The entries between two neighbouring edges make a rectangle of the factor.
     whole = -(-begin // columns) * columns, end // columns * columns
     edges = [begin, *whole, end] if whole[0] <= whole[1] else [begin, end]
     for at, to in itertools.pairwise(edges):

@@ -38,7 +38,7 @@ Read = Callable[[str], np.ndarray]
 
 
 class Option(NamedTuple):
-    """A whole number of a kind's own, a field of `projection` in the file (SPEC 11.1)."""
+    """A whole number that only this kind has, a field of `projection` in the file (SPEC 11.1)."""
 
     least: int
     default: int
@@ -61,7 +61,7 @@ class Projection(ABC):
 
     kind: ClassVar[str]
     layered: ClassVar[bool] = False
-    d_is_free: ClassVar[bool] = True  # else ``dim`` is the only one that there is for a layer map
+    d_is_free: ClassVar[bool] = True  # else ``dim`` gives the only d for a layer map
     links: int = 1  # ranges of theta that are trained one after the other (SPEC 11.15)
     stored: ClassVar[Mapping[str, str]] = {}  # the tensors of a file that are the kind's own: name → dtype (SPEC 8.3)
     known_options: ClassVar[Mapping[str, Option]] = {}
@@ -109,7 +109,8 @@ class Projection(ABC):
         read: Read | None = None,
         **options: int,
     ) -> "Projection":
-        """What is trained to have a kind, for a layer map: ``trained_as``. ``d`` may be None where there is only one.
+        """The projection to train for an adapter of a kind: the kind's ``trained_as``. ``d`` may be None where the layer map allows
+        only one.
 
         ``read(name)`` gives a weight of the base as float32, of its stored shape, to kinds that begin with it. Options that
         are not given have their defaults. Raises as the constructor does, and ``LimitError`` where d is missing.
@@ -122,18 +123,19 @@ class Projection(ABC):
 
     @classmethod
     def fitted(cls, layer_map: LayerMap, **options: int) -> LayerMap:
-        """The layer map of an adapter for which this one was asked: another one only where the kind puts several adapters of its
-        ranks and scaling beside each other."""
+        """The layer map that an adapter gets where its user asks for this one. It is another one only where the kind puts several
+        adapters of these ranks and scaling beside each other."""
         return layer_map
 
     @classmethod
     def dim(cls, layer_map: LayerMap, **options: int) -> int:
-        """The only d that the kind has for a layer map. Raises ``LimitError`` where it is the user's choice."""
+        """The only d that the kind allows for a layer map. Raises ``LimitError`` where d is the user's choice."""
         raise LimitError(f"d is missing; give the length of theta, from 1 to D = {layer_map.D}", "1.1")
 
     @classmethod
     def trained_as(cls) -> type["Projection"]:
-        """The projection that is trained, whose ``stored_as`` gives one of this kind: this one, where nothing else is said."""
+        """The class that is trained to get this kind: its ``stored_as`` gives a projection of this kind. By default it is the class
+        itself."""
         return cls
 
     def stored_as(self, theta: np.ndarray) -> tuple["Projection", np.ndarray]:
@@ -161,7 +163,7 @@ class Projection(ABC):
 
     @classmethod
     def with_defaults(cls, options: Mapping[str, int]) -> dict[str, int]:
-        """``checked_options`` of these and, of what is not given, the defaults."""
+        """``checked_options`` of ``options``, with the defaults of those that are not given."""
         return cls.checked_options({name: option.default for name, option in cls.known_options.items()} | dict(options))
 
     @classmethod
@@ -177,7 +179,7 @@ class Projection(ABC):
         return {name: options[name] for name in cls.known_options}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What follows from these is made again by copies, in processes too.
+        # A copy, also one in another process, makes all else again from these.
         given: dict[str, Any] = {"layer_map": self.layer_map, "tensors": self.tensors, **self.options}
         return partial(type(self), self.kind, D=self.D, d=self.d, seed=self.seed, **given), ()
 
@@ -256,7 +258,7 @@ class Projection(ABC):
 
     @classmethod
     def check_factors(cls, layer_map: LayerMap) -> None:
-        """Raises ``LayerMapError`` for a segment that is a weight as it is, without A and B (SPEC 11.1)."""
+        """Raises ``LayerMapError`` for a segment of rank 0, which has no A and B (SPEC 11.1)."""
         for segment in layer_map.segments:
             if segment.rank == 0:
                 raise LayerMapError(f"{segment.name} has rank 0, and kind {cls.kind} has A and B; give a rank", "11.1")
@@ -284,8 +286,8 @@ class Gather(Projection):
 
     @abstractmethod
     def columns(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-        """The column of each of the rows start … stop − 1, in blocks: the first row of each, and integers in [0, d) of a dtype
-        of the kind's, which hold until the next block is asked for. The range is one of 0 … D."""
+        """The column of each of the rows start … stop − 1, in blocks: yields the first row of each block, and its columns
+        as integers in [0, d), of a dtype that the kind chooses, which are valid until the next block is asked for. The rows are some of 0 … D − 1."""
 
     @abstractmethod
     def members(self, j: int) -> np.ndarray:
@@ -336,7 +338,7 @@ class Gather(Projection):
 
 
 class Counted(Gather):
-    """A gather that knows the column of a row, and nothing of where a column's rows are: it walks all D of them.
+    """A gather that can compute the column of a row, and finds a column's rows only by walking all D of them.
 
     ``members`` walks at each call; ``counts``, and so ``scale``, ``expand`` and ``adjoint``, once, in blocks and O(d) memory.
     """

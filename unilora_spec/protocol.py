@@ -21,7 +21,7 @@ from .projection import KINDS, Gather, Projection, kind_named
 from .serialization import decode
 
 VERSION = "1"
-SMALL = 2**20  # entries of θ_D that an implementation makes whole where a slice is asked: of more, the slice alone
+SMALL = 2**20  # entries of θ_D: up to so many are made whole where a slice is asked, of more the slice alone
 TYPES = {
     "keys": "<u4", "words": "<u4", "mixed": "<u4", "x": "<i8", "y": "<i8", "index": "<i8", "counts": "<i8", "members": "<i8", "scale": "<f4", "theta": "<f4",
     "frozen": "<f4",
@@ -59,7 +59,7 @@ def projection_of(request: dict[str, Any]) -> Projection:
 
 
 def gather_of(request: dict[str, Any]) -> Gather:
-    """The same, of which rows and columns are asked. Raises ``KindError`` for a kind that has none (SPEC 9.3)."""
+    """The projection that a request names, where it asks for rows or columns. Raises ``KindError`` for a kind that has none (SPEC 9.3)."""
     projection = projection_of(request)
     if not isinstance(projection, Gather):
         raise KindError(f"kind {projection.kind} has no index: an entry depends on more than one trained number", "9.3")
@@ -80,7 +80,7 @@ def adapter_of(request: dict[str, Any]) -> Adapter:
 
 
 def segment_of(request: dict[str, Any], adapter: Adapter, items: Iterable[Any]) -> Any:
-    """That one of ``items``, which the adapter's segments give in order, whose number the request names."""
+    """The one of ``items`` that belongs to the segment whose number the request names; they are in the order of the segments."""
     k, count = request["segment"], len(adapter.layer_map)
     if not 0 <= k < count:
         raise LimitError(f"segment {k} is not in [0, {count})", "1.3")
@@ -88,12 +88,12 @@ def segment_of(request: dict[str, Any], adapter: Adapter, items: Iterable[Any]) 
 
 
 def weights_of(request: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The weights of a request by name, to be changed."""
+    """The weights of a request by name, as copies that may be changed."""
     return {name: unpack(w["values"], "values").reshape(w["shape"]).copy() for name, w in request["weights"].items()}
 
 
 def pack_delta_weight(segment: Segment, factors: Sequence[Any], delta: np.ndarray) -> dict[str, Any]:
-    """The answer to ``delta_weight``: ``factors`` are the segment's, of which there are none to be seen where its rank is 0."""
+    """The answer to ``delta_weight``, of the segment's ``factors`` and ΔW. A and B are empty where its rank is 0."""
     A, B = factors if segment.rank else ([], [])
     return {"A": pack(A, "A"), "B": pack(B, "B"), "delta": pack(delta, "delta")}
 

@@ -1,5 +1,5 @@
-"""Files read piece by piece, and never mapped: where another process cuts a file that is mapped, the next touch ends this process by
-a signal, and where it is read, a short answer is seen and said."""
+"""Reading files piece by piece. They are never mapped: where another process cuts a mapped file, the next access ends this process by a
+signal, whereas a read that comes back short can be refused in a sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +26,8 @@ class FileBytes:
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[FileBytes]:
-    """The ``FileBytes`` of the file at ``path`` while the block lasts. Raises ``FileError`` for a pipe, which would be waited for, and
-    for all else that is no regular file."""
+    """The ``FileBytes`` of the file at ``path`` while the block lasts. Raises ``FileError`` for whatever is no
+    regular file, such as a pipe, which may never answer."""
     if not path.is_file():
         raise FileError("this is no regular file; give one", "8.2")
     with path.open("rb") as file:

@@ -1,10 +1,10 @@
 """The fingerprint of a base outside of what an adapter changes (SPEC 10.5, 10.6): a few values of every tensor.
 
 What the outputs of an adapted model mean depends on all of the base. Its adapted weights are compared in full (SPEC 10.2); of
-the rest, which is most of it, so little is read that it costs nothing beside them, and it is kept for groups of tensors.
+the rest, which is most of it, so little is read that it costs nothing beside them, and one digest is kept for each group of tensors.
 
-A base is one and the same in float32, bfloat16 and float16, so the values are digested as rounded to each of the two short
-forms. What has been rounded to one of them already says nothing about the other, in which it would be rounded twice.
+A base is the same base in float32, bfloat16 and float16, so the values are rounded to each of the two short forms before they are
+digested. Values that have been rounded to one of these forms already have no digest in the other, in which they would be rounded twice.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import numpy as np
 
 from . import canonical_json
 
-ENTRIES = 64  # of a tensor, at most
+ENTRIES = 64  # of a tensor are compared, at most
 MOST_GROUPS = 1024  # 16 KiB of a header that has 256; real models have a few dozen
 UNKNOWN = "0000"
 _SMALL = 2.0**-14  # below it float16 loses bits that bfloat16 keeps
@@ -25,9 +25,9 @@ Tensors = Iterable[Tensor]
 
 
 def entries(count: int) -> np.ndarray:
-    """Which of a tensor's ``count`` entries are looked at, row by row: int64, at most ``ENTRIES``, the first and the last too."""
-    looked_at = min(count, ENTRIES)
-    return np.arange(looked_at, dtype=np.int64) * (count - 1) // max(1, looked_at - 1)
+    """Which of a tensor's ``count`` entries are compared, counted row by row: int64, at most ``ENTRIES``, with the first and the last."""
+    compared = min(count, ENTRIES)
+    return np.arange(compared, dtype=np.int64) * (count - 1) // max(1, compared - 1)
 
 
 def group_of(name: str) -> str:
@@ -45,8 +45,8 @@ def fingerprint(tensors: Tensors) -> str | None:
     return "".join(found) if len(found) <= MOST_GROUPS else None
 
 
-def blank(names: Iterable[str]) -> str | None:
-    """A text as long as the fingerprint of tensors of these names."""
+def placeholder(names: Iterable[str]) -> str | None:
+    """A text as long as the fingerprint of tensors of these names, and None where that is; it fits every base."""
     groups = len(set(map(group_of, names)))
     return UNKNOWN * 4 * groups if groups <= MOST_GROUPS else None
 
@@ -61,8 +61,8 @@ def differing(record: str, tensors: Tensors) -> list[str]:
     )
 
 
-def told(names: list[str]) -> list[str]:
-    """The warning about a base of which ``differing`` gives ``names``: a sentence, or none where there are none."""
+def warnings_of(names: list[str]) -> list[str]:
+    """The warning about a base for which ``differing`` gives ``names``: one sentence, or none where there are no names."""
     if not names:
         return []
     more = f", and {len(names) - 1} more such groups of tensors do" if names[1:] else ""
@@ -97,7 +97,7 @@ def _contents(members: list[Tensor]) -> str:
         [np.zeros(0, np.float32), *(np.ravel(values) for _, _, values in members if values is not None)],
         dtype=np.float32,
     )
-    small, short = np.abs(values) < _SMALL, _brain(values)
+    small, short = np.abs(values) < _SMALL, _to_bfloat16(values)
     with np.errstate(over="ignore"):
         half = values.astype(np.float16).astype(np.float32)
     is_short = bool((small | (short == values)).all())
@@ -105,7 +105,7 @@ def _contents(members: list[Tensor]) -> str:
     return (UNKNOWN if is_half else _digest(members, short)) + (UNKNOWN if is_short else _digest(members, half))
 
 
-def _brain(values: np.ndarray) -> np.ndarray:
+def _to_bfloat16(values: np.ndarray) -> np.ndarray:
     """float32 rounded to bfloat16 (SPEC 8.3)."""
     bits = values.view(np.uint32).astype(np.uint64)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)

@@ -86,7 +86,7 @@ def _layout(adapter: Adapter) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _head(adapter: Adapter, layout: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:
-    """What stands before the tensors' bytes: the header, and its length (SPEC 8.2 to 8.7)."""
+    """The bytes before those of the tensors: the length of the header, and the header (SPEC 8.2 to 8.7)."""
     metadata = {"format": FORMAT, "version": VERSION, "unilora": _text(describe(adapter))}
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
@@ -110,7 +110,7 @@ def is_canonical(adapter: Adapter, data: bytes) -> bool:
 
 def decode(data: Data) -> Adapter:
     """The adapter in the bytes of a file, or in ``FileBytes``. Raises ``UniLoraError`` (SPEC 8.9)."""
-    header, start = read_header(data, first=_check_version)
+    header, start = read_header(data, check_metadata=_check_version)
     metadata = header.pop("__metadata__")
     if set(metadata) != {"format", "version", "unilora"}:
         raise FileError("__metadata__ must have the fields format, version and unilora alone", "8.4")
@@ -185,7 +185,7 @@ def parse(
         {"scaling": str, "base": dict},
     )
     p = description["projection"]
-    # The kind before the other fields: one that is unknown here may have others.
+    # The kind is checked before the other fields, as a kind that is unknown here may have other fields.
     options = kind_named(p["kind"]).known_options if isinstance(p.get("kind"), str) else {}
     _fields(p, "projection", {"kind": str, "seed": str, "d": int, "D": int, **dict.fromkeys(options, int)})
     if not re.fullmatch(r"0|[1-9][0-9]{0,19}", p["seed"]):
@@ -209,7 +209,7 @@ def parse(
         if not re.fullmatch("([0-9a-f]{16})*", base.get("rest", "")):
             raise FileError("base.rest must be hexadecimal digits, 16 for each group of tensors", "8.6")
         record = Base(**base)
-    # Last, as the layer map is what may be large: nothing of another form lies beside it.
+    # The layer map comes last, as it may be large: it is made only where all other fields are sound.
     layer_map = LayerMap.from_json(description["layers"], description["alpha"], description.get("scaling", "lora"))
     if layer_map.D != p["D"]:
         raise FileError(f"D is {p['D']}, but the layer map holds {layer_map.D} entries", "8.8")
@@ -221,7 +221,7 @@ def parse(
     return projection, layer_map, record
 
 
-# The safetensors container (SPEC 8.2), for any file of that format: `verify` reads the base model's with it.
+# The safetensors container (SPEC 8.2), for any file of that format: `verify` reads the base model's files with it.
 
 _SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
@@ -231,11 +231,11 @@ _SIZES = {
 
 
 def read_header(
-    data: Data, limit: int = MAX_HEADER, first: Callable[[dict[str, Any]], None] = lambda metadata: None
+    data: Data, limit: int = MAX_HEADER, check_metadata: Callable[[dict[str, Any]], None] = lambda metadata: None
 ) -> tuple[dict[str, Any], int]:
     """The header of safetensors bytes, and where their tensors start. Raises ``FileError`` unless tensors fill the rest
-    without gap or overlap and each is as long as its shape says (SPEC 8.2). ``first`` sees the metadata before all else
-    is looked at: a file of another version may have tensors of other kinds."""
+    without gap or overlap and each is as long as its shape says (SPEC 8.2). ``check_metadata`` is called before
+    anything else is checked, as a file of another version may have other tensors."""
     size = len(data)
     length = int.from_bytes(bytes(data[:8]), "little")
     if size < 8 or length > size - 8:
@@ -249,7 +249,7 @@ def read_header(
     metadata = header.get("__metadata__", {})
     if not isinstance(metadata, dict):
         raise FileError("__metadata__ must be an object", "8.2")
-    first(metadata)
+    check_metadata(metadata)
     if not all(isinstance(value, str) for value in metadata.values()):
         raise FileError("__metadata__ must hold strings alone", "8.2")
     spans = [_span(name, entry) for name, entry in header.items() if name != "__metadata__"]

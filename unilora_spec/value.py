@@ -1,7 +1,7 @@
-"""Arrays that follow from θ, as what is done to get them: a few operations on ranges of θ and on frozen numbers (SPEC 11).
+"""Arrays that follow from θ, held as the operations that make them from ranges of θ and frozen numbers (SPEC 11).
 
-The reference runs them here with NumPy, the torch backend with torch, an exporter writes them as nodes: seven operations are all
-that a package has to know to know every kind that is made of them.
+The reference runs the operations here with NumPy, the torch backend runs them with torch, and the exporter writes them as nodes. A
+package that knows the seven operations knows every kind that is made of them.
 """
 
 import math
@@ -21,7 +21,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "part": lambda how, x: x[how],
     "reshape": lambda how, x: x.reshape(how),
     "take": lambda how, x, index: x[index],
-    # These two are for training alone, and no kind of a file has them.
+    # These two are for training alone; no kind that a file holds uses them.
     "largest": lambda how, x: x.topk(how).indices if hasattr(x, "topk") else np.argsort(-x, stable=True)[:, :how],
     "softmax": lambda how, x: _softmax(x),
 }
@@ -29,7 +29,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 
 ELEMENTWISE = ("add", "subtract", "multiply")
 MOST_WHOLE = 2**24
-"""Numbers of a frozen array that is made whole for all its parts; of a larger one each part is made by itself."""
+"""A frozen array of at most so many numbers is made whole, for all its parts; of a larger one each part is made by itself."""
 
 
 def _softmax(x: Any) -> Any:
@@ -39,7 +39,7 @@ def _softmax(x: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """An array of float32 that follows from θ, or a frozen one: an operation and what it is applied to.
+    """An array of float32 that follows from θ, or a frozen one: an operation and the values that it is applied to.
 
     ``op``      a name of ``OPERATIONS``; or "theta", a range of θ; or "frozen", an array that does not depend on θ
     ``shape``   the array's
@@ -55,7 +55,7 @@ class Value:
 
     @cached_property
     def array(self) -> np.ndarray:
-        """The numbers of a frozen value: float32, or int64 of an index. Made once, and kept while the value is."""
+        """The numbers of a frozen value: float32, or int64 for an index. They are made once, and kept as long as the value."""
         return self.how(tuple(slice(0, n) for n in self.shape))
 
     @property
@@ -79,8 +79,8 @@ class Value:
         return Value("matmul", (self.shape[0], other.shape[1]), (self, other))
 
     def __getitem__(self, slices: slice | tuple[slice, ...]) -> "Value":
-        """A part: a slice with a step of 1 for each of the first axes. It is made of parts where the operation allows that, so
-        that it costs its own numbers and not those of the whole."""
+        """A part: a slice with a step of 1 for each of the first axes. Where the operation allows it, the part is made of parts of the
+        operands, so that it costs its own numbers and not those of the whole."""
         slices = slices if isinstance(slices, tuple) else (slices,)
         slices += (slice(None),) * (len(self.shape) - len(slices))
         bounds = [s.indices(n) for s, n in zip(slices, self.shape)]
@@ -101,7 +101,7 @@ class Value:
         return Value("part", shape, (self,), part)
 
     def _under(self, part: tuple[slice, ...]) -> "Value":
-        """The part of an operand that an elementwise operation needs for its own: all of an axis that is broadcast."""
+        """The part of this operand that an elementwise operation needs for ``part`` of its result: all of an axis that is broadcast."""
         own = part[len(part) - len(self.shape) :]
         return self[tuple(slice(0, 1) if n == 1 else s for n, s in zip(self.shape, own))]
 
@@ -117,7 +117,7 @@ class Value:
         return Value("largest", (self.shape[0], k), (self,), k)
 
     def softmax(self) -> "Value":
-        """Of each row, whose first number is its largest."""
+        """The softmax of each row, whose first number has to be its largest."""
         return Value("softmax", self.shape, (self,))
 
 
@@ -131,7 +131,7 @@ def frozen(shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> Value:
 
 
 def frozen_in_parts(shape: tuple[int, ...], make: Callable[[tuple[slice, ...]], np.ndarray]) -> Value:
-    """The same, where ``make(slices)`` gives a part of them without the rest."""
+    """Numbers that do not depend on θ, of this shape, where ``make(slices)`` gives a part of them without the rest."""
     return Value("frozen", shape, how=make)
 
 
@@ -139,7 +139,7 @@ def ordered(values: Iterable[Value]) -> list[Value]:
     """The values and all that they are made of, each once and after its inputs."""
     found: dict[Value, None] = {}
     waiting = list(reversed(list(values)))
-    while waiting:  # not by recursion: a sum of as many values as a file likes is as deep
+    while waiting:  # not by recursion: a sum may be as deep as a file likes
         value = waiting.pop()
         if value in found:
             continue
@@ -151,12 +151,12 @@ def ordered(values: Iterable[Value]) -> list[Value]:
 
 
 def result(value: Value, theta: np.ndarray) -> np.ndarray:
-    """The array of a value at θ. What is made on the way is let go when nothing else is made of it."""
+    """The array of a value at θ. Each array on the way is freed once nothing else is made of it."""
     order = ordered([value])
     uses = Counter(each for of in order for each in of.inputs)
     arrays: dict[Value, np.ndarray] = {}
     for each in order:
-        if (array := _made(each, theta, arrays)) is not None:
+        if (array := _array_of(each, theta, arrays)) is not None:
             arrays[each] = array
         for of in each.inputs:
             uses[of] -= 1
@@ -166,18 +166,21 @@ def result(value: Value, theta: np.ndarray) -> np.ndarray:
 
 
 def add_gradient(value: Value, theta: np.ndarray, g: np.ndarray, total: np.ndarray) -> None:
-    """Adds to ``total``, float64[d], what the gradient ``g`` of a value's array is for θ, float64[d], at θ."""
+    """Adds the gradient for θ to ``total``, float64[d], where ``g`` is the gradient of the value's array, in its shape.
+
+    ``theta`` is float64[d], the point at which the operations are differentiated.
+    """
     order = ordered([value])
     arrays: dict[Value, np.ndarray] = {}
     trained: set[Value] = set()
     for each in order:
-        if (array := _made(each, theta, arrays)) is not None:
+        if (array := _array_of(each, theta, arrays)) is not None:
             arrays[each] = array
         if each.op == "theta" or not trained.isdisjoint(each.inputs):
             trained.add(each)
     gradients = {value: g}
     for each in reversed(order):
-        # None comes to frozen numbers, nor to what an index is made of.
+        # Frozen numbers have no gradient, nor have the values that an index is made of.
         if each not in trained or each not in gradients:
             continue
         g = gradients.pop(each)
@@ -196,8 +199,8 @@ def _range(value: Value, vector: np.ndarray) -> np.ndarray:
     return vector[value.how : value.how + value.size].reshape(value.shape)
 
 
-def _made(value: Value, theta: np.ndarray, arrays: dict[Value, np.ndarray]) -> Any:
-    """The array of a value whose inputs have theirs; of a frozen one None, as it may be that only parts of it are needed."""
+def _array_of(value: Value, theta: np.ndarray, arrays: dict[Value, np.ndarray]) -> Any:
+    """The array of a value whose inputs are in ``arrays``; None for a frozen one, of which perhaps only parts are needed."""
     if value.op == "frozen":
         return None
     if value.op == "theta":
@@ -211,7 +214,7 @@ def _inputs(value: Value, arrays: dict[Value, np.ndarray]) -> list[np.ndarray]:
     return [of.array if of.op == "frozen" else arrays[of] for of in value.inputs]
 
 
-# The adjoint of each operation: from the gradient of its result to those of its inputs, which of an index is 0.
+# The adjoint of each operation: it takes the gradient of the result to the gradients of the inputs, which is 0 for an index.
 
 
 def _summed_to(shape: Sequence[int], g: np.ndarray) -> np.ndarray:

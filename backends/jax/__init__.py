@@ -1,4 +1,4 @@
-"""Uni-LoRA for JAX: an adapter is a specification, which is static, and a vector θ, which is an array. Nothing is attached.
+"""Uni-LoRA for JAX: an adapter is a static specification and an array θ; the model stays as it is.
 
 spec = plan(params, ["query", "value"], rank=4, d=5760, seed=0)
 theta = init(spec)

@@ -31,12 +31,13 @@ from .paths import Leaf, named
 from .permutation import WORD, Numbers, modulo, pair, pairs, per, walked
 from .specification import Specification
 
-LEAST = 16  # the shortest array that a function is compiled for; of others, the next power of two
+LEAST = 16  # the shortest array that a function is compiled for; longer ones are filled up to the next power of two
 
 
 @partial(jax.jit, static_argnames=("count", "wide"))
 def _columns(of, start, length, d, per_d, count, wide):
-    """The columns of a range of kind `balanced`, and after them the last one again: one function for every D, d and seed."""
+    """The columns of a range of kind `balanced`, filled up with the last one: one compiled function for every D, d and
+    seed."""
     i = jnp.minimum(lax.iota(WORD, count), jnp.maximum(length, 1) - 1)
     return modulo(of, *walked(of, *pairs(of, start, i)), d, per_d, wide).astype(jnp.int32)
 
@@ -86,7 +87,7 @@ def _filled(array, length: int, value=0):
 
 
 def _gather(p, start, stop):
-    """The arrays of a gather, with columns after the last one that rows after the last one have."""
+    """(scale, index) of a gather, both filled up: the added rows have an added column."""
     index, d = _columns_of(p, start, stop), _padded(p.d + 1)
     return _filled(p.scale(), d), _filled(index, _padded(len(index)), d - 1).astype(np.int32)
 

@@ -1,4 +1,5 @@
-"""A, B and ΔW of a tree of parameters as pure functions of θ: under jit, grad, vmap, checkpoint, scan and shard_map alike."""
+"""A, B and ΔW of a tree of parameters as pure functions of θ, which work under jit, grad, vmap, checkpoint, scan and
+shard_map."""
 
 import math
 
@@ -16,22 +17,26 @@ from .permutation import Numbers, jitted_columns, pair, per
 from .specification import Site, Specification
 
 Index = tuple[Array, ...] | None
-"""What ``index`` gives: P's columns, to be handed to a compiled function in place of computing them there."""
+"""The result of ``index``, P's columns, which a compiled function can take instead of computing them."""
 
 
 def init(spec: Specification, bound: float | None = None) -> Array:
-    """The θ, float32[d], that training starts from, uniform in ±bound, by default as the kind has it (SPEC 6.4, 11.5)."""
+    """The θ, float32[d], with which training starts: uniform in ±bound, which by default is the kind's (SPEC 6.4,
+    11.5)."""
     return jnp.asarray(spec.projection.initial(spec.layer_map, spec.layer_map.bound if bound is None else bound))
 
 
 def index(spec: Specification) -> tuple[Array, ...]:
-    """The column of every row of θ_D, int32, 4 bytes an entry: an argument for functions that are called again and again.
+    """The column of every row of θ_D, int32, 4 bytes an entry: an argument for functions that are called many times.
 
-    Without it each call computes the columns anew, some nanoseconds an entry. Raises ``KindError`` for a kind that has none.
+    Without it each call computes the columns anew, some nanoseconds an entry. Raises ``KindError`` for a kind without
+    columns.
     """
     p = spec.projection
     if not isinstance(p, Gather):
-        raise KindError(f"kind {p.kind} has no index: an entry depends on more than one trained number", "9.3")
+        raise KindError(
+            f"kind {p.kind} has no index, as an entry depends on more than one trained number; leave index out", "9.3"
+        )
     return tuple(columns(p, run.start, run.stop) for run in spec.runs)
 
 
@@ -52,11 +57,11 @@ def rows(projection: Projection, start: int, stop: int, theta: Array, columns: A
 
 
 def deltas(spec: Specification, theta: Array, index: Index = None) -> dict[str, tuple[Array, ...]]:
-    """A (rank, in) and B (out, rank) of every adapted leaf by its path, ΔW = B·A: the scale of SPEC 7.7 is in B.
+    """A (rank, in) and B (out, rank) of every adapted leaf by its path, with ΔW = B·A: the scale of SPEC 7.7 is in B.
 
-    Of a leaf that holds several matrices, one for each layer or expert, A and B have that axis in front, so that a scan over layers
-    takes them as they are; there the rank is the largest, and zeros fill what has less. Where a weight is adapted without factors
-    (rank 0), its one array is ΔW, (out, in).
+    Where a leaf holds several matrices, one for each layer or expert, A and B have that axis in front, so that a scan
+    over layers can take them as they are; all then have the largest rank, and smaller ones are filled up with zeros.
+    Where a weight is adapted without factors (rank 0), its one array is ΔW, (out, in).
     """
     entries = {}
     for number, run in enumerate(spec.runs):
@@ -76,18 +81,19 @@ def merged(spec: Specification, theta: Array, params, index: Index = None):
 def apply(
     spec: Specification, theta: Array, path: str, x: Array, layer: int | None = None, index: Index = None
 ) -> Array:
-    """ΔW·x of the leaf with this path, without ΔW: for those who keep W apart and add this to what W gives.
+    """ΔW·x for the leaf with this path, computed without ΔW, to be added to the result of W.
 
     x ends with the leaf's axes of the input, (…, in), and the result with those of the output, (…, out), in x's dtype. ``layer`` is the
-    number of the matrix, where a leaf holds several. In a loop over layers, ``deltas`` once before it costs less.
+    number of the matrix, where a leaf holds several. In a loop over layers, one call of ``deltas`` before it costs
+    less.
     """
     site = spec.site(path)
     entries = {}
     for number, place in site.parts:
         if layer is None or place == layer:
             start, segment = spec.offsets[number], spec.layer_map.segments[number]
-            its = None if index is None else _its(spec, index, start, start + segment.size)
-            entries[number] = rows(spec.projection, start, start + segment.size, theta, its)
+            own = None if index is None else _columns_of_range(spec, index, start, start + segment.size)
+            entries[number] = rows(spec.projection, start, start + segment.size, theta, own)
     factors = _of_site(spec, site, entries, layer)
     inputs = len(site.columns)
     y = x.reshape(*x.shape[: x.ndim - inputs], -1)
@@ -96,14 +102,15 @@ def apply(
     return y.reshape(*y.shape[:-1], *site.sizes(site.rows))
 
 
-def _its(spec, index, start, stop):
+def _columns_of_range(spec, index, start, stop):
     number = next(k for k, run in enumerate(spec.runs) if start < run.stop)
     first = spec.runs[number].start
     return index[number][start - first : stop - first]
 
 
 def _of_site(spec, site: Site, entries, layer=None) -> tuple[Array, ...]:
-    """What ``deltas`` gives of a leaf, of the entries of its segments by number; with ``layer``, of that matrix alone."""
+    """The arrays that ``deltas`` gives for a leaf, from the entries of its segments by number; with ``layer``, for that
+    matrix alone."""
     stack = site.sizes(site.stack)
     wanted = range(math.prod(stack)) if layer is None else [layer]
     parts = {place: [] for place in wanted}
@@ -126,7 +133,7 @@ def _of_site(spec, site: Site, entries, layer=None) -> tuple[Array, ...]:
 
 
 def _pair(parts, out, inside, rank):
-    """One A and one B of the segments of a matrix: side by side, each B where its rows are."""
+    """One A and one B for all segments of a matrix: the segments' side by side, with each B at its rows."""
     As, Bs = [], []
     for segment, (A, B) in parts:
         first = segment.row or 0

@@ -1,4 +1,4 @@
-"""An adapter from and to its file (SPEC 8), the one that every backend reads."""
+"""Saves and loads an adapter's file (SPEC 8), the one that every backend reads."""
 
 import warnings
 from collections.abc import Sequence
@@ -28,11 +28,13 @@ def save(
 ) -> int:
     """Writes the adapter's file, whole or not at all, and returns its bytes.
 
-    params         the tree that was adapted, W without ΔW: the file then records the base's shapes and values (SPEC 10), and holds the
-                   leaves that were trained in full beside θ
-    in_full        those leaves, by their paths or what these begin with ("classifier")
-    base           the base's folder or hub id, architecture its class of transformers, labels the names of its output classes
-    dtype          how θ is stored: F32, F16 or BF16
+    params         the adapted tree, with W and not W + ΔW: the file then records the base's shapes and values (SPEC
+                   10), and holds the leaves that were trained in full beside θ
+    in_full        these leaves, by their paths or the beginnings of their paths ("classifier")
+    base           the base's folder or hub id
+    architecture   the base's class in transformers
+    labels         the names of its output classes
+    dtype          the dtype in which θ is stored: F32, F16 or BF16
 
     Raises ``UniLoraError`` for values that are not finite, and for a path that no leaf has.
     """
@@ -56,10 +58,11 @@ def save(
 
 
 def load(file, params, names: Names = None) -> tuple[Adapter, object]:
-    """The adapter of a file for ``params``, and the tree with what was trained in full in its place; ``names`` as in ``plan``.
+    """(the adapter of a file for ``params``, the tree with the leaves that were trained in full in place); ``names`` as
+    in ``plan``.
 
-    Raises ``UniLoraError`` with the file's name where it is unsound or of another architecture; warns where the tree's numbers are not
-    those that it was trained on (SPEC 10.2, 10.6).
+    Raises ``UniLoraError`` with the file's name where it is unsound or for another architecture; warns where the tree's
+    numbers are not those that it was trained on (SPEC 10.2, 10.6).
     """
     adapter = load_adapter(file)
     leaves, arrays = named(params, names), dict(flattened(params)[0])
@@ -71,7 +74,7 @@ def load(file, params, names: Names = None) -> tuple[Adapter, object]:
         warnings.warn(
             f"the tree's weights are not those of {adapter.base.name}, which the adapter was trained on", stacklevel=2
         )
-    for line in rest.told(adapter.other_rest(rest.of_arrays(tensors))):
+    for line in rest.warnings_of(adapter.other_rest(rest.of_arrays(tensors))):
         warnings.warn(line, stacklevel=2)
     spec = Specification(adapter.projection, adapter.layer_map, tuple((path, *held) for path, held in leaves.items()))
     if adapter.saved:
@@ -88,5 +91,7 @@ def _in_full(spec, wanted) -> set[str]:
     paths = [path for path, _, _ in spec.leaves]
     found = {each: {path for path in paths if path == each or path.startswith(f"{each}.")} for each in wanted}
     if missing := [each for each, of_each in found.items() if not of_each]:
-        raise LayerMapError(f"in_full has {missing[0]}, and no leaf that has a name in the checkpoint has that path")
+        raise LayerMapError(
+            f"in_full names {missing[0]}, and no leaf of the checkpoint has that path; give paths of leaves that it has"
+        )
     return set().union(*found.values())

@@ -32,7 +32,8 @@ def columns(projection: Gather, start: int, stop: int) -> Array:
 
 
 def scale(projection: Gather) -> Array:
-    """1 / √n_j of every column: float32[d] (SPEC 6.1). A few stretches of equal numbers are made where they are needed."""
+    """1 / √n_j of every column: float32[d] (SPEC 6.1). A scale of one or two runs of equal numbers is made where it is
+    needed."""
     numbers = projection.scale()
     edges = [0, *np.flatnonzero(np.diff(numbers)) + 1, len(numbers)]
     if len(edges) > 3:
@@ -41,7 +42,7 @@ def scale(projection: Gather) -> Array:
 
 
 class Rows(NamedTuple):
-    """The rows start … stop − 1 of a projection: what their columns are computed of."""
+    """The rows start … stop − 1 of a projection, from which their columns are computed."""
 
     projection: Gather
     start: int
@@ -55,12 +56,12 @@ class Rows(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def expanded(rows: Rows | None, theta: Array, scale: Array, index: Array | None = None) -> Array:
-    """θ_D's rows, float32[rows], of θ, float32[d], and the scale of each column, float32[d]; ``index`` is their columns, int32[rows], if
-    these are at hand. One of ``rows`` and ``index`` is needed.
+    """θ_D's rows, float32[rows], from θ, float32[d], and the scale of each column, float32[d]. ``index`` has their
+    columns, int32[rows], if these are known; one of ``rows`` and ``index`` is needed.
 
-    The bits are the specification's, numbers below 2^-126 too. Differentiable to θ, by ``adjoint``.
+    The bits are the specification's, also for numbers below 2^-126. Differentiable with respect to θ, by ``adjoint``.
     """
-    # The branches' result is made whole before the gather, which XLA would else let multiply anew for each row.
+    # The result of the branches is computed before the gather; XLA would otherwise multiply anew for each row.
     scaled = lax.cond(has_below(theta, SMALL), product, jnp.multiply, theta, scale)
     return gathered(scaled, rows.columns if index is None else index)
 
@@ -77,7 +78,7 @@ expanded.defvjp(_forward, _backward)
 
 
 def gathered(scaled: Array, index: Array) -> Array:
-    """scaled[index], without the checks of an index that is known to be right."""
+    """scaled[index] without checks of the index, which is known to be in bounds."""
     numbers = lax.GatherDimensionNumbers(offset_dims=(), collapsed_slice_dims=(0,), start_index_map=(0,))
     return lax.gather(scaled, index[:, None], numbers, (1,), mode=IN_BOUNDS)
 
@@ -85,15 +86,15 @@ def gathered(scaled: Array, index: Array) -> Array:
 def adjoint(rows: Rows | None, g: Array, scale: Array, index: Array | None = None) -> Array:
     """Pᵀg, float32[d], of the gradient g of θ_D's rows, float32[rows]; beyond them it is 0 (SPEC 6.3)."""
 
-    def small_too(g, scale, *index):
-        # XLA on a CPU drops what is below 2^-126, so that such numbers are added as larger ones.
+    def with_small(g, scale, *index):
+        # XLA on a CPU drops numbers below 2^-126, so that these are scaled up before they are added.
         large, small = (scale * sums(rows, each, len(scale), *index) for each in parts(g))
         return jnp.where(jnp.abs(large) < SMALL, lowered(small + large * 2.0**LIFT), large + lowered(small))
 
-    def as_usual(g, scale, *index):
+    def without_small(g, scale, *index):
         return scale * sums(rows, g, len(scale), *index)
 
-    return lax.cond(has_below(g, SMALL), small_too, as_usual, g, scale, *([] if index is None else [index]))
+    return lax.cond(has_below(g, SMALL), with_small, without_small, g, scale, *([] if index is None else [index]))
 
 
 def sums(rows: Rows | None, g: Array, d: int, index: Array | None = None) -> Array:

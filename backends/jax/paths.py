@@ -1,7 +1,8 @@
-"""Where the tensors of a checkpoint lie in a tree of parameters: of Flax NNX, Linen, Equinox, or nested dictionaries.
+"""Finds the tensors of a checkpoint in a tree of parameters: of Flax NNX, Linen, Equinox, or nested dictionaries.
 
-A file names what it adapts as a checkpoint does, so that every backend reads it. A tree may hold the same numbers otherwise: a kernel
-as (in, out), its heads as an axis of their own, all layers in one array. ``Leaf`` says so of each leaf.
+An adapter's file has the names of a checkpoint, so that every backend reads it. A tree may hold the same numbers in
+another form: a kernel as (in, out), its heads as an axis of their own, all layers in one array. A ``Leaf`` describes
+the form of each leaf.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,14 +16,16 @@ from unilora_spec import BaseMismatch, LayerMapError
 
 
 class Leaf(NamedTuple):
-    """What a leaf of a tree holds of a checkpoint.
+    """Which tensor of a checkpoint a leaf of a tree holds, and in what form.
 
-    ``name``        the tensor's name there; of layers in one array with {} in place of the layer's number
-    ``axes``        the leaf's axes, without that of the layers, as the tensor has them, a tuple where several make one: ((1,), (0,)) of a
-                    kernel (in, out) whose tensor is (out, in), ((1, 2), 0) of one (in, heads, size), (3, 2, 0, 1) of a convolution
-                    (height, width, in, out); None: as they are
-    ``transposed``  the tensor is (in, out) (SPEC 7.3); of three axes, a stack of such matrices (SPEC 7.5)
-    ``stacked``     the leaf's axis that counts the layers, None where it holds one tensor
+    ``name``        the tensor's name in the checkpoint; where all layers are in one array, with {} in place of the
+                    layer's number
+    ``axes``        the leaf's axes, without that of the layers, in the order of the tensor's axes, with a tuple where
+                    several make up one: ((1,), (0,)) for a kernel (in, out) whose tensor is (out, in), ((1, 2), 0) for
+                    one (in, heads, size), (3, 2, 0, 1) for a convolution (height, width, in, out); None where the leaf
+                    has the tensor's axes
+    ``transposed``  whether the tensor is (in, out) (SPEC 7.3), or, with three axes, a stack of such matrices (SPEC 7.5)
+    ``stacked``     the leaf's axis that counts the layers; None where the leaf holds one tensor
     """
 
     name: str
@@ -31,7 +34,8 @@ class Leaf(NamedTuple):
     stacked: int | None = None
 
     def groups(self, ndim: int) -> list[tuple[int, ...]]:
-        """The axes of a leaf of so many that make each axis of its tensor. Raises ``LayerMapError`` for others than all of them once."""
+        """For each axis of the tensor, the axes of a leaf with ``ndim`` axes that make it up. Raises ``LayerMapError``
+        unless ``axes`` name each axis once."""
         rest = [axis for axis in range(ndim) if axis != self.stacked]
         axes = range(len(rest)) if self.axes is None else self.axes
         groups = [(group,) if isinstance(group, int) else tuple(group) for group in axes]
@@ -43,7 +47,7 @@ class Leaf(NamedTuple):
         return [tuple(rest[axis] for axis in group) for group in groups]
 
     def names(self, shape: tuple[int, ...]) -> list[str]:
-        """The names of the tensors in a leaf of this shape."""
+        """The names of the tensors in a leaf with this shape."""
         return (
             [self.name]
             if self.stacked is None
@@ -51,11 +55,11 @@ class Leaf(NamedTuple):
         )
 
     def tensor_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a tensor in a leaf of this one."""
+        """The shape of a tensor in a leaf with this ``shape``."""
         return tuple(int(np.prod([shape[axis] for axis in group])) for group in self.groups(len(shape)))
 
     def tensors(self, array) -> Iterator[tuple[str, np.ndarray]]:
-        """The tensors in a leaf, by name, as float32."""
+        """Yields (name, float32 array) of each tensor in a leaf."""
         array, shape = np.asarray(array, np.float32), self.tensor_shape(np.shape(array))
         order = [axis for group in self.groups(array.ndim) for axis in group]
         layers = [array] if self.stacked is None else np.moveaxis(array, self.stacked, 0)
@@ -63,8 +67,8 @@ class Leaf(NamedTuple):
         for name, layer in zip(self.names(array.shape), layers):
             yield name, np.ascontiguousarray(layer.transpose(order).reshape(shape))
 
-    def put(self, array: np.ndarray, read: Callable[[str], np.ndarray]) -> np.ndarray:
-        """A leaf like ``array`` with the tensors that ``read`` gives by name."""
+    def filled(self, array: np.ndarray, read: Callable[[str], np.ndarray]) -> np.ndarray:
+        """A leaf with the shape and dtype of ``array`` that holds the tensors which ``read`` gives by name."""
         groups = self.groups(array.ndim)
         order = [axis for group in groups for axis in group]
         split = [array.shape[axis] for axis in order]
@@ -75,19 +79,21 @@ class Leaf(NamedTuple):
 
 
 Names = Mapping[str, Leaf | str] | Callable[[str, Array], Leaf | str | None] | None
-"""How a user says what leaves hold: by a table from their paths, or a function of path and array; a text is a tensor as it lies in the
-leaf; what has no name is not of the checkpoint. None: ``own``."""
+"""How a user says which tensors leaves hold: by a table from paths, or by a function of path and array. A text in place
+of a ``Leaf`` names a tensor that the leaf holds as it is; a leaf without a name is not of the checkpoint. None stands
+for ``own``."""
 
 
 def own(path: str, array: Array) -> Leaf:
-    """Of a model that has no other checkpoint than its own: a tensor is named by its path. A matrix is (in, out), as JAX's libraries
-    have it, unless it is an ``embedding``, or a ``weight``, as Equinox has it."""
+    """The ``Leaf`` of a model without a checkpoint from elsewhere: a tensor is named by its path. A matrix is (in,
+    out), as in JAX's libraries, unless it is an ``embedding``, or a ``weight``, as in Equinox."""
     return Leaf(path, transposed=np.ndim(array) == 2 and path.rpartition(".")[2] not in ("embedding", "weight"))
 
 
 def from_torch(path: str, array: Array) -> Leaf:
-    """Of a Flax model whose modules are named as PyTorch's: ``kernel``, ``scale`` and ``embedding`` are ``weight`` there, a kernel of
-    (in, out) turned round, a convolution's of (…, in, out) as (out, in, …)."""
+    """The ``Leaf`` of a Flax model whose modules are named as PyTorch's: ``kernel``, ``scale`` and ``embedding`` are
+    ``weight`` in PyTorch; a kernel (in, out) is transposed, and that of a convolution, (…, in, out), is (out, in,
+    …)."""
     parent, _, last = path.rpartition(".")
     name = f"{parent}.weight".lstrip(".") if last in ("kernel", "scale", "embedding") else path
     n = np.ndim(array)
@@ -95,26 +101,27 @@ def from_torch(path: str, array: Array) -> Leaf:
 
 
 def flattened(params) -> tuple[list[tuple[str, object]], object]:
-    """The leaves of a tree with their paths, keys and attributes joined by dots, and what puts them together again."""
+    """(the leaves of a tree with their paths, keys and attributes joined by dots; the tree's structure, which
+    unflattens them)."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     return [(path_of(keys), leaf) for keys, leaf in leaves], structure
 
 
 def path_of(keys) -> str:
-    """The path of a leaf; without ``value`` at its end, by which NNX's variables hold theirs."""
+    """The path of a leaf, without the ``value`` at its end that NNX's variables have."""
     if len(keys) > 1 and keys[-1] == jax.tree_util.GetAttrKey("value"):
         keys = keys[:-1]
     return jax.tree_util.keystr(keys, simple=True, separator=".")
 
 
 def is_array(leaf) -> bool:
-    """Whether a leaf is numbers that can be trained or adapted."""
+    """Whether a leaf is an array of floating-point numbers, which can be trained or adapted."""
     return hasattr(leaf, "shape") and jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
 
 
 def named(params, names: Names = None) -> dict[str, tuple[Leaf, tuple[int, ...]]]:
-    """What each leaf of a tree holds, and its shape, by path. Raises ``LayerMapError`` where a tensor would lie in two leaves, and for
-    a table with a path that no leaf has."""
+    """The ``Leaf`` and the shape of each named leaf of a tree, by path. Raises ``LayerMapError`` where two leaves have
+    the same tensor, and for a table with a path that no leaf has."""
     ask = own if names is None else names if callable(names) else lambda path, array: names.get(path)
     leaves = {path: leaf for path, leaf in flattened(params)[0] if is_array(leaf)}
     if isinstance(names, Mapping) and (unknown := [path for path in names if path not in leaves]):
@@ -135,7 +142,7 @@ def named(params, names: Names = None) -> dict[str, tuple[Leaf, tuple[int, ...]]
 
 
 def to_checkpoint(params, names: Names = None) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint in a tree: float32 by name."""
+    """The tensors of a checkpoint that a tree holds, float32 by name."""
     arrays = dict(flattened(params)[0])
     return {
         name: value for path, (leaf, _) in named(params, names).items() for name, value in leaf.tensors(arrays[path])
@@ -161,4 +168,4 @@ def _filled(tensors, leaf, array):
             )
         return tensors[name]
 
-    return jax.numpy.asarray(leaf.put(np.asarray(array), read))
+    return jax.numpy.asarray(leaf.filled(np.asarray(array), read))

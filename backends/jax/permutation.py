@@ -1,7 +1,7 @@
 """π and π⁻¹ (SPEC 3, 4) in 32-bit arithmetic for every D up to 2^40, so that nobody has to turn JAX's 64-bit mode on.
 
-A number below a² ≤ 2^40 is held as the pair (L, R) of L·a + R, both below a ≤ 2^20. The rounds work on the two halves anyway; only what
-comes in and what goes out has to be taken apart and put together.
+A number below a² ≤ 2^40 is held as the pair (L, R) of L·a + R, both below a ≤ 2^20. The rounds work on the two halves
+anyway; only inputs have to be split, and results joined.
 """
 
 from typing import NamedTuple
@@ -14,11 +14,12 @@ from jax import Array, lax
 from unilora_spec.permutation import Permutation
 
 WORD = jnp.uint32
-SHORT = 2**16  # entries for which walking all of them costs less than finding those that have to be walked
+SHORT = 2**16  # up to so many entries, it costs less to walk all of them than to find those that have to be walked
 
 
 class Numbers(NamedTuple):
-    """What π is made of, uint32 scalars and uint32[6] keys. They may be traced, so that one compiled function serves every D."""
+    """The numbers of π: uint32 scalars and uint32[6] keys. They may be traced, so that one compiled function serves
+    every D."""
 
     keys: Array
     a: Array
@@ -37,7 +38,7 @@ def pair(x: int, a: int) -> tuple[np.uint32, np.uint32]:
 
 
 def per(n: int) -> np.uint32:
-    """What ``divided`` needs beside a divisor."""
+    """⌊(2^32 − 1) / n⌋, which ``divided`` needs beside a divisor n."""
     return np.uint32((2**32 - 1) // n)
 
 

@@ -1,4 +1,4 @@
-"""From names to a specification: which matrices of a tree its user asked for."""
+"""Makes a specification of the matrices that a user names in a tree."""
 
 import difflib
 import re
@@ -27,19 +27,22 @@ def plan(
     kind: str = "balanced",
     options: Mapping[str, int] = {},
 ) -> Specification:
-    """The specification of an adapter for ``params``, a tree of parameters of any library; shapes are all that is looked at, but of
-    kinds that begin with the weights' own values.
+    """The specification of an adapter for ``params``, a tree of parameters of any library. Only shapes are read, and
+    values for kinds that begin with the weights' own values.
 
     targets, ranks   ends of paths or of a checkpoint's names, with or without their last part ("query" of
-                     "layers.0.query.kernel"), or regular expressions for the whole of one; ``ranks`` sets others than ``rank``. Or
-                     a layer map for the targets: rank, ranks, alpha and scaling are its own then
-    d                the length of θ, 1 … D; of most kinds but "balanced" it follows from the layer map, and is left out
-    names            what each leaf holds of a checkpoint, a table by path or a function of path and array (paths.py); by default
-                     tensors are the tree's own, named by their paths
+                     "layers.0.query.kernel"), or regular expressions for the whole of one; ``ranks`` gives targets
+                     another rank than ``rank``. Or a layer map for the targets: rank, ranks, alpha and scaling are then
+                     taken from it
+    d                the length of θ, 1 … D; with most kinds other than "balanced" it follows from the layer map, and is
+                     left out
+    names            which tensor of a checkpoint each leaf holds, a table by path or a function of path and array
+                     (paths.py); by default tensors are named by their paths in the tree
     alpha            ΔW is alpha / rank · B·A; by default alpha is ``rank``, or 1 where that is 0
 
-    Segments are in the order of their names, numbers in them as numbers, whatever the order of the tree. Raises ``LayerMapError`` for a
-    target that is nothing's name, and for a leaf of which it is not known what is in and what is out.
+    Segments are in the order of their names, with numbers in names ordered as numbers, whatever the order of the tree.
+    Raises ``LayerMapError`` for a target that matches no matrix, and for a leaf whose input and output axes are
+    unknown.
     """
     leaves = named(params, names)
     if isinstance(targets, LayerMap):
@@ -79,7 +82,7 @@ def plan(
 
 
 def _matching(pattern: str, matrices, leaves) -> list[tuple[str, str]]:
-    """Those of the matrices, each by its leaf's path and its own name, that a pattern names."""
+    """The ``matrices`` that a pattern names, each as (its leaf's path, its own name)."""
 
     def is_named(name):
         return name == pattern or name.endswith(f".{pattern}") or (name and re.fullmatch(pattern, name))

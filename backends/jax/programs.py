@@ -16,13 +16,14 @@ OF_JAX = OPERATIONS | {
     "take": lambda how, x, index: x[index.astype(jnp.int32)],
     "largest": lambda how, x: lax.top_k(x, how)[1],
 }
-SMALL = (
-    2.0**-40
-)  # with numbers of θ from here on, nothing that a program makes is below 2^-126: its frozen numbers are above 2^-70
+# Where all numbers of θ are at least this, nothing that a program computes is below 2^-126, as its frozen numbers are
+# above 2^-70.
+SMALL = 2.0**-40
 
 
 def expanded(projection: Program, start: int, stop: int, theta: Array) -> Array:
-    """θ_D's rows start … stop − 1, float32[stop − start], of θ, float32[d]. What is frozen becomes a constant of a compiled function."""
+    """θ_D's rows start … stop − 1, float32[stop − start], of θ, float32[d]. Frozen numbers become constants of a
+    compiled function."""
     pieces = list(projection.pieces(start, stop))
     if not pieces:
         return theta[:0]
@@ -39,12 +40,12 @@ def expanded(projection: Program, start: int, stop: int, theta: Array) -> Array:
 
 
 def _unfused(theta):
-    """The operations with each product rounded, whatever it is added to."""
+    """The operations, with each product rounded before it is added to something."""
     return OF_JAX | {"multiply": lambda how, x, y: fence(x * y, theta)}
 
 
 def _exact(theta):
-    """The same, with numbers below 2^-126 kept."""
+    """The operations of ``_unfused``, which also keep numbers below 2^-126."""
     return OF_JAX | {
         "multiply": lambda how, x, y: fence(product(x, y), theta),
         "add": lambda how, x, y: total(x, y),

@@ -1,7 +1,8 @@
-"""float32 as the specification has it, where XLA leaves something out of it.
+"""float32 arithmetic as the specification has it, where XLA's differs.
 
-XLA on a CPU takes numbers below 2^-126 for 0, in every operation, and its compilers make one rounding of a product and a sum where
-they can (FMA). θ_D has to be the same bits everywhere (SPEC 6.2, 11.3), so that what could differ is done with integers here.
+XLA on a CPU takes numbers below 2^-126 for 0 in every operation, and its compilers round a product and a sum together
+where they can (FMA). θ_D has to have the same bits everywhere (SPEC 6.2, 11.3), so that operations which could differ
+are done with integers here.
 """
 
 import jax
@@ -72,9 +73,11 @@ def lowered(x: Array) -> Array:
 
 @jax.custom_jvp
 def fence(x: Array, theta: Array) -> Array:
-    """x, whose bits a compiler has to make before it goes on: a product is rounded before it is added to something.
+    """x unchanged; a compiler has to compute its bits before it goes on, so that a product is rounded before it is
+    added to something.
 
-    The mask is 0, which nobody can know who has not seen θ: an optimization_barrier is gone when XLA's compilers look for FMAs.
+    The bits are combined with a mask that is always 0, which a compiler cannot know, as the mask is computed from θ. An
+    optimization_barrier is gone by the time XLA's compilers look for FMAs.
     """
     never = _bits(theta[0]) == np.uint32(0xFFFFFFFF)  # a NaN that no arithmetic makes
     return _float(_bits(x) ^ never.astype(jnp.uint32))

@@ -1,4 +1,4 @@
-"""What stays while θ is trained: the projection, the layer map, and where in a tree of parameters each segment acts."""
+"""The static part of an adapter: the projection, the layer map, and where in a tree of parameters each segment acts."""
 
 import itertools
 from collections import defaultdict
@@ -13,15 +13,14 @@ from unilora_spec import BaseMismatch, LayerMap, Projection, Segment
 
 from .paths import Leaf
 
-RUN = (
-    2**30
-)  # entries of θ_D that are one array, unless a single segment has more: below what JAX indexes without 64 bits
+# Entries of θ_D in one array, unless a single segment has more: below what JAX indexes without 64 bits.
+RUN = 2**30
 
 
 class Site(NamedTuple):
-    """A leaf that is adapted. A matrix in it has the axes ``rows`` and ``columns``; those of ``stack`` count such matrices.
+    """An adapted leaf. A matrix in it has the axes ``rows`` and ``columns``; the axes of ``stack`` count such matrices.
 
-    ``parts`` are the segments: each one's number in the layer map, and the number of its matrix in the stack.
+    ``parts``  for each segment, its number in the layer map and the number of its matrix in the stack
     """
 
     path: str
@@ -32,12 +31,12 @@ class Site(NamedTuple):
     parts: tuple[tuple[int, int], ...]
 
     def sizes(self, axes: tuple[int, ...]) -> tuple[int, ...]:
-        """How long these axes of the leaf are."""
+        """The lengths of these axes of the leaf."""
         return tuple(self.shape[axis] for axis in axes)
 
 
 class Run(NamedTuple):
-    """The rows start … stop − 1 of θ_D, which the segments of these numbers have."""
+    """The rows start … stop − 1 of θ_D, which belong to the segments with these numbers."""
 
     start: int
     stop: int
@@ -47,13 +46,14 @@ class Run(NamedTuple):
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Specification:
-    """An adapter but for its θ. It has no numbers that are trained: for ``jax.jit`` it is part of the function, found again by its hash.
+    """An adapter without its θ. It has nothing that is trained: for ``jax.jit`` it is a static part of the function,
+    found again by its hash.
 
     ``projection``  how θ, float32[d], becomes θ_D (SPEC 4 to 6, 9, 11)
     ``layer_map``   which matrix each range of θ_D adapts (SPEC 7)
     ``leaves``      each leaf of the tree of parameters: its path, what it holds of the checkpoint, its shape
 
-    Raises ``BaseMismatch`` where the tree lacks what the layer map names.
+    Raises ``BaseMismatch`` where the tree lacks a weight that the layer map names.
     """
 
     projection: Projection
@@ -94,7 +94,7 @@ class Specification:
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
-        """θ_D in arrays of whole segments."""
+        """The ranges of θ_D that are one array each, of whole segments."""
         runs, first, start = [], 0, 0
         for number, (segment, offset) in enumerate(self.layer_map.placed()):
             if offset + segment.size - start > RUN and number > first:
@@ -103,7 +103,7 @@ class Specification:
         return (*runs, Run(start, self.layer_map.D, range(first, len(self.layer_map))))
 
     def site(self, path: str) -> Site:
-        """The adapted leaf with this path. Raises ``BaseMismatch`` where it is none."""
+        """The adapted leaf with this path. Raises ``BaseMismatch`` where the leaf is not adapted."""
         if path not in self.sites:
             raise BaseMismatch(f"{path} is not adapted; adapted are {', '.join(itertools.islice(self.sites, 5))} …")
         return self.sites[path]
@@ -117,7 +117,7 @@ class Adapter(NamedTuple):
 
 
 def _site(path, leaf: Leaf, shape, segment: Segment, layer: int) -> tuple[Site, int]:
-    """The leaf without its parts, and the number of the segment's matrix in its stack."""
+    """(the leaf as a site without ``parts``, the number of the segment's matrix in its stack)."""
     groups = leaf.groups(len(shape))
     stack, place = ((), 0) if leaf.stacked is None else ((leaf.stacked,), layer)
     if segment.index is not None:

@@ -1,4 +1,5 @@
-"""Uni-LoRA for ONNX Runtime: a graph of one step gives the gradient of one vector, and NumPy steps it. No PyTorch anywhere.
+"""Uni-LoRA for ONNX Runtime, without PyTorch: a graph of one step gives the gradient of the vector, and NumPy updates
+it.
 
 python -m backends.onnx train --graph step.onnx --data reviews.csv --output vec.safetensors
 """

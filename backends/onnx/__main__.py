@@ -1,4 +1,4 @@
-"""``python -m backends.onnx train --graph step.onnx …``."""
+"""Runs ``python -m backends.onnx``, such as ``python -m backends.onnx train --graph step.onnx …``."""
 
 from typer.main import get_command
 

@@ -1,5 +1,5 @@
-"""What a training reads of its base's folder: the tokenizer, how many positions it has, how many parameters. Never a weight, but to
-compare it with the adapter's record."""
+"""Reads a base's folder for a training: the tokenizer, the number of positions, the number of parameters. Weights are
+read only to compare them with the adapter's record."""
 
 from dataclasses import dataclass
 from math import prod
@@ -16,9 +16,9 @@ from .tokens import Tokenizer
 class Base:
     """A base's folder.
 
-    ``positions``   how many tokens it reads at most; None where its config.json says nothing of it
-    ``parameters``  how many its files hold; None where no weights are in the folder
-    ``warnings``    what is to be told, such as that the weights are not those of the record
+    ``positions``   the largest number of tokens that it reads; None where its config.json does not say
+    ``parameters``  the number of parameters in its files; None where the folder has no weights
+    ``warnings``    sentences for the user, such as that the weights are not those of the record
     """
 
     folder: Path

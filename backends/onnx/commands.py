@@ -27,11 +27,11 @@ command = partial(commands.command, app)
 def train(config: Path | None, as_json: bool, **options):
     """Train one vector by a graph of a step, and write it to a file.
 
-    The graph is one of python -m export onnx --mode step, and the adapter that it was made of is what the training begins with. Every
-    option but --json can stand in the YAML file of --config as well; the command line goes before it.
+    The graph is made by python -m export onnx --mode step, and the training begins with the adapter that it was made
+    of. Every option but --json can stand in the YAML file of --config as well; the command line goes before it.
     """
     settings = TrainSettings.from_options(options, config)
-    with waiting(lambda: "loading what reads rows"):  # which takes seconds to import; a wrong call is told before
+    with waiting(lambda: "loading what reads rows"):  # the import takes seconds, and a wrong call is refused before
         from .training import train
 
     try:

@@ -2,9 +2,9 @@
 
 ``python -m conformance_tests --impl backends.onnx.conformance``
 
-Of the projection it computes nothing: θ_D and its adjoint are a graph's, whose functions answer for themselves
-(export.conformance). What it does is to take an adapter from a file, hold it as a training does, keep that as a state, go on
-from the state, and write the adapter again. So a file that is read or written here has gone all this way.
+The backend computes nothing of the projection: θ_D and its adjoint are the graph's, whose functions answer for
+themselves (export.conformance). It takes an adapter from a file, holds it as a training does, writes that as a state,
+goes on from the state, and writes the adapter again. A file that is read or written here has gone all this way.
 """
 
 import base64
@@ -33,7 +33,7 @@ def _write(r):
 
 
 def _trained(adapter: Adapter) -> Adapter:
-    """An adapter after a training of no step that was interrupted and went on."""
+    """The adapter after a training of no steps that was interrupted and resumed."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "state.safetensors")
         save_state(State.of(adapter), adapter, {}, path)

@@ -1,4 +1,4 @@
-"""What an adapter makes of rows whose answers are known, in ONNX Runtime: the metrics of its task, and its mistakes."""
+"""Evaluates an adapter in ONNX Runtime on rows whose answers are known: the metrics of its task, and its mistakes."""
 
 import contextlib
 import time
@@ -6,7 +6,7 @@ import time
 from unilora_spec import load_adapter
 
 from ..rows.split import Data
-from ..runs.measuring import Asked, chosen_rows, measured, mistakes_of
+from ..runs.measuring import Outputs, chosen_rows, measured, mistakes_of
 from ..runs.outputs import check_place
 from ..runs.state import State
 from ..runs.waiting import waiting
@@ -18,10 +18,10 @@ from .training import task_of
 
 
 def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
-    """The metrics of an adapter on rows, as a report, by the graph of its training.
+    """Evaluates an adapter on rows by the graph of its training, and returns a report with these fields among others:
 
-    ``metrics``   those of its task
-    ``mistakes``  what ``Mistakes.report`` says, and the first of them
+    ``metrics``   the metrics of its task
+    ``mistakes``  the report of ``Mistakes``, and the first of the mistakes
 
     Writes all mistakes to ``settings.mistakes``. Raises ``UniLoraError`` where adapter, graph, base or rows are wrong.
     """
@@ -43,7 +43,7 @@ def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
     source, chosen = chosen_rows(settings, task, str(settings.adapter))
     rows = source.rows.select(chosen)
     data = task.ready(Data(rows, None, source.dropped), progress)
-    metrics, mistakes = measured(task, data.train, asking(graph, task, State.of(adapter)), "evaluating", progress)
+    metrics, mistakes = measured(task, data.train, outputs_by(graph, task, State.of(adapter)), "evaluating", progress)
     return {
         "adapter": str(settings.adapter),
         "base": str(base.folder),
@@ -57,12 +57,12 @@ def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
     }
 
 
-def asking(graph: StepGraph, task: Task, state: State) -> Asked:
-    """What the graph says of rows, as ``measured`` asks for it."""
+def outputs_by(graph: StepGraph, task: Task, state: State) -> Outputs:
+    """A function that runs rows through the graph, as ``measured`` calls it."""
 
-    def asked(rows):
+    def outputs(rows):
         batch = task.batch(rows)
         logits = graph.logits(batch, state)
         return task.measure(logits, batch["labels"]), logits
 
-    return asked
+    return outputs

@@ -1,7 +1,8 @@
 """A graph of one training step, as ``python -m export onnx --mode step`` writes it, in ONNX Runtime.
 
 Its inputs are the model's own, ``labels``, ``theta`` (float32 (d,)) and each parameter that is trained in full, by its name; its outputs
-are ``loss`` (float32 ()), ``logits`` and, of ``theta`` and each of these parameters, NAME.grad. What it is of stands in its metadata.
+are ``loss`` (float32 ()), ``logits``, and NAME.grad for ``theta`` and each of these parameters. Its metadata says which
+adapter it is of.
 """
 
 from collections.abc import Mapping
@@ -16,14 +17,14 @@ from unilora_spec.documents import size_of
 from ..runs.state import State
 from .part import look_at, part_for
 
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first of them that this build of ONNX Runtime has
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # in order of preference
 TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32}
 
 FOLDED = 32, 2**26  # bytes of one value that is computed when a graph is loaded: times those of its file, plus so many
 
 
 class Step(NamedTuple):
-    """The mean loss of a batch, and the gradients of it by the names of ``State.values``, float32."""
+    """The mean loss of a batch, and its gradients, float32, by the names of ``State.values``."""
 
     loss: float
     gradients: dict[str, np.ndarray]
@@ -32,8 +33,8 @@ class Step(NamedTuple):
 class StepGraph:
     """The graph in the file ``path``, for a training of ``adapter``, which the file ``of`` holds.
 
-    ``inputs``  what the model is given of rows, by name
-    ``task``    what it learns, a name of ``settings.TASKS``; "" where it is of no task
+    ``inputs``  the names of the model's inputs that rows give
+    ``task``    the task that it learns, a name of ``settings.TASKS``, or "" for none
 
     Where it does not ``learn`` it makes no steps, and the half that goes forward is all that is loaded. Where it does, that half is loaded
     beside the whole at the first call of ``logits``. Its weights are mapped, so that the file has to stay as it is.
@@ -113,7 +114,7 @@ def opened(model: Path | bytes, threads: int | None, path: Path):
 
     options = onnxruntime.SessionOptions()
     options.use_deterministic_compute = True
-    options.log_severity_level = 4  # what is wrong is raised too
+    options.log_severity_level = 4  # errors are raised too, so that the log need not have them
     # ONNX Runtime takes no data behind a link out of the folder.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.resolve().parent))
     folded = FOLDED[0] * path.stat().st_size + FOLDED[1]
@@ -125,7 +126,7 @@ def opened(model: Path | bytes, threads: int | None, path: Path):
         return onnxruntime.InferenceSession(model, options, [each for each in PROVIDERS if each in there])
     except Exception as error:  # ONNX Runtime's, of many kinds
         raise UniLoraError(
-            f"{path}: ONNX Runtime takes no such file: {_line(error)}; give a graph of --mode step"
+            f"{path}: ONNX Runtime cannot load it: {_line(error)}; give a graph of --mode step"
         ) from error
 
 

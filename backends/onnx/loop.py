@@ -1,4 +1,4 @@
-"""The steps of a training: which rows come, what is measured of those held out, and what is kept to go on from."""
+"""The steps of a training: chooses the rows of each step, evaluates on held-out rows, and writes checkpoints."""
 
 import json
 import math
@@ -23,29 +23,29 @@ STATE, RUN = "state.safetensors", "run.json"
 
 
 class Checkpoints(checkpoints.Checkpoints):
-    """The checkpoints of a run of here: the state, and what has been measured so far."""
+    """The checkpoints of a run in ONNX Runtime: the state, and the metrics so far."""
 
     def step_in(self, checkpoint):
         return read_json(checkpoint / RUN)["step"]
 
 
 class Loop:
-    """A run's steps on the batches of ``task``, from ``state`` on, which it changes.
+    """The steps of a run on the batches of ``task``; they change ``state``.
 
-    ``measured``  the metrics of each evaluation of the rows held out, by its step
+    ``measured``  the metrics of each evaluation on held-out rows, by step
     ``best``      the step of the best evaluation, where ``settings.patience`` asks for it
-    ``stale``     how many evaluations in a row were no better
-    ``told``      is given the step and the loss of each
+    ``stale``     the number of evaluations in a row that were no better
+    ``on_step``   called with the number and the loss of each step
     """
 
-    def __init__(self, settings, graph: StepGraph, adapter: Adapter, task, rows, told: Callable[[int, float], None]):
-        self.settings, self.graph, self.adapter, self.task, self.rows, self.told = (
+    def __init__(self, settings, graph: StepGraph, adapter: Adapter, task, rows, on_step: Callable[[int, float], None]):
+        self.settings, self.graph, self.adapter, self.task, self.rows, self.on_step = (
             settings,
             graph,
             adapter,
             task,
             rows,
-            told,
+            on_step,
         )
         self.lengths = task.lengths(rows.train)
         self.epoch_steps = math.ceil(len(self.lengths) / settings.batch_size)
@@ -56,12 +56,13 @@ class Loop:
         self._order, self._epoch = [], None
 
     def begin(self, checkpoint: Path | None, shown) -> None:
-        """Goes on from a checkpoint of this run, or from ``settings.from_state``, or begins; the rows held out are measured first."""
+        """Goes on from a checkpoint of this run, or from ``settings.from_state``, or begins anew; first evaluates on
+        the held-out rows."""
         if checkpoint:
             self.state = load_state(checkpoint / STATE, self.adapter, self.run)
-            kept = read_json(checkpoint / RUN)
-            self.measured = {int(step): metrics for step, metrics in kept["measured"].items()}
-            self.best, self.stale = kept["best"], kept["stale"]
+            run = read_json(checkpoint / RUN)
+            self.measured = {int(step): metrics for step, metrics in run["measured"].items()}
+            self.best, self.stale = run["best"], run["stale"]
             return
         if self.settings.from_state:
             self.state = load_state(self.settings.from_state, self.adapter, self.run)
@@ -69,7 +70,7 @@ class Loop:
             self.measured[self.state.step] = self.evaluated(shown)
 
     def train(self, checkpoints: Checkpoints, interruption: Interruption, shown) -> None:
-        """Trains to the end; a signal ends it after a checkpoint (``Stopped``)."""
+        """Trains to the end, or until a signal, after which it writes a checkpoint and raises ``Stopped``."""
         optimizer = AdamW(self.state, self._rates())
         while self.state.step < self.steps and not self.is_over():
             share = share_of_rate(self.settings.schedule, self.state.step, self.steps, self.settings.warmup)
@@ -77,7 +78,7 @@ class Loop:
             step = self.state.step + 1
             check_finite(loss, step)
             optimizer.step(clipped(gradients, self.settings.clip), share)
-            self.told(step, loss)
+            self.on_step(step, loss)
             if shown:
                 shown.loss = loss
                 shown.step(step, self.steps)
@@ -85,7 +86,7 @@ class Loop:
             if due and self.rows.held_out:
                 self._evaluate(shown)
             if due or interruption.asked:
-                self._keep(checkpoints)
+                self._write_checkpoint(checkpoints)
             if interruption.asked:
                 raise interruption.stopped(step, self.steps)
 
@@ -105,7 +106,7 @@ class Loop:
         return loss, gradients
 
     def evaluated(self, shown) -> dict[str, float]:
-        """The metrics of the rows held out."""
+        """The metrics of the current state on the held-out rows."""
         found, rows, size = [], self.rows.held_out, self.settings.batch_size
         starts = range(0, len(rows), self.settings.micro_batch or size)
         for number, start in enumerate(starts, 1):
@@ -116,11 +117,12 @@ class Loop:
         return metrics_of(self.task, found)
 
     def is_over(self) -> bool:
-        """Whether ``settings.patience`` has come to its end."""
+        """Whether ``settings.patience`` ends the training now."""
         return bool(self.settings.patience) and self.stale >= self.settings.patience
 
     def take_best(self, folder: Path) -> dict[str, float]:
-        """The metrics of the state that is left: with ``settings.patience`` the best, taken from its checkpoint in ``folder``."""
+        """Takes, with ``settings.patience``, the best state from its checkpoint in ``folder``; returns the metrics of
+        the state."""
         if self.best not in (None, self.state.step):
             self.state = load_state(folder / f"checkpoint-{self.best}" / STATE, self.adapter, self.run)
         return self.measured.get(self.state.step, {})
@@ -148,14 +150,14 @@ class Loop:
         if shown:
             shown.evaluation(metrics, self.state.step, self.steps)
 
-    def _keep(self, checkpoints):
+    def _write_checkpoint(self, checkpoints):
         folder = checkpoints.folder / f"checkpoint-{self.state.step}"
         try:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             save_state(self.state, self.adapter, self.run, folder / STATE)
-            kept = {"step": self.state.step, "best": self.best, "stale": self.stale, "measured": self.measured}
-            (folder / RUN).write_text(json.dumps(kept, indent=2))
+            run = {"step": self.state.step, "best": self.best, "stale": self.stale, "measured": self.measured}
+            (folder / RUN).write_text(json.dumps(run, indent=2))
             checkpoints.complete(folder, self.best)
             if self.settings.state:
                 save_state(self.state, self.adapter, self.run, self.settings.state)

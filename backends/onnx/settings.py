@@ -1,4 +1,4 @@
-"""What a training and an evaluation in ONNX Runtime are told."""
+"""Options of a training and of an evaluation in ONNX Runtime."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from ..settings.options import PATH, TEXT, hidden, option, whole
 from ..settings.settings import Settings
 
 GRAPH = "The graph of a step, as python -m export onnx --mode step writes it."
-BASE = "The base's folder, of which the tokenizer is read; by default the one that the adapter names."
+BASE = "The base's folder, whose tokenizer is read; by default the one that the adapter names."
 THREADS = "Threads of ONNX Runtime; by default one for each core."
 
 
@@ -18,8 +18,8 @@ THREADS = "Threads of ONNX Runtime; by default one for each core."
 class TrainSettings(RunSettings):
     """All options of a training in ONNX Runtime; texts and numbers are converted as those of the command line are.
 
-    What is learned is the graph's: ``rows_for`` gives the settings with it. Raises ``UniLoraError`` with the option's name for a value that
-    it cannot have.
+    The graph says the task: ``rows_for`` gives the settings with it. Raises ``UniLoraError`` with the option's name for
+    a value that it cannot have.
     """
 
     graph: Path | None = option("Graph", PATH, GRAPH)  # noqa: RUF009
@@ -28,7 +28,7 @@ class TrainSettings(RunSettings):
     )
     base: str | None = option("Graph", TEXT, BASE)
     threads: int | None = option("Graph", whole(1), THREADS, compare=False)
-    seed: int | None = option("Training", whole(0), "Gives the order of the data; by default the projection's own.")
+    seed: int | None = option("Training", whole(0), "Seed of the order of the data; by default the projection's own.")
     task: str | None = hidden()
     image: None = hidden()
     augment: bool = hidden(True)
@@ -39,7 +39,7 @@ class TrainSettings(RunSettings):
         if self.task:
             super().__post_init__()
             return
-        Settings.__post_init__(self)  # what depends on the task comes with it
+        Settings.__post_init__(self)  # the task is not known before ``rows_for``, nor the options that depend on it
         if self.graph is None:
             raise UniLoraError("--graph is missing; give the graph of a step, such as step.onnx")
         self.need_output()
@@ -48,7 +48,7 @@ class TrainSettings(RunSettings):
         self.check_run()
 
     def rows_for(self, task: str) -> "TrainSettings":
-        """These settings for what the graph learns."""
+        """These settings with the task of the graph."""
         return replace(self, task=task)
 
 

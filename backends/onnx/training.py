@@ -1,4 +1,4 @@
-"""One training run in ONNX Runtime, from a graph and rows to a file."""
+"""Runs a training in ONNX Runtime, from a graph and rows to an adapter's file."""
 
 import contextlib
 import time
@@ -16,7 +16,7 @@ from ..runs.progress import Progress
 from ..runs.report import announcement, rows_of
 from ..runs.waiting import waiting
 from ..settings import flag
-from ..tasks import TASKS, Task, as_known
+from ..tasks import TASKS, Task, learn_as_known
 from .base import Base, base_of
 from .graph import StepGraph
 from .loop import Checkpoints, Loop
@@ -26,13 +26,14 @@ LEARNED = ("classification", "regression", "token-classification", "causal-lm")
 
 
 def train(
-    settings: TrainSettings, progress: bool = False, told: Callable[[int, float], None] = lambda step, loss: None
+    settings: TrainSettings, progress: bool = False, on_step: Callable[[int, float], None] = lambda step, loss: None
 ) -> dict:
     """Trains an adapter by a graph of a step, writes it to ``settings.output`` and returns a report.
 
-    The same settings, data, libraries and machine give the same bytes, also through an interruption and ``resume``. ``told`` is given the
-    number and the loss of each step. Raises ``UniLoraError`` where settings, graph, base or data are wrong, ``WorkFailed`` where the disk
-    refuses or the loss is no number any more, and ``Stopped`` (a ``WorkFailed``) after Ctrl-C or SIGTERM, when a checkpoint has been written.
+    The same settings, data, libraries and machine give the same bytes, also through an interruption and ``resume``.
+    ``on_step`` is called with the number and the loss of each step. Raises ``UniLoraError`` where settings, graph, base
+    or data are wrong, ``WorkFailed`` where the disk refuses or the loss is no number any more, and ``Stopped`` (a
+    ``WorkFailed``) after Ctrl-C or SIGTERM, when a checkpoint has been written.
     """
     started = time.monotonic()
     _check_places(settings)
@@ -45,7 +46,7 @@ def train(
     task = task_of(graph, adapter, settings, settings.adapter)
     task.reads(base.tokenizer, base.positions, graph.inputs)
     with doing(lambda: f"reading {settings.data}"):
-        rows = task.ready(load(task.settings, task, as_known(task, str(settings.adapter))), progress)
+        rows = task.ready(load(task.settings, task, learn_as_known(task, str(settings.adapter))), progress)
     settings, taken = _completed(task.settings, adapter, base)
     with contextlib.ExitStack() as stack:
         shown = stack.enter_context(Progress(task.main)) if progress else None
@@ -53,7 +54,7 @@ def train(
         for line in (*base.warnings, announcement(base.folder, rows, task), *rows.said, *by_default) if shown else ():
             shown.say(line)
         stack.callback(checkpoints.clear_unless_any)
-        loop = Loop(settings, graph, adapter, task, rows, told)
+        loop = Loop(settings, graph, adapter, task, rows, on_step)
         checkpoints.start()
         loop.begin(checkpoints.last(), shown)
         before = next(iter(loop.measured.values()), {})
@@ -79,7 +80,8 @@ def train(
 
 
 def task_of(graph: StepGraph, adapter: Adapter, settings, of: Path) -> Task:
-    """The task of a graph, of the classes of the adapter in the file ``of``. Raises ``UniLoraError`` where it is none that rows are read for."""
+    """The task of a graph, with the classes of the adapter in the file ``of``. Raises ``UniLoraError`` for a task whose
+    rows are not read here."""
     if graph.task not in LEARNED:
         what = f"the task {graph.task:.40}" if graph.task else "no task, but of a module of one's own"
         raise UniLoraError(
@@ -106,12 +108,12 @@ def _check_places(settings):
 
 
 def _completed(settings, adapter, base: Base) -> tuple[TrainSettings, list[str]]:
-    """``settings`` with a learning rate and a seed, and a few words for each that was not given."""
+    """``settings`` with a learning rate and a seed, and each that was not given as an option's text."""
     given, said, p = {}, [], adapter.projection
     if settings.lr is None:
         if base.parameters is None:
             raise UniLoraError(
-                f"--lr is missing, and {base.folder} has no weights by whose number it could be chosen; give --lr"
+                f"--lr is missing, and it cannot be chosen by the base's size, as {base.folder} has no weights; give --lr"
             )
         in_full = sum(value.size for value in adapter.saved.values())
         given["lr"] = rate_of(settings.task, p.kind, p.D / p.d, base.parameters + in_full)

@@ -1,1 +1,1 @@
-"""From a file or a data set to rows: read, looked at, split into those to train on and those held out, and ordered."""
+"""Reads a file or a data set, checks its rows, splits them into training and held-out rows, and orders them."""

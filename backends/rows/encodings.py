@@ -1,4 +1,5 @@
-"""How the text of a file is encoded: told by its bytes where they leave no doubt, else by --encoding."""
+"""Finds the encoding of a text file by its bytes, and refuses a file whose bytes leave a doubt, for which --encoding is
+needed."""
 
 import codecs
 import re
@@ -10,25 +11,26 @@ from unilora_spec import UniLoraError
 
 PIECE = 2**20
 SAMPLE = 2**15  # bytes of lines that are not ASCII; charset_normalizer takes half a second for so many
-_MARKS = {  # in this order, as one of UTF-32 begins as one of UTF-16 does
+_MARKS = {  # in this order, as a mark of UTF-32 begins with one of UTF-16
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-# What files of today are written in where it is not Unicode. Among all encodings there are, some rare one always fits as well.
+# The encodings that files of today have where it is not Unicode. Among all encodings, some rare one would always fit as
+# well.
 USUAL = ["cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "gb18030", "big5", "cp932", "euc_jp", "cp949"]
 WESTERN = "cp1252"  # with latin-1, whose letters have the same bytes
 _WESTERN = set("àáâãäåæçèéêëìíîïñòóôõöøùúûüÿßœÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜŒ«»“”„‘’‚–—…·•€£¥§°¿¡©®™½¼¾²³´¨×ªº\xa0\xad")
-CLOSE = 0.02  # of two readings, one is better only where charset_normalizer's measures differ by more
+CLOSE = 0.02  # one reading is better than another only where charset_normalizer's measures differ by more
 
 
 def encoding_of(path: Path, name) -> str:
     """The name of a file's encoding as Python has it. Raises ``UniLoraError`` where several are plausible.
 
-    A mark at the start tells, then zero bytes in every second place, then whether it is UTF-8; of the others charset_normalizer
-    says what fits. ``name`` is the file's in messages.
+    The encoding is taken from a mark at the start; else from zero bytes in every second place; else it is UTF-8 if the
+    bytes are valid; else charset_normalizer says what fits. ``name`` is the file's name in messages.
     """
     with path.open("rb") as file:
         start = file.read(4096)
@@ -43,7 +45,7 @@ def encoding_of(path: Path, name) -> str:
 
 
 def example(path: Path) -> str:
-    """The first word of a text in UTF-8 that is not ASCII alone."""
+    """The first word of a text in UTF-8 that has other characters than those of ASCII."""
     with path.open(encoding="utf-8", newline="") as file:
         line = next(line for line in file if not line.isascii())
     return next(word for word in re.split(r"[\s,;|\"]+", line) if not word.isascii())
@@ -52,7 +54,7 @@ def example(path: Path) -> str:
 def check(path: Path, encoding: str, name) -> None:
     """Raises ``UniLoraError`` for a file that is not text of ``encoding``, with the line."""
     if wrong := _first_wrong(path, encoding):
-        raise UniLoraError(f"{name}: line {wrong[0]} is no text of {encoding}: {wrong[1]}; give another --encoding")
+        raise UniLoraError(f"{name}: line {wrong[0]} is not valid {encoding}: {wrong[1]}; give another --encoding")
 
 
 def to_utf8(path: Path, encoding: str, target: Path) -> None:
@@ -63,7 +65,7 @@ def to_utf8(path: Path, encoding: str, target: Path) -> None:
 
 
 def _first_wrong(path, encoding) -> tuple[int, str] | None:
-    """(line, what is wrong there) of the first bytes that are none of an encoding."""
+    """(line, what is wrong) of the first bytes that are invalid in an encoding; None where all are valid."""
     decoder, line = codecs.getincrementaldecoder(encoding)(), 1
     with path.open("rb") as file:
         while True:
@@ -78,8 +80,9 @@ def _first_wrong(path, encoding) -> tuple[int, str] | None:
 
 
 def _guessed(path, name):
-    """cp1252, which Western programs write, where it gives the letters of Western languages and charset_normalizer finds no better
-    reading. charset_normalizer alone is right about what is no Western text, and often wrong about which other text it is."""
+    """cp1252, which Western programs write, if it gives letters of Western languages and charset_normalizer finds no
+    better reading. charset_normalizer is reliable about whether a text is Western, and often wrong about which other
+    encoding it has; in such a case ``UniLoraError`` is raised."""
     with path.open("rb") as file:
         lines = ((number, line) for number, line in enumerate(file, 1) if not line.isascii())
         sample = []
@@ -110,6 +113,6 @@ def _better(one, other) -> bool:
 
 
 def _around(text) -> str:
-    """The first characters that are not ASCII, with some before and behind."""
+    """The first character that is not ASCII, with some characters before and after it."""
     at = next(number for number, character in enumerate(text) if not character.isascii())
     return text[max(0, at - 10) : at + 15].strip()

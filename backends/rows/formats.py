@@ -1,5 +1,5 @@
-"""Files of rows, looked at before a library reads them: pyarrow ends the process where JSON nests 100,000 deep, pandas keeps a line of
-any length."""
+"""Checks files of rows before a library reads them: pyarrow ends the process where JSON is nested 100,000 deep, and
+pandas keeps a line of any length."""
 
 import re
 from pathlib import Path
@@ -15,18 +15,16 @@ from .packing import ENDS
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 PIECE = 2**20
-MOST_LINE = 2**25  # bytes: of a .json file all may be one line
+MOST_LINE = 2**25  # bytes; a .json file may be one line
 MOST_COLUMNS = 1000  # a reader of ten thousand takes minutes
-CELLS = (
-    16,
-    2**22,
-)  # rows times columns of JSON, where each row may have keys of its own: times the bytes of the file, plus so many
+# A JSON file of n bytes may have 16·n + 2^22 cells, rows times columns, where each row may have keys of its own.
+CELLS = 16, 2**22
 STRING = re.compile(rb'"((?:[^"\\]++|\\.)*+)"(\s*:)?', re.DOTALL)  # and what makes it a key
-UNPACKED = 200, 2**26  # what a Parquet file may unfold to: times its bytes, plus so many
+UNPACKED = 200, 2**26  # a Parquet file of n bytes may unfold to 200·n + 2^26 bytes
 
 
 def format_of(name: str) -> str | None:
-    """The format that a file's name says, also that of a compressed one; None where it is none of ``FORMATS``.
+    """The format of a file, which may be compressed, by its name; None where it is none of ``FORMATS``.
 
     >>> format_of("reviews.csv.gz")
     'csv'
@@ -36,9 +34,10 @@ def format_of(name: str) -> str | None:
 
 
 def look_at(path: Path, form: str, name) -> None:
-    """Raises ``UniLoraError`` for a file that is none of its format, or of which a reader would make far more than it is.
+    """Raises ``UniLoraError`` for a file that is not of its format ``form``, or that would take a reader far more
+    memory than its size.
 
-    The file is a plain one, and text in UTF-8 where its format is. ``name`` is its name in messages.
+    The file has to be uncompressed, and in UTF-8 where it is text. ``name`` is its name in messages.
     """
     size = size_of(path)
     if form == "parquet":
@@ -70,7 +69,7 @@ def _look_at_text(path, form, size, name):
 
 
 def _pieces(path, name):
-    """The text in pieces of whole lines. Raises ``UniLoraError`` for a line of more than ``MOST_LINE`` bytes."""
+    """Yields a file in pieces of whole lines. Raises ``UniLoraError`` for a line of more than ``MOST_LINE`` bytes."""
     parts, length = [], 0
     with path.open("rb") as file:
         while piece := file.read(PIECE):
@@ -91,7 +90,7 @@ def _pieces(path, name):
 
 def _check_columns(name, count):
     if count > MOST_COLUMNS:
-        raise UniLoraError(f"{name} has {count:,} columns; {MOST_COLUMNS:,} is the most")
+        raise UniLoraError(f"{name} has {count:,} columns; {MOST_COLUMNS:,} is the most: leave others out")
 
 
 def _look_at_parquet(path, size, name):

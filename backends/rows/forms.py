@@ -1,4 +1,5 @@
-"""What rows for a language model say, in the columns in which people have them: a text, something asked and its answer, or a conversation."""
+"""Finds the form of rows for a language model by their columns, and reads them: a text, a prompt and its answer, or a
+conversation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,37 +12,40 @@ from .refusals import LeftOut
 ROLES = {
     "system": "system", "developer": "developer", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant",
 }  # fmt: skip
-"""The roles of messages, and what ShareGPT calls them."""
+"""The roles of messages, also by ShareGPT's names for them."""
 
 
 class Instruction(NamedTuple):
-    """An instruction, and what it is to be carried out on ("" where that is nothing), as Alpaca's rows have them."""
+    """An instruction and its input ("" where it has none), as in Alpaca's rows."""
 
     instruction: str
     input: str = ""
 
 
 class Example(NamedTuple):
-    """What is asked and what is answered: texts, or lists of messages, each {"role": …, "content": …}.
+    """A prompt ``asked`` and its ``answer``: texts, or lists of messages, each {"role": …, "content": …}.
 
-    Nothing is asked ("") of a plain text. Of a conversation ``asked`` is [] and ``answer`` is the whole, of which the assistant's
-    messages are the answers.
+    A plain text has the prompt "". A conversation has the prompt [], and ``answer`` is all of it, with the assistant's
+    messages as the answers.
     """
 
     asked: str | Instruction | list[dict]
     answer: str | list[dict]
 
     def texts(self) -> tuple[str, ...]:
-        """All that is written in it."""
+        """All texts in it."""
         both = (part if isinstance(part, tuple | list) else [part] for part in self)
         return tuple(part["content"] if isinstance(part, dict) else part for parts in both for part in parts)
 
 
 @dataclass(frozen=True)
 class Form:
-    """Columns, what they hold together, and how a row of them is read.
+    """A form of rows.
 
-    ``read`` raises ``LeftOut`` for a row that lacks something, and ``UniLoraError`` for one that is wrong.
+    ``what``     the form in words
+    ``columns``  the columns that are read
+    ``read``     makes an ``Example`` of a row; raises ``LeftOut`` for a row that lacks something, and ``UniLoraError``
+                 for a wrong one
     """
 
     what: str
@@ -50,9 +54,10 @@ class Form:
 
 
 def form_of(there: Sequence[str], named: Sequence[str] = ()) -> Form:
-    """The form of rows that have the columns ``there``. ``named`` are those of --text: a text, or what is asked and its answer.
+    """The form of rows that have the columns ``there``. ``named`` are those of --text: one of texts, or two of prompts
+    and answers.
 
-    Raises ``UniLoraError`` where none is known.
+    Raises ``UniLoraError`` where the columns are those of no form.
     """
     if len(named) == 1:
         return _text(*named)
@@ -72,7 +77,7 @@ def form_of(there: Sequence[str], named: Sequence[str] = ()) -> Form:
         return _text("text")
     raise UniLoraError(
         f"of its columns ({', '.join(there)}) none is messages, conversations, prompt and completion, instruction and output, source "
-        "and target, or text; give --text COLUMN for texts, or --text COLUMN,COLUMN for what is asked and its answer"
+        "and target, or text; give --text COLUMN for texts, or --text COLUMN,COLUMN for prompts and answers"
     )
 
 
@@ -129,7 +134,8 @@ def _with_answers(messages):
 
 
 def messages_of(cell, column: str) -> list[dict]:
-    """The messages in a cell, each {"role": …, "content": …}. Raises ``UniLoraError`` for one that is wrong."""
+    """The messages in a cell, each {"role": …, "content": …}. Raises ``UniLoraError`` for a cell or a message in
+    another form."""
     if not isinstance(cell, list):
         raise UniLoraError(
             f"{column} is {str(cell)!r:.60} ({type(cell).__name__}); give a list of messages such as "

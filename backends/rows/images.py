@@ -1,4 +1,5 @@
-"""Images in rows: found where the rows' own files are, and decoded within bounds, as a small file can unfold to gigabytes."""
+"""Finds the images of rows beside the rows' own files, and decodes them within bounds, as a small file can unfold to
+gigabytes."""
 
 import io
 import os
@@ -22,14 +23,16 @@ MEND = "give JPEG, PNG, WebP, GIF or BMP with 8 bits for each colour"
 
 
 class NoImage(Exception):
-    """What is wrong with an image, as what follows "image of row 3 of FILE", and the mend."""
+    """What is wrong with an image and what to do, as the rest of a sentence that begins with "image of row 3 of
+    FILE"."""
 
 
 def with_paths(rows: datasets.Dataset, column: str, label: str, source: str) -> datasets.Dataset:
-    """``rows`` whose images are not decoded, and whose paths are no longer relative to the file or folder ``source``.
+    """``rows`` with images that are not decoded, and with paths that are no longer relative to the file or folder
+    ``source``.
 
-    Of a folder of images, whose classes are the names of folders within it, the labels are these names: of two such folders the
-    numbers differ where one lacks a class.
+    In a folder of images, whose classes are the names of folders within it, labels become these names, as the numbers
+    of classes differ between two such folders where one lacks a class.
     """
     feature, folder = rows.features[column], _folders(source)[0]
     if isinstance(feature, datasets.Image):
@@ -45,7 +48,7 @@ def with_paths(rows: datasets.Dataset, column: str, label: str, source: str) -> 
 
 
 def content_of(cell) -> bytes | None:
-    """The bytes of an image's file, of a cell that holds them or the file's path; None where it holds neither.
+    """The bytes of an image's file, from a cell that holds them or the file's path; None where it holds neither.
 
     Raises ``NoImage`` for a cell that is something else, and for a file that cannot be read.
     """
@@ -67,9 +70,7 @@ def check_place(cell, source: str) -> None:
     Hub that folder is the cache."""
     path = cell.get("path") if isinstance(cell, Mapping) and cell.get("bytes") is None else cell
     if isinstance(path, str) and not any(own_file(folder, os.path.abspath(path)) for folder in _folders(source)):
-        raise NoImage(
-            f"is {path!r:.200}, and no file there is within {_folders(source)[0]}; put the images beside the rows"
-        )
+        raise NoImage(f"is {path!r:.200}, which is not within {_folders(source)[0]}; put the images beside the rows")
 
 
 def check(content: bytes) -> None:
@@ -80,7 +81,8 @@ def check(content: bytes) -> None:
 
 
 def decoded(content: bytes) -> Image.Image:
-    """The image in a file's bytes as RGB, upright; of several frames the first. Raises ``NoImage``."""
+    """The image in a file's bytes as RGB, upright; the first frame where there are several. Raises ``NoImage`` for
+    bytes that are no image of ``FORMATS`` within bounds."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
@@ -101,7 +103,7 @@ def decoded(content: bytes) -> Image.Image:
 
 
 def _folders(source: str) -> tuple[str | Path, ...]:
-    """Where files that rows of ``source`` name may be."""
+    """The folders in which files that rows of ``source`` name may be."""
     if format_of(Path(source).name) or source.lower().endswith(".zip"):
         return (Path(source).parent,)
     if _is_folder(source):

@@ -1,4 +1,5 @@
-"""What the cells of a column of labels say: nothing, one label, or several; and the classes that the labels are."""
+"""Reads the cells of a column of labels, which may hold no label, one or several, and finds the classes of the
+labels."""
 
 import ast
 import json
@@ -10,21 +11,23 @@ from decimal import Decimal, InvalidOperation
 
 from .refusals import WrongCell
 
-# What pandas and so `datasets` read as a missing value in a file whose cells are all text. Where cells have types, null and NaN are.
+# The texts that pandas and so `datasets` read as a missing value in a file whose cells are all text. In typed cells,
+# null and NaN are missing.
 MISSING = {
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN",
     "None", "n/a", "nan", "null",
 }  # fmt: skip
 _AS_IF_MISSING = {text.casefold() for text in MISSING}
 _LIST = re.compile(r"""\[\s*(["']|[-+.]?\d).*\]|\[\s*\]""", re.DOTALL)  # as Python and JSON write one
-# Zero-width space, word joiner, byte order mark, soft hyphen, marks of direction: nobody sees them, and no word needs them.
+# Zero-width space, word joiner, byte order mark, soft hyphen, marks of direction: they are invisible, and no word needs
+# them.
 _UNSEEN = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad\u200e\u200f"))
 _ALIKE = str.maketrans("‘’‚‛´`“”„‟‐‑‒–—−", "''''''\"\"\"\"------")
 
 
 def value_of(cell) -> str:
-    """A label as text: without blanks around it and without what cannot be seen, one space for blanks within, in Unicode's
-    composed form (NFC).
+    """A label as text: without blanks around it and without invisible characters, with one space for blanks within, in
+    Unicode's composed form (NFC).
 
     >>> value_of("\\u00a0very \\u200bgood "), value_of("cafe\\u0301") == value_of("caf\\u00e9"), value_of(True)
     ('very good', True, 'True')
@@ -36,13 +39,14 @@ def value_of(cell) -> str:
 
 
 def is_missing(cell, is_text: bool) -> bool:
-    """Whether a cell holds no label. ``is_text``: it is of a file whose cells are all text, as a .csv is."""
+    """Whether a cell holds no label. ``is_text`` says whether it is from a file whose cells are all text, such as a
+    .csv."""
     nan = isinstance(cell, float) and math.isnan(cell)
     return cell is None or nan or value_of(cell) in (MISSING if is_text else {""})
 
 
 def is_as_if_missing(value: str) -> bool:
-    """Whether a class is named as a missing value often is.
+    """Whether the name of a class looks like a missing value.
 
     >>> is_as_if_missing("none"), is_as_if_missing("no")
     (True, False)
@@ -56,7 +60,8 @@ def is_several(cell) -> bool:
 
 
 def labels_in(cell, column: str) -> tuple[str, ...] | str:
-    """The labels of a text, of a cell that holds a list or the text of one; of another cell its text, which may be several labels.
+    """The labels in a cell that holds a list or the text of one; of any other cell its text, which may have several
+    labels in it.
 
     Raises ``WrongCell`` for lists in lists and for objects.
 
@@ -90,8 +95,9 @@ def is_number(text: str) -> bool:
 
 
 def alike(values: Iterable[str]) -> tuple[str, str] | None:
-    """Two of ``values`` that are probably one class, written in two ways: they differ in upper and lower case, in the form of
-    quotes, dashes or letters (Unicode's NFKC), or as 7 and 007 do. Where all are numbers, 1.0 is 1 (``classes``).
+    """Two of ``values`` that are probably one class written in two ways, or None: they differ only in upper and lower
+    case, in the form of quotes, dashes or letters (Unicode's NFKC), or as 7 and 007 do. Where all are numbers, 1.0 is 1
+    (``classes``).
 
     >>> alike(["pos", "neg", "Pos"]), alike(["1", "1.0"]), alike(["7", "007"]), alike(["it's", "it’s"])
     (('pos', 'Pos'), None, ('7', '007'), ("it's", 'it’s'))
@@ -125,11 +131,11 @@ def _exact(text):
 
 
 def classes(values: Iterable[str], others: Iterable[str] = ()) -> dict[str, str]:
-    """The name of the class of each of ``values``, in the order of the classes: as numbers where all are, else as texts. Behind them
-    those of ``others`` that are one of these classes.
+    """The name of the class of each of ``values``, in the order of the classes: as numbers if all are numbers, else as
+    texts. After them come the ``others`` that belong to one of these classes.
 
-    A number is one class however it is written, so that 1.0 is the class 1: a column of whole numbers in which some are missing
-    is one of floats to many libraries. Raises ``ValueError`` for numbers that are not whole.
+    A number is one class however it is written, so that 1.0 is the class 1: many libraries make floats of a column of
+    whole numbers in which some are missing. Raises ``ValueError`` for numbers that are not whole.
     """
     if not all(map(is_number, values)):
         return {value: value for value in sorted(values)}
@@ -147,7 +153,8 @@ def classes(values: Iterable[str], others: Iterable[str] = ()) -> dict[str, str]
 
 
 def spelled(first: Mapping[str, str]) -> str | None:
-    """What is wrong where two values are probably one class, or None. ``first`` says where each value is: "row 3"."""
+    """What is wrong where two values are probably one class, as the rest of a sentence; None otherwise. ``first`` says
+    where each value is, such as "row 3"."""
     found = alike(first)
     if not found:
         return None

@@ -1,6 +1,7 @@
-"""The order in which rows come: those of like length in one batch, which halves the padding and so the time.
+"""The order of rows in an epoch: a batch has rows of similar length, which halves the padding and so the time.
 
-Any language can make it: it is sorting, and the permutation π of SPEC 4, integers alone. The page that trains in a browser does.
+Any language can compute it, as the page that trains in a browser does: it takes sorting and the permutation π of SPEC
+4, integers alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,9 +14,10 @@ RUN = 50  # batches whose rows are sorted together
 
 
 class LikeLengths:
-    """All rows in a random order in which the texts of one batch are of like length, epoch by epoch (``set_epoch``).
+    """A sampler of all rows in a random order for each epoch (``set_epoch``), in which the texts of a batch have
+    similar lengths.
 
-    The order follows from ``seed`` and the epoch alone, so that a resumed run sees what it would have seen.
+    The order follows from ``seed`` and the epoch alone, so that a resumed run sees the same batches.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
@@ -33,11 +35,13 @@ class LikeLengths:
 
 
 def of_like_length(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[int]:
-    """The numbers of all rows in the order of an epoch, counted from 0. ``lengths`` are those of the rows' texts in characters.
+    """The numbers of all rows, counted from 0, in the order of an epoch. ``lengths`` are those of the rows' texts, in
+    characters.
 
     The rows stand in the order π(0), π(1), … of SPEC 4, with D the number of rows and the key (seed + epoch) modulo 2^64. They are cut into
-    runs of 50 batches, and each run is sorted by length, the longest first; of equal ones the first stays first. Then the full batches are
-    put in order by the π of their number, with the same key: batch number k is full batch π(k). A last batch of fewer rows stays last.
+    runs of 50 batches, and each run is sorted by length, the longest first; equal ones stay in their order. Then the
+    full batches are put in order by the π of their number, with the same key: batch number k is full batch π(k). A last
+    batch of fewer rows stays last.
 
     >>> of_like_length([3, 9, 1, 4, 7, 2, 8], 2, seed=0, epoch=0)
     [1, 6, 4, 3, 0, 5, 2]
@@ -53,11 +57,11 @@ def of_like_length(lengths: Sequence[int], batch_size: int, seed: int, epoch: in
 
 
 def longest_first(lengths: Sequence[int]) -> list[int]:
-    """The rows' numbers, those of the longest text first: what does not fit in memory fails at once."""
+    """The numbers of rows, the longest text first, so that a batch that does not fit in memory fails at once."""
     return sorted(range(len(lengths)), key=lambda row: -lengths[row])
 
 
 def _shuffled(count, key) -> np.ndarray:
-    """0 … count − 1, each once, in the order of π."""
+    """The numbers 0 … count − 1 in the order of π."""
     numbers = np.arange(count)
     return Permutation(count, key)(numbers) if count else numbers

@@ -1,4 +1,4 @@
-"""Compressed files, unfolded into a plain one within bounds: a small file cannot cost gigabytes."""
+"""Unfolds compressed files into plain ones within bounds, so that a small file cannot take gigabytes."""
 
 import bz2
 import gzip
@@ -14,17 +14,15 @@ from unilora_spec.documents import size_of
 
 ENDS = (".gz", ".bz2", ".xz", ".zst", ".zip")  # of the names that such files have
 PIECE = 2**20
-UNFOLDED = (
-    100,
-    2**22,
-)  # what a file may unfold to: times its bytes, plus so many; rows of text shrink to a tenth or a twentieth
+# A file of n bytes may unfold to 100·n + 2^22 bytes; rows of text shrink to a tenth or a twentieth.
+UNFOLDED = 100, 2**22
 MOST_MEMORY = 2**27  # bytes that an .xz file may ask for; xz -9 asks for half of it
 OTHERS = (b"Rar!\x1a", b"7z\xbc\xaf", b"\x04\x22\x4d\x18")
 _XZ, _ZIP = b"\xfd7zXZ\0", b"PK"
 
 
 def kind_of(path: Path) -> str | None:
-    """How a file is compressed, told by its first bytes: "gzip", "bz2", "xz", "zstd" or "zip"; None for a plain one.
+    """The compression of a file by its first bytes: "gzip", "bz2", "xz", "zstd" or "zip"; None for a plain file.
 
     Raises ``UniLoraError`` for an archive of another kind.
     """
@@ -37,9 +35,9 @@ def kind_of(path: Path) -> str | None:
 
 
 def unfold(path: Path, kind: str, target: Path) -> str:
-    """Writes what is in a compressed file to ``target``, and returns the name of what is in it.
+    """Writes the content of a compressed file to ``target``, and returns the content's name.
 
-    Raises ``UniLoraError`` for one that is damaged, holds several files, or would unfold to more than ``UNFOLDED``.
+    Raises ``UniLoraError`` for a file that is damaged, holds several files, or would unfold to more than ``UNFOLDED``.
     """
     size, (times, plus) = size_of(path), UNFOLDED
     most, total = times * size + plus, 0
@@ -58,7 +56,7 @@ def unfold(path: Path, kind: str, target: Path) -> str:
 def _pieces(path, kind) -> Iterator[bytes]:
     try:
         yield from _READERS[kind](path)
-    except Exception as error:  # each library has errors of its own for what is damaged
+    except Exception as error:  # each library raises errors of its own for a damaged file
         reason = str(error) or type(error).__name__
         raise UniLoraError(
             f"{path}: this is no sound {kind} file: {reason:.200}; pack it anew, or give it unpacked"
@@ -90,7 +88,7 @@ def _xz_pieces(path):
 
 
 def _member(path) -> zipfile.ZipInfo:
-    """The one file in a zip, beside folders and what macOS adds."""
+    """The one file in a zip, apart from folders and files that macOS adds."""
     try:
         with zipfile.ZipFile(path) as archive:
             found = [

@@ -1,4 +1,4 @@
-"""The rows of a file or of a data set."""
+"""Reads the rows of a file or of a data set."""
 
 import codecs
 import json
@@ -22,8 +22,8 @@ from .tables import read_table, separator_of
 class Read:
     """The rows of a source.
 
-    ``is_text``  whether its cells are texts all, as those of a .csv file are
-    ``said``     how it was read, where that is not the usual: a sentence each
+    ``is_text``  whether all cells are texts, as in a .csv file
+    ``said``     sentences for the user on how it was read, where that is unusual
     """
 
     rows: datasets.Dataset
@@ -34,8 +34,8 @@ class Read:
 def read(source: str, separator: str | None = None, encoding: str | None = None) -> Read:
     """The rows of a file, or of a data set's id or folder, given as ID, ID:SPLIT or ID:CONFIGURATION:SPLIT.
 
-    What is None of ``separator`` and ``encoding`` is found. Raises ``UniLoraError`` where there is no such source, or none that
-    can be read.
+    ``separator`` and ``encoding`` are found where they are None. Raises ``UniLoraError`` where there is no such source,
+    or it cannot be read.
     """
     path = Path(source)
     if format_of(path.name) or path.suffix.lower() == ".zip":
@@ -71,7 +71,7 @@ def _read_file(path, folder, separator, encoding) -> Read:
         rows = datasets.Dataset(read_table(plain, found, path))
     elif plain == path:
         rows = _loaded(path, plain, form, data_files=str(path), split="train")
-    else:  # what is made of a copy goes with it
+    else:  # what ``datasets`` makes of a copy is removed with it
         rows = _loaded(
             path, plain, form, data_files=str(plain), split="train", cache_dir=str(folder), keep_in_memory=True
         )
@@ -79,7 +79,7 @@ def _read_file(path, folder, separator, encoding) -> Read:
 
 
 def _unpacked(path, folder) -> tuple[Path, str, list[str]]:
-    """A plain file with what is in a file, its format, and how it came about."""
+    """(a plain file with the content of ``path``, its format, sentences on how it was unpacked)."""
     kind = kind_of(path)
     if kind is None:
         return path, format_of(path.name), []
@@ -113,10 +113,11 @@ def _look_at_folder(path):
 
 
 def _loaded(source, plain, *arguments, **options) -> datasets.Dataset:
-    """What ``datasets`` makes of ``arguments``; ``plain`` is the file that it reads, where it is one."""
+    """The data set that ``datasets`` loads with ``arguments``; ``plain`` is the file that it reads, or None for another
+    source."""
     try:
         return datasets.load_dataset(*arguments, **options)
-    except Exception as error:  # datasets lets the errors of every reader beneath it through
+    except Exception as error:  # datasets passes on the errors of all libraries that it reads with
         reason = str(error.__cause__ or error).strip().split("\n")[0]
         what = "no such file, nor a data set that can be loaded here"
         if plain is not None:
@@ -125,7 +126,8 @@ def _loaded(source, plain, *arguments, **options) -> datasets.Dataset:
 
 
 def _wrong_json(path) -> str | None:
-    """The line of the first thing that is no JSON, and why. pyarrow counts rows from 0, and anew in each block of a file."""
+    """The line of the first invalid JSON, and what is wrong; None where all is valid. pyarrow would count rows from 0,
+    anew in each block."""
     with path.open(encoding="utf-8") as file:
         if file.read(1) == "[":
             file.seek(0)

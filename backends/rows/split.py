@@ -1,4 +1,4 @@
-"""From a source to rows for training and rows held out."""
+"""Splits the rows of a source into rows for training and held-out rows."""
 
 import hashlib
 from collections import Counter
@@ -16,10 +16,10 @@ from .refusals import LeftOut, WrongCell
 
 @dataclass
 class Data:
-    """Rows to train on and rows held out (None: there are none), with the columns of their source.
+    """Rows to train on and held-out rows (None where there are none), with the columns of their source.
 
-    ``dropped``  how many rows were left out, by what they lacked
-    ``said``     what is worth a word of how the rows were read and what they are: a sentence each
+    ``dropped``  the number of rows that were left out, by what they lacked
+    ``said``     sentences for the user on how the rows were read and what is doubtful about them
     """
 
     train: datasets.Dataset
@@ -29,9 +29,10 @@ class Data:
 
 
 def load(settings: DataSettings, task, learn: Callable) -> Data:
-    """Reads, checks and splits what ``settings`` name, for a task (``tasks.Task``), whose classes ``learn`` takes from the sources.
+    """Reads, checks and splits the rows that ``settings`` name, for a task (``tasks.Task``); ``learn`` takes its
+    classes from the sources.
 
-    Raises ``UniLoraError`` with the source's name and the mend.
+    Raises ``UniLoraError`` with the source's name and what to do.
     """
     source = Source(settings.data, settings, task)
     held_out, other, dropped = None, None, source.dropped
@@ -55,7 +56,8 @@ def load(settings: DataSettings, task, learn: Callable) -> Data:
 
 
 def share(texts) -> float:
-    """Where texts fall in [0, 1]: the first 8 bytes of the SHA-256 of their UTF-8, as a big-endian number, over 2^64.
+    """A number in [0, 1) for a row's texts: the first 8 bytes of the SHA-256 of their UTF-8, as a big-endian number,
+    over 2^64.
 
     A row is held out where this is below ``--holdout``. The texts of a pair are joined by a line feed.
 
@@ -68,9 +70,10 @@ def share(texts) -> float:
 
 @dataclass
 class Source:
-    """A source's usable rows: by the number of each, counted from 0, its share and the values of its label.
+    """The usable rows of a source: ``shares`` has the ``share`` of each and ``values`` the values of its label, by the
+    row's number, counted from 0.
 
-    ``said``  how it was read, where that is not the usual: a sentence each
+    ``said``  sentences for the user on how the source was read, where that is unusual
     """
 
     name: str
@@ -110,7 +113,7 @@ class Source:
             raise UniLoraError(f"{self.name}: {self._why_none(others)}")
 
     def first(self) -> dict:
-        """Where each value of the label is first: "row 3". Rows are counted from 1, without a header."""
+        """The first row of each value of the label, such as "row 3". Rows are counted from 1, without a header."""
         return {value: f"row {row + 1}" for row in reversed(self.values) for value in self.values[row]}
 
     def names(self, column: str) -> list[str] | None:
@@ -135,7 +138,7 @@ class Source:
 
 
 def without(dropped: Counter) -> str:
-    """How many rows were left out and why, as text.
+    """The numbers of rows that were left out, and why, as text.
 
     >>> without(Counter({"label": 2, "text": 1}))
     '2 have no label, 1 has no text'

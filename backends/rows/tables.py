@@ -1,4 +1,4 @@
-"""A table of text, CSV or TSV: its separator, its header and its cells, all of them texts."""
+"""Reads a table of text, CSV or TSV: finds its separator, and gives all cells as texts."""
 
 import csv
 from collections import Counter
@@ -12,15 +12,16 @@ from unilora_spec import UniLoraError
 
 from ..settings.options import SEPARATORS
 
-LOOKED_AT = 100  # records, of which all have as many cells as the header where the separator is the right one
+LOOKED_AT = 100  # records that must have as many cells as the header with the right separator
 BATCH = 10_000  # rows
 MOST_CELL = 2**25  # characters
 
 
 def separator_of(path: Path, name, usual: str) -> str:
-    """The separator that gives each of the first records as many cells as the header, and several; ``usual`` where none does.
+    """The separator with which each of the first records has as many cells as the header, and more than one; ``usual``
+    where there is none.
 
-    Raises ``UniLoraError`` where several do.
+    Raises ``UniLoraError`` where more than one separator fits.
     """
     plausible = [separator for separator in SEPARATORS.values() if _is_even(path, separator)]
     if len(plausible) > 1:
@@ -45,9 +46,10 @@ def _is_even(path, separator) -> bool:
 
 
 def read_table(path: Path, separator: str, name) -> pyarrow.Table:
-    """The rows of a file in UTF-8; a column without a name is left out. A row with fewer cells has empty ones behind them.
+    """The rows of a file in UTF-8, without columns that have no name. A row with too few cells is filled up with empty
+    ones.
 
-    Raises ``UniLoraError`` with the line of what is wrong. ``name`` is the file's in messages.
+    Raises ``UniLoraError`` with the line of what is wrong. ``name`` is the file's name in messages.
     """
     records = _records(path, separator, name)
     first = next(records, None)
@@ -80,9 +82,10 @@ def read_table(path: Path, separator: str, name) -> pyarrow.Table:
 
 
 def _records(path, separator, name) -> Iterator[tuple[int, list[str]]]:
-    """(number of the last line, cells) of the header and of each row. Raises ``UniLoraError`` for quotes that are broken.
+    """Yields (number of the last line, cells) of the header and of each row. Raises ``UniLoraError`` for broken quotes.
 
-    An empty line is no row. A line of blanks is one where the table has one column, and "" in quotes is one in every table.
+    An empty line is no row. A line of blanks is a row where the table has one column, and a line of "" in quotes is a
+    row in every table.
     """
     with path.open(encoding="utf-8", newline="") as file, _long_cells():
         records, last, width = csv.reader(file, delimiter=separator, strict=True), 0, None

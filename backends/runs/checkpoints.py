@@ -1,8 +1,8 @@
 """The checkpoints of one training run, in a folder beside its output, and which of them a run goes on from.
 
-A checkpoint is written file by file. Then a record is written into it, of every file's digest and of the run's settings: a checkpoint
-is whole where its files are those of its record, whatever a kill, a full disk or somebody's hand has left beside it; and only what is
-older than two whole ones is deleted.
+A checkpoint is written file by file. Then a record is written into it, with every file's digest and the run's settings.
+A checkpoint is whole if its files are those of its record, whatever a kill, a full disk or somebody's hand has left
+beside it; and only checkpoints older than two whole ones are deleted.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ class Checkpoints:
     """The folder of a run's checkpoints: ``vec.checkpoints`` for vec.safetensors.
 
     Raises ``UniLoraError`` where an interrupted run left some and the settings neither resume nor overwrite it, or
-    resume it with other settings, and where the folder holds links or is none.
+    resume it with other settings, and where the folder holds links or is no folder.
     """
 
     def __init__(self, settings: RunSettings):
@@ -49,7 +49,8 @@ class Checkpoints:
         return max((path for path, run in self._whole() if run == self._plain), key=_step, default=None)
 
     def start(self) -> None:
-        """Makes the folder ready for the first checkpoint, without what is not whole. Raises ``WorkFailed`` where the disk refuses."""
+        """Makes the folder ready for the first checkpoint, and removes checkpoints that are not whole. Raises
+        ``WorkFailed`` where the disk refuses."""
         try:
             if self.settings.overwrite:
                 self.clear()
@@ -60,11 +61,13 @@ class Checkpoints:
         except OSError as error:
             raise WorkFailed(f"{self.folder} could not be written: {error.strerror}") from error
         self._own = [path for path, run in whole if run == self._plain]
-        with replacing(self._described) as temporary:  # for a person; what goes on reads the record of each checkpoint
+        # For a person to read; a run that goes on reads the record of each checkpoint.
+        with replacing(self._described) as temporary:
             temporary.write_text(json.dumps(self._plain, indent=2))
 
     def complete(self, checkpoint: Path, best: int | None) -> None:
-        """Makes a checkpoint that has been written a whole one, and removes older ones, that of step ``best`` aside.
+        """Writes the record of a checkpoint whose files are written, and removes older checkpoints except for that of
+        step ``best``.
 
         Raises ``OSError`` where the disk refuses.
         """
@@ -90,20 +93,20 @@ class Checkpoints:
             self.clear()
 
     def step_in(self, checkpoint: Path) -> int | None:
-        """The step that a checkpoint's own files say; None where they say none."""
+        """The step in a checkpoint's own files; None where they have none."""
         raise NotImplementedError
 
     def _all(self) -> list[Path]:
-        """What is called a checkpoint, the oldest first."""
+        """The folders that have the name of a checkpoint, the oldest first."""
         found = (path for path in self.folder.glob("checkpoint-*") if re.fullmatch("checkpoint-[0-9]{1,18}", path.name))
         return sorted((path for path in found if path.is_dir() and not path.is_symlink()), key=_step)
 
     def _whole(self) -> list[tuple[Path, dict]]:
-        """The whole checkpoints, the oldest first, and the settings of the run of each."""
+        """The whole checkpoints, the oldest first, each with the settings of its run."""
         return [(path, run) for path in self._all() if (run := self._run_of(path)) is not None]
 
     def _run_of(self, checkpoint: Path) -> dict | None:
-        """The settings in a checkpoint's record; None where it is not whole, or another step's than its name says."""
+        """The settings in a checkpoint's record; None where it is not whole, or of another step than its name says."""
         try:
             record = read_json(checkpoint / RECORD)
             whole = record["sha256"] == _digests(checkpoint) and self.step_in(checkpoint) == _step(checkpoint)
@@ -131,7 +134,8 @@ def _step(checkpoint: Path) -> int:
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:
-    """The SHA-256 of each file but the record, by its name. Raises ``OSError`` where one is none or cannot be read."""
+    """The SHA-256 of each file except for the record, by name. Raises ``OSError`` for what is no file or cannot be
+    read."""
     found = {}
     for path in sorted(checkpoint.iterdir()):
         if path.name != RECORD:

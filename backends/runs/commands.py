@@ -1,4 +1,4 @@
-"""A program of commands, and how the options of settings become those of a command."""
+"""Makes a program of commands, and turns the options of settings into those of a command."""
 
 import dataclasses
 import inspect
@@ -11,7 +11,7 @@ from ..settings import flag
 
 
 def program(what: str) -> typer.Typer:
-    """A program that does ``what`` its --help says, without a command yet."""
+    """A program without a command yet; ``what`` is the text of its --help."""
     app = typer.Typer(
         add_completion=False,
         pretty_exceptions_enable=False,

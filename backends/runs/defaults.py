@@ -1,4 +1,4 @@
-"""What a run takes where its user names nothing: targets, d and learning rates, by what was found to work (docs/language-models.md has it).
+"""The default targets, d and learning rates of a run, as found by the measurements of docs/language-models.md.
 
 P is isometric, so that a step of Adam's moves each entry of θ_D by the rate over √(D / d): one rate of the entries serves every d, and
 ``identity``, which is LoRA, has d = D.
@@ -21,15 +21,16 @@ GATHERS = ("balanced", "uniform", "layerwise", "nonuniform", "fastfood", "chain"
 
 
 def with_targets(settings: AdapterSettings) -> AdapterSettings:
-    """``settings`` with targets for a causal language model, all linear maps, as the authors have it. Other tasks take the model type's."""
+    """``settings`` with default targets for a causal language model: all linear maps, as the authors have them. Other
+    tasks keep those of the model type."""
     language = isinstance(settings, DataSettings) and settings.task == "causal-lm"
     return replace(settings, targets=ALL_LINEAR) if language and settings.targets is None else settings
 
 
 def completed(settings: TrainSettings, D: int, parameters: int) -> tuple[TrainSettings, list[str]]:
-    """``settings`` with a d and learning rates, and a few words for each that was not given.
+    """``settings`` with a d and learning rates, and each value that was not given as an option's text.
 
-    ``D`` is the length of θ_D, ``parameters`` the number of the base's.
+    ``D`` is the length of θ_D, ``parameters`` the number of the base's parameters.
     """
     given, said = {}, [f"--targets {','.join(settings.targets)}"] if settings.targets == ALL_LINEAR else []
     free = kind_named(settings.kind).d_is_free
@@ -44,7 +45,7 @@ def completed(settings: TrainSettings, D: int, parameters: int) -> tuple[TrainSe
 
 
 def dim_of(task: str, D: int) -> int:
-    """The d of a run on a θ_D of ``D`` entries, where the user names none."""
+    """The default d of a run on a θ_D with ``D`` entries."""
     if task in LANGUAGE:
         return 2 ** max(0, math.floor(math.log2(max(D / LANGUAGE_SHARE, 1))))
     if task == "image-classification":
@@ -53,9 +54,10 @@ def dim_of(task: str, D: int) -> int:
 
 
 def rate_of(task: str, kind: str, share: float, parameters: int) -> float:
-    """The learning rate of θ, with two digits, for a ``share`` of D / d."""
+    """The default learning rate of θ, to two digits; ``share`` is D / d, ``parameters`` the number of the base's
+    parameters."""
     language = task in LANGUAGE
-    if kind not in GATHERS:  # of other kinds θ's entries are no entries of θ_D; docs/comparison.md has what was found
+    if kind not in GATHERS:  # the entries of θ are then no entries of θ_D; the rates are those of docs/comparison.md
         return 2e-3 if language else 1e-2
     if language:
         of_entries = 4e-4

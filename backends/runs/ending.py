@@ -1,4 +1,4 @@
-"""How a run ends before its end: by its user, who may go on, or by a loss that is no number."""
+"""Ends a run early: at its user's wish, with a checkpoint to go on from, or where the loss is no number."""
 
 import math
 import signal
@@ -16,13 +16,14 @@ class Diverged(WorkFailed):
 
 
 def check_finite(loss: float, step: int) -> None:
-    """Raises ``Diverged`` where a loss is no number: nothing comes after it."""
+    """Raises ``Diverged`` where a loss is no number: further steps could not mend it."""
     if not math.isfinite(loss):
         raise Diverged(f"the loss is {loss} at step {step}; give --overwrite and a lower --lr or --head-lr")
 
 
 class Interruption:
-    """Between ``with``, turns Ctrl-C and SIGTERM into ``asked``, at which a run writes a checkpoint after its step and raises ``Stopped``.
+    """Within a ``with`` block, Ctrl-C and SIGTERM set ``asked``: the run then writes a checkpoint after its step and
+    raises ``Stopped``.
 
     A second signal ends the run at once, as does the first where ``checkpoints`` is None.
     """
@@ -49,5 +50,5 @@ class Interruption:
         self.say("stopping: a checkpoint is written after this step (once more to stop without)")
 
     def stopped(self, step: int, steps: int) -> Stopped:
-        """What is raised once the checkpoint of ``step`` is written."""
+        """The exception to raise once the checkpoint of ``step`` is written."""
         return Stopped(f"stopped at step {step} of {steps}; its checkpoint is in {self.checkpoints.folder}")

@@ -1,4 +1,4 @@
-"""Where an adapter is wrong: the most certain wrong answers, and which classes are taken for which."""
+"""Collects an adapter's mistakes: its most certain wrong answers, and which classes it takes for which."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -8,16 +8,17 @@ from .tables import rounded
 
 
 class Mistakes:
-    """Wrong answers, with the numbers of their rows; of numbers and texts, all rows by how far off they are."""
+    """Wrong answers, with the numbers of their rows; where answers are numbers or texts, all rows, ordered by how far
+    off they are."""
 
     SHOWN = 10
-    MOST_ANSWERS = 50  # of generated ones, above which it is of no use to count which is taken for which
+    MOST_ANSWERS = 50  # different generated answers, above which counting which is taken for which is of no use
 
     def __init__(self):
         self.rows, self.entries, self.confusion, self.by = 0, [], Counter(), None
 
     def of_answers(self, numbers: Iterable[int], rows, task: Task, outputs) -> None:
-        """Of a batch of a model with a head."""
+        """Adds the mistakes in a batch of a model with a head."""
         for number, row, (prediction, probability, _) in zip(numbers, rows, task.predicted(outputs, rows)):
             self.rows += 1
             answer = task.answer(row)
@@ -34,14 +35,14 @@ class Mistakes:
                 self.entries.append((number, {"answer": answer, "prediction": prediction, "probability": probability}))
 
     def of_texts(self, numbers: Iterable[int], losses, tokens) -> None:
-        """Of a batch of a language model, the summed loss of each text and its tokens."""
+        """Adds a batch of a language model: the summed loss of each text, and its number of tokens."""
         self.by = "loss"
         for number, loss, count in zip(numbers, losses.tolist(), tokens.tolist()):
             self.rows += 1
             self.entries.append((number, {"loss": rounded(loss / max(count, 1)), "tokens": int(count)}))
 
     def of_generated(self, answers, texts, hits, comparison) -> None:
-        """Of generated answers: those that are no ``hits``, in the order of the rows."""
+        """Adds the generated answers that are wrong (no ``hits``), in the order of the rows."""
         self.rows = len(answers)
         few = len(set(answers)) <= self.MOST_ANSWERS
         for number, (answer, text, hit) in enumerate(zip(answers, texts, hits)):
@@ -50,19 +51,20 @@ class Mistakes:
                 if few:
                     self.confusion[comparison.found(answer), comparison.answered(text)] += 1
 
-    def table(self, told: Callable[[int], dict]) -> list[dict]:
-        """All of them, the most certain or the furthest off first, each with what is ``told`` of its row."""
+    def table(self, cells_of: Callable[[int], dict]) -> list[dict]:
+        """All mistakes, the most certain or the furthest off first, each with the cells that ``cells_of`` gives for its
+        row."""
         ordered = sorted(self.entries, key=lambda each: (-each[1].get(self.by, 0), each[0]))
-        return [told(number) | entry for number, entry in ordered]
+        return [cells_of(number) | entry for number, entry in ordered]
 
     def columns(self, texts: Iterable[str]) -> list[str]:
-        """The columns of ``table``, of rows with these columns of texts."""
+        """The columns of ``table`` for rows with these columns of texts."""
         own = self.entries[0][1] if self.entries else {"answer": None, "prediction": None}
         return ["row", *texts, *own]
 
     def report(self) -> dict:
-        """``by``: what they are ordered by. Where answers are right or wrong, ``wrong``: how many are, and ``confusion``: which are taken
-        for which."""
+        """A report: ``by``, what the mistakes are ordered by; ``of``, the number of rows. Where answers are right or
+        wrong, also ``wrong``, the number of wrong ones, and ``confusion``, how often each class is taken for which."""
         if self.by in ("error", "loss"):
             return {"by": self.by, "of": self.rows}
         confusion = [

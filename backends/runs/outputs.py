@@ -1,4 +1,4 @@
-"""Where a command may put what it writes."""
+"""Checks the place of a command's output."""
 
 import os
 from collections.abc import Mapping
@@ -9,8 +9,9 @@ from unilora_spec.places import check_output
 
 
 def check_place(output: Path, option: str, read: Mapping[str, object]) -> None:
-    """Raises ``UniLoraError`` unless a file may be put at ``output``, which ``option`` names: its folder is there and can be written to, and
-    what is there is nothing that the call reads. ``read`` are files and folders by their options; None is none."""
+    """Raises ``UniLoraError`` unless a file can be written to ``output``, the value of ``option``: its folder exists
+    and can be written to, and the call reads nothing that is in its place. ``read`` has the files and folders that the
+    call reads, by option; None stands for none."""
     parent = output.parent
     if not parent.is_dir():
         raise UniLoraError(f"{option}: there is no folder {parent}; make it first")

@@ -1,4 +1,5 @@
-"""One run in many processes, as torchrun and accelerate launch start them: the first one writes and speaks for all."""
+"""One run in several processes, as torchrun and accelerate launch start them: the first process writes and reports for
+all."""
 
 import os
 import time
@@ -14,20 +15,21 @@ def is_first() -> bool:
 
 
 def launcher() -> str:
-    """What a call of this run begins with, before its ``-m``."""
+    """The start of the command line of this run, before its ``-m``."""
     here = os.environ.get("LOCAL_WORLD_SIZE")
     return f"torchrun --nproc_per_node {here}" if here else "python"
 
 
 def run_as_one(command) -> None:
-    """``run``, whose errors are told once: one that all processes have is the first one's to tell, and the launcher then
-    ends the others. What went wrong in another process alone is told by it, if nobody has ended it in ``PATIENCE``."""
+    """Runs ``command`` as ``unilora_spec.command.run`` does, and shows an error once: where all processes have it, the
+    first process shows it, and the launcher then ends the others. Another process shows an error of its own unless it
+    is ended within ``PATIENCE``."""
 
     def patient():
         try:
             try:
                 return command()
-            except Exception:  # whatever it is, ``run`` tells it; here it only waits its turn
+            except Exception:  # ``run`` shows the error; here it only waits for its turn
                 time.sleep(0 if is_first() else PATIENCE)
                 raise
         except KeyboardInterrupt:  # the launcher's too, which ends the others by a signal

@@ -1,4 +1,4 @@
-"""How far a training run is: a bar on a terminal, lines elsewhere, both on standard error."""
+"""Shows how far a training run is: a bar on a terminal, lines elsewhere, both on standard error."""
 
 import contextlib
 import sys
@@ -21,7 +21,7 @@ def _bars():
 
 
 def counted(items, what: str):
-    """``items`` one by one, while how many of them are done is shown."""
+    """Yields ``items`` one by one, and shows how many are done."""
     bars, done = _bars(), 0
     if bars:
         with bars:
@@ -48,7 +48,7 @@ class Progress:
         self.open.close()
 
     def say(self, line: str) -> None:
-        """One line above the bar."""
+        """Shows one line above the bar."""
         line = printable(line)
         if self.bars:
             self.bars.console.print(line, highlight=False, markup=False)
@@ -56,7 +56,7 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     def at(self, unit: str, done: int, total: int, more: str = "") -> None:
-        """``done`` of ``total`` steps, batches or whatever ``unit`` is are done."""
+        """Shows that ``done`` of ``total`` are done; ``unit`` says of what, such as "step"."""
         self.doing = f"{unit} {done} of {total}{more}"
         if not self.bars:
             return
@@ -67,11 +67,11 @@ class Progress:
         self.bars.update(self.bar, completed=done, description=f"{unit}{more}")
 
     def step(self, done: int, total: int) -> None:
-        """So many steps are done."""
+        """Shows that ``done`` of ``total`` steps are done, and the last loss."""
         self.at("step", done, total, "" if self.loss is None else f", loss {self.loss:.4f}")
 
     def evaluation(self, metrics: Mapping[str, float], done: int, total: int) -> None:
-        """What was measured of the rows held out; before the first step nothing is said of it."""
+        """Shows the metrics of an evaluation after ``done`` steps; before the first step nothing is shown."""
         if done:
             self.step(done, total)
             self.say(f"step {done} of {total}: held-out {self.metric.replace('_', ' ')} {metrics[self.metric]:.4f}")

@@ -1,13 +1,16 @@
-"""What a training goes on from, in this backend or another: what is trained, AdamW's moments of each, and the step.
+"""The state of a training, from which it goes on in this backend or another: the trained values, AdamW's moments, and
+the step.
 
-It is one safetensors file. Its tensors are float32 and flat, as their shapes are the adapter's: ``theta`` and ``saved.NAME``, named as
-in its file (SPEC 8.3), and of each of them ``exp_avg.…`` and ``exp_avg_sq.…``: the running means of its gradients and of their
-squares, as AdamW has them before it corrects their bias. Its ``__metadata__`` has one field, ``unilora.state``, canonical JSON (SPEC 8.5):
+A state is one safetensors file. Its tensors are float32 and flat, as the adapter gives their shapes: ``theta`` and
+``saved.NAME``, named as in the adapter's file (SPEC 8.3), and for each of them ``exp_avg.…`` and ``exp_avg_sq.…``: the
+running means of its gradients and of their squares, as AdamW has them before it corrects their bias. ``__metadata__``
+has one field, ``unilora.state``, canonical JSON (SPEC 8.5):
 
     {"adapter": {…}, "run": {"batch_size": 32, "rows": 7472, "seed": "0", "steps": 234}, "step": 117, "version": "1"}
 
-``adapter`` is the description of SPEC 8.6, of the base ``contents`` alone; ``step`` is how many steps are done; and ``run`` is what a
-call has to have in common with the one that wrote it, so that its rows are those that come next.
+``adapter`` is the description of SPEC 8.6, with ``contents`` as the only field of the base; ``step`` is the number of
+steps that are done; and ``run`` has what a call must share with the one that wrote the state, so that it goes on with
+the rows that come next.
 """
 
 from collections.abc import Mapping
@@ -24,16 +27,16 @@ from ..settings import flag
 
 FIELD, VERSION = "unilora.state", "1"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-OPTIONS = {"rows": "data", "steps": "epochs"}  # the options that numbers of a run come from, where the names are others
+OPTIONS = {"rows": "data", "steps": "epochs"}  # the options that give numbers of a run, where their names differ
 
 
 @dataclass
 class State:
     """A training after ``step`` steps: three float32 arrays of one shape for each name, ``theta`` or ``saved.NAME``.
 
-    ``values``      what is trained
-    ``exp_avg``     the running mean of its gradients
-    ``exp_avg_sq``  that of their squares
+    ``values``      the trained values
+    ``exp_avg``     the running mean of their gradients
+    ``exp_avg_sq``  the running mean of the squares of their gradients
     """
 
     values: dict[str, np.ndarray]
@@ -43,13 +46,13 @@ class State:
 
     @classmethod
     def of(cls, adapter: Adapter) -> "State":
-        """The start: the values of ``adapter``, and moments of zeros."""
+        """The state at the start of a training: the values of ``adapter``, and moments of zero."""
         saved = {SAVED + name: value for name, value in adapter.saved.items()}
         values = {name: np.array(value, np.float32) for name, value in {"theta": adapter.theta, **saved}.items()}
         return cls(values, *({name: np.zeros_like(value) for name, value in values.items()} for _ in MOMENTS))
 
     def adapter(self, start: Adapter) -> Adapter:
-        """``start`` with what is trained as it is here."""
+        """``start`` with the trained values of this state."""
         return replace(start, theta=self.theta, saved=self.saved)
 
     @property
@@ -58,12 +61,12 @@ class State:
 
     @property
     def saved(self) -> dict[str, np.ndarray]:
-        """What is trained in full, by the names of ``Adapter.saved``."""
+        """The parameters trained in full, by the names of ``Adapter.saved``."""
         return {name.removeprefix(SAVED): value for name, value in self.values.items() if name != "theta"}
 
 
 def run_of(settings, seed: int, rows: int, steps: int) -> dict:
-    """What calls that go on from each other have in common."""
+    """What a call must share with the one that it goes on from."""
     return {"batch_size": settings.batch_size, "rows": rows, "seed": str(seed), "steps": steps}
 
 
@@ -84,9 +87,9 @@ def save_state(state: State, adapter: Adapter, run: Mapping, path: Path) -> None
 
 
 def load_state(path: Path, adapter: Adapter, run: Mapping) -> State:
-    """The state in the file at ``path``, of a training of ``adapter`` that has this ``run``.
+    """The state in the file at ``path``, of a training of ``adapter`` with this ``run``.
 
-    Raises ``UniLoraError`` for a file that is none, that is damaged, or that is of another training.
+    Raises ``UniLoraError`` for a file that holds no state, is damaged, or belongs to another training.
     """
     path = Path(path)
     if not path.is_file():
@@ -128,13 +131,13 @@ def _check_same(path, described, adapter, run):
     for field in ("projection", "layers", "base", "alpha", "scaling"):
         if not isinstance(there, dict) or there.get(field) != own.get(field):
             raise UniLoraError(
-                f"{path} is of a training of another adapter: its {field} is another; give that adapter's"
+                f"{path} is the state of another adapter's training: its {field} differs; give a state of this adapter's"
             )
     for name, value in run.items():
         before = described["run"].get(name) if isinstance(described.get("run"), dict) else None
         if before != value:
             raise UniLoraError(
-                f"{path} is of a run of {before!r:.40} {name.replace('_', ' ')}, and this one has {value}; give the same "
+                f"{path} is of a run with {name.replace('_', ' ')} {before!r:.40}, and this run has {value!r}; give the same "
                 f"{flag(OPTIONS.get(name, name))}"
             )
 

@@ -1,4 +1,4 @@
-"""Tables that are written: CSV, TSV, or a JSON object a line."""
+"""Writes tables: CSV, TSV, or JSON with an object in each line."""
 
 import csv
 import hashlib
@@ -14,7 +14,8 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 def write_table(output: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
-    """Writes ``rows`` to ``output`` in UTF-8, whole or not at all; the end of its name says the form. A row may lack some of ``columns``.
+    """Writes ``rows`` to ``output`` in UTF-8, whole or not at all, in the form that the end of its name says. A row may
+    lack columns.
 
     In CSV and TSV lists and objects are written as JSON, and a missing value is an empty cell. Raises ``WorkFailed`` where the disk
     refuses.
@@ -34,7 +35,7 @@ def write_table(output: Path, columns: Sequence[str], rows: Iterable[dict]) -> N
 
 
 def as_given(rows: datasets.Dataset) -> Iterator[dict]:
-    """Rows as a table holds them: of a class that has a name the name, and of an image what ``shown`` says."""
+    """Yields rows as a table holds them: classes by their names, and images as ``shown`` has them."""
     names = {}
     for name, feature in rows.features.items():
         if isinstance(feature, datasets.Image):
@@ -49,7 +50,8 @@ def as_given(rows: datasets.Dataset) -> Iterator[dict]:
 
 
 def shown(cell):
-    """A cell as a table holds it: of an image its file's path, or else its bytes' SHA-256 in hexadecimal digits."""
+    """A cell as a table holds it: for an image the path of its file, or else the SHA-256 of its bytes in hexadecimal
+    digits."""
     if not isinstance(cell, Mapping) or set(cell) != {"bytes", "path"}:
         return cell
     return cell["path"] or (cell["bytes"] and hashlib.sha256(cell["bytes"]).hexdigest())
@@ -62,5 +64,5 @@ def _cell(value):
 
 
 def rounded(number: float) -> float:
-    """A float32 without the digits that say nothing."""
+    """A float32 with six significant digits."""
     return float(f"{number:.6g}")

@@ -1,4 +1,4 @@
-"""What whoever waits for a command is told of what it is doing, on standard error."""
+"""Shows on standard error what a command is doing, for whoever waits for it."""
 
 import contextlib
 import sys
@@ -14,9 +14,9 @@ FIRST, EVERY = 1.0, 10.0  # seconds until the first line, and between two
 
 @contextlib.contextmanager
 def waiting(doing: Callable[[], str]):
-    """Within the block, what is being done is shown: on a terminal at once, elsewhere by a line after a second and every ten from
-    then on. A thread asks for it, so that it is told also while one step takes minutes; "" is not told. Of several processes the
-    first tells alone."""
+    """Within the block, shows what ``doing()`` gives: on a terminal at once, elsewhere as a line after one second and
+    then every ten. A thread calls ``doing``, so that a line appears also while one step takes minutes; "" shows
+    nothing. Of several processes only the first shows it."""
     if not is_first():
         yield
         return

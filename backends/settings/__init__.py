@@ -1,4 +1,4 @@
-"""What a call is told: every option stated once, for Python, for the command line and for a YAML file."""
+"""The options of all commands, each stated once for Python, for the command line and for a YAML file."""
 
 from .adapter import AdapterSettings
 from .data import DataSettings

@@ -1,4 +1,4 @@
-"""What a plan and a training run are told of an adapter and its base."""
+"""Options of an adapter and its base, for a plan and for a training run."""
 
 import math
 from dataclasses import dataclass
@@ -37,8 +37,8 @@ class AdapterSettings(Settings):
     dtype: str = option(
         "Data and task",
         one_of(*DTYPES),
-        "What the frozen base is held and computed in; the vector and its gradient stay float32. auto: as it is saved, but float32 on "
-        "a CPU that has no arithmetic for that. float16 has no scaling of the loss.",
+        "Numbers in which the frozen base is held and computed; the vector and its gradient stay float32. auto: as the base is saved, but "
+        "float32 on a CPU without arithmetic for that. With float16 the loss is not scaled.",
         DTYPES[0],
     )
     quantize: str | None = option(
@@ -53,38 +53,47 @@ class AdapterSettings(Settings):
         "Modules to adapt: ends of their names, regular expressions, or all-linear; by default those of the model's type, "
         "and for a causal-lm all-linear.",
     )
-    exclude: tuple[str, ...] = option("Adapter", NAMES, "What of the targets is left out, by the same patterns.", ())
+    exclude: tuple[str, ...] = option("Adapter", NAMES, "Targets to leave out, by patterns of the same form.", ())
     rank: int = option(
         "Adapter",
         whole(0),
-        "Rank of every target, or the mean that a planner spreads; 0: no A and B, but the entries of the delta weight itself.",
+        "Rank of every target, or the mean of the ranks that a planner gives; 0: the entries of the delta weight itself, without A and B.",
         4,
     )
     ranks: dict[str, int] | str | None = option(  # noqa: RUF009
         "Adapter",
         RANKS,
-        f"Other ranks by target, query=8,value=2, or the planner that finds them: {listed(PLANNERS)}. "
-        "gelora and hetero look at --data; beam and dora move ranks during training, of the kind identity.",
+        f"Other ranks by target, such as query=8,value=2, or the planner that finds them: {listed(PLANNERS)}. "
+        "gelora and hetero look at --data; beam and dora move ranks during training, and need --kind identity.",
     )
-    proxy: str = option("Adapter", one_of(*PROXIES), f"What hetero scores a target by: {listed(PROXIES)}.", PROXIES[0])
+    proxy: str = option(
+        "Adapter", one_of(*PROXIES), f"Score by which hetero gives ranks: {listed(PROXIES)}.", PROXIES[0]
+    )
     dim: int | None = option(
         "Adapter",
         whole(1),
-        "Length d of the trained vector; to train, by default by task and D; of some kinds it follows.",
+        "Length d of the trained vector; in training the default follows from task and D; some kinds fix it themselves.",
     )
-    seed: int = option("Adapter", whole(0), "Gives the projection, the start and the order of the data.", 0)
+    seed: int = option(
+        "Adapter", whole(0), "Seed of the projection, of the vector's start and of the order of the data.", 0
+    )
     alpha: float | None = option(
         "Adapter", number(0), "LoRA's alpha; by default it is the rank, or 1 for rank 0, so that nothing is scaled."
     )
-    scaling: str = option("Adapter", one_of("lora", "rslora"), "alpha / rank, or alpha / √rank with rslora.", "lora")
+    scaling: str = option(
+        "Adapter",
+        one_of("lora", "rslora"),
+        "Factor of the delta weight: alpha / rank, or alpha / √rank with rslora.",
+        "lora",
+    )
     links: int | None = option(
         "Adapter",
         whole(2),
-        "Train a chain: so many adapters, each on the base with those before it, for --epochs. --dim is that of all.",
+        "Train a chain of this many adapters, each for --epochs, on the base with the ones before it. --dim is the length of all together.",
     )
     kind: str = option("Adapter", one_of(*KINDS), "Projection kind.", "balanced")
     options: dict[str, int] | None = option(  # noqa: RUF009
-        "Adapter", OPTIONS, "The kind's own numbers: length=128,bank=90."
+        "Adapter", OPTIONS, "Whole numbers that the kind takes, such as length=128,bank=90."
     )
 
     def __post_init__(self):

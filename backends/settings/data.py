@@ -1,4 +1,4 @@
-"""What a call is told of rows: where they are, what is learned of them, and how they become batches."""
+"""Options that say where rows are, what is learned of them, and how they become batches."""
 
 from dataclasses import dataclass
 
@@ -39,24 +39,24 @@ class DataSettings(Settings):
     text: tuple[str, ...] = option(
         "Data and task",
         NAMES,
-        "Column of the texts, by default text; two columns with a comma between them for text pairs. Of causal-lm and seq2seq two are "
-        "what is asked and its answer; by default they take messages, conversations, prompt and completion, instruction, input and "
+        "Column of the texts, by default text; two columns with a comma between them for text pairs. With causal-lm and seq2seq two columns are "
+        "a prompt and its answer; by default these tasks take messages, conversations, prompt and completion, instruction, input and "
         "output, source and target, or text, whichever is there first.",
         (),
     )
     image: str | None = option(
         "Data and task",
         TEXT,
-        "Column of the images, or of the names of their files, which lie beside the rows; by default image or img, which is there.",
+        "Column of the images, or of the names of their files, which lie beside the rows; by default image, or else img.",
     )
     label: str = option("Data and task", TEXT, "Column of the labels; causal-lm and seq2seq need none.", "label")
     label_separator: str | None = option(
         "Data and task",
         SEPARATOR,
-        "What stands between the labels of one text, for multi-label; by default the one of ; | and , that is there.",
+        "Character between the labels of one text, for multi-label; by default it is found among ; | and ,",
     )
     separator: str | None = option(
-        "Data and task", SEPARATOR, "What stands between the cells of a .csv file; by default it is found."
+        "Data and task", SEPARATOR, "Character between the cells of a .csv file; by default it is found."
     )
     encoding: str | None = option(
         "Data and task", ENCODING, "Encoding of a file of text, such as cp1252; by default it is found."
@@ -65,9 +65,11 @@ class DataSettings(Settings):
     metric: str | None = option(
         "Data and task",
         TEXT,
-        "What of the held-out metrics is to become best, for --patience and --sweep: matthews or macro_f1 in place of accuracy.",
+        "Held-out metric by which --patience and --sweep choose the best, such as matthews or macro_f1 in place of accuracy.",
     )
-    where: tuple[str, str] | None = option("Data and task", CONDITION, "COLUMN=VALUE: take only the rows that have it.")
+    where: tuple[str, str] | None = option(
+        "Data and task", CONDITION, "COLUMN=VALUE: take only the rows with this value."
+    )
     eval: str | None = option("Data and task", TEXT, "Held-out data, given as --data is, in place of --holdout.")
     holdout: float = option(
         "Data and task",
@@ -76,42 +78,42 @@ class DataSettings(Settings):
         "machine, and equal ones stay together.",
         0.1,
     )
-    limit: int | None = option("Data and task", whole(1), "Train on that many rows at most, chosen by SHA-256 too.")
+    limit: int | None = option("Data and task", whole(1), "Train on at most this many rows, chosen by SHA-256 too.")
     max_length: int | None = option(
         "Data and task",
         whole(1),
-        "Longest row in tokens, by default 128, of causal-lm and seq2seq 1024. The rest of a text is cut off; an answer never is: a prompt "
-        "loses its start, a conversation its last turns, and a row whose answer does not fit is left out.",
+        "Longest row in tokens, by default 128, with causal-lm and seq2seq 1024. The rest of a text is cut off, but never a part of an "
+        "answer: a prompt loses its start, a conversation its last turns, and a row whose answer does not fit is left out.",
     )
-    batch_size: int = option("Data and task", whole(1), "Rows a step, of all processes together.", 32)
+    batch_size: int = option("Data and task", whole(1), "Rows in a step, in all processes together.", 32)
     micro_batch: int | None = option(
         "Data and task",
         whole(1),
-        "Texts in the model at once, of each process; a step's are added up, so that memory changes and the result does not.",
+        "Rows in the model at once, in each process; the gradients of a step are added up, so that memory changes and the result does not.",
     )
     loss_on: str = option(
         "Data and task",
         one_of("answers", "all"),
-        "Of causal-lm: learn the answers alone, with the tokens that end them, or all tokens. Texts are learned whole.",
+        "For causal-lm: learn the answers alone, with the tokens that end them, or all tokens. Plain texts are learned whole.",
         "answers",
     )
     chat_template: str | None = option(
         "Data and task",
         TEXT,
-        "Of causal-lm, how what is asked is shown: a file of Jinja, own (the tokenizer's chat template) or alpaca (Alpaca's prompt), "
-        "then of prompts that are texts too. By default conversations and instructions take the tokenizer's, and instructions "
-        "alpaca where it has none.",
+        "For causal-lm, the template that shows a prompt to the model: a file of Jinja, own (the tokenizer's chat template) or alpaca "
+        "(Alpaca's prompt); if given, it also shows prompts that are plain texts. By default conversations and instructions take the "
+        "tokenizer's, and instructions alpaca where it has none.",
     )
     packing: bool = option(
         "Data and task",
         FLAG,
-        "Of causal-lm: several short rows in one of --max-length, none of which sees another.",
+        "For causal-lm: put several short rows into one of --max-length, where none sees another.",
         False,
     )
     augment: bool = option(
         "Data and task",
         FLAG,
-        "Of image-classification: in each epoch train on another part of each image, mirrored or not. Off, it is the middle.",
+        "For image-classification: train on another part of each image in each epoch, mirrored or not; with --no-augment, on the middle.",
         True,
     )
 

@@ -1,4 +1,4 @@
-"""A YAML file of options."""
+"""Reads a YAML file of options."""
 
 import difflib
 from collections.abc import Sequence
@@ -11,7 +11,10 @@ MOST_CONFIG, MOST_NESTING, MOST_EVENTS = 2**16, 4, 4000  # bytes, lists in each 
 
 
 def read_config(path, known: Sequence[str]) -> dict:
-    """The options in a YAML file: keys are names of options, those of ``known``, with - or _. Raises ``UniLoraError`` with the file's name."""
+    """The options in a YAML file, whose keys are names in ``known``, written with - or _.
+
+    Raises ``UniLoraError`` with the file's name where the file is no YAML, or has an unknown or repeated option.
+    """
     import yaml
 
     text = read_bytes(Path(path), MOST_CONFIG)
@@ -35,7 +38,7 @@ def read_config(path, known: Sequence[str]) -> dict:
         raise UniLoraError(f"{path}: a YAML file of options has lines such as 'rank: 4'")
     options = {str(key).replace("-", "_"): value for key, value in content.items()}
     if len(options) < len(content):
-        raise UniLoraError(f"{path}: an option is there twice, with - and with _; leave one of them out")
+        raise UniLoraError(f"{path}: an option is given twice, with - and with _; leave one of them out")
     for name in options:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0) or known
@@ -49,7 +52,7 @@ def _loader():
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Refuses a key that is given twice, of which YAML's loader takes the last without a word."""
+        """Refuses a key that is given twice, where YAML's own loader takes the last without a word."""
 
         def construct_mapping(self, node, deep=False):
             made = super().construct_mapping(node, deep)

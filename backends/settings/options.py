@@ -1,4 +1,5 @@
-"""How an option is stated, once for Python, for the command line and for a YAML file; what values it can have."""
+"""How an option is stated for Python, for the command line and for a YAML file at once, and which values it can
+have."""
 
 import codecs
 import dataclasses
@@ -8,25 +9,22 @@ from pathlib import Path
 LANGUAGE = ("causal-lm", "seq2seq")  # tasks of language models
 TASKS = ("classification", "regression", "multi-label", "token-classification", "image-classification", *LANGUAGE)
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
-# Planners of ranks that look at the base before training, and the number of texts they show it: of HeteroLoRA's own example
-# 32 batches of 8; GeLoRA's could not be looked up, and with a thousand the standard error is a twentieth of the dimension.
+# Planners of ranks that run texts through the base before training, and the number of texts. HeteroLoRA's own example
+# takes 32 batches of 8. GeLoRA's number could not be looked up; with a thousand texts the standard error is a twentieth
+# of the dimension.
 TEXTS = {"gelora": 1000, "hetero": 256}
 BEFORE = tuple(TEXTS)
-DURING = ("beam", "dora")  # those that move ranks while it trains
+DURING = ("beam", "dora")  # planners that move ranks during training
 PLANNERS = ("uniform", *BEFORE, *DURING)
 PROXIES = ("grad-norm", "snip", "synflow")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZED = ("nf4", "int8", "torchao-int4", "torchao-int8")
-SCHEDULES = (
-    "linear",
-    "cosine",
-    "constant",
-    "constant_with_warmup",
-    "inverse_sqrt",
-)  # those of transformers that need no more
+# The schedules of transformers that need no further numbers.
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt")
 
 
-# Each converter takes what a command line or a YAML file can hold; _as turns its refusal into what to give instead.
+# Each converter takes a value of a command line or of a YAML file; _as turns its refusal into a sentence on what to
+# give instead.
 
 
 def _as(expected, convert):
@@ -147,22 +145,27 @@ ENCODING = _as("a name such as utf-8, utf-16 or cp1252", _encoding)
 
 
 def option(panel, convert, help, default=None, **options):
-    """A field of a dataclass: the ``panel`` of --help that it stands in, what makes its value of a text or of YAML's, and its help."""
+    """A field of a dataclass that is an option: the ``panel`` of --help that shows it, ``convert``, which makes its
+    value of a text or a value of YAML, and its ``help``."""
     return dataclasses.field(default=default, metadata={"panel": panel, "convert": convert, "help": help}, **options)
 
 
 def written(value, convert) -> str:
-    """A value as the command line writes it, of which ``convert`` makes the value again."""
+    """A value as the command line writes it; ``convert`` makes the value of it again."""
     if isinstance(value, Mapping):
         return ",".join(f"{name}={each}" for name, each in value.items())
     return ("=" if convert is CONDITION else ",").join(value) if isinstance(value, tuple) else str(value)
 
 
 def hidden(default=None):
-    """A field that no command has as an option, in place of one that settings inherit."""
+    """A field that takes the place of an inherited option and is itself no option of a command."""
     return option(None, lambda value: value, "", default)
 
 
 def flag(name: str) -> str:
-    """A field's name as the command line writes it."""
+    """The name of a field as the command line writes it.
+
+    >>> flag("batch_size")
+    '--batch-size'
+    """
     return "--" + name.replace("_", "-")

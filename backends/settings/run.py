@@ -1,4 +1,4 @@
-"""What a training run is told besides: its steps and its output, of every trainer and of the torch backend's."""
+"""Options of a training run: its steps and its output, for every trainer, and those of the torch backend alone."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from .settings import Settings
 
 @dataclass
 class OutputSettings(Settings):
-    """Where an adapter is written."""
+    """The file that an adapter is written to."""
 
     output: Path | None = option(  # noqa: RUF009
         "Output", PATH, "The adapter's file, such as vec.safetensors."
@@ -40,7 +40,7 @@ class OutputSettings(Settings):
 
 @dataclass
 class PlanSettings(DataSettings, AdapterSettings):
-    """An adapter, its base and its data, at which some planners of ranks look.
+    """An adapter, its base, and its data, which some planners of ranks read.
 
     Raises ``UniLoraError`` with the option's name for a value that it cannot have.
     """
@@ -58,16 +58,19 @@ class PlanSettings(DataSettings, AdapterSettings):
 
 @dataclass
 class AttachSettings(PlanSettings, OutputSettings):
-    """An adapter that is put on its base, with what is trained beside it, and written."""
+    """An adapter, the parameters trained beside it, and the file that it is written to."""
 
     train_in_full: tuple[str, ...] = option(
-        "Adapter", NAMES, "Modules or parameters to train beside the vector; what the base lacks is one anyway.", ()
+        "Adapter",
+        NAMES,
+        "Modules or parameters to train in full beside the vector; those that the base lacks are trained anyway.",
+        (),
     )
 
 
 @dataclass
 class StartSettings(AttachSettings):
-    """All options of an adapter as a training would begin with it.
+    """All options of ``start``, which writes the adapter that a training would begin with.
 
     Raises ``UniLoraError`` with the option's name for a value that it cannot have.
     """
@@ -75,7 +78,7 @@ class StartSettings(AttachSettings):
     def __post_init__(self):
         super().__post_init__()
         if self.data is None:
-            raise UniLoraError("--data is missing; give the rows, of which the classes are taken")
+            raise UniLoraError("--data is missing; give the rows from which the classes are taken")
         if self.ranks in DURING:
             raise UniLoraError(f"--ranks {self.ranks} moves ranks while train runs; leave it out")
         self.need_output()
@@ -83,7 +86,7 @@ class StartSettings(AttachSettings):
 
 @dataclass
 class RunSettings(DataSettings, OutputSettings):
-    """What every trainer is told of a run's steps, its evaluations and its checkpoints.
+    """The options of a run's steps, evaluations and checkpoints, which every trainer has.
 
     Raises ``UniLoraError`` with the option's name for a value that it cannot have.
     """
@@ -92,47 +95,50 @@ class RunSettings(DataSettings, OutputSettings):
     max_steps: int | None = option(
         "Training",
         whole(1),
-        "So many steps in place of --epochs, however often that goes through the data; of a chain, of all links.",
+        "Number of steps, in place of --epochs, however often they go through the data; for a chain, of all links together.",
     )
     lr: float | None = option(
-        "Training", number(0), "Learning rate of the vector; by default by task, kind, D / d and the base's size."
+        "Training",
+        number(0),
+        "Learning rate of the vector; the default follows from task, kind, D / d and the base's size.",
     )
-    head_lr: float = option("Training", number(0), "Learning rate of what is trained in full.", 2e-3)
-    weight_decay: float = option("Training", number(0), "Weight decay of the vector, as AdamW's.", 0.0)
+    head_lr: float = option("Training", number(0), "Learning rate of the parameters trained in full.", 2e-3)
+    weight_decay: float = option("Training", number(0), "Weight decay of the vector, as AdamW has it.", 0.0)
     head_weight_decay: float | None = option(
         "Training",
         number(0),
-        "Weight decay of the matrices that are trained in full; by default that of the vector, of all that is.",
+        "Weight decay of the matrices trained in full, where biases and other vectors then have none; by default all parameters trained in "
+        "full have the vector's.",
     )
     schedule: str = option(
         "Training",
         one_of(*SCHEDULES),
-        "How the learning rates go on after the rise, by transformers' names; of constant there is no rise.",
+        "How the learning rates go on after the rise, by transformers' names; with constant there is no rise.",
         SCHEDULES[0],
     )
     warmup: float = option("Training", number(0, 1), "Share of the steps in which the learning rates rise.", 0.06)
     clip: float = option(
         "Training",
         number(0),
-        "Gradients of a norm above this, of all parameters together, are scaled down to it; 0: never.",
+        "Largest norm of the gradient of all parameters together; a larger gradient is scaled down to it; 0: never.",
         1.0,
     )
     eval_steps: int | None = option(
         "Training", whole(1), "Evaluate and write a checkpoint every so many steps; by default after each epoch."
     )
     patience: int | None = option(
-        "Training", whole(1), "Stop after that many evaluations without a better one, and keep the best."
+        "Training", whole(1), "Stop after this many evaluations without a better one, and keep the best."
     )
     from_state: Path | None = option(  # noqa: RUF009
         "Training",
         PATH,
-        "Go on from the step that --state has written, here or by another backend, in a call that is otherwise the same.",
+        "Go on from a file that --state has written, here or with another backend, in a call that is otherwise the same.",
     )
 
     state: Path | None = option(  # noqa: RUF009
         "Output",
         PATH,
-        "Write what --from-state goes on from there, at each checkpoint and at the end: the vector, AdamW's moments and the step.",
+        "File for --from-state, written at each checkpoint and at the end: the vector, AdamW's moments and the step.",
         compare=False,
     )
     resume: bool = option("Output", FLAG, "Go on from the last checkpoint of an interrupted run.", False, compare=False)
@@ -145,7 +151,7 @@ class RunSettings(DataSettings, OutputSettings):
         self.check_run()
 
     def check_run(self) -> None:
-        """Raises ``UniLoraError`` for what no run can have, whatever it learns."""
+        """Raises ``UniLoraError`` for options that no run can have, whatever its task."""
         if self.data is None:
             raise UniLoraError("--data is missing; give it in the call or in the --config file")
         if self.epochs == 0:
@@ -158,7 +164,8 @@ class RunSettings(DataSettings, OutputSettings):
             raise UniLoraError("--resume goes on and --overwrite starts anew; give one of them")
 
     def rate_and_decay(self, dims: int | None = None) -> tuple[float, float]:
-        """The learning rate and the weight decay of a parameter of ``dims`` dimensions that is trained in full, or of θ where it is None."""
+        """(learning rate, weight decay) of a parameter with ``dims`` dimensions that is trained in full, or of θ where
+        ``dims`` is None."""
         if dims is None:
             return self.lr, self.weight_decay
         if self.head_weight_decay is None:
@@ -180,29 +187,29 @@ class TrainSettings(RunSettings, AttachSettings):
     sweep: tuple[float, ...] | None = option(
         "Training",
         RATES,
-        "Try these learning rates of the vector, each on a tenth of the rows, and train with the best on held-out rows.",
+        "Try these learning rates of the vector, each on a tenth of the rows, and train with the one that is best on held-out rows.",
     )
     optimizer: str = option(
         "Training",
         one_of("adamw", "lora-rite", "lora-pro", "lora-pro-efficient"),
-        "What steps the vector: AdamW, or by what a step does to the weights, LoRA-RITE (kind identity) or LoRA-Pro.",
+        "Optimizer of the vector: AdamW, or LoRA-RITE (kind identity) or LoRA-Pro, which go by what a step does to the weights.",
         "adamw",
     )
     noise: float = option(
-        "Training", number(0), "Flat-LoRA's noise on the adapted weights: 0.05 is the paper's for text.", 0.0
+        "Training", number(0), "Strength of Flat-LoRA's noise on the adapted weights; the paper has 0.05 for text.", 0.0
     )
     dropout: float | None = option(
         "Training",
         number(0, 1),
-        "Dropout of the base while it is trained: what its config.json has as probabilities is set to this; by default it is as there. "
-        "The adapter has none of its own.",
+        "Dropout of the base in training, in place of the probabilities in its config.json; by default those. The adapter has no dropout "
+        "of its own.",
     )
     gradient_checkpointing: bool = option("Training", FLAG, "Less memory, more time.", False)
     bf16: bool = option("Training", FLAG, "Mixed precision in bfloat16.", False)
     storage: str | None = option(
         "Training",
         one_of("cached", "computed"),
-        "The projection in memory, 4 bytes an entry, or computed at each step; by default by device and size.",
+        "Hold the projection in memory (cached), 2 or 4 bytes an entry, or compute it at each step; the default follows from device and size.",
     )
 
     card: bool = option(

@@ -1,4 +1,4 @@
-"""What all settings of a call have in common."""
+"""The base class of all settings: it converts and checks options, and writes them as a command line has them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -34,7 +34,8 @@ class Settings:
             raise UniLoraError(f"{flag(field.name)} is {value!r:.200}; give {error}") from None
 
     def as_options(self) -> list[str]:
-        """The options of a command that has these settings: those that are not as they are by default, but for how a call goes on."""
+        """The settings as options of a command line: those that differ from their defaults, without those that say how
+        a call goes on."""
         options = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -48,7 +49,8 @@ class Settings:
 
     @classmethod
     def from_options(cls, options: Mapping, config: Path | None = None) -> "Settings":
-        """The settings of a call: ``options`` by field name, where None means not given, before the YAML file's."""
+        """The settings of a call: ``options`` by field name, where None means not given; they go before those of the
+        YAML file."""
         given = {name: value for name, value in options.items() if value is not None}
         known = [field.name for field in dataclasses.fields(cls) if field.metadata["panel"]]
         return cls(**{**(read_config(config, known) if config else {}), **given})

@@ -1,4 +1,4 @@
-"""What a call is told that uses an adapter: which one, on which base, and on what."""
+"""Options of commands that use an adapter: the adapter, its base, and rows or prompts."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,15 +29,16 @@ class UseSettings(Settings):
     dtype: str = option(
         "Adapter",
         one_of(*DTYPES),
-        "What the base is held and computed in, as of train. auto: as it is saved, but float32 on a CPU that has no arithmetic for that.",
+        "Numbers in which the base is held and computed, as in train. auto: as the base is saved, but float32 on a CPU without arithmetic for "
+        "that.",
         DTYPES[0],
     )
     quantize: str | None = option(
         "Adapter",
         one_of(*QUANTIZED),
-        "Hold the base's linear layers in fewer bits, as of train: nf4, int8, torchao-int4 or torchao-int8.",
+        "Hold the base's linear layers in fewer bits, as in train: nf4, int8, torchao-int4 or torchao-int8.",
     )
-    seed = 0  # what the base has no values for is drawn, and then taken from the adapter
+    seed = 0  # draws the parameters that the base lacks, whose values then come from the adapter
 
     def __post_init__(self):
         super().__post_init__()
@@ -45,13 +46,13 @@ class UseSettings(Settings):
             raise UniLoraError("--adapter is missing; give the adapter's file, such as vec.safetensors")
 
     def rows_for(self, task: str) -> DataSettings:
-        """What is told of rows, for a task: it says what the options of rows are by default, and which of them there are."""
+        """The settings of rows for the adapter's ``task``, which decides their defaults and which options there are."""
         raise NotImplementedError
 
 
 @dataclass
 class _OnRows(DataSettings, UseSettings):
-    """Rows that an adapter is used on, all of them. The adapter says the task."""
+    """Rows on which an adapter is used, all of them. The adapter says the task."""
 
     task: str | None = hidden()
     eval: None = hidden()
@@ -69,7 +70,7 @@ class _OnRows(DataSettings, UseSettings):
     begin: str | None = option(
         "Language models",
         TEXT,
-        'Of causal-lm: how each generated answer begins, behind the prompt, such as " Let\'s think step by step."',
+        'For causal-lm: text with which each generated answer begins, after the prompt, such as " Let\'s think step by step."',
     )
     stop: tuple[str, ...] = option(
         "Language models",
@@ -83,7 +84,7 @@ class _OnRows(DataSettings, UseSettings):
             super().__post_init__()
             if self.begin and self.task != "causal-lm":
                 raise UniLoraError(f"--begin is for causal-lm, and {self.adapter} is one of {self.task}; leave it out")
-        else:  # what ``rows_for`` does comes first
+        else:  # the task is not known before ``rows_for``
             UseSettings.__post_init__(self)
         if self.data is None:
             raise UniLoraError("--data is missing; give the rows, such as test.csv")
@@ -110,20 +111,22 @@ class EvaluateSettings(_OnRows):
         "Only the rows that a training with this --holdout held out of the same --data; by default all rows.",
         0.0,
     )
-    limit: int | None = option("Data and task", whole(1), "That many rows at most, chosen by the SHA-256 of the text.")
+    limit: int | None = option(
+        "Data and task", whole(1), "Take at most this many rows, chosen by the SHA-256 of the text."
+    )
     generate: bool = option(
         "Language models", FLAG, "Generate an answer to each prompt, and compare it with the row's own.", False
     )
     answer: str | None = option(
         "Language models",
         one_of(*ANSWERS),
-        "What is compared with --generate: the whole answer, the last number in it, the first number, rounded (GSM8K), what stands in its "
-        "last \\boxed{} (MATH), or which of the answers in --data it has first.",
+        "What --generate compares: whole, all of an answer; last-number, the last number in it; number, the first number in it, rounded "
+        "(GSM8K); boxed, the content of its last \\boxed{} (MATH); choice, the first of the answers in --data that it has.",
     )
     answer_after: str | None = option(
         "Language models",
         TEXT,
-        "Compare what stands behind this text in a generated answer, where it is the last time; without it the answer is wrong.",
+        "Compare what follows the last occurrence of this text in a generated answer; an answer without it is wrong.",
     )
     mistakes: Path | None = option(  # noqa: RUF009
         "Output", PATH, f"A table of all wrong answers, the most certain first: a {listed(TABLES)} file."
@@ -176,15 +179,15 @@ class GenerateSettings(UseSettings):
         "standard input.",
     )
     chat_template: str | None = option(
-        "Prompts", TEXT, "How what is asked is shown, as of train: a file of Jinja, own or alpaca."
+        "Prompts", TEXT, "Template that shows a prompt to the model, as in train: a file of Jinja, own or alpaca."
     )
     beside_base: bool = option("Generating", FLAG, "Show what the base alone generates as well.", False)
     max_new_tokens: int = option("Generating", whole(1), "Longest answer in tokens.", 256)
     temperature: float = option(
-        "Generating", number(0), "0 takes the likeliest token each time; above it tokens are drawn.", 0.0
+        "Generating", number(0), "At 0, the likeliest token is taken each time; above 0, tokens are drawn.", 0.0
     )
-    seed: int = option("Generating", whole(0), "What is drawn follows from it.", 0)
-    batch_size: int = option("Generating", whole(1), "Prompts of a file at once.", 16)
+    seed: int = option("Generating", whole(0), "Seed of the tokens that are drawn.", 0)
+    batch_size: int = option("Generating", whole(1), "Prompts of a file in the model at once.", 16)
 
     def __post_init__(self):
         super().__post_init__()

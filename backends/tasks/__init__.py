@@ -1,6 +1,7 @@
-"""What is learned of rows: a class here for each task, of which ``settings.TASKS`` has the name.
+"""The tasks, what a model can learn of rows: a class for each name in ``settings.TASKS``.
 
-Here is what NumPy says of a task: columns, classes, tokens, answers, metrics. How a model is made for it is a backend's own.
+These classes do what takes NumPy alone: columns, classes, tokens, answers, metrics. Each backend makes its own models
+for them.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from collections.abc import Callable, Sequence
 from ..rows.split import Data, Source, load
 from ..settings import DataSettings
 from .causal_lm import CausalLM
-from .classes import Known
+from .classes import KnownClasses
 from .images import ImageClassification
 from .labelled import Classification, Regression
 from .language_model import LanguageModel
@@ -33,14 +34,14 @@ __all__ = [
     "CausalLM",
     "Classification",
     "ImageClassification",
-    "Known",
+    "KnownClasses",
     "LanguageModel",
     "MultiLabel",
     "Regression",
     "Seq2Seq",
     "Task",
     "TokenClassification",
-    "as_known",
+    "learn_as_known",
     "rows_and_task",
 ]
 
@@ -48,8 +49,8 @@ __all__ = [
 def rows_and_task(
     settings: DataSettings, base_labels: Sequence[str] = (), tasks: dict[str, type[Task]] = TASKS
 ) -> tuple[Data, Task]:
-    """The rows of a run, and its task, which has learned of them. ``base_labels`` are the classes of the base's head, whose order is
-    kept where they are the data's; ``tasks`` are a backend's classes of tasks.
+    """(the rows of a run, its task, which has learned the classes from them). ``base_labels`` are the classes of the
+    base's head, whose order holds where the data have the same classes; ``tasks`` are a backend's classes of tasks.
 
     Raises ``UniLoraError`` with the source's name and the mend.
     """
@@ -57,9 +58,9 @@ def rows_and_task(
     return load(settings, task, task.learn), task
 
 
-def as_known(task: Task, by: str) -> Callable[[Source, Source | None], None]:
-    """A way to learn of rows for a task whose ``labels`` an adapter has, which ``by`` names: the classes of all rows have to be among
-    them. Of a task without classes it is the task's own."""
+def learn_as_known(task: Task, by: str) -> Callable[[Source, Source | None], None]:
+    """A function in place of ``task.learn`` where ``task.labels`` are those of the adapter that ``by`` names: the
+    classes of all rows have to be among them. For a task without classes it is ``task.learn`` itself."""
     if not task.labels:
         return task.learn
 
@@ -69,7 +70,7 @@ def as_known(task: Task, by: str) -> Callable[[Source, Source | None], None]:
             if isinstance(task, MultiLabel) and task.has_bits(source):
                 task.learn(source, None)
             else:
-                task.learn(Known(by, labels, task.columns(source.rows.column_names)[-1], source), source)
+                task.learn(KnownClasses(by, labels, task.columns(source.rows.column_names)[-1], source), source)
             numbers |= task.numbers
         task.numbers = numbers
 

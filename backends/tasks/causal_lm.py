@@ -1,4 +1,4 @@
-"""Texts to be continued, questions to be answered, conversations to be led."""
+"""The task causal-lm: texts, prompts with answers, and conversations, learned token by token."""
 
 from unilora_spec import UniLoraError
 
@@ -9,7 +9,7 @@ from .tokenized import Fitted, TooLong
 
 
 class CausalLM(LanguageModel):
-    """Each token of a row is predicted from those before it; those of the answers are learned, or all."""
+    """Each token of a row is predicted from those before it; the tokens of the answers are learned, or all tokens."""
 
     template_class = Template
 
@@ -31,8 +31,9 @@ class CausalLM(LanguageModel):
 
 
 def fitted(tokens: Tokens, most: int) -> Tokens:
-    """A row's tokens, ``most`` at most. A text is cut at its end. An answer is there as a whole or not at all: a conversation ends with
-    the last that fits, and of a prompt that may be cut the end is kept. Raises ``TooLong`` where no answer fits.
+    """A row's tokens, at most ``most`` of them. A text loses its end. An answer stays whole or is left out: a
+    conversation ends with the last answer that fits, and a prompt that may be cut loses its start. Raises ``TooLong``
+    where no answer fits.
     """
     ids, answers, kept = tokens
     if len(ids) <= most or not any(answers):

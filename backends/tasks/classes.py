@@ -1,4 +1,4 @@
-"""Classes, learned from the values of a column."""
+"""Learns classes from the values of a column."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -8,8 +8,8 @@ from unilora_spec import UniLoraError
 from ..rows.labels import classes, is_as_if_missing, spelled
 from ..rows.split import Source
 
-FEW = 5  # names that a sentence holds
-MANY = 50  # classes, from which on each having one row alone is no matter of chance
+FEW = 5  # names in a sentence
+MANY = 50  # classes; with more, it is no matter of chance if each has one row alone
 
 
 def learned(
@@ -18,10 +18,10 @@ def learned(
     held_out: Source | None,
     names_in: Callable[[str], Iterable[str]] = lambda value: (value,),
 ) -> tuple[list[str], dict[str, str]]:
-    """The classes of a column, and the class of each name that it holds; ``names_in`` gives the names that one value holds.
+    """(the classes of a column, the class of each name in it); ``names_in`` gives the names that one value holds.
 
-    Where the data set has names for its classes, they are those, and the values their numbers. Raises ``UniLoraError`` for what
-    are no classes, for two spellings of one class, and for a class that is in held-out data alone.
+    Where the data set itself names its classes, the values are their numbers. Raises ``UniLoraError`` for values that
+    are no classes, for two spellings of one class, and for a class that is only in held-out data.
     """
     names = source.names(column)
     if held_out and names and held_out.names(column) not in (None, names):
@@ -50,15 +50,15 @@ def learned(
         )
     if wrong := sorted(others.keys() - named.keys()):
         raise UniLoraError(
-            f"{held_out.name}: {column} has the value {wrong[0]!r:.60} in {others[wrong[0]]}, which {source.name} has not"
+            f"{held_out.name}: {column} has the value {wrong[0]!r:.60} in {others[wrong[0]]}, which {source.name} does not have; leave such rows out"
         )
     return names, named
 
 
-class Known:
-    """The classes of an adapter, as a source: those of ``other``, whose rows are read as they are, have to be among them.
+class KnownClasses:
+    """The classes of an adapter, in the form of a source of rows, for comparison with those of the source ``other``.
 
-    ``by`` names the adapter. Raises ``UniLoraError`` where the data set has names for its classes, and others.
+    ``by`` names the adapter. Raises ``UniLoraError`` where the data set itself names its classes, and differently.
     """
 
     def __init__(self, by: str, labels: Sequence[str], column: str, other: Source):
@@ -70,7 +70,7 @@ class Known:
             )
 
     def first(self) -> dict:
-        """Each class, where the rows do not hold numbers."""
+        """The classes, each with the place where it is found; empty where rows hold numbers of classes."""
         return {} if self._names else dict.fromkeys(self.labels, "its record")
 
     def names(self, column: str) -> list[str] | None:
@@ -78,12 +78,13 @@ class Known:
 
 
 def in_order(names: Sequence[str], base_labels: Sequence[str]) -> tuple[str, ...]:
-    """The classes, in the order of the base's head where they are the base's own."""
+    """The classes, in the order of the base's head where they are the same classes."""
     return tuple(base_labels) if set(names) == set(base_labels) else tuple(names)
 
 
 def remarks(column: str, name: str, labels: Sequence[str], all_rows: Counter, train: Counter) -> list[str]:
-    """What is worth a word of classes, a sentence each: names as if a value was missing, classes that cannot be learned, and too many.
+    """Sentences on doubtful classes: names that look like missing values, classes that cannot be learned, and too many
+    classes.
 
     ``all_rows`` and ``train`` count the rows of each class, of all and of those to train on.
     """

@@ -1,4 +1,4 @@
-"""Images that have one class each."""
+"""The task image-classification: images that have one class each."""
 
 import hashlib
 
@@ -12,7 +12,8 @@ COLUMNS = ("image", "img")  # the usual ones
 
 
 class ImageClassification(Classification):
-    """One class for each image. What stands for a row's text is the SHA-256 of its image's file, in hexadecimal digits."""
+    """One class for each image. In place of a text, a row has the SHA-256 of its image's file, in hexadecimal
+    digits."""
 
     column = None
 
@@ -40,7 +41,7 @@ class ImageClassification(Classification):
         self._digests(row[self.column], self.settings.data)
 
     def _digests(self, cell, source) -> tuple[str]:
-        """What stands for the texts of a row of ``source``. Raises ``LeftOut`` and ``WrongCell``."""
+        """The digest that a row of ``source`` has in place of texts. Raises ``LeftOut`` and ``WrongCell``."""
         try:
             check_place(cell, source)
             content = content_of(cell)
@@ -63,10 +64,10 @@ class ImageClassification(Classification):
             return content_of(cell)
         except NoImage as wrong:
             raise WorkFailed(
-                f"{self.settings.data}: an image that was there {wrong}; leave the files where they are"
+                f"{self.settings.data}: an image that was sound before {wrong}; leave the files as they are while this runs"
             ) from None
 
 
 def digest_of(content: bytes) -> str:
-    """What stands for the text of a row with this image."""
+    """The digest that a row with this image has in place of a text."""
     return hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""Texts that have one label each: a class, or a number."""
+"""The tasks classification and regression: texts that have one label each, a class or a number."""
 
 from collections import Counter
 
@@ -16,7 +16,7 @@ from .task import Predicted, Task, text_of
 class Labelled(Task):
     """A text, or a pair of texts, and the label in a column beside it.
 
-    ``nothing``  texts that were read as no label, such as "nan"
+    ``nothing``  counts the texts that were read as no label, such as "nan"
     """
 
     def __init__(self, settings, base_labels=()):
@@ -76,12 +76,12 @@ class Labelled(Task):
         return self.encode(rows) | {"labels": self.labels_of(rows)}
 
     def labels_of(self, rows) -> np.ndarray:
-        """What the model is to learn of each row: int64 of classes, float32 of all else."""
+        """The labels that the model is to learn for each row: int64 for classes, else float32."""
         labels = np.array([self.label(row[self.settings.label]) for row in rows])
         return labels if labels.dtype == np.int64 else labels.astype(np.float32)
 
     def label(self, cell) -> int | float | list[float]:
-        """What the model is to learn for a cell of the label."""
+        """The number, or the numbers, that the model is to learn for a cell of the label."""
         raise NotImplementedError
 
 
@@ -92,11 +92,14 @@ class Classification(Labelled):
     problem_type = "single_label_classification"
 
     def learn(self, source, held_out):
-        """Classes that are the base's own keep the base's order. Values of ``held_out`` have to be classes of ``source``."""
+        """Takes the classes from ``source``, in the base's order if they are the base's own. Values of ``held_out``
+        have to be among them."""
         column = self.settings.label
         names, named = classes.learned(column, source, held_out)
         if len(names) < 2:
-            raise UniLoraError(f"{source.name}: {column} has the one value {names[0]!r}; classification needs two")
+            raise UniLoraError(
+                f"{source.name}: {column} has only the value {names[0]!r}; classification needs rows of two classes or more"
+            )
         if len(names) == len(source.values) > classes.MANY:
             raise UniLoraError(
                 f"{source.name}: each of its {len(names):,} rows has a {column} of its own, so that nothing can be learned; give "
@@ -141,7 +144,7 @@ class Classification(Labelled):
 
 
 def matthews(predicted: np.ndarray, true: np.ndarray) -> float:
-    """The correlation of Matthews, for any number of classes (Gorodkin 2004); 0 where one of the two is all of one class.
+    """The Matthews correlation for any number of classes (Gorodkin 2004); 0 where all of one side are of one class.
 
     >>> matthews(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]))
     0.5773502691896258

@@ -1,4 +1,4 @@
-"""What all tasks share in which a model predicts tokens."""
+"""The common part of tasks in which a model predicts tokens."""
 
 import numpy as np
 
@@ -7,10 +7,11 @@ from .tokenized import Tokenized
 
 
 class LanguageModel(Tokenized):
-    """Tokens are predicted, each from those before it. A label of −100 is a token that is not learned.
+    """Each token is predicted from those before it. A label of −100 marks a token that is not learned.
 
-    ``ahead`` is how many places a label stands behind the hidden state that predicts it: 1, or 0 where a decoder is fed tokens that
-    have been shifted for it, as that of an encoder-decoder is.
+    ``ahead``  how many places a label stands after the hidden state that predicts it: 1, or 0 for an encoder-decoder,
+               whose decoder gets
+    tokens that are shifted already
     """
 
     main, larger_is_better = "perplexity", False
@@ -20,7 +21,8 @@ class LanguageModel(Tokenized):
         return int((labels[:, self.ahead :] != NOT_LEARNED).sum())
 
     def measure(self, logits, labels):
-        """Of each text the summed loss, the number of tokens that were the likeliest, and of all: float32 (batch,) each."""
+        """For each text, the summed loss, how many of its tokens were the likeliest, and how many it has: float32
+        (batch,) each."""
         logits, labels = logits[:, : labels.shape[1] - self.ahead], labels[:, self.ahead :]
         likeliest = (logits.argmax(-1) == labels).sum(1, dtype=np.float32)
         return cross_entropy(logits, labels).sum(1), likeliest, (labels != NOT_LEARNED).sum(1, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""What an evaluation makes of logits, float32, in NumPy."""
+"""Probabilities and losses of logits, float32, in NumPy, for an evaluation."""
 
 import numpy as np
 
@@ -12,12 +12,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """The probability of each class by itself, of the logits' shape."""
+    """The probability of each class independently of the others, of the logits' shape."""
     return np.exp(-np.logaddexp(np.float32(0), -logits))
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """−log of the probability of each label: float32 (…), of logits (…, classes) and int64 labels (…); 0 where one is −100."""
+    """−log of the probability of each label: float32 (…), for logits (…, classes) and int64 labels (…); 0 where a label
+    is −100."""
     learned = labels != NOT_LEARNED
     at_label = np.take_along_axis(_log_softmax(logits), np.where(learned, labels, 0)[..., None], -1)[..., 0]
     return np.where(learned, -at_label, np.float32(0))

@@ -1,4 +1,4 @@
-"""Texts that have any number of labels each."""
+"""The task multi-label: texts that have any number of labels each."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from .labelled import Labelled
 from .losses import binary_cross_entropy, sigmoid
 from .task import Predicted
 
-BETWEEN = ";", "|", ","  # labels that are one text
+BETWEEN = ";", "|", ","  # the separators that are looked for between labels in one text
 _BITS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1, "false": 0, "true": 1}
 
 
@@ -21,8 +21,8 @@ class MultiLabel(Labelled):
     """Any number of classes for each text. A cell is a list of names, a list of a 0 or 1 for each class, or one text with a
     separator between the names.
 
-    Lists are of 0 and 1 where all of a source are of one length, two or more, and hold nothing else. ``numbers`` are the class
-    numbers of each cell, as ``labels_in`` gives it.
+    Lists count as 0s and 1s where all lists of a source have the same length, two or more, and hold nothing else.
+    ``numbers`` has the class numbers of each cell, by what ``labels_in`` gives for the cell.
     """
 
     main, larger_is_better = "micro_f1", True
@@ -32,7 +32,8 @@ class MultiLabel(Labelled):
         return (labels_in(cell, self.settings.label),)
 
     def learn(self, source, held_out):
-        """Classes that are the base's own keep the base's order. Names of ``held_out`` have to be classes of ``source``."""
+        """Takes the classes from ``source``, in the base's order if they are the base's own. Names in ``held_out`` have
+        to be among them."""
         own, others = source.first(), held_out.first() if held_out else {}
         self.separator = self.settings.label_separator or self._found_separator({**others, **own}, source.name)
         cells = {cell: self._split(cell) for cell in (*own, *others)}
@@ -111,13 +112,14 @@ class MultiLabel(Labelled):
         return found
 
     def confused(self, answer, prediction):
-        """A class that is missed was taken for nothing, and nothing for one that is too many."""
+        """Pairs (right, predicted) for a wrong prediction: (class, "") for a class that is missing, ("", class) for one
+        too many."""
         missed = [(label, "") for label in answer if label not in prediction]
         return missed + [("", label) for label in prediction if label not in answer]
 
     def measure(self, logits, labels):
-        """Which classes are predicted for each text, those whose probability is above a half; its loss; and which are its own:
-        int64 (batch, classes), float32 (batch,) and int64 (batch, classes)."""
+        """For each text, the predicted classes, whose probability is above a half, as int64 (batch, classes); its loss,
+        float32 (batch,); and its own classes, int64 (batch, classes)."""
         losses = binary_cross_entropy(logits, labels).mean(-1)
         return (logits > 0).astype(np.int64), losses, labels.astype(np.int64)
 
@@ -134,7 +136,8 @@ class MultiLabel(Labelled):
 
 
 def _bits_in(cells: Iterable[tuple[str, ...]], names: Sequence[str] | None) -> int:
-    """How many classes there are where each cell has a 0 or 1 for each of them; 0 where cells hold names or numbers of classes."""
+    """The number of classes where each cell has a 0 or 1 for each class; 0 where cells hold names or numbers of
+    classes."""
     counts = {len(names)} if names else set()
     for cell in cells:
         counts.add(len(cell))

@@ -1,4 +1,5 @@
-"""Texts to be made others: translations, summaries, answers, by an encoder and a decoder."""
+"""The task seq2seq: an encoder and a decoder make a text of another one, such as a translation, a summary or an
+answer."""
 
 from unilora_spec import UniLoraError
 
@@ -8,7 +9,7 @@ from .tokenized import Fitted, TooLong
 
 
 class Seq2Seq(LanguageModel):
-    """The tokens of an answer are predicted, each from what is asked and the answer's tokens before it."""
+    """Each token of an answer is predicted from the prompt and the answer's tokens before it."""
 
     ahead = 0
 
@@ -16,12 +17,13 @@ class Seq2Seq(LanguageModel):
         columns = super().columns(there)
         if len(columns) == 1:
             raise UniLoraError(
-                f"{self.form.what}: seq2seq reads two texts; give --text COLUMN,COLUMN for what is asked and its answer"
+                f"{self.form.what}: seq2seq reads two texts; give --text COLUMN,COLUMN for prompts and answers"
             )
         return columns
 
     def fit(self, example):
-        """What is asked is cut at its end. Raises ``TooLong`` for an answer of more than ``max_length`` tokens."""
+        """The tokens of a row; a long prompt loses its end. Raises ``TooLong`` for an answer of more than
+        ``max_length`` tokens."""
         asked, answer = example
         if isinstance(asked, Instruction):
             asked = "\n\n".join(text for text in asked if text.strip())

@@ -1,4 +1,4 @@
-"""What every task says of itself."""
+"""The base class of all tasks."""
 
 import math
 from collections.abc import Container, Iterable, Sequence
@@ -13,15 +13,15 @@ from ..rows.refusals import LeftOut, WrongCell
 from ..rows.split import Data, Source
 from ..settings import DataSettings
 
-SMALLER_IS_BETTER = ("loss", "mse", "perplexity")  # of the metrics of all tasks
+SMALLER_IS_BETTER = ("loss", "mse", "perplexity")  # among the metrics of all tasks
 
 
 class Predicted(NamedTuple):
-    """What a model with a head says of a row.
+    """The prediction of a model with a head for a row.
 
-    ``answer``         the class's name, the names of several, one for each word, or a number
-    ``probability``    how certain it is: that of the answer; of several, of the least certain of them; None of a number
-    ``probabilities``  by the names of the classes, where there is one of each for a row
+    ``answer``         the class's name, the names of several classes, a name for each word, or a number
+    ``probability``    the probability of the answer, or of the least certain of several; None for a number
+    ``probabilities``  the probability of each class by its name, where a row has one for each class
     """
 
     answer: str | list[str] | float
@@ -30,17 +30,18 @@ class Predicted(NamedTuple):
 
 
 class Task:
-    """What a run makes of rows: what it reads of one, what a model is given of them, and what is measured.
+    """A task: how rows are read, how batches for a model are made of them, and which metrics are computed.
 
-    One object serves one run. It learns the classes from the rows (``learn``), and of a model what it can read (``reads``). What a model
-    is given and what it gives are NumPy arrays here; a backend makes of them what it computes with.
+    One object is for one run. It learns the classes from the rows (``learn``), and from a model which inputs it takes
+    (``reads``). A model's inputs and outputs are NumPy arrays here; a backend converts them to its own.
 
-    ``main``              the metric that early stopping goes by, or the one that the settings name
-    ``larger_is_better``  how it goes by it
-    ``problem_type``      what the outputs of a head are, as the base's record has it (SPEC 10); None where it says nothing
+    ``main``              the metric by which early stopping chooses; that of the settings where they name one
+    ``larger_is_better``  whether a larger value of it is better
+    ``problem_type``      what the outputs of a head are, as the base's record has it (SPEC 10); None where the record
+                          says nothing
     ``labels``            the classes' names in the order of their numbers; None for tasks without classes
-    ``found``             what the rows were found to be, in words; "" where a call says it
-    ``counts``            how many rows ``ready`` has made others, by what it did
+    ``found``             the form in which rows were found, in words; "" where the settings say the form
+    ``counts``            how many rows ``ready`` has changed, by the kind of change
     """
 
     main: str
@@ -54,46 +55,50 @@ class Task:
         if settings.metric:
             self.main, self.larger_is_better = settings.metric, settings.metric not in SMALLER_IS_BETTER
 
-    # Of rows
+    # Reading rows
 
     def columns(self, there: Sequence[str]) -> tuple[str, ...]:
-        """The columns that are read, of a source that has those ``there``."""
+        """The columns that are read of a source that has the columns ``there``."""
         raise NotImplementedError
 
     def as_read(self, rows: datasets.Dataset, name: str) -> datasets.Dataset:
-        """The rows of the source ``name`` as ``look`` and ``batch`` are given them. It has the ``columns``."""
+        """The rows of the source ``name`` in the form that ``look`` and ``batch`` take. The source has the
+        ``columns``."""
         return rows
 
     def look(self, row: dict, source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """A row's texts, by which it is held out, and the values of its label, which ``source`` keeps.
+        """(a row's texts, which decide whether it is held out; the values of its label, which ``source`` keeps).
 
         Raises ``LeftOut`` for a row that lacks something, and ``WrongCell`` for one that is wrong.
         """
         raise NotImplementedError
 
     def hint(self, there: Sequence[str]) -> str:
-        """The mend where a column is not among those that are ``there``, such as another task; empty where there is none to tell."""
+        """What to do where a column is not among those that are ``there``, such as to take another task; "" where
+        nothing is known."""
         return ""
 
     def lengths(self, rows) -> list[int]:
-        """The characters of each row's texts: near enough to tokens to sort by."""
+        """The number of characters of each row's texts, near enough to that of tokens for sorting."""
         raise NotImplementedError
 
     def texts(self, rows) -> list[tuple[str, ...]]:
-        """Each row's texts, by which rows are told apart."""
+        """The texts of each row, by which equal rows are recognized."""
         return list(zip(*(rows[column] for column in self.settings.text)))
 
     def learn(self, source: Source, held_out: Source | None) -> None:
-        """Takes the classes from the values that the sources have kept. Raises ``UniLoraError`` where they are none."""
+        """Takes the classes from the values that the sources have kept. Raises ``UniLoraError`` where the values are no
+        classes."""
 
     def remarks(self, source: Source, train: Sequence[int]) -> list[str]:
-        """What is worth a word of the classes, a sentence each. ``train`` are the rows of ``source`` to train on."""
+        """Sentences on doubtful labels and classes. ``train`` has the numbers of the rows of ``source`` to train on."""
         return []
 
-    # Of a model
+    # Preparing rows for a model
 
     def reads(self, tokenizer, positions: int | None, inputs: Container[str]) -> None:
-        """From here on, batches are for a model that takes these ``inputs`` and reads so many ``positions``, where there is such a limit.
+        """From here on, batches are for a model that takes these ``inputs`` and reads at most ``positions`` tokens;
+        None sets no limit.
 
         ``tokenizer`` is transformers', or one that is called as theirs is.
         """
@@ -101,33 +106,36 @@ class Task:
         self.tokenize, self.max_length, self.inputs = tokenizer, longest, frozenset(inputs)
 
     def ready(self, data: Data, progress: bool = False) -> Data:
-        """The rows as batches are made of them, those held out with the longest first. Called once the model is known.
+        """The rows in the form that ``batch`` takes, held-out rows with the longest first. To be called once the model
+        is known.
 
-        Raises ``UniLoraError`` where nothing is left of them.
+        Raises ``UniLoraError`` where no row is left.
         """
         held_out = data.held_out and data.held_out.select(longest_first(self.lengths(data.held_out)))
         return replace(data, held_out=held_out)
 
     def batch(self, rows: Sequence[dict]) -> dict[str, np.ndarray]:
-        """The model's inputs, padded to the longest, and ``labels``. Texts are tokenized here: there is no copy of the data in tokens."""
+        """The model's inputs, padded to the longest row, and ``labels``. Texts are tokenized here, so that no tokens of
+        all rows are kept."""
         raise NotImplementedError
 
     def training_batch(self, rows: Sequence[dict], epoch: int) -> dict[str, np.ndarray]:
-        """``batch`` of rows that are trained on, for a task that shows them otherwise in each ``epoch``, counted from 0."""
+        """``batch`` for training; a task may change rows in each ``epoch``, counted from 0, as image-classification
+        does."""
         return self.batch(rows)
 
     def items(self, labels: np.ndarray) -> int:
-        """Of how many losses a batch's loss is the mean."""
+        """The number of losses of which a batch's loss is the mean."""
         return len(labels)
 
-    # Of what a trained model with a head says; language models generate it (``using.generation``)
+    # Predictions of a trained model with a head; language models generate text instead (``using.generation``)
 
     def given(self, there: Sequence[str]) -> tuple[str, ...]:
-        """The columns that are read of rows without labels, of a source that has those ``there``."""
+        """The columns that are read of rows without labels, from a source that has the columns ``there``."""
         raise NotImplementedError
 
     def check_given(self, row: dict) -> None:
-        """Raises ``LeftOut`` for a row in which nothing is given."""
+        """Raises ``LeftOut`` for a row without an input for the model."""
         raise NotImplementedError
 
     def encode(self, rows: Sequence[dict]) -> dict[str, np.ndarray]:
@@ -135,7 +143,7 @@ class Task:
         raise NotImplementedError
 
     def predicted(self, logits: np.ndarray, rows: Sequence[dict]) -> list[Predicted]:
-        """What a model's logits, float32, say of each row of a batch."""
+        """The prediction for each row of a batch, from a model's logits, float32."""
         raise NotImplementedError
 
     def answer(self, row: dict) -> str | list[str] | float:
@@ -143,20 +151,22 @@ class Task:
         raise NotImplementedError
 
     def confused(self, answer, prediction) -> Iterable[tuple[str, str]]:
-        """Which class was right and which was predicted in its place, of a wrong prediction."""
+        """Pairs (right class, predicted class) for a wrong prediction."""
         return [(answer, prediction)]
 
-    # Of what is held out
+    # Evaluating
 
     def measure(self, logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What ``metrics`` needs of a batch, each (batch, …): small, so that an evaluation never holds all logits.
+        """The arrays that ``metrics`` needs of a batch, each (batch, …): small, so that an evaluation never holds all
+        logits.
 
-        It knows rows alone, never batches, so that no number of processes changes what is measured.
+        Each row is measured by itself, so that the number of processes and the size of batches do not change the
+        metrics.
         """
         raise NotImplementedError
 
     def metrics(self, *measured: np.ndarray) -> dict[str, float]:
-        """The metrics of all that was measured, ``loss`` among them."""
+        """The metrics, ``loss`` among them, from the arrays of ``measure`` for all rows."""
         raise NotImplementedError
 
 

@@ -1,11 +1,12 @@
-"""What a language model is shown of what is asked and answered: the tokenizer's chat template or another, or Alpaca's prompt.
+"""Templates, which show prompts and answers to a language model: the tokenizer's chat template or another one, or
+Alpaca's prompt.
 
     template = Template(tokenizer)                                  # or Template(tokenizer, "alpaca"), Template(tokenizer, "my.jinja")
     template.prompt([{"role": "user", "content": "3 plus 4?"}])     # token ids, up to where the model answers
-    template.prompt("3 plus 4 =")                                   # the same of a text
+    template.prompt("3 plus 4 =")                                   # the same for a text
     template.example(Example("3 plus 4 =", " 7"))                   # token ids, and which of them are the answer
 
-A chat template is a Jinja program that may come with a base. Who runs it is a backend's own (``_render``).
+A chat template is a Jinja program that may come with a base; a backend decides whether it runs one (``_render``).
 """
 
 import re
@@ -23,8 +24,8 @@ class Tokens(NamedTuple):
     """A row for a model.
 
     ``ids``      token ids
-    ``answers``  which of them the answers are, with the tokens that end them
-    ``kept``     how many at the start have to stay where the prompt is cut from its left; None where it cannot be cut
+    ``answers``  for each, whether it belongs to an answer or ends one
+    ``kept``     how many tokens at the start stay where the prompt loses its start; None where the prompt cannot be cut
     """
 
     ids: list[int]
@@ -47,13 +48,15 @@ def alpaca(asked: Instruction) -> str:
 
 
 class Template:
-    """How a tokenizer's model is asked.
+    """Shows prompts and answers to the model of a tokenizer.
 
-    ``chosen`` is --chat-template: "own" is the tokenizer's chat template, "alpaca" Alpaca's prompt, all else a file of Jinja; each is
-    then taken for texts too, as a user's message. None takes the tokenizer's for conversations and instructions, Alpaca's for
-    instructions where it has none, and texts as they are.
+    ``chosen`` is --chat-template: "own" is the tokenizer's chat template, "alpaca" Alpaca's prompt, anything else a
+    file of Jinja. If given, the template also shows plain texts, as a user's messages. None takes the tokenizer's
+    template for conversations and instructions, Alpaca's prompt for instructions where there is none, and shows texts
+    as they are.
 
-    ``tokenizer`` is transformers', or one that is called as theirs is. Raises ``UniLoraError`` where it has no template for "own".
+    ``tokenizer`` is transformers', or one that is called as theirs is. Raises ``UniLoraError`` for "own" where it has
+    no template.
     """
 
     def __init__(self, tokenizer, chosen: str | None = None):
@@ -65,9 +68,11 @@ class Template:
         self.end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
     def prompt(self, asked: str | Instruction | list[dict], begin: str = "") -> list[int]:
-        """The token ids of what is asked, up to where the model is to answer, and of how its answer is to ``begin``.
+        """The token ids of a prompt, up to where the model is to answer, followed by the text with which its answer is
+        to ``begin``.
 
-        Raises ``UniLoraError`` where there is no template for messages, or it refuses them, and where nothing is shown.
+        Raises ``UniLoraError`` where there is no template for messages, or it refuses them, and where the prompt has no
+        tokens.
         """
         asked = self._as_shown(asked)
         if isinstance(asked, str):
@@ -75,15 +80,15 @@ class Template:
         else:
             ids = self._ids([self._rendered(asked, add_generation_prompt=True) + begin])[0]
         if not ids:
-            raise UniLoraError("what is asked has no token; give a prompt, and a chat template that shows it")
+            raise UniLoraError("the prompt has no token; give a prompt, and a chat template that shows it")
         return ids
 
     def example(self, example: Example, all_tokens: bool = False) -> Tokens:
-        """A row's tokens. With ``all_tokens``, a conversation's answers are not looked for: all of it counts as one.
+        """A row's tokens. With ``all_tokens``, a whole conversation counts as one answer.
 
-        The prompt's tokens are those of ``prompt``: a token that would reach from it into the answer is split between them. A text
-        ends with the tokenizer's token for that; a conversation as its template says. Raises as ``prompt`` does, and where it cannot be
-        told which part of a conversation the answers are.
+        The prompt's tokens are those of ``prompt``: a token that would reach from it into the answer is split between
+        them. A text ends with the tokenizer's token for the end; a conversation ends as its template says. Raises as
+        ``prompt`` does, and where it cannot be found which parts of a conversation are the answers.
         """
         asked, answer = self._as_shown(example.asked), example.answer
         if isinstance(asked, list):
@@ -98,7 +103,7 @@ class Template:
         return Tokens(begun + ended, answers, len(self.begin) if asked == example.asked else None)
 
     def _as_shown(self, asked):
-        """Text as it is, or messages."""
+        """A prompt in the form that is shown: a text, or messages for the chat template."""
         if isinstance(asked, str) and asked and self.chosen:
             asked = Instruction(asked)
         if not isinstance(asked, Instruction):
@@ -114,10 +119,11 @@ class Template:
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
     def _tokens(self, parts):
-        """The tokens of texts one behind the other, and whether each is of an answer.
+        """(the tokens of texts one after the other, whether each belongs to an answer).
 
-        They are those of the whole text where each beginning of it is a beginning of its tokens, else those of its parts. Most often
-        the two are the same, which is far sooner looked at than each beginning of a long conversation.
+        They are the tokens of the whole text if the tokens of each beginning of it are a beginning of its tokens, else
+        those of its parts. Most often whole and parts have the same tokens, which is much faster to see than to look at
+        each beginning of a long conversation.
         """
         parts = [(text, answer) for text, answer in parts if text]
         texts = [text for text, _ in parts]
@@ -131,7 +137,8 @@ class Template:
         return list(chain(*pieces)), answers
 
     def _parts(self, messages, first):
-        """The text of a conversation in parts, and whether each is an answer; those of messages before ``first`` are not."""
+        """The text of a conversation in parts, each with whether it is an answer; messages before ``first`` are
+        none."""
         whole = self._rendered(messages)
         if GENERATION.search(self.jinja):
             start = len(self._beginning(whole, messages[:first], add_generation_prompt=True)) if first else 0
@@ -152,11 +159,12 @@ class Template:
         return [*parts, (whole[done:], False)]
 
     def _beginning(self, whole, messages, **options) -> str:
-        """The text of a conversation's first messages. Raises ``UniLoraError`` where the ``whole`` begins otherwise."""
+        """The text of a conversation's first messages. Raises ``UniLoraError`` where the text of the ``whole`` begins
+        differently."""
         text = self._rendered(messages, **options)
         if not whole.startswith(text):
             raise UniLoraError(
-                "the chat template shows a turn otherwise once another follows, so that it cannot be told where the answers are; give "
+                "the chat template shows a turn differently once another follows, so that the answers cannot be found; give "
                 "--chat-template a file with {% generation %} around them, or --loss-on all"
             )
         return text
@@ -168,7 +176,7 @@ class Template:
         return self._render(messages, return_assistant_tokens_mask=True)[1][0]
 
     def _render(self, messages, **options) -> tuple[list[str], list[list[tuple[int, int]]]]:
-        """The text of a conversation, and where in it the answers are that the template marks."""
+        """(the text of a conversation, the places in it of the answers that the template marks)."""
         raise UniLoraError(
             "a conversation is shown by a chat template, a program that backends.torch runs and this backend does not; give texts, or "
             "prompts and completions, or --chat-template alpaca"

@@ -1,4 +1,4 @@
-"""Texts as words, each with a tag: names in a text, parts of speech."""
+"""The task token-classification: texts as words with a tag each, such as names in a text or parts of speech."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,10 +13,8 @@ from . import classes
 from .losses import NOT_LEARNED, cross_entropy, softmax
 from .task import Predicted, Task
 
-WORDS, TAGS = (
-    "tokens",
-    ("ner_tags", "tags", "labels", "pos_tags"),
-)  # the usual columns, where --text and --label have others
+# The usual columns, taken where --text and --label are left at their defaults.
+WORDS, TAGS = "tokens", ("ner_tags", "tags", "labels", "pos_tags")
 EXAMPLE = 'give rows of a .jsonl file such as {"tokens": ["Ada", "smiled"], "ner_tags": ["B-PER", "O"]}'
 
 
@@ -62,13 +60,16 @@ class TokenClassification(Task):
         return [(" ".join(words),) for words in rows[self.words]]
 
     def learn(self, source, held_out):
-        """Classes that are the base's own keep the base's order. Tags of ``held_out`` have to be classes of ``source``.
+        """Takes the classes from ``source``, in the base's order if they are the base's own. Tags of ``held_out`` have
+        to be among them.
 
-        Where tags begin with B- or I-, what is measured first is the F1 of whole entities.
+        Where tags begin with B- or I-, the main metric is the F1 of whole entities.
         """
         names, named = classes.learned(self.tags, source, held_out)
         if len(names) < 2:
-            raise UniLoraError(f"{source.name}: {self.tags} has the one value {names[0]!r}; classification needs two")
+            raise UniLoraError(
+                f"{source.name}: {self.tags} has only the value {names[0]!r}; classification needs rows of two classes or more"
+            )
         self.labels = classes.in_order(names, self.base_labels)
         self.numbers = {value: self.labels.index(name) for value, name in named.items()}
         if self._has_entities() and not self.settings.metric:
@@ -94,7 +95,7 @@ class TokenClassification(Task):
         super().reads(tokenizer, positions, inputs)
         if not tokenizer.is_fast:
             raise UniLoraError(
-                f"{self.settings.base}: its tokenizer does not tell which word a piece is of; give a base with a tokenizer.json"
+                f"{self.settings.base}: its tokenizer cannot say which word a piece belongs to; give a base with a tokenizer.json"
             )
 
     def given(self, there):
@@ -117,7 +118,7 @@ class TokenClassification(Task):
         return self._encoded(rows)[0]
 
     def _encoded(self, rows) -> tuple[dict[str, np.ndarray], list[dict[int, int]]]:
-        """The model's inputs, and of each row the place of each word's first piece; words that are cut off have none."""
+        """(the model's inputs, for each row the place of each word's first piece); words that are cut off have none."""
         texts = [" ".join(row[self.words]) for row in rows]  # as the base was trained: a piece may begin with its blank
         inputs = self.tokenize(
             texts,
@@ -143,7 +144,7 @@ class TokenClassification(Task):
         return [self.labels[self.numbers[value_of(tag)]] for tag in row[self.tags]]
 
     def predicted(self, logits, rows):
-        """The likeliest class of each word; "" of one that is cut off."""
+        """The likeliest class of each word; "" for a word that is cut off."""
         found = []
         for each, row, places in zip(softmax(logits), rows, self._encoded(rows)[1]):
             likeliest, numbers = each.max(-1), each.argmax(-1)
@@ -178,8 +179,8 @@ class TokenClassification(Task):
 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """(class, first word, word behind the last) of each entity in a text's tags, as the CoNLL-2000 evaluation reads them: one
-    begins at B-, and at an I- that does not go on one of its class.
+    """(class, first word, word after the last) of each entity in a text's tags, as the CoNLL-2000 evaluation reads
+    them: an entity begins at B-, and at an I- that does not continue an entity of its class.
 
     >>> sorted(entities(["B-PER", "I-PER", "O", "I-LOC", "B-LOC", "I-PER"]))
     [('LOC', 3, 4), ('LOC', 4, 5), ('PER', 0, 2), ('PER', 5, 6)]
@@ -196,7 +197,7 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
 
 
 def entity_f1(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Precision, recall and F1 of whole entities over all texts, 0 where nothing is to be counted."""
+    """Precision, recall and F1 of whole entities over all texts; 0 where there is nothing to count."""
     hits = given = there = 0
     for one, other in zip(predicted, true, strict=True):
         one, other = entities(one), entities(other)

@@ -1,4 +1,4 @@
-"""What all tasks share whose rows are made tokens once, before training: so their lengths are known, and what had to be cut."""
+"""The common part of tasks whose rows become tokens once, before training, so that their lengths and cuts are known."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from .task import Task
 
 
 class Fitted(NamedTuple):
-    """A row that a model can read: token ids, the labels, and whether something had to be cut off."""
+    """A row that fits a model: token ids, labels, and whether something had to be cut off."""
 
     ids: list[int]
     labels: list[int]
@@ -24,7 +24,7 @@ class Fitted(NamedTuple):
 
 
 class TooLong(Exception):
-    """No answer of a row fits into what the model is given; ``needs`` is how many tokens would do."""
+    """No answer of a row fits into the model's input; ``needs`` is the number of tokens that would be needed."""
 
     def __init__(self, needs: int):
         self.needs = needs
@@ -34,7 +34,8 @@ class Tokenized(Task):
     """Rows in one of the forms of ``rows.forms``. Once they are ``ready``, a row has ``input_ids``, ``labels`` and its number ``row`` before."""
 
     def fit(self, example: Example) -> Fitted:
-        """The tokens of a row, ``max_length`` at most. Raises ``TooLong``, and ``UniLoraError`` for a row that cannot be shown."""
+        """The tokens of a row, at most ``max_length``. Raises ``TooLong``, and ``UniLoraError`` for a row that no
+        template can show."""
         raise NotImplementedError
 
     def columns(self, there):
@@ -88,8 +89,8 @@ class Tokenized(Task):
             self.cut += fitted.cut
         if not columns["labels"]:
             raise UniLoraError(
-                f"{source}: no answer fits in {self.max_length:,} tokens; the shortest row takes {min(left_out):,}: give --max-length "
-                "more, up to what the model can read"
+                f"{source}: no answer fits in {self.max_length:,} tokens; the shortest row takes {min(left_out):,}; give a "
+                "larger --max-length, up to what the model can read"
             )
         if left_out:
             data.dropped[f"answer within {self.max_length:,} tokens"] += len(left_out)
@@ -97,6 +98,6 @@ class Tokenized(Task):
 
 
 def _padded(rows, value) -> np.ndarray:
-    """Int64 (rows, longest): at the right, where positions count from the first token on."""
+    """Int64 (rows, longest), padded at the right, so that positions count from the first token on."""
     longest = max(map(len, rows))
     return np.array([[*row, *[value] * (longest - len(row))] for row in rows], np.int64)

@@ -1,4 +1,4 @@
-"""``python -m backends.torch train --base ./my-model …``."""
+"""Runs ``python -m backends.torch``, such as ``python -m backends.torch train --base ./my-model …``."""
 
 from typer.main import get_command
 

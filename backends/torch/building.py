@@ -1,7 +1,8 @@
-"""A process that builds models and never runs them: what it need not import is not there for it.
+"""Makes a process that only builds models import no more than it needs.
 
-transformers and torch import what they find installed, PEFT, accelerate, scikit-learn, Triton and others, hundreds of megabytes of it.
-So only what they require is found, whatever else is installed; and of torch, what building leaves is a module of names alone.
+transformers and torch import packages that they find installed, PEFT, accelerate, scikit-learn, Triton and others,
+hundreds of megabytes. In such a process only the packages that they require are found, whatever else is installed, and
+modules that building a model does not use, such as torch's compiler, are replaced by modules of names alone.
 """
 
 import gc
@@ -14,24 +15,26 @@ from importlib import metadata
 import torch
 
 OWN = ("unilora_spec", "backends")
-BUILDERS = ("torch", "transformers", "typer", "rich")  # with what they require: all that planning needs
-LEFT = ("torch._dynamo", "torchao", "scipy")  # what transformers' models import by name, and their constructors leave
+BUILDERS = ("torch", "transformers", "typer", "rich")  # planning needs these and what they require
+# transformers' models import these by name, and their constructors do not use them.
+UNUSED = ("torch._dynamo", "torchao", "scipy")
 
 
 def build_only() -> None:
-    """Makes this process one that builds models and never runs them: for the command, before transformers' models load.
+    """Makes this process one that builds models and never runs them; to be called before transformers' models are
+    imported.
 
-    They import the compiler and the distributed tensors, 190 MB and two seconds together, of which building one needs nothing.
-    Garbage collection, 0.5 s of the imports, finds nothing in them.
+    They would import the compiler and distributed tensors, 190 MB and two seconds, which building a model does not
+    need. Garbage collection would take 0.5 s of the imports and free nothing.
     """
     gc.disable()
     torch.distributed.is_available = lambda: False  # as in a build of torch without it
     needed = sys.stdlib_module_names | set(OWN) | required(BUILDERS)
-    sys.meta_path[:] = [_NamesOfLeft, *(_OnlyNeeded(finder, needed) for finder in sys.meta_path)]
+    sys.meta_path[:] = [_NamesOfUnused, *(_OnlyNeeded(finder, needed) for finder in sys.meta_path)]
 
 
 def required(distributions) -> set[str]:
-    """The names of the modules that installed distributions bring, and those that they require, without extras."""
+    """The names of the modules of installed distributions and of all that they require, without extras."""
     names, seen, waiting = set(), set(), list(distributions)
     while waiting:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
@@ -40,17 +43,17 @@ def required(distributions) -> set[str]:
         seen.add(name)
         try:
             found = metadata.distribution(name)
-        except metadata.PackageNotFoundError:  # required elsewhere: on another system, by another Python
+        except metadata.PackageNotFoundError:  # required on other systems or by other versions of Python only
             continue
         waiting += [re.match(r"[\w.-]+", text)[0] for text in found.requires or () if "extra ==" not in text]
-        # Both as text: to make a path of each of torch's fifteen thousand files takes longer than all the rest.
+        # Both are read as text: a path object for each of torch's 15,000 files would take longer than all the rest.
         lines = (found.read_text("top_level.txt") or found.read_text("RECORD") or "").splitlines()
         names |= {re.split(r"[/,.]", line)[0] for line in lines}
     return names
 
 
 class _OnlyNeeded:
-    """A finder of modules that finds none but those of the ``needed`` names, and private ones, which belong to them."""
+    """A finder of modules that finds only those with ``needed`` names, and private ones, which belong to them."""
 
     def __init__(self, finder, needed):
         self._finder, self._needed = finder, needed
@@ -65,12 +68,13 @@ class _OnlyNeeded:
         return getattr(self._finder, name)
 
 
-class _NamesOfLeft:
-    """Finds ``LEFT`` as modules of names alone, so that what transformers decorates with them stays as it is."""
+class _NamesOfUnused:
+    """Finds the modules in ``UNUSED`` as modules of names alone, whose decorators leave transformers' functions as they
+    are."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        if any(f"{name}.".startswith(f"{package}.") for package in LEFT):
+        if any(f"{name}.".startswith(f"{package}.") for package in UNUSED):
             return importlib.machinery.ModuleSpec(name, cls, is_package=True)
 
     @staticmethod

@@ -1,8 +1,9 @@
 """The torch backend as an implementation that the conformance tests ask (conformance_tests/PROTOCOL.md).
 
-``python -m conformance_tests --impl backends.torch.conformance``, or, for ``Expand`` under torch.compile, of gathers alone,
-``--impl "python -m backends.torch.conformance --compile"``, or, with the Triton kernels, and without a GPU under
-``TRITON_INTERPRET=1``, ``--impl "python -m backends.torch.conformance --triton" --timeout 60``
+``python -m conformance_tests`` asks the backend as it is with ``--impl backends.torch.conformance``; ``Expand`` under
+torch.compile, for gathers alone, with ``--impl "python -m backends.torch.conformance --compile"``; and the Triton
+kernels, without a GPU under ``TRITON_INTERPRET=1``, with ``--impl "python -m backends.torch.conformance --triton"
+--timeout 60``.
 """
 
 import sys
@@ -51,7 +52,8 @@ def _expand(expand, r):
 
 
 def _rows(expand, p, theta, start, stop):
-    """θ_D[start:stop]: of a gather from those rows of P alone, else all of it as in training, unless it is large."""
+    """θ_D[start:stop]: of a gather from these rows of P alone, of another kind from all of θ_D, as in training, unless
+    it is large."""
     start, stop = p.range_of(start, stop, p.D)
     if isinstance(p, Program) and p.D <= SMALL:
         return storage_of(p, theta.device).expand(theta)[start:stop]
@@ -101,7 +103,7 @@ def _module(weight, segment):
         module = nn.Module()
     elif segment.index is not None:
         module = nn.Module()
-        module.num_experts = len(weight)  # by which a stack is known
+        module.num_experts = len(weight)  # marks a stack of experts
     elif weight.dim() > 2:
         module = nn.Conv1d(1, 1, 1)
     else:
@@ -111,12 +113,13 @@ def _module(weight, segment):
 
 
 def expand_by(theta, index, scale):
-    """θ_D by ``Expand`` of any part of P."""
+    """θ_D by ``Expand``, for any rows of P."""
     return Expand.apply(theta, index, torch.float32, scale)
 
 
 def compiled_expand():
-    """``expand_by`` under torch.compile, compiled once for all sizes; by itself torch compiles 0 and 1 on their own."""
+    """``expand_by`` under torch.compile, compiled once for all sizes; torch would compile the sizes 0 and 1
+    separately."""
     compiled = torch.compile(expand_by, dynamic=True, fullgraph=True)
 
     def expand(theta, index, scale):
@@ -129,8 +132,8 @@ def compiled_expand():
 
 
 def kernel_answers():
-    """The requests that the Triton kernels answer: of kind `balanced`; ``more`` of ``implementation``."""
-    from .adapter.theta import triton_kernels as kernels  # here, so that all else runs where there is no Triton
+    """The answers of the Triton kernels, for kind `balanced`, as ``more`` of ``implementation``."""
+    from .adapter.theta import triton_kernels as kernels  # imported here, so that the rest runs without Triton
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -146,7 +149,7 @@ def kernel_answers():
 
     def adjoint(r):
         p = projection_of(r)
-        if p.D > 2**24:  # a kernel walks all rows of a column, and here a slice of them is asked
+        if p.D > 2**24:  # a kernel walks all rows of a column, and the request is for a slice of them
             return _adjoint(expand_by, r)
         start, stop = p.range_of(r["start"], r["stop"], p.D)
         g = torch.tensor(array_of(r, "g", stop - start), device=device)
@@ -164,7 +167,8 @@ def kernel_answers():
 
 
 def implementation(name: str, expand, more=(), kinds=KINDS):
-    """``answer`` with all that ``expand`` (θ, index, scale → θ_D) takes part in, and what is in ``more``."""
+    """The function ``answer``, with the requests that ``expand`` (θ, index, scale → θ_D) takes part in, and those in
+    ``more``."""
     uses = {"expand": _expand, "adjoint": _adjoint, "delta_weight": _delta_weight}
     requests = {request: partial(function, expand) for request, function in uses.items()} | dict(more)
     return answering(name, requests, kinds)

@@ -1,7 +1,7 @@
-"""``python -m backends.torch plan``: what an adapter would be and take, from the base's config.json alone.
+"""The command ``plan``: an adapter's layer map and the memory that it would take, from the base's config.json alone.
 
-A base of 405 billion parameters is described within 300 MiB, of which PyTorch alone is 220: no weight is allocated, and the command
-imports what builds a model and nothing else (building.py).
+A plan for a base of 405 billion parameters takes at most 300 MiB, 220 of them for PyTorch: no weight is allocated,
+and the command imports only what building a model needs (building.py).
 """
 
 import difflib
@@ -26,35 +26,27 @@ from ..settings import BEFORE, AdapterSettings
 from .adapter.files import meaning
 from .ranks.before import ranked
 
-CHOICES = [
-    10**n for n in range(10)
-]  # the d that are shown where none was given: from a thousand on, where D is as large
+# The d that are shown where none is given; those below a thousand only where D is no larger.
+CHOICES = [10**n for n in range(10)]
 
-TABLES = {
-    torch.arange,
-    torch.zeros,
-    torch.ones,
-    torch.full,
-    torch.eye,
-    torch.rand,
-    torch.randn,
-}  # that a constructor may compute
-MOST_TABLE, MOST_WEIGHTS = 2**26, 2**13  # numbers of one; weights of a model, of which each takes its time
+# Functions by which a constructor may compute a table.
+TABLES = {torch.arange, torch.zeros, torch.ones, torch.full, torch.eye, torch.rand, torch.randn}
+MOST_TABLE, MOST_WEIGHTS = 2**26, 2**13  # numbers in a table; weights of a model, each of which takes time
 
-SHOWN, BAR = 256, 16  # targets of a plan of ranks, and the characters of the longest bar
+SHOWN, BAR = 256, 16  # targets that a plan of ranks shows, and the characters of its longest bar
 
 
 def planned(settings: AdapterSettings, progress: bool = False) -> dict:
-    """What an adapter of these settings would be: base, layer map, D, and the bytes of all that grows with D or d.
+    """A report on an adapter with these settings: base, layer map, D, and the bytes of all that grows with D or d.
 
-    ``settings.base`` is a config.json or a folder that holds one. Without ``settings.dim`` the figures of some d stand
-    under "choices". ``bytes`` are those of the vector alone: parameters trained in full come on top. Of a planner of ranks,
-    "ranks" is the report of ``ranks.ranked``; one that looks at the base needs its weights and ``PlanSettings``. Raises
-    ``UniLoraError`` where base, data, targets or d are wrong.
+    ``settings.base`` is a config.json or a folder that holds one. Without ``settings.dim`` the figures of several d are
+    under "choices". ``bytes`` are those of the vector alone, without parameters trained in full. With a planner of
+    ranks, "ranks" is the report of ``ranks.ranked``; a planner that looks at the base needs its weights and
+    ``PlanSettings``. Raises ``UniLoraError`` where base, data, targets or d are wrong.
     """
     settings = with_targets(settings)
     if settings.ranks in BEFORE:
-        model, layer_map, ranks = _looked_at(settings, progress)
+        model, layer_map, ranks = _ranked_by_base(settings, progress)
     else:
         model = skeleton(settings.base)
         layer_map, ranks = ranked(model, settings)
@@ -67,8 +59,8 @@ def planned(settings: AdapterSettings, progress: bool = False) -> dict:
     tensors = {name: _zeros(of_kind.stored[name], n) for name, n in of_kind.lengths(layer_map, **options).items()}
     parameters = list(model.parameters())
     others = {name for name, _ in meaning.compared(model)} - {*layer_map.by_weight()}
-    # fingerprints of the length that they will have
-    base = Base(settings.base, "0" * 32, "0" * 32, type(model).__name__, rest=rest.blank(others))
+    # placeholders with the length of fingerprints
+    base = Base(settings.base, "0" * 32, "0" * 32, type(model).__name__, rest=rest.placeholder(others))
 
     def trained(d):
         projection = of_kind(
@@ -105,7 +97,8 @@ def planned(settings: AdapterSettings, progress: bool = False) -> dict:
 
 
 def _fitting(trained, D) -> list[dict]:
-    """The figures of ``CHOICES`` that the kind can have. Raises its ``LimitError`` where there is none."""
+    """The figures of those ``CHOICES`` of d that the kind can have. Raises the kind's ``LimitError`` where it can have
+    none."""
     found, refusal = [], None
     for d in CHOICES:
         if d <= D:
@@ -119,12 +112,12 @@ def _fitting(trained, D) -> list[dict]:
 
 
 def _zeros(dtype, length) -> np.ndarray:
-    """A tensor's shape, in the memory of one number."""
+    """An array of zeros of this length, in the memory of one number."""
     return np.broadcast_to(np.zeros((), {"F32": np.float32, "I32": np.int32}[dtype]), length)
 
 
-def _looked_at(settings, progress):
-    from .training.base import prepare, quiet  # with all that a training run imports
+def _ranked_by_base(settings, progress):
+    from .training.base import prepare, quiet  # here, as it imports all that a training run needs
     from .training.sample import sample
 
     with quiet():
@@ -142,7 +135,7 @@ def show(report: dict) -> None:
     rows = [
         ("base", f"{base['class']}, {base['parameters']:,} parameters in {base['dtype']}", base["bytes"]),
         ("layer map", f"{report['segments']:,} segments, D = {report['D']:,}", None),
-        *_held(report),
+        *_rows_of_projection(report),
         ("θ_D", "in a training step", size["theta_D"]),
         ("", "its gradient", size["gradient of theta_D"]),
     ]
@@ -162,8 +155,8 @@ def show(report: dict) -> None:
         console.print(f"--dim sets d, from 1 to {min(report['D'], MAX_DIM):,}")
 
 
-def _held(report):
-    """The rows of what is neither trained nor the base's: P, and the tensors that the kind has in the file."""
+def _rows_of_projection(report):
+    """Yields table rows for P and for the tensors that the kind has in the file."""
     size = report["bytes"]
     if "P" in size:
         yield "P", "computed where it is used", size["P"]["computed"]
@@ -183,7 +176,7 @@ def _show_ranks(console, report):
     end = "" if total == report["budget"] else f", {report['budget']} when training ends"
     console.print(f"ranks by {report['planner']}: {total} together{end}")
     table = Table("target", "rank", "score", "", box=None, show_header=True)
-    table.columns[0].overflow = "fold"  # the end of a name tells more than its beginning
+    table.columns[0].overflow = "fold"  # names are wrapped, as their ends differ more than their beginnings
     for target in targets[:SHOWN]:
         score = f"{target['score']:.3g}" if "score" in target else ""
         table.add_row(
@@ -195,24 +188,25 @@ def _show_ranks(console, report):
 
 
 def skeleton(base: str) -> torch.nn.Module:
-    """The base's model without the values of its weights, from its config.json. Raises ``UniLoraError``.
+    """The base's model without values of its weights, from its config.json. Raises ``UniLoraError`` where it cannot be
+    built.
 
-    The class is the first of the configuration's ``architectures``, ``AutoModel``'s where there is none.
+    Its class is the first of the configuration's ``architectures``, or ``AutoModel``'s where there is none.
     """
     import transformers
     from transformers import initialization
 
-    from .training.strangers import NO_CODE, plain
+    from .training.strangers import NO_CODE, remove_hub_kernels
 
     config = _config(base)
-    plain(config)
+    remove_hub_kernels(config)
     known = getattr(transformers, str((config.architectures or [""])[0]), None)
     is_model = inspect.isclass(known) and issubclass(known, transformers.PreTrainedModel) and known.config_class
     try:
         with initialization.no_init_weights(), _EmptyOnMeta():
             model = known._from_config(config) if is_model else transformers.AutoModel.from_config(config, **NO_CODE)
-        model.tie_weights()  # which no_init_weights leaves out
-    except Exception as error:  # a class's own errors, about values that it cannot be built of
+        model.tie_weights()  # no_init_weights leaves it out
+    except Exception as error:  # each class raises errors of its own for values of which it cannot be built
         reason = str(error).strip().split("\n")[0]
         raise UniLoraError(f"{base}: transformers cannot build a model of its config.json: {reason}") from error
     return model
@@ -227,9 +221,9 @@ def _config(base: str):
             raise FileNotFoundError
         values = read_config(file) if file.exists() else PretrainedConfig.get_config_dict(base)[0]
         kind = values["model_type"]
-    except OSError as error:  # of a folder that holds none, and of an id that is not to be had
+    except OSError as error:  # a folder without the file, or an id that cannot be loaded
         raise UniLoraError(
-            f"{base}: no config.json is there, nor a base model of that id to be had; give the base model's folder or its "
+            f"{base}: there is no config.json in it, and no base model with this id can be loaded; give the base model's folder or its "
             "config.json"
         ) from error
     except (NoObject, KeyError):
@@ -246,10 +240,10 @@ def _config(base: str):
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Weights, which begin as ``torch.empty``, have a shape and no memory.
+    """Within the block, ``torch.empty``, by which models make their weights, gives tensors without memory.
 
-    Not ``torch.device("meta")``: it sends the small tables that a model computes (rotary frequencies, masks) through
-    the meta kernels written in Python, and those import SymPy, 45 MB and 0.3 s.
+    ``torch.device("meta")`` would send the small tables that a model computes (rotary frequencies, masks) through the
+    meta kernels written in Python, which import SymPy: 45 MB and 0.3 s.
     """
 
     def __init__(self):
@@ -266,7 +260,7 @@ class _EmptyOnMeta(TorchFunctionMode):
 
 
 def _entries(func, args, options) -> int:
-    """How many numbers a call makes; those of a call in another form than the usual ones, 0."""
+    """The number of entries that a call makes; 0 for a call in an unusual form."""
     numbers = [
         n for n in (args[0] if args and isinstance(args[0], tuple | list) else args) if isinstance(n, int | float)
     ]

@@ -1,4 +1,4 @@
-"""``python -m backends.web --graph step.onnx``: serves the page that trains, to browsers on this machine."""
+"""Runs ``python -m backends.web --graph step.onnx``, which serves the page that trains to browsers on this machine."""
 
 import argparse
 from pathlib import Path
@@ -11,10 +11,10 @@ from .serving import given, server
 FIELDS = {
     "text": "column of the texts",
     "label": "column of the labels",
-    "where": "COLUMN=VALUE: only the rows that have it",
+    "where": "COLUMN=VALUE: only the rows with this value",
     "sentences": "texts to try, a line each",
 }
-"""Fields of the page that a call may fill, and what they hold."""
+"""The fields of the page that a call may fill, and what each holds."""
 
 
 def main() -> int:
@@ -27,22 +27,25 @@ def main() -> int:
     parser.add_argument(
         "--base",
         type=Path,
-        help="folder of the base, for its tokenizer.json; by default the one that the adapter names",
+        help="folder of the base, whose tokenizer.json is read; by default the one that the adapter names",
     )
     parser.add_argument("--data", type=Path, help="a .csv or .tsv file of examples")
     for name, what in FIELDS.items():
-        parser.add_argument(f"--{name}", metavar="TEXT", help=f"of the page: {what}")
+        parser.add_argument(f"--{name}", metavar="TEXT", help=f"fills a field of the page: {what}")
     parser.add_argument(
-        "--packages", type=Path, default=Path("build/web/node_modules"), help="npm's folder of the packages"
+        "--packages",
+        type=Path,
+        default=Path("build/web/node_modules"),
+        help="npm's folder node_modules with the page's packages",
     )
-    parser.add_argument("--port", type=int, default=0, help="by default a free one")
+    parser.add_argument("--port", type=int, default=0, help="the server's port; by default a free one")
     call = parser.parse_args()
     fields = {name: value for name in FIELDS if (value := getattr(call, name)) is not None}
     opened = given(call.graph, call.base, call.data, fields)
     try:
         made = server(opened, call.packages, call.port)
     except (OSError, OverflowError) as error:
-        raise UniLoraError(f"--port {call.port} cannot be had: {error}; leave it out for a free one") from None
+        raise UniLoraError(f"--port {call.port} cannot be used: {error}; leave it out for a free one") from None
     print(f"http://127.0.0.1:{made.server_port}/", flush=True)
     say("Open this address in a browser; Ctrl-C ends the server.")
     try:

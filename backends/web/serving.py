@@ -1,4 +1,4 @@
-"""The server of the page: files alone, to browsers on this machine alone."""
+"""The server of the page, which gives files, and only to browsers on this machine."""
 
 import json
 import mimetypes
@@ -15,7 +15,8 @@ from unilora_spec.base_folder import base_folder
 ROOT = Path(__file__).parents[2]
 PAGE = "/backends/web/page/"
 LIBRARY = "/conformance_tests/examples/unilora.mjs"
-"""Where the page finds SPEC.md's arithmetic: as in the checkout, so that its imports are the same in a browser and in node."""
+"""The address of SPEC.md's arithmetic: that of the checkout, so that the page's imports are the same in a browser and
+in node."""
 TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm"}
 HEADERS = {
     # Both together let pages share memory among threads.
@@ -30,26 +31,26 @@ HEADERS = {
 
 @dataclass
 class Given:
-    """What the page opens by itself.
+    """The files and fields with which the page opens.
 
-    ``files``   by the part of the page that takes it (graph, adapter, tokenizer, configuration, table)
-    ``fields``  what its fields hold, by their ids in index.html
+    ``files``   each by its role in the page (graph, adapter, tokenizer, configuration, table)
+    ``fields``  the contents of fields, by their ids in index.html
     """
 
     files: dict[str, Path] = field(default_factory=dict)
     fields: dict[str, str] = field(default_factory=dict)
 
     def listing(self) -> bytes:
-        """given.json: a name and an address of each file, and the fields."""
+        """The content of given.json: a name and an address of each file, and the fields."""
         files = {role: {"name": path.name, "url": f"/given/{role}"} for role, path in self.files.items()}
         return json.dumps(files | {"fields": self.fields}).encode()
 
 
 def given(graph: Path | None, base: Path | None, data: Path | None, fields: dict[str, str]) -> Given:
-    """What is opened of a step graph and of a table of examples, each of which may be left out.
+    """The files of a step graph and of a table of examples, each of which may be None.
 
-    The adapter lies beside the graph, and tokenizer.json in ``base`` or in the folder that the adapter names. Raises ``UniLoraError``
-    where one of them is not there.
+    The adapter is beside the graph, and tokenizer.json in ``base`` or in the folder that the adapter names. Raises
+    ``UniLoraError`` where one of them is missing.
     """
     found = {}
     if graph:
@@ -91,7 +92,7 @@ def server(given: Given, packages: Path, port: int = 0) -> ThreadingHTTPServer:
 
         def do_GET(self):
             path = unquote(urlsplit(self.path).path)
-            if self.headers.get("Host") not in hosts:  # a name of somebody else's that leads here
+            if self.headers.get("Host") not in hosts:  # a foreign name that resolves to this machine
                 self.answer(HTTPStatus.FORBIDDEN, b"", "text/plain")
             elif path == "/":
                 self.answer(HTTPStatus.FOUND, b"", "text/plain", Location=PAGE)
@@ -119,7 +120,7 @@ def server(given: Given, packages: Path, port: int = 0) -> ThreadingHTTPServer:
             self.end_headers()
 
         def log_message(self, *arguments):
-            """Nothing: whoever looks at the terminal looks for the address."""
+            """Logs nothing, so that the address stays visible on the terminal."""
 
     def file_at(path) -> Path | None:
         if path in files:

@@ -4,10 +4,10 @@ method     what a method is: its arguments at a budget, and its learning rate
 methods    all of them; peers: those of PEFT that have no kind here
 runs       one training of a data set; where results are kept
 costs      time and memory of a step
-processes  what has to be done, and the processes that do it
+processes  which runs are missing, and the processes that do them
 search     the search for learning rates
-numbers    what was measured of a data set, call by call
+numbers    the measurements of a data set, call by call
 command    the options
-told       which differences the spread allows to tell
+differences  which differences are larger than chance explains
 page       docs/comparison.md, a pure function of the numbers; picture: its pictures
 """

@@ -1,4 +1,4 @@
-"""``python -m benchmarks compare``: what is to run, the processes that run it, and what they add to the numbers in docs."""
+"""``python -m benchmarks compare``: plans the runs, has them done, and adds their results to the numbers in docs."""
 
 import json
 import os
@@ -13,13 +13,13 @@ import typer
 from unilora_spec import UniLoraError, replacing
 
 from . import page
+from .differences import MOST_SEEDS
 from .method import HEAD, OWN, RATES, REFERENCE, TARGETS
 from .methods import METHODS
 from .numbers import check, compared, in_order, lacking, read, together
 from .processes import Work
 from .runs import DATA_SETS, FULL, QUICK, TOMATOES, Kept, protocol, versions
-from .search import SEARCH_SEEDS, recorded, searched
-from .told import MOST_SEEDS
+from .search import SEARCH_SEEDS, recorded_rates, searched
 
 DOCS = Path(__file__).parents[2] / "docs"
 OTHERS = KEPT = Path("build/compare")
@@ -49,44 +49,50 @@ def compare(
         typer.Option(
             parser=_budget,
             metavar="N",
-            help=f"Trained parameters beside the head's, or {OWN!r}: each method's own. May be given again; by default "
+            help=f"Trained parameters beside the head's, or {OWN!r}: each method's own. The option may be repeated; by default "
             f"{', '.join(map(str, BUDGETS))}.",
         ),
     ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help=f"This method, beside {REFERENCE} and {HEAD}; may be given again. By default all."
+            metavar="NAME",
+            help=f"This method, beside {REFERENCE} and {HEAD}; the option may be repeated. By default all.",
         ),
     ] = None,
     add: Annotated[
         bool,
         typer.Option(
             "--add",
-            help="Run only what the numbers of --output lack of this data set, and write the page of all of them.",
+            help="Run only what --output has no numbers of on this data set, and write the page from all of its numbers.",
         ),
     ] = False,
     search: Annotated[
         bool,
         typer.Option(
-            "--search", help="Look for learning rates, on other sentences and other seeds, and write them down."
+            "--search",
+            help="Search for learning rates, on other sentences and other seeds, and write them to rates.json.",
         ),
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A few steps of each: to see that it runs, not to know.")
+        bool,
+        typer.Option("--quick", help="A few steps of each, to see that everything runs; the numbers mean nothing."),
     ] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Runs at once, a thread each; by default one for each core.")
     ] = None,
     kept: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where finished runs are kept, for a call that goes on.")
+        Path,
+        typer.Option(metavar="FOLDER", help="Where finished runs are kept, so that the next call goes on from them."),
     ] = KEPT,
-    numbers: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The numbers, once more.")] = None,
+    numbers: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers to this file as well.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help=f"Of the page; by default docs for all of the comparison and with --add, {OTHERS} for less.",
+            help=f"Where the page goes; by default docs for the whole comparison and with --add, {OTHERS} for less.",
         ),
     ] = None,
 ):
@@ -121,7 +127,7 @@ def compare(
         cells, left_over = lacking(before, cells, names, asked, seeds)
     with Work(Kept(kept), scale, workers or len(os.sched_getaffinity(0))) as work:
         if search:
-            rates = recorded()
+            rates = recorded_rates()
             of_these = [cell for cell in cells if cell["method"] in names]
             for name, found in searched(work, of_these, rates, SEARCH_SEEDS[:seeds]).items():
                 rates[name] = rates.get(name, {}) | found
@@ -153,7 +159,7 @@ def compare(
 
 
 def planned(names: Iterable[str], budgets: list) -> tuple[list[dict], list[dict]]:
-    """The cells of the table, ``method``, ``budget`` and ``arguments``, and what is left out of it, with ``why``.
+    """The cells of the table, with ``method``, ``budget`` and ``arguments``, and those left out of it, with ``why``.
 
     The head alone is one cell, at budget 0; it and balanced are always there, as all others stand beside them.
     """

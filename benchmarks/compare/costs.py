@@ -1,4 +1,4 @@
-"""What a step takes, of all methods at one budget: its time, in turns with balanced's, and its memory."""
+"""Measures what a step of each method takes at one budget: its time, in turns with balanced's, and its memory."""
 
 import copy
 import warnings
@@ -17,14 +17,14 @@ SEED, ROUNDS = 0, 10
 
 
 def costs(arguments: dict[str, dict], scale: Scale, repeats: Repeats) -> dict[str, dict]:
-    """By method, ``time``, a step's beside balanced's, a line as ``measure.compared`` makes it, and ``memory``, the bytes of a
-    step's peak above that of the head alone's. ``arguments`` are those of each method, these two among them."""
+    """For each method ``time``, the time of a step beside balanced's as a line of ``measure.compared``, and ``memory``, the bytes by which
+    the peak of a step is above that of the head alone. ``arguments`` has those of each method, these two among them."""
     _, base, head, data, task = prepared(SEED, scale, HELD_OUT)
     by_length = sorted(data.train["text"][:], key=len)
     middle = (len(by_length) - PROTOCOL["batch"]) // 2
     batch = dict(task.tokenize(by_length[middle:][: PROTOCOL["batch"]], padding=True, return_tensors="pt"))
     batch["labels"] = torch.arange(PROTOCOL["batch"]) % 2
-    batch.pop("token_type_ids")  # of one sentence, all zero
+    batch.pop("token_type_ids")  # all zero, as each row is one sentence
 
     def step(base, name) -> Callable[[], None]:
         transformers.set_seed(SEED)
@@ -39,11 +39,11 @@ def costs(arguments: dict[str, dict], scale: Scale, repeats: Repeats) -> dict[st
         return run
 
     def peak(name):
-        own = copy.deepcopy(base)  # before anything is counted
+        own = copy.deepcopy(base)  # copied before memory is counted
         return allocated(lambda: step(own, name))["peak"]
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT's, about what is meant here
+        warnings.simplefilter("ignore")  # PEFT warns about what is intended here
         times = alternate({name: step(copy.deepcopy(base), name) for name in arguments}, repeats)
         least = peak(HEAD)
         return {

@@ -1,10 +1,10 @@
 """What a method of the comparison is: its arguments at a budget of trained parameters, and a learning rate to start from.
 
 Adapted are the 12 query and value weights of MiniLM, 384 × 384 each. A budget is a count of trained parameters beside the
-head's, or ``OWN``: what the method's paper, or PEFT, takes where nothing is said.
+head's, or ``OWN``: the size that the method's paper, or PEFT, takes by default.
 
-Learning rates are AdamW's, for all that is trained beside the head. No paper's rate is for 80 steps, so these only start
-``--search``, which knows better; rates.json holds what it found.
+Learning rates are AdamW's, for all that is trained beside the head. No paper's rate is for 80 steps, so ``--search`` only starts from
+these; rates.json holds the rates that it found.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +19,9 @@ TARGETS = ("query", "value")
 WEIGHTS, SIDE = 12, 384
 RANK = 4  # of every method whose size the rank does not give, as in the papers of Uni-LoRA and VB-LoRA
 D, ENTRIES = WEIGHTS * RANK * 2 * SIDE, WEIGHTS * SIDE * SIDE  # of θ_D at this rank; of whole weights
-NEAR = 0.25  # of a budget: what lies farther from it is another budget
+NEAR = 0.25  # the largest distance from a budget, as a part of it, at which a size still counts as that budget
 OWN = "own"
-REFERENCE, HEAD = "balanced", "head alone"  # what all others stand beside
+REFERENCE, HEAD = "balanced", "head alone"  # the two that all others are compared with
 RATES = Path(__file__).with_name("rates.json")  # method → budget → {"rate", "tried"}, as --search wrote it
 
 
@@ -31,13 +31,13 @@ class Method:
 
     name      as in the table and for --method
     about     what it is, in a few words
-    choices   of a budget: the arguments that the method can have, of which the nearest are taken
-    size      the parameters trained with such arguments
-    own       its arguments where nothing is said
+    choices   from a budget to the arguments that the method can have, of which the nearest to it are taken
+    size      from arguments to the number of trained parameters
+    own       its default arguments
     rate      the learning rate to start from, by arguments
     adapt     (model, arguments, seed, names of the head's parameters) → the model to train
     kind      of unilora_spec, or None for what is not ours
-    rates_of  the method whose rates it takes: its like with another draw of P, or another's code
+    rates_of  the method whose learning rates it takes, as it is the same with another draw of P or in other code
     """
 
     name: str
@@ -68,7 +68,7 @@ class Method:
 
 
 def by_rank(budget: int) -> Iterator[dict]:
-    """What the rank alone makes larger. One above the weights' own would add nothing."""
+    """The arguments of a method whose size depends on its rank alone. A rank above the weights' own would add nothing."""
     return ({"rank": rank} for rank in range(1, SIDE + 1))
 
 

@@ -1,4 +1,4 @@
-"""The methods that are compared: each kind of the specification, and PEFT's as in ``peers``.
+"""The methods that are compared: each kind of the specification, and those of PEFT from ``peers``.
 
 Where P is isometric, a step of Adam moves each entry of θ_D by the rate times √(d / D), so that a rate for the entries holds at
 every d (``for_entries``).

@@ -1,4 +1,4 @@
-"""The numbers of a data set: what was measured of it, call by call."""
+"""The numbers that were measured on a data set, call by call."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from .method import HEAD, OWN, REFERENCE
 from .methods import METHODS
 from .processes import Work
 from .runs import DATA_SETS, TOMATOES, Run
-from .search import rate_of, recorded
+from .search import rate_of, recorded_rates
 
 NOT_RUN = "not run"
 
@@ -34,7 +34,7 @@ def compared(work: Work, cells: list[dict], seeds: int, data: str) -> dict:
         costs[budget] = found["costs"]
         costs.setdefault(0, found["costs"])  # the head alone, in turns with the first of them
         taken = {name: found[name] for name in ("machine", "load")}
-    rates = recorded()
+    rates = recorded_rates()
     cells = [cell | rate_of(cell, rates) for cell in cells]
     runs = [
         Run(cell["method"], cell["budget"], cell["arguments"], cell["rate"], seed, work.scale, data=data)
@@ -51,7 +51,7 @@ def compared(work: Work, cells: list[dict], seeds: int, data: str) -> dict:
 
 
 def check(before: dict, protocol: dict, versions: dict, where) -> None:
-    """Refuses to add to numbers that were measured in another way."""
+    """Raises ``UniLoraError`` where the numbers ``before`` were measured in another way, so that none can be added to them."""
     for name, now in (("protocol", protocol), ("versions", versions)):
         if before[name] != now:
             raise UniLoraError(
@@ -83,7 +83,7 @@ def lacking(
 
 
 def together(before: dict, now: dict) -> dict:
-    """The numbers of a data set after one more call, whose cells take the place of those with fewer seeds."""
+    """The numbers of a data set after one more call: its cells replace those with fewer seeds."""
     call = len(before["calls"])
     anew, names = _keys(now["cells"]), list(METHODS)
     cells = [cell for cell in before["cells"] if (cell["method"], cell["budget"]) not in anew]

@@ -1,16 +1,16 @@
-"""docs/comparison.md, its pictures and its numbers: a pure function of what was measured, its sentences too."""
+"""Writes docs/comparison.md, its pictures and its numbers: all of it, the sentences too, is a pure function of the measurements."""
 
 import itertools
 import json
 
 import numpy as np
 
+from .differences import T, difference
 from .method import HEAD, NEAR, OWN, REFERENCE, SIDE, WEIGHTS, D
 from .methods import METHODS
 from .numbers import NOT_RUN
 from .picture import picture, spread
 from .runs import DATA_SETS, TOMATOES
-from .told import T, difference
 
 PAGE, NUMBERS = "comparison.md", "comparison/numbers.json"
 
@@ -31,7 +31,7 @@ def page(numbers: dict[str, dict]) -> str:
     parts = [_head(numbers)]
     for data, measured in numbers.items():
         sections = [_section(measured, budget) for budget in measured["budgets"]]
-        parts += [_about(data, measured), _overview(measured), _told(measured), *sections]
+        parts += [_about(data, measured), _overview(measured), _differences(measured), *sections]
         parts += [_rates(measured), _left_out(measured)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -41,15 +41,20 @@ def _head(numbers):
     titles = [DATA_SETS[data].title for data in numbers]
     return f"""# Comparison
 
-`python -m benchmarks compare` wrote this page, its pictures and [its numbers]({NUMBERS}) after {len(runs)} trainings, {sum(runs) / 3600:.1f} hours
+This page compares the kinds of this project and methods of PEFT at equal numbers of trained parameters, for somebody who
+has to choose one. It has the accuracy of each method, which differences are significant, the file size, time and memory at each
+budget, the learning rates, and what was left out.
+
+`python -m benchmarks compare` wrote the page, its pictures and [its numbers]({NUMBERS}) after {len(runs)} trainings, {sum(runs) / 3600:.1f} hours
 of one thread in all; nothing here is written by hand.
 
-One base, all-MiniLM-L6-v2, and film reviews: {" and ".join(titles)}. Adapted are the {WEIGHTS} query and value weights, {SIDE} × {SIDE}, and
-beside each adapter the same new head is trained, 770 numbers, which are not in the counts below. A seed gives P, the start, the
-head's start and the order of the rows, the same for all methods. “±” is the standard deviation over the seeds.
+The base is all-MiniLM-L6-v2, and the data are film reviews: {" and ".join(titles)}. The adapters are on its {WEIGHTS} query and value
+weights, {SIDE} × {SIDE}. Beside each adapter the same new head is trained, 770 numbers, which are not in the counts below. A
+seed determines P, the start, the head's start and the order of the rows, and is the same for all methods. “±” is the
+standard deviation over the seeds.
 
-A method stands at a budget where it can have as many parameters, to within {NEAR:.0%}, on the same weights. Where θ has a length of its
-choice, θ_D has {D:,} entries, A and B of rank 4."""
+A method is in a budget's table if it can have that many parameters, to within {NEAR:.0%}, on the same weights. If the length of θ
+can be chosen, θ_D has {D:,} entries, which are A and B of rank 4."""
 
 
 def _about(data, measured):
@@ -58,8 +63,8 @@ def _about(data, measured):
     text = f"""## {DATA_SETS[data].title}
 
 A run sees {protocol["steps"] * protocol["batch"]:,} {rows} once, the first {protocol["max_length"]} tokens of each, in {protocol["steps"]} batches of {protocol["batch"]}, with AdamW, a learning rate that
-rises for 6 % of the steps and then falls to 0, and no dropout; it is judged by {measured["judged"]:,} held-out {rows}. {_seeds(measured)}. So
-short a training is what time allows, and favours what learns fast: its end is not the best that a method can do.
+rises for 6 % of the steps and then falls to 0, and no dropout. Its accuracy is measured on {measured["judged"]:,} held-out {rows}. {_seeds(measured)}.
+The runs are as short as the time for this page required. That favours methods that learn fast; the end of a run need not be the best that a method can do.
 
 {_calls(measured)}
 
@@ -72,7 +77,7 @@ Versions: {versions}.
 
 
 def _seeds(measured):
-    """How many seeds, and of which cells fewer."""
+    """How many seeds there are, and which cells have fewer."""
     most = _most_seeds(measured)
     fewer = [cell for cell in measured["cells"] if len(cell["accuracy"]) < most]
     text = f"{most} seeds" if most > 1 else "One seed"
@@ -87,7 +92,7 @@ def _most_seeds(measured):
 
 
 def _calls(measured):
-    """What was trained when, and by what."""
+    """The table of calls: what each trained, when, and on which machine."""
     table = ["| date | call | trainings | processor | load while steps were timed |", "|---|---|---|---|---|"]
     for number, call in enumerate(measured["calls"]):
         machine, load = call["machine"], call["load"]
@@ -114,20 +119,21 @@ def _overview(measured):
     return "\n".join(table)
 
 
-def _told(measured):
+def _differences(measured):
     seeds = _most_seeds(measured)
-    text = "### What can be told"
+    text = "### Which differences are significant"
     if seeds < 2:
-        return f"{text}\n\nNothing: one seed has no spread."
+        return f"{text}\n\nNone can be: one seed has no spread."
     found = list(_comparisons(measured))
     reach = np.median([max(one.of_seeds, one.of_sentences) for _, lines in found for _, one in lines]) if found else 0
     count = sum(len(lines) for _, lines in found)
     text += f"""
 
-Two methods are compared seed by seed and sentence by sentence. A difference of their mean accuracies is told where zero is outside
-of two 95 % intervals: over the seeds (Student's t: with {seeds} seeds the mean ± {T[seeds] / seeds**0.5:.2f} standard deviations of their differences), so
-that other seeds would show it too, and over the sentences, so that other sentences would. Half of the intervals below reach farther
-than ±{reach:.3f}: a smaller difference may be there and cannot be seen. Of {count} comparisons, chance alone may tell some {count * 0.05:.0f}. In brackets: the difference ± the wider interval."""
+Two methods are compared seed by seed and sentence by sentence. A difference of their mean accuracies is significant if zero is
+outside of two 95 % intervals. One is over the seeds (Student's t: with {seeds} seeds the mean ± {T[seeds] / seeds**0.5:.2f} standard deviations of their
+differences), so that other seeds would show the difference too; the other is over the sentences, so that other sentences would.
+Half of the intervals below reach farther than ±{reach:.3f}: a smaller difference may exist and cannot be seen. Of {count} comparisons,
+chance alone makes about {count * 0.05:.0f} significant. The brackets have the difference ± the wider interval."""
     for title, lines in found:
         if not lines:
             continue
@@ -138,21 +144,21 @@ than ±{reach:.3f}: a smaller difference may be there and cannot be seen. Of {co
 
 
 def _sorted(lines):
-    """Names by what is told of them."""
-    verdicts = {"higher": [], "lower": [], "no difference can be told": []}
+    """The names by verdict, each with its difference."""
+    verdicts = {"higher": [], "lower": [], "no significant difference": []}
     for name, one in lines:
-        verdict = "no difference can be told" if not one.is_told else "higher" if one.mean > 0 else "lower"
+        verdict = "no significant difference" if not one.is_significant else "higher" if one.mean > 0 else "lower"
         verdicts[verdict].append(f"{name} ({one.mean:+.3f} ± {max(one.of_seeds, one.of_sentences):.3f})")
     return verdicts
 
 
 def _comparisons(measured):
-    """What is compared: a title, and by its name the difference of each that stands beside what the title says."""
+    """The comparisons under each title: (name, difference) of each method or budget with the one that the title names."""
     cells = {(cell["method"], cell["budget"]): cell for cell in measured["cells"] if None not in cell["accuracy"]}
     rights = {key: _bits(cell["right"], measured["judged"]) for key, cell in cells.items()}
 
     def beside(pairs):
-        """Of (name, what, beside what): those that are there."""
+        """(name, difference) of each (name, one, other) of which both were measured."""
         found = [(name, difference(*_of_both(rights[a], rights[b]))) for name, a, b in pairs if {a, b} <= rights.keys()]
         return [(name, one) for name, one in found if one]
 
@@ -169,7 +175,7 @@ def _comparisons(measured):
 
 
 def _of_both(right, others):
-    """Of the seeds that both have: all have the first."""
+    """Both cut to the seeds that they have in common, which are the first ones."""
     common = min(len(right), len(others))
     return right[:common], others[:common]
 
@@ -194,9 +200,8 @@ def _section(measured, budget):
     names = ["", "", "parameters", "learning rate", "accuracy", "of each seed", "file, bytes"]
     if "time" in reference:
         about = (
-            f"Time and memory of a step: the methods of a call in turns, torch with {_call(measured, reference)['machine']['threads']} threads; the time"
-            f" beside that of {REFERENCE} in the same turns, {_milliseconds(measured, cells)}, with its 90 % interval, and the peak of allocated"
-            f" memory above the {HEAD}'s."
+            f"The time of a step is a ratio to that of {REFERENCE}, {_milliseconds(measured, cells)}, with its 90 % interval. The methods of a"
+            f" call take turns, and torch has {_call(measured, reference)['machine']['threads']} threads. The memory is the peak of allocated memory above the {HEAD}'s."
         )
         names += ["time", "memory, MB"]
     names += ["date"] * dated
@@ -213,7 +218,7 @@ def _call(measured, cell):
 
 
 def _milliseconds(measured, cells):
-    """A step of balanced in each call that measured one of these cells."""
+    """The time of a step of balanced in each call that measured one of these cells."""
     steps = {
         cell["call"]: f"{cell['time']['against']['median'] * 1000:.0f} ms ({_call(measured, cell)['date']})"
         for cell in cells
@@ -240,7 +245,7 @@ def _row(cell):
 
 
 def _arguments(arguments):
-    """What is not in the column of parameters: rank and options."""
+    """The arguments that the column of parameters does not show: rank and options."""
     shown = {"rank": arguments.get("rank")} | arguments.get("options", {})
     return "".join(f", {name} {value}" for name, value in shown.items() if value is not None)
 
@@ -268,17 +273,19 @@ def _rates(measured):
             f"| `{cell['method']}` | {_count(cell['budget']) if cell['budget'] else ''} | {cell['rate']:g} | {tried or 'none'}{by_one} |"
         )
     about = (
-        "AdamW's, for all of θ; the head's is 0.002 but where it is alone. Where rates were tried, it was with two other seeds, or as said"
-        " one, and they were judged, by the mean, on sentences of Rotten Tomatoes that are neither trained on nor held out"
-        " (`python -m benchmarks compare --search`)"
+        "The table has AdamW's learning rate for all of θ. The head's is 0.002, except where the head is trained alone. The rates that"
+        " were tried were compared with two other seeds, or one where the table says so, by the mean accuracy on sentences of Rotten"
+        " Tomatoes that are neither trained on nor held out (`python -m benchmarks compare --search`)"
     )
     if any(not cell["tried"] and not METHODS[cell["method"]].rates_of for cell in measured["cells"]):
         about += (
-            "; a method of which none were tried at a budget takes the rule in benchmarks/compare, times the factor by"
-            " which the nearest search found it wrong"
+            ". A method without tried rates at a budget takes the rule in benchmarks/compare, times the factor by"
+            " which the nearest search found that rule wrong"
         )
     about += "."
-    about += "".join(f" {', '.join(f'`{name}`' for name in names)}: as `{same}`." for same, names in others.items())
+    about += "".join(
+        f" {', '.join(f'`{name}`' for name in names)}: the rates of `{same}`." for same, names in others.items()
+    )
     return "\n\n".join(["### Learning rates", about, "\n".join(table)])
 
 

@@ -1,4 +1,4 @@
-"""What else Hugging Face PEFT 0.21 has: FourierFT, WaveFT, IA3, RandLoRA and MiSS, with its defaults where nothing is said.
+"""Further methods of Hugging Face PEFT 0.21: FourierFT, WaveFT, IA3, RandLoRA and MiSS, with its defaults for all other arguments.
 
 All begin as the base does. For FourierFT that is an option: by default PEFT draws its coefficients at random, as the paper does.
 """

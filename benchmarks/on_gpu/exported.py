@@ -14,7 +14,7 @@ from unilora_spec import Adapter, UniLoraError
 from unilora_spec.command import run, say
 
 MODES = ("merged", "reconstruct", "input", "factored", "bank")
-FEED, ANSWER = "feed.", "answer."  # of the names in MODE.npz
+FEED, ANSWER = "feed.", "answer."  # the beginnings of the names in MODE.npz
 LARGE = {
     "hidden_size": 384,
     "num_hidden_layers": 6,
@@ -24,13 +24,16 @@ LARGE = {
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
 
 
-def written(folder: Path) -> list[str]:
+def modes_in(folder: Path) -> list[str]:
     """The modes whose files are there."""
     return [mode for mode in MODES if (folder / f"{mode}.npz").exists()]
 
 
 def write(folder: Path, sizes: Mapping[str, int] = LARGE) -> Iterator[str]:
-    """Each mode, when its MODE.onnx and MODE.npz are there. Raises ``ModuleNotFoundError`` where the exporter lacks a package."""
+    """Writes MODE.onnx and MODE.npz for each mode, and yields the mode when they are there.
+
+    Raises ``ModuleNotFoundError`` where the exporter lacks a package.
+    """
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -42,7 +45,7 @@ def write(folder: Path, sizes: Mapping[str, int] = LARGE) -> Iterator[str]:
     model = BertForSequenceClassification(BertConfig(vocab_size=2000, initializer_range=0.05, **sizes)).eval()
     attach(model, rank=4, d=500, seed=0, targets=("query", "value"))
     with torch.no_grad():
-        model.unilora.theta.normal_(std=0.3)  # far enough that a wrong entry of P is seen in the answers
+        model.unilora.theta.normal_(std=0.3)  # large enough that a wrong entry of P changes the answers
     ids = torch.randint(0, 2000, (8, 64))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with torch.inference_mode():

@@ -6,14 +6,14 @@ from typing import NamedTuple
 import torch
 
 from ..measure import Repeats, alternate, compared
-from .findings import MEASURED, REHEARSED, Given, finding
+from .findings import MEASURED, REHEARSED, Context, finding
 
-CALLS = 10  # of a short step, measured together
+CALLS = 10  # calls of a short step that are measured together
 REHEARSAL = "not measured, as there is no GPU; it ran once"
 
 
 class Pair(NamedTuple):
-    """What is told of two steps, by their names; ``at_most`` is a bound on the ratio. ``bytes`` is what the first one moves."""
+    """Two steps to compare, by their names; ``at_most`` is a bound on the ratio of their times, ``bytes`` is what the first one moves."""
 
     name: str
     measured: str
@@ -23,7 +23,7 @@ class Pair(NamedTuple):
 
 
 def figures(
-    given: Given,
+    context: Context,
     steps: dict[str, Callable],
     pairs: list[Pair],
     rounds: int,
@@ -35,7 +35,7 @@ def figures(
     Of short steps, so many ``calls`` are captured as one CUDA graph, so that the GPU does not wait for the CPU between them and
     what is measured is the GPU's time of a call. Otherwise it is the time of a step with what the CPU does to start it.
     """
-    if not given.gpu:
+    if not context.gpu:
         for step in steps.values():
             step()
         yield from (finding(pair.name, REHEARSED, REHEARSAL) for pair in pairs)
@@ -54,10 +54,12 @@ def figures(
 
 
 def captured(step: Callable, calls: int = 1) -> Callable:
-    """So many calls of a step as one CUDA graph; what it needs to compile, it compiles before."""
+    """``calls`` calls of a step as one CUDA graph; whatever the step compiles is compiled before."""
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):  # as torch wants it: what a first call sets up must not be part of a graph
+    with torch.cuda.stream(
+        stream
+    ):  # torch requires a stream of its own: what the first call sets up must not be part of a graph
         for _ in range(3):
             step()
     torch.cuda.synchronize()

@@ -1,6 +1,6 @@
-"""What a part of ``make gpu`` says: each finding is a dictionary with ``name``, ``status`` and a sentence, ``says``.
+"""The findings of a part of ``make gpu``: each is a dictionary with ``name``, ``status`` and a sentence, ``says``.
 
-A figure has its ``line`` too, as ``measure.compared`` makes it.
+A figure has a ``line`` too, as ``measure.compared`` makes it.
 """
 
 import time
@@ -16,7 +16,7 @@ LONGEST = 400  # characters of an error that are shown; all of it is in the part
 
 
 @dataclass(frozen=True)
-class Given:
+class Context:
     """What a part works with: whether there is a GPU, when its time is over (``time.monotonic``), a folder of ONNX files or None."""
 
     gpu: bool
@@ -34,26 +34,26 @@ class Given:
 
 
 def checked(name: str, count: int, faults: list[str]) -> dict:
-    """So many cases, and a sentence for each of them that is wrong."""
+    """The finding of a check of ``count`` cases, with a sentence in ``faults`` for each case that is wrong."""
     if faults:
         return finding(name, FAILED, f"{len(faults)} of {count:,} cases are wrong, the first: {faults[0]}")
     return finding(name, PASSED, f"{count:,} cases" if count != 1 else "as it must be")
 
 
 def finding(name: str, status: str, says: str, line: dict | None = None) -> dict:
-    """Any other one."""
+    """A finding with this status and sentence."""
     return {"name": name, "status": status, "says": says, "line": line}
 
 
 def left_out(name: str, reason: str) -> dict:
-    """What was not looked at, which is no failure."""
+    """The finding that something was not looked at, which is no failure."""
     return finding(name, LEFT_OUT, reason)
 
 
-def tried(name: str, found: Iterable[dict], of_others: bool = False) -> Iterator[dict]:
-    """What is found and, where that ends in an error, the error as the last of it: one part of a part loses no other.
+def guarded(name: str, found: Iterable[dict], of_others: bool = False) -> Iterator[dict]:
+    """The findings, with an error that ends them as the last finding, so that it does not end what comes after them.
 
-    A package that is missing is no failure, and neither is what goes wrong in the code ``of_others``.
+    A missing package is no failure, and neither is an error in the code ``of_others``.
     """
     try:
         yield from found

@@ -18,20 +18,20 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def index_fault(p: Projection, start: int, stop: int) -> str | None:
-    """Of ``index``: the columns of the rows start … stop − 1 are the specification's."""
+    """What is wrong with ``index``, whose columns of the rows start … stop − 1 have to be the specification's."""
     found = kernels.index(p.D, p.d, p.seed, DEVICE, start, stop)
     return _fault("index", found, torch.from_numpy(p.index(start, stop).astype(np.int32)), p, start)
 
 
 def expand_fault(p: Projection, theta: torch.Tensor, dtype: torch.dtype, start: int, stop: int) -> str | None:
-    """Of ``expand``: the specification's float32, rounded to ``dtype``."""
+    """What is wrong with ``expand``, which has to give the specification's float32, rounded to ``dtype``."""
     found = kernels.expand(theta.to(DEVICE), p.D, p.seed, dtype, start, stop)
     expected = rounded(p.expand(theta.float().numpy(), start, stop), dtype)
     return _fault(f"expand from {theta.dtype} to {dtype}", found, expected, p, start)
 
 
 def adjoint_fault(p: Projection, g: torch.Tensor, start: int, lanes: int = kernels.LANES) -> str | None:
-    """Of ``adjoint``: the sums in the documented order, twice, and within SPEC 6.3's bound of the reference.
+    """What is wrong with ``adjoint``, which has to sum in the documented order, twice alike, and within SPEC 6.3's bound of the reference.
 
     Fewer ``lanes`` make the parts longer, as a larger D does.
     """
@@ -78,12 +78,12 @@ def _fault(name, found, expected, p, start):
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
-    """The same, as whole numbers, so that NaN is equal to itself and 0 not to −0."""
+    """The tensor's bits as whole numbers, so that NaN is equal to itself and 0 is not equal to −0."""
     return tensor.cpu().contiguous().view(torch.int16 if tensor.element_size() == 2 else torch.int32)
 
 
 def for_bfloat16(vector: torch.Tensor) -> torch.Tensor:
-    """Triton's interpreter takes denormal bfloat16 for other numbers: 0 for what may become one."""
+    """The vector with 0 in place of all that may become a denormal bfloat16, which Triton's interpreter takes for another number."""
     return vector.where(vector.abs() >= 2.0**-100, 0) if INTERPRETED else vector
 
 

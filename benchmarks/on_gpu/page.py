@@ -45,12 +45,12 @@ def _listed(title, parts, status):
 
 
 def _section(part):
-    told = [f"- {one['name']}: {_told(one)}" for one in part["findings"] if one["status"] not in (MEASURED, LEFT_OUT)]
+    said = [f"- {one['name']}: {_said(one)}" for one in part["findings"] if one["status"] not in (MEASURED, LEFT_OUT)]
     lines = [one["line"] for one in part["findings"] if one["line"]]
     rates = [f"- {one['name']}: {one['says']}" for one in part["findings"] if one["line"] and "GB/s" in one["says"]]
-    blocks = ["\n".join(told), table(lines) if lines else "", "\n".join(rates)]
+    blocks = ["\n".join(said), table(lines) if lines else "", "\n".join(rates)]
     return "\n\n".join(filter(None, [f"## {part['title']}", *blocks])) if any(blocks) else ""
 
 
-def _told(one):
+def _said(one):
     return f"**failed**: {one['says']}" if one["status"] == FAILED else f"{one['status']}, {one['says']}"

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from .findings import Given, tried
+from .findings import Context, guarded
 
 
 def main():
@@ -22,18 +22,18 @@ def main():
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--files", type=Path)
     call = parser.parse_args()
-    given = Given(call.gpu, time.monotonic() + call.seconds, call.files)
+    context = Context(call.gpu, time.monotonic() + call.seconds, call.files)
     with call.findings.open("a", encoding="utf-8") as lines:
-        for finding in tried("the part", _found(call.module, given)):
+        for finding in guarded("the part", _findings_of(call.module, context)):
             lines.write(json.dumps(finding) + "\n")
             lines.flush()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os._exit(0)  # all is said: what drivers and libraries do at the end of a process may take seconds, or crash
+    os._exit(0)  # all findings are written: drivers and libraries may take seconds at the end of a process, or crash
 
 
-def _found(module, given):
-    yield from importlib.import_module(module).findings(given)  # within: an import may be what fails
+def _findings_of(module, context):
+    yield from importlib.import_module(module).findings(context)  # imported here, as the import may be what fails
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A part in a process of its own: it may hang, crash or lack a package, and the next one begins all the same."""
+"""Runs a part in a process of its own: it may hang, crash or lack a package, and the next one begins all the same."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from unilora_spec.command import printable
 
-from .findings import FAILED, LEFT_OUT, MEASURED, NOTED, PASSED, REHEARSED, Given, checked, finding, left_out
+from .findings import FAILED, LEFT_OUT, MEASURED, NOTED, PASSED, REHEARSED, Context, checked, finding, left_out
 
 ROOT = Path(__file__).parents[2]
 GRACE = 5  # seconds beyond its limit in which a part that leaves out the rest of its work may end by itself
@@ -20,7 +20,7 @@ LOOK = 0.2  # seconds between two looks at what a part has found
 
 
 class Part(NamedTuple):
-    """``module`` has ``findings``; all of it has to be done in so many ``seconds``."""
+    """``module`` has the function ``findings``, which has to be done in so many ``seconds``."""
 
     name: str
     title: str
@@ -34,11 +34,11 @@ def run(
     folder: Path,
     files: Path | None = None,
     more: dict[str, str] | None = None,
-    heard: Callable[[dict], None] = lambda found: None,
+    on_finding: Callable[[dict], None] = lambda found: None,
 ) -> dict:
     """What a part has found: ``name``, ``title``, ``status``, ``seconds``, ``findings``. What it prints is in ``folder``/NAME.log.
 
-    ``heard`` is called with each finding as it comes; ``more`` are variables of the part's environment.
+    ``on_finding`` is called with each finding as it comes; ``more`` are variables of the part's environment.
     """
     lines, log = folder / f"{part.name}.jsonl", folder / f"{part.name}.log"
     lines.write_text("")
@@ -51,7 +51,7 @@ def run(
             len(found) : -1
         ]:  # the last one may be half written
             found.append(json.loads(line))
-            heard(found[-1])
+            on_finding(found[-1])
 
     with log.open("wb") as output, subprocess.Popen(
         command, cwd=ROOT, env=_environment(gpu, more), stdout=output, stderr=output, start_new_session=True
@@ -67,12 +67,12 @@ def run(
     listen()
     if end := _end(status, part.seconds, log):
         found.append(finding("the process", FAILED, f"{end}; what it had found until then stands"))
-        heard(found[-1])
+        on_finding(found[-1])
     seconds = time.monotonic() - start
     return {"name": part.name, "title": part.title, "status": _status(found), "seconds": seconds, "findings": found}
 
 
-def command(name: str, call: list[str], given: Given) -> Iterator[dict]:
+def command(name: str, call: list[str], context: Context) -> Iterator[dict]:
     """One check: whether a command of Python's, ``python -m`` of ``call``, ends well in the time that is left."""
     try:
         done = subprocess.run(
@@ -81,7 +81,7 @@ def command(name: str, call: list[str], given: Given) -> Iterator[dict]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=max(given.left(), 1),
+            timeout=max(context.left(), 1),
         )
     except subprocess.TimeoutExpired:
         yield left_out(name, "it was ended, as no time was left")
@@ -92,14 +92,14 @@ def command(name: str, call: list[str], given: Given) -> Iterator[dict]:
 
 
 def _environment(gpu, more):
-    """Without a GPU, Triton interprets; that is settled when it is first imported."""
+    """The environment of a part. Without a GPU Triton interprets its kernels, which it decides when it is first imported."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONFAULTHANDLER": "1"}
     return environment | ({} if gpu else {"TRITON_INTERPRET": "1"}) | (more or {})
 
 
 def _end(status, seconds, log):
-    """How a process ended that did not end well."""
+    """The sentence on how a process ended that did not end well."""
     if status == 0:
         return ""
     if status is None:
@@ -110,7 +110,7 @@ def _end(status, seconds, log):
 
 
 def _status(found):
-    """Of a part: one failure is one of the part; a part of which nothing could be looked at was left out."""
+    """The status of a part: failed if one finding failed, left out if nothing of it could be looked at."""
     statuses = {one["status"] for one in found}
     if FAILED in statuses:
         return FAILED

@@ -1,5 +1,5 @@
 """For every comparison, product, sum, order and limit that SPEC.md names: inputs on each side of it, and inputs where a narrower
-type, 8, 16 or 32 bits, float32, float64, signed, wrapping or saturating, goes wrong. Nothing here is drawn: each run asks all.
+type, 8, 16 or 32 bits, float32, float64, signed, wrapping or saturating, goes wrong. Nothing here is random: each run asks all.
 
 A file a chapter. A *line* is one function: its decorator says the rule and, in the words of SPEC.md, what is compared, its docstring
 who gets it wrong, and it yields the inputs, each with what must come back. ``limit`` is a line with inputs that are taken and
@@ -33,7 +33,7 @@ mix gives no number twice.)"""
 
 @dataclass(frozen=True)
 class Input:
-    """What is asked, but for the request's name: ``fields``; and ``answer``, fields that must come back, or the rules that refuse."""
+    """One input of a line: the request's ``fields``, and ``answer``, the fields that must come back or the rules that refuse."""
 
     name: str
     fields: dict

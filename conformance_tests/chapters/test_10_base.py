@@ -45,7 +45,7 @@ def adapter_and_base(judge, data):
 @few()
 @given(st.data())
 def test_base_on_record(judge, data):
-    """Another structure than the one on record is refused; of other contents it is told, and merged."""
+    """Another structure than the one on record is refused; other contents are reported, and merged."""
     description, tensors, weights = adapter_and_base(judge, data)
     structure, contents = files.fingerprints(description["layers"], plain(weights))
 

@@ -2,7 +2,7 @@
 
 Each fault is a small mistake that somebody could make, as a replacement in one file: of ``unilora_spec``, or of an example, as C and
 JavaScript have mistakes of their own. The changed copy is judged as any implementation is, by the checks of the rule that the fault
-breaks, and has to fail. A file here is for a source file, or for a few that belong together.
+breaks, and one of them has to fail. A file here is for a source file, or for a few that belong together.
 """
 
 import importlib
@@ -82,8 +82,8 @@ def changed(fault: Fault, folder: Path) -> list[str]:
 
 
 def caught_by(fault: Fault, seed: int = 0, drawn: bool = True) -> str | None:
-    """The check of the fault's rule that fails with the changed copy, and what it says; None where all pass. Unless ``drawn``, those
-    checks alone are asked whose inputs are the same whatever the seed."""
+    """The check of the fault's rule that fails with the changed copy, and what it says; None where all pass. Unless ``drawn``, only
+    checks are made whose inputs do not depend on the seed."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             implementation = Implementation(changed(fault, Path(folder)))

@@ -1,6 +1,6 @@
 """``python -m conformance_tests.faults``: sets each fault into a copy, and says which check finds it.
 
-What a boundary finds, whose inputs are the same whatever the seed, is asked once; the others are asked with each seed.
+A fault that a boundary finds is judged once, as the inputs there do not depend on the seed; the others are judged with each seed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="runs of each fault, with the seeds 0, 1, …; by default 1")
     parser.add_argument("--only", default="", help="the faults whose names or files have this text")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="a sample: every Nth of these faults")
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     call = parser.parse_args()
     asked = [fault for fault in FAULTS if call.only in fault.name or call.only in fault.file][:: max(call.every, 1)]
     faults = [fault for fault in asked if shutil.which(fault.tool)]
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def _found(what, jobs):
-    """What ``caught_by`` gives of each of these calls, in order."""
+    """What ``caught_by`` returns for each of these calls, in order."""
     console = Console(stderr=True)
     with ProcessPoolExecutor() as pool:
         found = pool.map(caught_by, *zip(*jobs, strict=True)) if jobs else []

@@ -5,7 +5,7 @@ from . import of
 FAULTS = [
     *of(
         "rest.py",
-        ("entries without the last", "10.5", "* (count - 1) // max(1, looked_at - 1)", "* count // max(1, looked_at)"),
+        ("entries without the last", "10.5", "* (count - 1) // max(1, compared - 1)", "* count // max(1, compared)"),
         ("63 entries", "10.5", "ENTRIES = 64", "ENTRIES = 63"),
         ("digits of other scripts", "10.5", '"[0-9]+", "0"', r'r"\d+", "0"'),
         ("each digit by itself", "10.5", '"[0-9]+", "0"', '"[0-9]", "0"'),

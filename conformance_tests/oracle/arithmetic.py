@@ -94,16 +94,16 @@ def hashed(seed, stream, i):
 
 
 def uniform(seed, stream, i):
-    """In [−1, 1)."""
+    """Number i of a stream, uniform in [−1, 1) (SPEC 11.2)."""
     return 2 * (hashed(seed, stream, i) / 2**32) - 1
 
 
 def normal(seed, stream, i):
-    """Of mean 0 and variance 1."""
+    """Number i of a stream, of mean 0 and variance 1 (SPEC 11.2)."""
     return sum(hashed(seed, stream, 12 * i + t) for t in range(12)) / 2**32 - 6
 
 
-# ``source`` is what the index follows from: the seed, or all of it where it is a table, or follows from the layer map.
+# ``source`` is what the index follows from: the seed; or the index itself where it is a table, or follows from the layer map.
 
 
 def index(kind, D, d, source, i):

@@ -25,7 +25,7 @@ class Rounded(float):
 
 
 class Size(float):
-    """As if nothing cancelled."""
+    """The size that a number would have if no terms cancelled: sums and differences add sizes."""
 
     def __new__(cls, value):
         return super().__new__(cls, abs(value))

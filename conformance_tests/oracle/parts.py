@@ -12,7 +12,7 @@ def _key(seed, part):
 
 
 def column(p, part, entry, rows, dims):
-    """That of one entry of a part, where ``rows`` and ``dims`` are the rows and columns of all parts."""
+    """The column of one entry of a part; ``rows`` and ``dims`` are the numbers of rows and columns of all parts."""
     within = arithmetic.index("balanced", rows[part], dims[part], _key(int(p["seed"]), part), entry)
     return sum(dims[:part]) + within
 

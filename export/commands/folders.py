@@ -1,31 +1,35 @@
-"""``merge``, ``lora``, ``gguf``, ``peft`` and ``import-peft``: from files to files."""
+"""The commands ``merge``, ``lora``, ``gguf``, ``peft`` and ``import-peft``, which make files for other tools."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..screen import bar, show_folder, tell
-from .app import AsJson, app, keep
+from ..screen import bar, print_report, show_folder
+from .app import AsJson, app, refuse_replacing
 
 AdapterFile = Annotated[Path, typer.Option(help="The adapter's file.")]
-NewFolder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A folder that is not there yet.")]
-BaseFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="By default the folder that the adapter names.")]
+NewFolder = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write, which must be new or empty.")
+]
+BaseFolder = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="The base model; by default the folder that the adapter names.")
+]
 
 
 @app.command("merge", epilog="Example: python -m export merge --adapter vec.safetensors -o merged")
 def merge_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = None, as_json: AsJson = False):
     """Write the base model with the adapter in its weights: a plain checkpoint that needs no adapter.
 
-    The same files, names, dtypes and shapes as the base's, in little more memory than the largest tensor takes. Weights in
-    other formats than safetensors are left out.
+    The files, names, dtypes and shapes are those of the base. Merging takes little more memory than the largest tensor does.
+    Weights in other formats than safetensors are left out.
     """
     from ..folders.merge import merge
 
     with bar() as progress:
         report = merge(adapter, output, base, progress)
-    done = f"{report['weights']} weights merged, {len(report['saved'])} parameters put in"
-    tell(report, as_json, lambda report: show_folder(report, done))
+    done = f"{report['weights']} weights merged, {len(report['saved'])} parameters set"
+    print_report(report, as_json, lambda report: show_folder(report, done))
 
 
 @app.command("lora", epilog="Example: python -m export lora --adapter vec.safetensors -o lora")
@@ -38,8 +42,8 @@ def lora_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = Non
 
     with bar() as progress:
         report = export_lora(adapter, output, base, progress)
-    done = f"{report['weights']} weights of rank {report['rank']}, {len(report['saved'])} whole"
-    tell(report, as_json, lambda report: show_folder(report, done))
+    done = f"{report['weights']} weights of rank {report['rank']}, {len(report['saved'])} parameters in full"
+    print_report(report, as_json, lambda report: show_folder(report, done))
 
 
 @app.command("gguf", epilog="Example: python -m export gguf --adapter vec.safetensors -o adapter.gguf")
@@ -51,33 +55,33 @@ def gguf_command(
 ):
     """Write the adapter as a LoRA for llama.cpp, a GGUF file beside that of the base.
 
-    llama.cpp loads it with --lora, onto the base however it is quantized. Language models without a head of their own.
+    llama.cpp loads it with --lora, onto the base however it is quantized. Only language models without a head of their own can be written.
     """
-    keep([adapter], output)
+    refuse_replacing([adapter], output)
     with bar() as progress:
         progress("loading package gguf", 0, 1)
         from ..folders.gguf import export_gguf
 
         report = export_gguf(adapter, output, base, progress)
     done = f"{report['weights']} weights of a {report['architecture']}, of rank {report['rank']} at most"
-    tell(report, as_json, lambda report: show_folder(report, done))
+    print_report(report, as_json, lambda report: show_folder(report, done))
 
 
-# PEFT's own UniLora, to it and from it
+# To and from PEFT's own UniLora
 
 
 @app.command("peft", epilog="Example: python -m export peft --adapter vec.safetensors -o peft-adapter")
 def peft_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = None, as_json: AsJson = False):
-    """Write the adapter as a folder of PEFT's UniLora, with its index in full: PEFT loads it and gives the same.
+    """Write the adapter as a folder of PEFT's UniLora, with its index in full, so that PEFT computes the same.
 
-    One rank for all, whole weights of Linear and Conv1D layers, and a head: what PEFT's UniLora cannot hold is refused.
+    PEFT's UniLora holds whole weights of Linear and Conv1D layers, all of one rank, and a head. Any other adapter is refused.
     """
     from ..folders.peft import export_peft
 
     with bar() as progress:
         report = export_peft(adapter, output, base, progress)
-    done = f"{report['weights']} weights of rank {report['rank']}, {len(report['saved'])} others in full"
-    tell(report, as_json, lambda report: show_folder(report, done))
+    done = f"{report['weights']} weights of rank {report['rank']}, {len(report['saved'])} parameters in full"
+    print_report(report, as_json, lambda report: show_folder(report, done))
 
 
 @app.command("import-peft", epilog="Example: python -m export import-peft --adapter peft-adapter -o vec.safetensors")
@@ -92,7 +96,7 @@ def import_peft_command(
     ] = None,
     as_json: AsJson = False,
 ):
-    """Read a folder of PEFT's UniLora into one file, of kind `table`: its index is PEFT's, and stored.
+    """Turn a folder of PEFT's UniLora into one file of kind `table`, which stores PEFT's index.
 
     Where the folder has no indices (PEFT's save_indices), they are drawn again, which needs the base.
     """
@@ -100,4 +104,4 @@ def import_peft_command(
 
     report = import_peft(adapter, output, base)
     done = f"{report['weights']} weights, the index {report['index']}, {len(report['saved'])} parameters in full"
-    tell(report, as_json, lambda report: show_folder(report, done))
+    print_report(report, as_json, lambda report: show_folder(report, done))

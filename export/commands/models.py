@@ -1,4 +1,4 @@
-"""``onnx``, ``onnx-folder``, ``check`` and ``nodes``: models as ONNX files."""
+"""The commands ``onnx``, ``onnx-folder``, ``check`` and ``nodes``, which write and inspect ONNX files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +9,8 @@ from unilora_spec import UniLoraError, load_adapter
 from unilora_spec.places import check_output
 
 from ..modes import MODES, STEP, Form
-from ..screen import interruptible, show, show_check, show_nodes, show_parts, status, tell
-from .app import AsJson, app, keep
+from ..screen import interruptible, print_report, show, show_check, show_nodes, show_parts, status
+from .app import AsJson, app, refuse_replacing
 from .options import (
     DTYPES,
     Adapters,
@@ -34,8 +34,8 @@ WHEN = "\n    ".join(f"  {name:12} {words}" for name, words in MODES.items())
     "onnx",
     help=f"""Write the base model with the adapter as an ONNX file.
 
-    The file is checked by onnx and run in ONNX Runtime against PyTorch, or against the ONNX base and ΔW; one that
-    disagrees is not left behind.
+    The file is checked by onnx and run in ONNX Runtime against PyTorch, or against the ONNX base and ΔW; a file
+    that disagrees is not kept.
 
     \b
     Modes, and when to choose which:
@@ -48,7 +48,10 @@ def onnx_command(
     adapter: Adapters,
     base: Base = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="By default beside the adapter, as .onnx.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The file to write; by default beside the adapter, as .onnx."
+        ),
     ] = None,
     mode: Mode = "merged",
     opset: Annotated[
@@ -58,11 +61,12 @@ def onnx_command(
         ),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(metavar="|".join(DTYPES), help="The graph's floats; an ONNX base keeps its own.")
+        str | None,
+        typer.Option(metavar="|".join(DTYPES), help="The dtype of the graph's floats; an ONNX base keeps its own."),
     ] = None,
     with_past: Annotated[
         bool,
-        typer.Option("--with-past", help="A decoder that takes and gives its cache of keys and values."),
+        typer.Option("--with-past", help="Export a decoder that takes and gives its cache of keys and values."),
     ] = False,
     given: Given = None,
     part: Part = None,
@@ -74,7 +78,7 @@ def onnx_command(
         str | None,
         typer.Option(
             metavar="float32|float16|int8",
-            help="Of a step: how the large weights that nobody trains are stored; each use makes floats of them again.",
+            help="For --mode step: how the large frozen weights are stored; each use makes floats of them again.",
         ),
     ] = None,
     genai: Annotated[
@@ -92,7 +96,7 @@ def onnx_command(
         check_output(output)
     elif base is not None:
         raise UniLoraError("--genai and --base are both bases; give one of them")
-    keep(adapter, output, output.with_suffix(".onnx_adapter"), output.with_suffix(".expander.onnx"))
+    refuse_replacing(adapter, output, output.with_suffix(".onnx_adapter"), output.with_suffix(".expander.onnx"))
     if weights is not None and mode != STEP:
         raise UniLoraError(
             f"--weights is for --mode step; the mode {mode} has --dtype, or an ONNX base that is quantized"
@@ -116,7 +120,7 @@ def onnx_command(
             report = _from_torch(
                 base, adapters, output, mode, form, opset, dtype, with_past, weights, inputs, compare, step
             )
-    tell(report, as_json, show)
+    print_report(report, as_json, show)
 
 
 def _from_file(base, adapters, output, mode, form, given, part, inputs, compare, step):
@@ -161,7 +165,9 @@ def _from_torch(base, adapters, output, mode, form, opset, dtype, with_past, wei
 def onnx_folder_command(
     adapter: Adapters,
     base: Annotated[Path, typer.Option(metavar="DIR", help="The folder with the ONNX files.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A folder that is not there yet.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write, which must be new or empty.")
+    ],
     mode: Mode = "merged",
     required_inputs: RequiredInputs = False,
     inline: Inline = False,
@@ -182,7 +188,7 @@ def onnx_folder_command(
         adapters = [load_adapter(file) for file in adapter]
         form = {"required_inputs": required_inputs, "inline": inline, "marked": not unmarked}
         report = export_onnx_folder(base, adapters, output, mode, compare=compare, progress=step, **form)
-    tell(report, as_json, show_parts)
+    print_report(report, as_json, show_parts)
 
 
 @app.command(
@@ -201,7 +207,7 @@ def check_command(
 ):
     """Compare an ONNX file with its base and adapter, in PyTorch or as another ONNX file.
 
-    The status is 1 where an output is off by more than the tolerance.
+    The exit status is 1 where an output is off by more than the tolerance.
     """
     with status() as show_step:
         step = interruptible(show_step)
@@ -216,7 +222,7 @@ def check_command(
         else:
             report = check_with_torch(model, adapters, base, given_inputs, step)
     report["input"] = "made-up input" if inputs is None else str(inputs)
-    tell(report, as_json, show_check)
+    print_report(report, as_json, show_check)
     if not report["comparison"]["within"]:
         raise typer.Exit(1)
 
@@ -228,12 +234,12 @@ def nodes_command(
 ):
     """List what ONNX Runtime has to do in each run of a file, and where on a machine with a GPU.
 
-    Where ONNX Runtime has CUDA, it says so itself; elsewhere its table of kernels does. The status is 1 if a node would
-    be done on the CPU, other than the shapes that ONNX Runtime computes there by design.
+    Where ONNX Runtime has CUDA, it says so itself; elsewhere its table of kernels does. The exit status is 1 if a
+    node would run on the CPU, other than those that compute shapes there by design.
     """
     from ..kernels.nodes import CPU, nodes
 
     report = nodes(model)
-    tell(report, as_json, show_nodes)
+    print_report(report, as_json, show_nodes)
     if report["count"][CPU]:
         raise typer.Exit(1)

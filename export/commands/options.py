@@ -1,4 +1,4 @@
-"""What several commands take, each said once, and what is made of it."""
+"""The options that several commands share, and the functions that read their values."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,27 +17,29 @@ Base = Annotated[
     str | None,
     typer.Option(
         metavar="DIR|ID|FILE.onnx",
-        help="The base model, or an ONNX file of it; by default the folder that the adapter names. An id is fetched only where it is"
-        " given here.",
+        help="The base model, or an ONNX file of it; by default the folder that the adapter names. A hub id is downloaded only where"
+        " it is given here.",
     ),
 ]
 Given = Annotated[
     list[str] | None,
     typer.Option(
-        "--map", metavar="NAME=INITIALIZER[@ROW]", help="Where a weight is in the ONNX base; may be given again."
+        "--map",
+        metavar="NAME=INITIALIZER[@ROW]",
+        help="Which initializer of the ONNX base holds a weight; the option may be repeated.",
     ),
 ]
 Part = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Of a model in several ONNX files, the part that the base is, as the weights' names say it: encoder, decoder, text,"
-        " vision. What is in none of its initializers is left to the others; onnx-folder does them all.",
+        help="Where a model is in several ONNX files, the part that the base is, as the weights' names call it: encoder, decoder, text,"
+        " vision. Weights that the file does not hold are left to the others; onnx-folder writes all of them.",
     ),
 ]
 Inputs = Annotated[
     Path | None,
-    typer.Option(metavar="FILE.npz", help="Arrays by input name that are compared on; by default they are made up."),
+    typer.Option(metavar="FILE.npz", help="Arrays by input name to compare on; by default they are made up."),
 ]
 Adapters = Annotated[
     list[Path],
@@ -50,22 +52,22 @@ RequiredInputs = Annotated[
     bool,
     typer.Option(
         "--required-inputs",
-        help="The adapter's inputs have no default, in input, factored and bank: onnxruntime-node, onnxruntime-web and OpenVINO"
-        " know no optional inputs, and ignore or refuse what is fed.",
+        help="Give the adapter's inputs no default, in input, factored and bank: onnxruntime-node, onnxruntime-web and OpenVINO know no"
+        " optional inputs, and ignore or refuse what is fed to them.",
     ),
 ]
 Inline = Annotated[
     bool,
     typer.Option(
         "--inline",
-        help="A graph without local functions and 64-bit arithmetic, for OpenVINO and others that lack them; the index is stored.",
+        help="Write a graph without local functions and 64-bit arithmetic, for OpenVINO and others that lack them; the index is stored.",
     ),
 ]
 Unmarked = Annotated[
     bool,
     typer.Option(
         "--unmarked",
-        help="An .onnx_adapter of input or factored for graphs of other tools, as Olive's: without the mark of what it belongs to.",
+        help="Write the .onnx_adapter of input or factored without the mark of its graph, for graphs of other tools such as Olive's.",
     ),
 ]
 Compare = Annotated[
@@ -77,7 +79,7 @@ Compare = Annotated[
 
 
 def pair(text: str) -> tuple[str, str]:
-    """A weight's name and its place, of --map."""
+    """The weight's name and its place in the ONNX base, from a value of --map."""
     name, equals, initializer = text.partition("=")
     if not (name and equals and initializer):
         raise UniLoraError(f"--map {text!r} is not NAME=INITIALIZER or NAME=INITIALIZER@ROW")
@@ -85,7 +87,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def arrays(path: Path) -> dict:
-    """The arrays of an .npz file by name. Raises ``UniLoraError`` where it is none, or unfolds to too much."""
+    """The arrays of an .npz file by name. Raises ``UniLoraError`` where it is no such file, or unfolds to too much."""
     import zipfile
 
     import numpy as np

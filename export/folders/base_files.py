@@ -13,7 +13,7 @@ from unilora_spec.base_model import (
     stored_name,
     tensors_of,
 )
-from unilora_spec.rest import told
+from unilora_spec.rest import warnings_of
 
 OTHER_CONTENTS = "the base's weights are not those that the adapter was trained on: another checkpoint of its form"
 
@@ -23,11 +23,11 @@ class BaseFiles:
 
     ``folder``    where they are
     ``tensors``   all of them, by the names in the files
-    ``named``     their names in the files, by what the model's code calls them: others where transformers renames them while loading
+    ``named``     the name in the files of each, by its name in the model's code; they differ where transformers renames while loading
     ``stored``    the name in the files of each adapted weight, by its name in the model
-    ``warnings``  one where the values are not those on record, one where the other tensors are not
+    ``warnings``  at most two: that the adapted weights, or the other tensors, have not the values on record
 
-    ``progress(step, done, total)`` is told of the bytes that have been read. Raises ``BaseMismatch`` where a weight is missing or has another shape,
+    ``progress(step, done, total)`` is called with the bytes that have been read. Raises ``BaseMismatch`` where a weight is missing or has another shape,
     ``UniLoraError`` where it is quantized, ``FileError`` where the files are unsound.
     """
 
@@ -60,18 +60,18 @@ class BaseFiles:
             return read_values(self[name])
 
         self.warnings = [OTHER_CONTENTS] if adapter.same_contents(read) is False else []
-        self.warnings += told(other_rest(adapter, self._by_name(), self._found))
+        self.warnings += warnings_of(other_rest(adapter, self._by_name(), self._found))
 
     def __getitem__(self, name: str) -> Stored:
         """The stored tensor of an adapted weight, by the weight's name in the model."""
         return self.tensors[self.stored[name]]
 
     def affix(self) -> tuple[str, str]:
-        """What the model's names have at their beginning and the files' names lack, and the other way round (SPEC 10.4)."""
+        """The prefix that only the model's names have, and the one that only the files' names have (SPEC 10.4)."""
         return affix(self._found)
 
     def by_model_name(self) -> dict[str, Stored]:
-        """All tensors by the names that the model has for them, as ``affix`` tells."""
+        """All tensors by the names that the model has for them, found by ``affix``."""
         return by_model_name(self._by_name(), self._found)
 
     def _by_name(self) -> dict[str, Stored]:

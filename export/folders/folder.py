@@ -1,4 +1,4 @@
-"""Folders that an adapter is exported to: whole or not at all; and what lies in them beside JSON: .safetensors files."""
+"""Writes the folders that an adapter is exported to, whole or not at all, and the JSON and .safetensors files in them."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def check_new(path: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path):
-    """A temporary folder that takes the place of ``path`` when the block ends well, and goes when it does not (``placing``).
+    """A temporary folder that takes the place of ``path`` when the block ends well, and is removed when it does not (``placing``).
 
     Raises ``UniLoraError`` where ``path`` holds something already or its parent is missing, ``WorkFailed`` where the disk refuses.
     """
@@ -48,17 +48,17 @@ def new_folder(path: Path):
         folder = beside / path.name
         folder.mkdir()
         yield folder
-        if os.name == "nt" and path.is_dir():  # Windows renames nothing onto a folder, be it empty
+        if os.name == "nt" and path.is_dir():  # Windows does not rename onto a folder, not even an empty one
             path.rmdir()
 
 
 def write_json(path: Path, value) -> None:
-    """``value`` as a person reads it, its keys in their order."""
+    """Writes ``value`` as JSON for people to read, its keys in the order given."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """A .safetensors file (SPEC 8.2), its tensors in the order given but larger elements first, so that all are aligned."""
+    """Writes a .safetensors file (SPEC 8.2), its tensors in the order given but larger elements first, so that all are aligned."""
     header, end = {"__metadata__": dict(metadata)} if metadata else {}, 0
     ordered = sorted(tensors.items(), key=lambda item: -item[1].size // max(1, math.prod(item[1].shape)))
     for name, t in ordered:

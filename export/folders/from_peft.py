@@ -12,13 +12,13 @@ import numpy as np
 
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, UniLoraError, rest, save_adapter
 from unilora_spec.adapter import DTYPES
-from unilora_spec.base_folder import recorded
+from unilora_spec.base_folder import recorded_folder
 from unilora_spec.base_model import (
     Stored,
     by_model_name,
-    looked_at,
     read_file,
     read_values,
+    sampled,
     stored_name,
     tensors_of,
 )
@@ -37,8 +37,8 @@ FIELDS = {  # what else is read of PEFT's configuration, where it is there: a va
     "base_model_name_or_path": (str, False), "task_type": (str, False), "target_modules": (str, True), "modules_to_save": (str, True),
     "layers_to_transform": (int, True), "layers_pattern": (str, True),
 }  # fmt: skip
-# A scale is 1/√n and perhaps a factor, rounded twice; PEFT rounds it once more to the dtype of the base, in whatever dtype it
-# is saved (ours is not rounded so). By the bits that are zero then: how far off it may be.
+# A scale is 1/√n, perhaps times a factor, rounded twice. PEFT rounds it once more to the dtype of the base, in whatever dtype it is
+# saved; this project does not. By the mask of the bits that are zero after such a rounding: how far off a scale may be.
 ROUNDED = {0xFFFF: 2.0**-8, 0x1FFF: 2.0**-11, 0: 2.0**-22}
 
 
@@ -46,7 +46,7 @@ def import_peft(folder: Path, output: Path, base: Path | None = None) -> dict:
     """Writes PEFT's UniLora adapter in ``folder`` as a file of kind `table` to ``output``; returns the report.
 
     ``base`` is the folder of its base model, by default the one that PEFT's configuration names, where it is here. Raises
-    ``UniLoraError`` for another method's folder, and for what cannot be told or held, by its name; then nothing is written.
+    ``UniLoraError`` for another method's folder, and for what cannot be found out or held, which it names; then nothing is written.
     """
     check_output(output)
     config, tensors = read_json(_file(folder, CONFIG)), read_file(_file(folder, TENSORS))[0]
@@ -59,7 +59,7 @@ def import_peft(folder: Path, output: Path, base: Path | None = None) -> dict:
     # Of a module that it saves whole, PEFT has a copy; with biases it saves some of both, under names of their own.
     saved = {_parameter(key): t for key, t in tensors.items() if not re.search(r"\.unilora_|\.original_module\.", key)}
     named = str(base or config.get("base_model_name_or_path") or "")
-    found = base or (named and recorded(named, f"{folder / CONFIG}"))
+    found = base or (named and recorded_folder(named, f"{folder / CONFIG}"))
     for read in filter(None, (folder, found)):
         if output.exists() and output.resolve().parent == Path(read).resolve():
             raise UniLoraError(f"{output} is in the folder {read}, which is read; give another output")
@@ -84,7 +84,7 @@ def import_peft(folder: Path, output: Path, base: Path | None = None) -> dict:
         {name: read_values(t) for name, t in saved.items()},
         {name: t.dtype for name, t in values.items() if t.dtype in DTYPES},
     )
-    missing = f"the base {named!r} is not here, so that the file has no record of it; --base gives it one"
+    missing = f"the base {named!r} is not here, so that the file has no record of it; give --base to record it"
     return {
         "output": str(output),
         "files": 1,
@@ -130,7 +130,7 @@ def _listed(config, name) -> list:
 
 
 def _parameter(key: str) -> str:
-    """The model's name of a parameter that PEFT saved in full: PEFT puts the modules that it adapts or saves one deeper."""
+    """The model's name of a parameter that PEFT saved in full: PEFT puts the modules that it adapts or saves one level deeper."""
     if not key.startswith(PREFIX):
         raise UniLoraError(f"{key} is no parameter of the model; it cannot be imported")
     return re.sub(r"\.(base_layer|modules_to_save)\.", ".", key.removeprefix(PREFIX))
@@ -160,7 +160,7 @@ def _record(folder: str, shell: Shell, layer_map: LayerMap, saved) -> Base:
         return read_values(stored[name])
 
     others = {name: t for name, t in by_model_name(tensors, names).items() if name not in (*names, *saved)}
-    found = rest.fingerprint(looked_at(others))
+    found = rest.fingerprint(sampled(others))
     return Base.of(folder, layer_map, shapes, read, shell.architecture, shell.id2label, rest=found)
 
 

@@ -1,7 +1,7 @@
 """``python -m export gguf``: the adapter as a LoRA for llama.cpp, one GGUF file, with NumPy and package gguf alone.
 
-llama.cpp multiplies B·A by alpha / rank, with one alpha for the file and the columns of each B as its rank. So B has what s differs
-by from that, which is nothing where there is one rank, or plain scaling. Several segments of one weight lie side by side, their B
+llama.cpp multiplies B·A by alpha / rank, with one alpha for the file and the columns of each B as its rank. Where the
+scale s differs from that, B is multiplied by the ratio; with one rank, or plain scaling, it does not differ. Several segments of one weight lie side by side, their B
 in the rows that are theirs, among zeros; of stacked experts each has its matrix, filled up with zeros to the largest rank.
 
 Both factors are float32, as llama.cpp computes with them, whatever the base is quantized to.
@@ -73,7 +73,8 @@ def export_gguf(adapter: Path, output: Path, base: Path | None = None, progress=
 
 
 def _targets(adapter: Adapter, base: BaseFiles, names: Names) -> dict[str, list[Target]]:
-    """What each adapted weight is in llama.cpp. Raises ``UniLoraError`` where it has no LoRA for one, or one tensor for two."""
+    """The tensors of llama.cpp that each adapted weight is. Raises ``UniLoraError`` where llama.cpp has no LoRA for a weight, or one
+    tensor for two weights."""
     targets, owners = {}, {}
     for name, segments in adapter.layer_map.by_weight().items():
         if segments[0].index is None and len(base[name].shape) > 2:
@@ -89,7 +90,7 @@ def _targets(adapter: Adapter, base: BaseFiles, names: Names) -> dict[str, list[
 
 
 def _rank(segments: list[Segment]) -> int:
-    """The rank of a weight's LoRA: of all its segments together, or of a stack's matrix that has most."""
+    """The rank of a weight's LoRA: the sum over its segments, or for a stack the largest such sum of one matrix."""
     ranks = defaultdict(int)
     for segment in segments:
         ranks[segment.index] += segment.rank
@@ -102,8 +103,7 @@ def _rows(segment: Segment, shape: tuple[int, ...]) -> int:
 
 
 def _alpha(adapter: Adapter) -> float:
-    """The one alpha of the file: that of the adapter, or where s is over the root of a rank, the one that gives the largest
-    rank its s."""
+    """The one alpha of the file: that of the adapter, or with `rslora` the one with which the largest rank keeps its s."""
     rank = max(segment.rank for segment in adapter.layer_map.segments)
     return float(np.float32(SCALINGS[adapter.layer_map.scaling](adapter.layer_map.alpha, rank) * rank))
 

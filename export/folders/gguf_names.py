@@ -53,23 +53,23 @@ class Target(NamedTuple):
 class Names:
     """The names of one base. ``architecture`` is gguf's.
 
-    Raises ``UniLoraError`` for a config.json without what llama.cpp goes by, or with a type of model that is not known here.
+    Raises ``UniLoraError`` for a config.json without the fields that llama.cpp needs, or with a type of model that is not known here.
     """
 
     def __init__(self, folder: Path, stored: set[str]):
         path = folder / "config.json"
         if not path.is_file():
             raise UniLoraError(
-                f"{folder} has no config.json, by which llama.cpp's names are told; give --base the whole folder"
+                f"{folder} has no config.json, which llama.cpp's names depend on; give --base the whole folder"
             )
         values = read_config(path)
         kind = values.get("model_type")
         if not isinstance(kind, str) or kind not in ARCHITECTURES:
             raise UniLoraError(
-                f"{path}: of the model_type {kind!r:.60} it is not known here how llama.cpp has its weights; give a base of"
+                f"{path}: how llama.cpp stores the weights of model_type {kind!r:.60} is not known here; give a base of"
                 f" {', '.join(ARCHITECTURES)}, or {MEND}"
             )
-        inner = values.get("text_config", values)  # of a model that sees as well, its language model's
+        inner = values.get("text_config", values)  # of a model for images too, those of its language model
         self.architecture = ARCHITECTURES[kind]
         self._values, self._path = inner if isinstance(inner, dict) else values, path
         self._tied = self._values.get("tie_word_embeddings") is True or not any(
@@ -124,4 +124,4 @@ class Names:
         for key in keys:
             if type(value := self._values.get(key)) is int and value > 0:
                 return value
-        raise UniLoraError(f"{self._path} says no {keys[0]} above 0; give the folder of the base model as it was saved")
+        raise UniLoraError(f"{self._path} has no {keys[0]} above 0; give the folder of the base model as it was saved")

@@ -1,8 +1,8 @@
 """``python -m export lora``: the adapter as a plain LoRA in PEFT's folder, A and B of every weight in full.
 
-One rank and one scaling for all weights, as the readers agree on nothing else: PEFT takes ranks and alphas by pattern, vLLM
+All weights have one rank and one scaling, as the readers agree on nothing else: PEFT takes ranks and alphas by pattern, vLLM
 takes one of each, and llama.cpp divides one alpha by each weight's own rank and knows no square root. So a smaller rank is
-filled up with zeros, and where its s is another one, B has the difference. Several segments of one weight lie side by side:
+filled up with zeros, and where its s is another one, B is multiplied by the ratio. Several segments of one weight lie side by side:
 their A one below the other, their B in the rows and columns that are theirs, among zeros.
 
 Tested with PEFT and, by ``make vllm``, with vLLM. By its source, llama.cpp's convert_lora_to_gguf.py reads the same two files. Both
@@ -44,7 +44,7 @@ def export_lora(adapter: Path, output: Path, base: Path | None = None, progress=
 
 
 def write_lora(adapter: Adapter, files: BaseFiles, output: Path, named: str) -> dict:
-    """``export_lora`` of an adapter that is read and compared with its base; ``named`` is the base's name in the folder."""
+    """``export_lora`` of an adapter that has been read and compared with its base; ``named`` is the base's name in the folder."""
     modules, rank = modules_of(adapter), lora_rank(adapter.layer_map)
     whole = whole_modules(adapter, files)
     pairs = _pairs(adapter, files, rank)
@@ -78,7 +78,7 @@ def modules_of(adapter: Adapter) -> list[str]:
 
 
 def lora_rank(layer_map: LayerMap) -> int:
-    """The rank of the folder: of the weight whose segments have most together."""
+    """The rank of the folder: the largest sum of ranks over the segments of a weight."""
     return max(sum(segment.rank for segment in segments) for segments in layer_map.by_weight().values())
 
 
@@ -133,8 +133,8 @@ def _pairs(adapter: Adapter, base: BaseFiles, rank: int) -> dict:
 
 
 def _targets(modules: list[str], base: BaseFiles) -> list[str] | str:
-    """The names in full; as one regular expression where another module's name ends with one of them, which PEFT would take
-    as well."""
+    """The names in full, or one regular expression for them where another module's name ends with one of them, which PEFT would
+    adapt as well."""
     ends = tuple(f".{module}" for module in modules)
     others = (name.rpartition(".")[0] for name in base.by_model_name())
     if any(other.endswith(ends) for other in others if other not in modules):

@@ -7,8 +7,8 @@ A checkpoint holds one copy of weights that a model ties, so that ΔW acts where
 second copy, a warning says so: it stays as it was.
 
 A base from a stranger may hold links to whatever is on this machine, and a merged folder is made to be passed on. So a file is
-copied only where it is the base's own (``places.own_file``). The weights are read through links all the same, and it is
-said: many keep them elsewhere, and only the tensors of a sound .safetensors file get through, into which no other file
+copied only where it is the base's own (``places.own_file``). The weights are read through links all the same, with a
+warning: many keep them elsewhere, and only the tensors of a sound .safetensors file get through, into which no other file
 can be made.
 """
 
@@ -41,8 +41,8 @@ from unilora_spec.places import own_file
 from .base_files import BaseFiles
 from .folder import Tensor, check_new, new_folder, tensor, write_json, write_tensors
 
-CHUNK = 2**24  # bytes that are in memory at once of what is only copied
-# Weights in other forms, or in others' files: they would be left as they were beside the merged ones.
+CHUNK = 2**24  # bytes in memory at once of a tensor that is only copied
+# Files with weights in other formats: they are not copied, as they would stand beside the merged weights without the adapter.
 OTHER_WEIGHTS = {
     ".bin", ".pt", ".pth", ".ckpt", ".ot", ".h5", ".msgpack", ".npz", ".onnx", ".onnx_data", ".data", ".xml", ".gguf", ".ggml",
     ".tflite", ".mlmodel", ".mlpackage", ".safetensors", ".engine", ".pdparams",
@@ -66,8 +66,8 @@ def merge(adapter: Path, output: Path, base: Path | None = None, progress=lambda
 
 
 class _Merge:
-    """One merge: where everything comes from and goes to. ``saved`` and ``added`` are the parameters trained in full that the
-    files have, by their names there, and that they lack; ``prefix`` is what all names get put before them."""
+    """One merge, from where everything comes to where it goes. ``saved`` are the parameters trained in full that the base's files have, by
+    their names there, ``added`` those that they lack; ``prefix`` is put before all names."""
 
     def __init__(self, adapter: Adapter, folder: Path, target: Path, progress):
         self.adapter, self.folder, self.target, self.progress = adapter, folder, target, progress
@@ -149,8 +149,8 @@ class _Merge:
         self.progress("writing", self.done, self.total)
 
     def _copy_others(self) -> tuple[list[str], list[str]]:
-        """Copies the files beside the weights. Returns the names of those that are not, as their weights would not be merged, and
-        a warning for each that is not, as it is no file of the base's own."""
+        """Copies the files beside the weights. Returns the names of those that are left out because their weights would not be
+        merged, and a warning for each that is left out because it is no file of the base's own."""
         left_out, strange = [], []
         for place, folders, names in os.walk(self.folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -191,8 +191,8 @@ class _Merge:
             write_json(self.target / INDEX, index)
 
     def _write_config(self) -> None:
-        """The model's class, labels and kind of outputs as the adapter records them: the base's own may be those of a model
-        without the head."""
+        """Writes the model's class, labels and kind of outputs into config.json as the adapter records them: those of the base may be
+        those of a model without the head."""
         record, path = self.adapter.base, self.target / "config.json"
         if record is None or not path.is_file():
             return
@@ -212,7 +212,7 @@ class _Merge:
 
 
 def _find(name: str, base: BaseFiles) -> str | None:
-    """What the model's code calls the tensor of the files that is the parameter ``name``."""
+    """The name in the model's code of the tensor in the files that is the parameter ``name``, or None."""
     try:
         return stored_name(name, base.named)
     except BaseMismatch:
@@ -235,7 +235,7 @@ def _narrow(values: np.ndarray, dtype: str, name: str) -> np.ndarray:
 
 
 def _copies(base: BaseFiles) -> list[str]:
-    """A warning for each tensor that is an adapted one once more: of a weight that the model ties, stored twice."""
+    """A warning for each tensor that is a second copy of an adapted one, as of a weight that the model ties."""
     stored = set(base.stored.values())
     alike = defaultdict(list)
     for name, t in base.tensors.items():

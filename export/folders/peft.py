@@ -1,6 +1,6 @@
 """``python -m export peft``: an adapter as a folder of PEFT's UniLora, with NumPy alone.
 
-PEFT draws its index in a way of its own, so that all of ours is in the folder (its ``save_indices``), whatever the kind.
+PEFT draws its index in a way of its own, so the folder holds the adapter's whole index (PEFT's ``save_indices``), whatever the kind.
 """
 
 import re
@@ -23,8 +23,8 @@ THETA = "base_model.unilora_theta_d"
 def export_peft(adapter: Path, output: Path, base: Path | None = None, progress=lambda step, done, total: None) -> dict:
     """Writes adapter_config.json and adapter_model.safetensors to the folder ``output``, and returns the report.
 
-    All indices and scales are there, s as a factor of B's. ``base`` is a folder with .safetensors files, by default the one
-    that the adapter names: shapes of weights come from it, and what the adapter lacks of a head. Raises ``BaseMismatch`` for a
+    The folder has all indices and scales, s as a factor of B's. ``base`` is a folder with .safetensors files, by default the one
+    that the adapter names: shapes of weights come from it, and the tensors of a head that the adapter lacks. Raises ``BaseMismatch`` for a
     base that does not fit, ``UniLoraError`` for what PEFT's UniLora cannot hold, by its name, ``WorkFailed`` where the disk
     refuses; then nothing is at ``output``.
     """

@@ -1,4 +1,4 @@
-"""What a folder of PEFT's has beside the adapter itself: the kind of task, and the parameters trained in full by PEFT's rules.
+"""What a folder of PEFT's holds beside the adapter itself: the kind of task, and the parameters trained in full by PEFT's rules.
 
 PEFT keeps whole modules, `modules_to_save`, and looks for each of their tensors in the file. It takes every module whose name
 ends with one of the names given, and for a task with a head the head's usual names with them, asked for or not.
@@ -45,18 +45,18 @@ def whole_modules(adapter: Adapter, base: BaseFiles) -> Whole:
     modules = sorted({_module(name, heads) for name in adapter.saved})
     known = base.by_model_name()
     # A task with a head is named only where PEFT will find the head in the file.
-    if heads and not any(_taken(name, heads) for name in (*adapter.saved, *known)):
+    if heads and not any(_is_in_one_of(name, heads) for name in (*adapter.saved, *known)):
         task, heads = None, ()
     for name in adapter.layer_map.by_weight():
-        if _taken(name, (*modules, *heads)):
+        if _is_in_one_of(name, (*modules, *heads)):
             raise UniLoraError(f"{name} is adapted in a module that PEFT keeps whole; use export merge")
     tensors = {
         PREFIX + name: Tensor(t.dtype, t.shape, t.size, read_pieces(t, t.size or 1))
         for name, t in known.items()
-        if _taken(name, (*modules, *heads))
+        if _is_in_one_of(name, (*modules, *heads))
     }
     tensors |= {PREFIX + name: tensor(value) for name, value in adapter.saved.items()}
-    return Whole(task, modules, tensors, _unsaid(adapter, base))
+    return Whole(task, modules, tensors, _outputs_warning(adapter, base))
 
 
 def _module(name: str, heads: tuple[str, ...]) -> str:
@@ -67,13 +67,13 @@ def _module(name: str, heads: tuple[str, ...]) -> str:
     return first if first in heads else module  # a head of several layers is one module to PEFT
 
 
-def _taken(name: str, modules: tuple[str, ...]) -> bool:
+def _is_in_one_of(name: str, modules: tuple[str, ...]) -> bool:
     """Whether a tensor is in a module that PEFT takes for one of ``modules``."""
     parts = name.split(".")
     return any(".".join(["", *parts[:i]]).endswith(module) for i in range(1, len(parts)) for module in modules)
 
 
-def _unsaid(adapter: Adapter, base: BaseFiles) -> list[str]:
+def _outputs_warning(adapter: Adapter, base: BaseFiles) -> list[str]:
     """A warning where the head's outputs are of another kind than the base's config.json says: PEFT's folder has no place for it."""
     path, outputs = base.folder / "config.json", adapter.base and adapter.base.problem_type
     if not (outputs and adapter.saved) or (path.is_file() and read_json(path).get("problem_type") == outputs):
@@ -82,7 +82,7 @@ def _unsaid(adapter: Adapter, base: BaseFiles) -> list[str]:
 
 
 def write_folder(output: Path, config: dict, tensors: dict[str, Tensor]) -> dict:
-    """Writes a folder of PEFT's; the beginning of a report of it."""
+    """Writes a folder of PEFT's, and returns the first fields of its report."""
     with new_folder(output) as target:
         write_json(target / CONFIG, config)
         write_tensors(target / TENSORS, dict(sorted(tensors.items())), {"format": "pt"})

@@ -1,4 +1,4 @@
-"""The modules of a transformers model by its configuration: their classes and their order, which no weight file tells."""
+"""The modules of a transformers model by its configuration: their classes and their order, which no file of weights holds."""
 
 import inspect
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unilora_spec import UniLoraError
-from unilora_spec.base_model import look_at_base
+from unilora_spec.base_model import check_base_folder
 
 AUTO = {
     "SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
@@ -36,10 +36,10 @@ class Shell(NamedTuple):
 def shell_of(folder: Path, architecture: str | None, task: str | None, rows: Mapping[str, int] | None = None) -> Shell:
     """The model of class ``architecture``, or of one of PEFT's tasks, that the configuration in ``folder`` describes.
 
-    ``rows`` of the parameters that an adapter brings, by name: a head of other rows has as many labels. Raises
+    ``rows`` has the number of rows of each parameter that an adapter brings: a head with other rows has as many labels. Raises
     ``UniLoraError`` where the class is none of transformers', or the folder is no model's.
     """
-    look_at_base(folder)
+    check_base_folder(folder)
     import torch  # these two take seconds, and most of what is exported needs neither
     import transformers
     from transformers.pytorch_utils import Conv1D

@@ -17,7 +17,7 @@ from unilora_spec import Adapter, Segment, UniLoraError
 
 from ..modes import FED, PLAIN, Form
 from .functions import add_functions
-from .heads import Saved, feed, put_in
+from .heads import Saved, feed, set_values
 from .marks import mark_of_theta, marks
 from .paths import Paths
 from .rebuild import GraphTape, Pair, delta, factors, lora_name
@@ -45,10 +45,10 @@ def adapt(
 ) -> None:
     """Puts an adapter, or for "bank" several that differ in nothing but their values, into a graph of their base.
 
-    Raises ``UniLoraError`` where the mode cannot be had with this graph.
+    Raises ``UniLoraError`` where this graph does not allow the mode.
     """
     check_mode(weights, mode)
-    saved = put_in(model, saved, adapters[0])
+    saved = set_values(model, saved, adapters[0])
     if mode in FED:
         feed(model, saved, adapters[0], form.required)
     if mode == "merged":
@@ -62,7 +62,7 @@ def adapt(
 
 
 def check_mode(weights: list[Weight], mode: str) -> None:
-    """Raises ``UniLoraError`` where the mode cannot be had with the way in which a graph holds and uses the weights."""
+    """Raises ``UniLoraError`` where the way in which a graph holds and uses the weights does not allow the mode."""
     for weight in weights:
         found = uses(weight.value)
         if mode != "merged":
@@ -136,14 +136,14 @@ def _rebuild(model, adapters, weights, saved, mode, form):
 
 
 class _Inputs:
-    """What a graph takes beside the base's inputs."""
+    """The inputs that a graph takes beside the base's."""
 
     def __init__(self, graph, mode, required):
         self.graph, self.mode, self.required = graph, mode, required
         self.taken = {value.name for value in [*graph.inputs, *graph.initializers.values()]}
 
     def add(self, name, shape, value=None, dtype=ir.DataType.FLOAT) -> ir.Value:
-        """An input, with a default where ``value`` is given and inputs are not required."""
+        """Adds an input, with a default where ``value`` is given and inputs are not required."""
         self.check_free(name)
         made = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
         self.graph.inputs.append(made)
@@ -153,7 +153,7 @@ class _Inputs:
         return made
 
     def add_marks(self, found):
-        """Inputs without entries: they have a default in every form, as nobody has to know of them."""
+        """Adds inputs without entries. They have a default in every form, as no user has to feed them."""
         for name, empty in found.items():
             made = ir.Value(name=name, shape=ir.Shape(empty.shape), type=ir.TensorType(ir.DataType.FLOAT))
             made.const_value = ir.Tensor(empty, name=name)
@@ -166,7 +166,7 @@ class _Inputs:
 
 
 def _fed_factors(inputs, adapter):
-    """A and s·B as inputs. Unfed they are of rank 0, and the graph answers as the base.
+    """A and s·B as inputs. Where they are not fed they have rank 0, and the graph answers as the base.
 
     Each pair has a rank of its own: ONNX Runtime takes axes of one name for equal, and would give the products of one layer the
     memory of another's.

@@ -15,7 +15,7 @@ from .sites import uses
 
 MICROSOFT = "com.microsoft"
 SHARED = ("num_heads", "unidirectional", "mask_filter_value", "scale")  # attributes that MultiHeadAttention has as well
-INPUTS = {  # which of its inputs is what
+INPUTS = {  # the position of each of its inputs
     "Attention": {"mask": 3, "past": 4, "attention_bias": 5, "past_sequence_length": 6},
     "QAttention": {"mask": 5, "past": 8},
 }
@@ -35,14 +35,14 @@ def take_apart(model: ir.Model, weights: Iterable[ir.Value], mode: str) -> None:
 
 
 def _take_apart(main: ir.Graph, node: ir.Node, weight: ir.Value) -> None:
-    def given(name):
+    def input_named(name):
         i = INPUTS[node.op_type].get(name, len(node.inputs))
         return node.inputs[i] if i < len(node.inputs) else None
 
     options = {name: each.value for name, each in node.attributes.items()}
     sizes = options.pop("qkv_hidden_sizes", [weight.shape[1] // 3] * 3)
     more = [name for name, value in options.items() if name not in SHARED and value]
-    if more := more + ["past_sequence_length"] * (given("past_sequence_length") is not None):
+    if more := more + ["past_sequence_length"] * (input_named("past_sequence_length") is not None):
         raise UniLoraError(
             f"{node.op_type} {node.name or node.outputs[0].name} has {weight.name} inside, where A and B cannot act beside it, and"
             f" cannot be taken apart as it has {more[0]}; give a base whose attention is not fused, or another mode"
@@ -57,13 +57,13 @@ def _take_apart(main: ir.Graph, node: ir.Node, weight: ir.Value) -> None:
     parts = [ir.Value(name=f"{output.name}.{part}", type=ir.TensorType(dtype)) for part in "qkv"]
     tape.op_multi_out("Split", [product, tape.integers(f"{output.name}.sizes", sizes)], {"axis": -1}, outputs=parts)
     cache = [None, None]
-    if (past := given("past")) is not None:
+    if (past := input_named("past")) is not None:
         cache = [tape.add("Gather", past, tape.integers(f"{output.name}.{i}", i), axis=0, dtype=dtype) for i in (0, 1)]
     results = ("attended", "key", "value") if len(node.outputs) > 1 else ("attended",)
     results = [ir.Value(name=f"{output.name}.{result}", type=ir.TensorType(dtype)) for result in results]
     tape.op_multi_out(
         "MultiHeadAttention",
-        [*parts, None, given("mask"), given("attention_bias"), *cache],
+        [*parts, None, input_named("mask"), input_named("attention_bias"), *cache],
         {name: options[name] for name in SHARED if name in options},
         domain=MICROSOFT, outputs=results,
     )  # fmt: skip

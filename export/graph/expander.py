@@ -1,4 +1,4 @@
-"""What is fed: a graph that gives A and s·B from θ, and the file in which ONNX Runtime keeps adapters."""
+"""The files that a graph is fed from: the expander, a graph from θ to A and s·B, and the .onnx_adapter of ONNX Runtime."""
 
 from pathlib import Path
 

@@ -31,10 +31,10 @@ class Saved:
         return (1, 0) if use.transposed != self.transposed else (0, 1)
 
 
-def put_in(model: ir.Model, saved: Sequence[Saved], adapter: Adapter) -> list[Saved]:
-    """Gives what was trained in full its values, in initializers of floats, which are given back.
+def set_values(model: ir.Model, saved: Sequence[Saved], adapter: Adapter) -> list[Saved]:
+    """Sets the parameters trained in full to the adapter's values, in initializers of floats, and returns these.
 
-    What the base holds quantized was rounded on its own scale, so the products with it become products with floats.
+    A parameter that the base holds quantized was rounded on its own scale, so the products with it become products with floats.
     """
     found = [each if each.value.dtype in FLOATS else _in_floats(model, each, adapter) for each in saved]
     if found != list(saved):
@@ -45,10 +45,10 @@ def put_in(model: ir.Model, saved: Sequence[Saved], adapter: Adapter) -> list[Sa
 
 
 def feed(model: ir.Model, saved: Sequence[Saved], adapter: Adapter, required: bool = False) -> None:
-    """Makes inputs of what was trained in full, unless they are ``required`` with its values as the default: by the adapter's names,
-    shapes and float32, so that they are in the graph what they are in an .onnx_adapter file.
+    """Makes inputs of the parameters trained in full, with their values as the default unless inputs are ``required``. They have the
+    adapter's names and shapes, in float32, as they have in an .onnx_adapter file.
 
-    What another part of the model has is an input as well, of no use here: all parts take the same file. Raises ``UniLoraError`` where
+    A parameter that only another part of the model has becomes an unused input, as all parts take the same file. Raises ``UniLoraError`` where
     the graph has another tensor of its name.
     """
     tape, made = GraphTape(model.opset_imports[""], "unilora.fed"), {}
@@ -123,7 +123,7 @@ def _is_product_alone(use):
 
 
 def _without_quantization(use):
-    """Takes the rounding of a result away: its range was measured on the base's own head."""
+    """Takes away the rounding of a result, whose range was measured on the base's own head."""
     if use.form == "product" and use.result[0].producer() is not use.node:
         result, rounded = use.node.outputs[0], use.result[0]
         rounded.replace_all_uses_with(result, replace_graph_outputs=True)

@@ -13,7 +13,7 @@ from .sites import Use, uses
 
 
 def add_beside(opset: int, use: Use, change: Callable[[GraphTape, ir.Value], ir.Value], instead: bool = False) -> None:
-    """Adds ``change(tape, x)`` to the result of a product or a lookup, or puts it in its place."""
+    """Adds ``change(tape, x)`` to the result of a product or a lookup, or puts it in the place of the result (``instead``)."""
     tape = GraphTape(opset, f"{use.result[0].name}.lora")
     x = use.x[0] if len(use.x) == 1 else tape.add("DequantizeLinear", *use.x, dtype=use.dtype)
     result, *quantization = use.result

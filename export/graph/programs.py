@@ -10,7 +10,8 @@ from unilora_spec.program import Program, Value, ordered
 
 
 class Written(NamedTuple):
-    """θ_D in a graph, and all that it is made of: ``pieces`` one behind the other are θ_D, and ``made`` is what stands for each value."""
+    """θ_D in a graph, and all that it is made of: ``pieces`` one behind the other are θ_D, and ``made`` has for each ``Value`` its value in
+    the graph."""
 
     theta_D: ir.Value
     pieces: list[Value]
@@ -23,7 +24,7 @@ def theta_D(tape, projection: Program, theta: ir.Value, name: str, start: int = 
 
 
 def written(tape, projection: Program, theta: ir.Value, name: str, start: int = 0, stop: int | None = None) -> Written:
-    """The same, with what it is made of."""
+    """``theta_D`` with all values that it is made of."""
     pieces = [value for _, value in projection.pieces(start, projection.D if stop is None else stop)]
     made: dict[Value, ir.Value] = {}
     for value in ordered(pieces):
@@ -120,7 +121,7 @@ def _add(tape, gradients, key, g):
 
 
 def _joined(tape, of_ranges, d):
-    """θ's gradient of those of its ranges, which do not overlap; a range that nothing is made of has zeros."""
+    """θ's gradient from those of its ranges, which do not overlap; a range that nothing is made of has zeros."""
     parts, end = [], 0
     for (start, size), part in [*sorted(of_ranges.items()), ((d, 0), None)]:
         if start > end:

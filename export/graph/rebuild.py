@@ -32,8 +32,8 @@ number below d: of 64 some differ, unless d is 1 and all are 0."""
 class GraphTape(Tape):
     """Nodes and constants that are to go into a graph of the operator set ``opset``.
 
-    What the nodes give is named after ``prefix``: a graph would choose names of which its branches know nothing. ``inline``: they
-    are for runtimes of which nothing is known, neither int64 nor operators that are seldom used.
+    Results are named after ``prefix``, as names that a graph chooses by itself may be in use in its branches. ``inline`` is for runtimes
+    of which nothing is known: their nodes need neither int64 nor operators that are seldom used.
     """
 
     def __init__(self, opset: int, prefix: str = "unilora", inline: bool = False):
@@ -83,7 +83,7 @@ def factors(
 
 
 def factors_of(tape: GraphTape, adapter: Adapter, theta_D: ir.Value, rows=None) -> dict[int, tuple[ir.Value, ...]]:
-    """The same, of θ_D."""
+    """``factors`` from θ_D."""
     placed = list(adapter.layer_map.placed())
     dims = [shape for s, _ in placed for shape in shapes(s)]
     flat = tape.op_multi_out(
@@ -102,7 +102,7 @@ def factors_of(tape: GraphTape, adapter: Adapter, theta_D: ir.Value, rows=None) 
 
 
 def shapes(segment: Segment) -> list[list[int]]:
-    """Those of a segment's factors, in their order in θ_D (SPEC 7.2)."""
+    """The shapes of a segment's factors, in their order in θ_D (SPEC 7.2)."""
     if segment.rank == 0:
         return [[segment.out_features, segment.in_features]]
     return [[segment.rank, segment.in_features], [segment.out_features, segment.rank]]
@@ -132,7 +132,7 @@ def pairs(adapter: Adapter) -> dict[str, np.ndarray]:
 
 
 def index_words(adapter: Adapter, opset: int, inline: bool = False) -> str:
-    """Where a graph has the index from, and why."""
+    """Where a graph gets the index from, and why, in words for its report."""
     p = adapter.projection
     if p.kind == "identity":
         return "none needed: theta is theta_D"
@@ -155,7 +155,7 @@ def _index_is_computed(p, opset, inline) -> bool:
 
 
 class Expansion(NamedTuple):
-    """θ_D, and what its adjoint needs of the way to it: of a gather its scale and its index, of a program all that it is made of."""
+    """θ_D, and what its adjoint needs: for a gather its scale and its index, for a program all values that it is made of."""
 
     theta_D: ir.Value
     projection: Projection

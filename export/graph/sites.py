@@ -1,6 +1,6 @@
 """Where a graph uses a weight: products and lookups, beside which a low-rank path can stand, and all other uses.
 
-The weight is a constant of the graph, in floats or quantized. Between it and its use may stand what leaves its values what
+The weight is a constant of the graph, in floats or quantized. Between it and its use there may be nodes that leave its values as
 they are: Transpose, Identity, Cast, DequantizeLinear.
 """
 
@@ -45,7 +45,7 @@ def uses(constant: ir.Value) -> list[Use]:
 
 @dataclass(frozen=True)
 class _State:
-    """What has happened to a constant on the way to a use."""
+    """What the nodes on the way to a use have done to a constant."""
 
     dtype: ir.DataType
     shape: tuple[int, ...]

@@ -22,11 +22,11 @@ def check_kind(adapter: Adapter) -> None:
     projection = adapter.projection
     if type(projection).trained_as() is not type(projection):
         raise UniLoraError(
-            f"the kind {projection.kind} is trained as more than its file holds, which no step graph has; train it with backends.torch"
+            f"the kind {projection.kind} trains more numbers than its file holds, and a step graph has those of the file; train it with backends.torch"
         )
     if projection.links > 1:
         raise UniLoraError(
-            f"the kind {projection.kind} trains its links one after the other, and a step graph moves all of theta; train it with backends.torch"
+            f"the kind {projection.kind} trains its links one after the other, and a step graph trains all of theta; train it with backends.torch"
         )
 
 

@@ -23,7 +23,7 @@ import onnxruntime
 
 from unilora_spec import UniLoraError, WorkFailed
 
-from ..onnx_limits import look_at
+from ..onnx_limits import check_limits
 from ..parity.compare import session
 from .cuda_kernels import operator
 
@@ -48,7 +48,7 @@ def nodes(path: Path) -> dict:
     with the first node's name; ``count``, the nodes of each place. Raises ``UniLoraError`` for a file that ONNX Runtime
     does not load, or whose data are not its own.
     """
-    look_at(Path(path))
+    check_limits(Path(path))
     model, assigned = _optimized(Path(path))
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     rows, first = Counter(), {}
@@ -72,7 +72,7 @@ def nodes(path: Path) -> dict:
 def compared(path: Path) -> tuple[int, list[dict]] | None:
     """How many nodes the per-run path has, and ``{operator, first, said, where}`` of each that the table and its rule place elsewhere
     than ONNX Runtime has put it; None where it has no CUDA to put any on."""
-    look_at(Path(path))
+    check_limits(Path(path))
     model, assigned = _optimized(Path(path))
     if assigned is None:
         return None
@@ -196,8 +196,8 @@ def _has_kernel(node, opsets, types) -> bool:
 
 @functools.cache
 def _signature(op_type, domain, opset) -> tuple[int | None, list, list]:
-    """The version that an operator has in an opset, and what a kernel may call the types of its inputs and outputs. Where nobody
-    tells, any kernel is taken to fit."""
+    """The version that an operator has in an opset, and what a kernel may call the types of its inputs and outputs. Where neither
+    is known, any kernel is taken to fit."""
     if own := _table()["signatures"].get(operator(domain, op_type)):
         inputs, outputs = ([[variable] for variable in variables] for variables in own)
         return 1, inputs, outputs

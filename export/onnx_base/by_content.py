@@ -1,4 +1,4 @@
-"""Weights found by their values: those that no name tells are where the adapter's fingerprint says that they are."""
+"""Finds weights by their values: where no name identifies them, the assignment that gives the adapter's fingerprint is the right one."""
 
 import functools
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Weights found where the user says that they are."""
+"""Finds weights where the user says that they are."""
 
 import difflib
 from collections.abc import Mapping
@@ -9,8 +9,9 @@ from .fitting import File, Match, Weight
 
 
 def by_hand(file: File, wanted, given: Mapping[str, str]) -> dict[str, list[Match]]:
-    """Where ``given``, {the adapter's name: "initializer" or "initializer@row"}, says that some of the ``wanted`` are, which are weights and
-    parameters by name. Raises ``UniLoraError`` where it names nothing, ``BaseMismatch`` where that cannot hold them."""
+    """The places that ``given``, {the adapter's name: "initializer" or "initializer@row"}, has for some of ``wanted``, which are weights and
+    parameters by name. Raises ``UniLoraError`` where it names what does not exist, ``BaseMismatch`` where an initializer cannot hold
+    its weight."""
     found = {}
     for name, text in given.items():
         if name not in wanted:

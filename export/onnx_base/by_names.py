@@ -1,4 +1,4 @@
-"""Weights found by the names that exporters leave, their own or those around them."""
+"""Finds weights by the names that exporters leave: those of the initializers, or of the nodes around them."""
 
 import numpy as np
 import onnx_ir as ir
@@ -9,9 +9,9 @@ from .refusal import listed
 
 
 def by_names(file: File, wanted: Weight | Saved, doubts: dict[str, str], whole: bool) -> list[Match]:
-    """Where a weight or a parameter is; [] where no name tells. Names that tell several are put into ``doubts``.
+    """Where a weight or a parameter is; [] where no name identifies it. Where a name fits several places, ``doubts`` says which.
 
-    ``whole``: by names alone that leave out none of the leading parts of its own.
+    ``whole``: only names count that leave out none of the leading parts of its own.
     """
     found = _by_own_names(file, wanted, doubts, whole) or _left_out(file, wanted, whole)
     return found or ([] if whole else _in_attention(file, wanted))
@@ -50,7 +50,7 @@ def _in_stacks(file, wanted, how, name, whole) -> list[Match]:
 
 
 def _in_attention(file: File, wanted) -> list[Match]:
-    """In the one matrix of a fused attention, which the names behind it tell."""
+    """Finds a weight in the one matrix of a fused attention, by the names of the nodes behind it."""
     if not isinstance(wanted, Weight):
         return []
     out, found = wanted.segments[0].out_features, []

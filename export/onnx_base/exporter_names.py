@@ -1,7 +1,7 @@
 """The names of a model's parameters, as exporters and quantization tools leave them in an ONNX file.
 
 Where a file keeps a parameter as it is, the initializer bears its name. A weight that is stored transposed gets a name
-without meaning (``onnx::MatMul_412``, ``val_92``); then the nodes that use it tell the module that it belongs to.
+without meaning (``onnx::MatMul_412``, ``val_92``); then the nodes that use it identify the module that it belongs to.
 """
 
 import ast
@@ -44,7 +44,7 @@ def original(name: str) -> str:
 
 
 def spellings(name: str) -> list[str]:
-    """A parameter's name, and what others make of it."""
+    """A parameter's name, and the names that other tools give it."""
     return list(dict.fromkeys(name.replace(ours, theirs) for ours, theirs in ALIASES))
 
 
@@ -73,7 +73,7 @@ def attended(node: ir.Node) -> Iterator[str]:
 
 
 def in_attention(name: str, projection: str) -> int | None:
-    """Which of q, k, v a weight is in the attention that ends with ``projection``, by their names; None where it is none of it.
+    """Which of q, k, v a weight is in the attention that ends with ``projection``, by their names; None where it is none of them.
 
     Both are below the attention's module, which itself is below the layer's number. Leading parts may be left out on either side.
     """

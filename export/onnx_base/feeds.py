@@ -1,4 +1,4 @@
-"""What an ONNX file is run on where nobody gives it an input: made up from its inputs' names, types and axes."""
+"""Makes up what an ONNX file is run on where the user gives no inputs, from its inputs' names, types and axes."""
 
 import math
 import re
@@ -159,8 +159,8 @@ def _window(past):
 
 
 def keeps_a_window(node: ir.Node) -> bool:
-    """Whether the caches of an attention are as long as its window from the first token on. What they hold beyond the tokens that
-    there were is nothing that two runs agree in."""
+    """Whether the caches of an attention are as long as its window from the first token on. What they hold beyond these tokens may
+    differ from run to run."""
     return "sliding_window_cache" in node.attributes and node.attributes["sliding_window_cache"].as_int() == 1
 
 

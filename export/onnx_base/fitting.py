@@ -1,4 +1,4 @@
-"""What is looked for in an ONNX file, and what there is: whether an initializer can hold a weight, by its shape and uses."""
+"""The weights to find in an ONNX file, and the initializers there: whether one can hold the other, by its shape and uses."""
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ class Constant:
 
     @property
     def is_named(self) -> bool:
-        """Whether its name, or what is around it, tells a parameter."""
+        """Whether its name, or the nodes around it, identify a parameter."""
         own = original(self.value.name)
         return len(self.names) > 1 or ("." in own and "::" not in own)
 
@@ -59,7 +59,7 @@ class Constant:
 
 
 def release(value: ir.Value) -> None:
-    """Lets go of external data. What was read of it must have been copied."""
+    """Releases external data, of which all that is still needed must have been copied."""
     if isinstance(value.const_value, ir.ExternalTensor):
         value.const_value.release()
 
@@ -72,7 +72,7 @@ def _unpacked(packed: np.ndarray, uses) -> np.ndarray:
 
 
 class File:
-    """What there is: the initializers in use, in the order of use, and by the names that they may have."""
+    """The initializers of a file that are in use, in the order of use, and by the names that they may have."""
 
     def __init__(self, model: ir.Model):
         self.graph = model.graph
@@ -161,8 +161,9 @@ class Saved:
         return f"{self.name} ({' × '.join(map(str, self.shape))})"
 
     def fits(self, constant: Constant, own_name=False) -> list[bool]:
-        """As of a weight. A square one is told by the name of its initializer, which says where a tool has turned it, and
-        else taken for nn.Linear's, (out, in): what has lost its name was folded with a Transpose."""
+        """The ways in which a constant can hold the parameter: whether transposed. The likelier one is first: of a square constant with
+        the parameter's own name, the name says whether a tool has transposed it. Any other square one is taken for nn.Linear's, (out, in),
+        as an initializer that has lost its name was folded with a Transpose."""
         if len(self.shape) != 2:
             return [False] if tuple(constant.value.shape) == self.shape else []
         found = [in_out for form, in_out in constant.forms if form == self.shape]
@@ -178,7 +179,7 @@ class Match:
     ``name``        the adapter's
     ``value``       the initializer, in floats or quantized
     ``transposed``  whether it holds (in, out); of a saved parameter of two dimensions, whether it holds its transpose
-    ``how``         what told it: "name", "node name", "bias name", "fingerprint", "given", or "copy" of another match
+    ``how``         what identified it: "name", "node name", "bias name", "fingerprint", "given", or "copy" of another match
     ``row``         the first row (of ``out``) where the initializer is a stack of matrices (q, k, v) that holds this one in part
     """
 
@@ -196,7 +197,7 @@ class Match:
 def values(match: Match, segment: Segment) -> np.ndarray:
     """A copy of a weight's values in floats, in float32 and in the form of the model that was adapted.
 
-    ``segment`` is one of the weight's. External data is read and let go of again.
+    ``segment`` is one of the weight's. External data is read and released again.
     """
     return read_values(*match.place, segment.out_features, segment.transposed)
 

@@ -118,7 +118,7 @@ def _copy(file: Path, target: Path) -> None:
     if own_file(file.parent, file.name) is None:
         raise UniLoraError(f"{file} is no file of the base's own folder; put it there, or leave it out")
     graph = ir.load(file)
-    external.settle(graph, file)
+    external.resolve(graph, file)
     for own in (file, *(path for path in external.files(graph))):
         shutil.copyfile(own, target / (file.name if own == file else own.name))
 

@@ -15,7 +15,7 @@ from .. import external
 from ..folders.base_files import OTHER_CONTENTS
 from ..graph.adapt import Weight, check_mode, merged
 from ..graph.attention import take_apart
-from ..graph.heads import Saved, put_in
+from ..graph.heads import Saved, set_values
 from ..graph.paths import add_beside
 from ..graph.rebuild import GraphTape
 from ..graph.sites import uses
@@ -56,7 +56,7 @@ def export_onnx_file(
 
     ``part``     of a model in several files, the part that ``base`` is ("encoder"): it need not hold all of the adapter's weights
 
-    The base stays as it is, tensors are read when they are written. Raises ``UniLoraError`` for a call that cannot be met
+    The base stays as it is, and its tensors are read one by one as they are written. Raises ``UniLoraError`` for a call that cannot be met
     and ``WorkFailed`` where the file disagrees.
     """
     base, path = Path(base), Path(path)
@@ -65,7 +65,7 @@ def export_onnx_file(
     check_call(path, mode, adapters, form)
     if mode == STEP:
         raise UniLoraError(
-            f"{base} has no backward pass, and PyTorch makes that of a step; give --base the model's folder"
+            f"{base} has no backward pass, which a step needs and PyTorch makes; give --base the model's folder"
         )
     replaced = {Path(os.path.realpath(file)) for file in outputs(path, mode)}
     if Path(os.path.realpath(base)) in replaced:
@@ -108,7 +108,9 @@ def export_onnx_file(
             plain = answers_of(read(base), feeds, names)
         except WorkFailed as error:
             mend = "what was made up for its inputs may not fit them: give" if made_up else "give other"
-            raise UniLoraError(f"{base} does not run itself: {error}; {mend} --inputs, or --no-compare") from error
+            raise UniLoraError(
+                f"{base} does not run without the adapter either: {error}; {mend} --inputs, or --no-compare"
+            ) from error
         answers = []
         for each in adapters:
             progress("running the base and ΔW as NumPy computes it")
@@ -156,7 +158,7 @@ def reference(base: Path, adapter: Adapter, given, feeds, names, part=None) -> l
     ΔW itself would take as much memory as the weights of a base in floats, which a quantized one does not."""
     graph = read(base)
     weights, saved = _places(match(graph, adapter, given, part)[0], adapter)
-    put_in(graph, saved, adapter)
+    set_values(graph, saved, adapter)
     opset = graph.opset_imports[""]
     for weight in weights:
         found = uses(weight.value)

@@ -24,7 +24,7 @@ def export_genai(folder, adapter: Adapter | Sequence[Adapter], output, mode: str
     """Writes the model in the folder ``folder`` of onnxruntime-genai's with ``adapter`` to the new folder ``output``, and returns the
     report of ``export_onnx_file``, which takes ``options``; the files beside the graph are in the new folder too.
 
-    Raises ``UniLoraError`` where genai has no place for the mode, where the folder is not of one decoder, and as
+    Raises ``UniLoraError`` where genai cannot feed the mode, where the folder holds more than one decoder, and as
     ``export_onnx_file`` does; then nothing is at ``output``.
     """
     folder, output = Path(folder), Path(output)
@@ -52,7 +52,7 @@ def graph_name(folder: Path) -> str:
     name = parts.get("decoder", {}).get("filename")
     if graphs != ["decoder"] or not isinstance(name, str) or Path(name).name != name:
         raise UniLoraError(
-            f"{config} names {', '.join(graphs) or 'no graph'}, and one decoder in the folder itself is what can be adapted; give --base with the"
-            " graph that the adapter is of"
+            f"{config} names {', '.join(graphs) or 'no graph'}, and only a model of one decoder in the folder itself can be adapted; give --base"
+            " the graph that the adapter belongs to"
         )
     return name

@@ -1,4 +1,4 @@
-"""Matrices that a tool has split put together again: what is one weight of the adapter's is one initializer.
+"""Puts matrices together again that a tool has split, so that one weight of the adapter's is one initializer.
 
 onnxruntime-genai's builder splits Phi's gate_up_proj into two products, and qkv_proj where its attention takes three. One pair A, B
 adapts them together, so one product takes their place, and its result is split.

@@ -1,7 +1,8 @@
 """Which initializer of an ONNX file, whoever wrote it, holds which of an adapter's weights.
 
-By the names that exporters leave (by_names.py, exporter_names.py); by the adapter's fingerprint where they leave none (by_content.py); by
-what the user says (by_hand.py). Never by shape or position alone: a delta weight in the wrong place is worse than a refusal.
+A weight is found by the names that exporters leave (by_names.py, exporter_names.py), by the adapter's fingerprint where they leave none
+(by_content.py), or where the user says (by_hand.py). Shape or position alone never decides: a delta weight in the wrong place is worse
+than a refusal.
 """
 
 import functools
@@ -41,7 +42,7 @@ def match(
                initializer can be are then elsewhere, and left out
 
     Raises ``BaseMismatch`` for a weight that is not there or of another shape (SPEC 10.3), or that nothing tells apart from
-    others, and ``UniLoraError`` for a ``given`` that means nothing.
+    others, and ``UniLoraError`` for a ``given`` that names what does not exist.
     """
     file = File(model)
     wanted = [Weight(name, segments) for name, segments in adapter.layer_map.by_weight().items()]
@@ -75,7 +76,7 @@ def match(
 
 
 def not_comparable(matches: list[Match], adapter: Adapter) -> str | None:
-    """Why the values of a file cannot be held against the adapter's record, in words; None where they can be."""
+    """Why the values of a file cannot be compared with the adapter's record, in words; None where they can be."""
     if adapter.base is None:
         return "the adapter records no base"
     if there := len(adapter.layer_map.by_weight().keys() - {each.name for each in matches}):
@@ -88,7 +89,7 @@ def not_comparable(matches: list[Match], adapter: Adapter) -> str | None:
 
 
 def table(matches: list[Match]) -> list[dict]:
-    """What a command prints: a row for each match, with ``name``, ``initializer``, ``how``, ``stored`` ("out × in", "in × out",
+    """The rows that a command prints, one for each match, with ``name``, ``initializer``, ``how``, ``stored`` ("out × in", "in × out",
     or the dtype where it is quantized) and ``uses``, a list of texts."""
     return [
         {

@@ -1,4 +1,4 @@
-"""An ONNX file made ready for a search for its weights."""
+"""Makes an ONNX file ready for the search for its weights."""
 
 from collections import defaultdict
 
@@ -8,7 +8,7 @@ from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, L
 from ..graph.sites import FLOATS
 from .exporter_names import scopes
 
-PARAMETERS = {  # what a vector is that enters a node at a place
+PARAMETERS = {  # the parameter that a vector is, by the place where it enters a node
     ("Gemm", 2): "bias",
     ("Conv", 2): "bias",
     ("Add", 0): "bias",
@@ -42,7 +42,7 @@ def _is_vector(value):
 
 
 def _end_sharing(graph, identity):
-    """TorchScript's exporter keeps parameters of equal values once, as the biases of new modules are."""
+    """Gives each parameter its own initializer: TorchScript's exporter keeps those of equal values once, such as biases of new modules."""
     name, shared = identity.outputs[0].name, identity.inputs[0]
     own = _copy(shared, name)
     identity.outputs[0].replace_all_uses_with(own)
@@ -51,7 +51,7 @@ def _end_sharing(graph, identity):
 
 
 def _separate(graph, value):
-    """torch.export's keeps them once too, and leaves no trace of it but the modules of the nodes."""
+    """Does the same for torch.export's exporter, which leaves no trace of it but the modules of the nodes."""
     users = defaultdict(list)
     for node, position in value.uses():
         parameter, around = PARAMETERS.get((node.op_type, position)), scopes(node)

@@ -1,4 +1,4 @@
-"""What a refusal says where a weight is not found: why no name tells it, what could be it, and how to say which it is."""
+"""The refusal where a weight is not found: why no name identifies it, which initializers could be it, and how to name the right one."""
 
 from unilora_spec import BaseMismatch
 

@@ -1,4 +1,4 @@
-"""Does a file say what the model says? It is checked by onnx, run in ONNX Runtime, and compared with PyTorch."""
+"""Compares a file with its model: onnx checks the file, ONNX Runtime runs it, and its answers are compared with PyTorch's."""
 
 import contextlib
 import functools
@@ -77,7 +77,7 @@ def session(
     options = options or onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = SILENT
-    with _refusals(), _without_a_word():
+    with _refusals(), _silenced():
         if not _has_cuda():
             return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         onnxruntime.preload_dlls()  # CUDA's libraries as pip installs them beside torch
@@ -89,7 +89,7 @@ def session(
 def session_to_compare(path: Path, options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
     """A file in ONNX Runtime; one with bfloat16, of which the CPU has no kernels, in float32 there (widen.py)."""
     if not _has_cuda() and has_bfloat16(graph := ir.load(path)):
-        external.settle(graph, path)
+        external.resolve(graph, path)
         with widened(path, graph) as wide:
             return session(wide, options=options)
     return session(path, options=options)
@@ -100,7 +100,7 @@ def _has_cuda() -> bool:
 
 
 @contextlib.contextmanager
-def _without_a_word():
+def _silenced():
     """A CUDA build on a machine without a GPU logs errors, prints that it falls back, and goes on with the CPU."""
     onnxruntime.set_default_logger_severity(SILENT)
     try:
@@ -170,7 +170,7 @@ def furthest(one: np.ndarray, other: np.ndarray) -> float:
     return max(float(np.max(np.abs(a.astype(np.float64) - b), initial=0.0)) for a, b in pairs)
 
 
-def insist(comparison: dict) -> None:
+def check_tolerance(comparison: dict) -> None:
     """Raises ``WorkFailed`` where a comparison is not within the tolerance."""
     for name, row in comparison["outputs"].items():
         if not row["relative"] <= row["tolerance"]:

@@ -17,7 +17,7 @@ def compare_file(path: Path, cases: Sequence[tuple[Mapping, Mapping]]) -> tuple[
     Raises ``WorkFailed`` where ONNX Runtime refuses the file or an output has another shape than is expected.
     """
     graph = ir.load(path)
-    external.settle(graph, path)
+    external.resolve(graph, path)
     floats, note = compare.precision(graph), {}
     if unrounded.rounds(graph):
         note = {"note": NO_ROUNDING}
@@ -33,6 +33,6 @@ def compare_file(path: Path, cases: Sequence[tuple[Mapping, Mapping]]) -> tuple[
 
 
 def compare_step(path: Path, cases: Sequence[tuple[Mapping, Mapping]]) -> tuple[dict, list[str]]:
-    """The same for the graph of a step, which computes in float32 however its weights are stored."""
+    """``compare_file`` for the graph of a step, which computes in float32 however its weights are stored."""
     session = compare.session(path)
     return compare.compare(session, cases), session.get_providers()

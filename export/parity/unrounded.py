@@ -34,7 +34,7 @@ def rounds(model: ir.Model) -> bool:
 
 
 def rounds_in_products_alone(model: ir.Model) -> bool:
-    """Whether it does so nowhere but in MatMulNBits, which is told by an attribute: all nodes are the same without it."""
+    """Whether it rounds in MatMulNBits alone, which an attribute asks for: without the attribute the graph has the same nodes."""
     return _rounding(model) == {"MatMulNBits"}
 
 
@@ -53,7 +53,7 @@ def session(model: ir.Model) -> onnxruntime.InferenceSession:
             _take_place(node.outputs[0], before.inputs[0])
     RemoveUnusedNodesPass()(model)
     with tempfile.TemporaryDirectory() as folder:
-        external.put_beside(model, Path(folder))
+        external.write_data(model, Path(folder))
         _give_each_operator_its_own(model)
         ir.save(model, Path(folder) / "model.onnx")
         options = onnxruntime.SessionOptions()

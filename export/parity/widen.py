@@ -41,7 +41,7 @@ def widened(path: Path, model: ir.Model) -> Iterator[Path]:
                 node.attributes[attribute.name] = ir.AttrTensor(attribute.name, _wide(attribute.value))
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent) as folder:
         wide = Path(folder) / "float32.onnx"
-        external.put_beside(model, wide.parent)
+        external.write_data(model, wide.parent)
         ir.save(model, wide)
         yield wide
 

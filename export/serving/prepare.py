@@ -14,9 +14,9 @@ from ..folders.peft_names import CONFIG
 
 
 def adapter_file(folder: Path, name: str) -> Path | None:
-    """The file ``NAME.safetensors`` that is the own of ``folder`` (``places.own_file``), or None.
+    """The file ``NAME.safetensors`` of ``folder`` itself (``places.own_file``), or None.
 
-    Names come from whoever asks the server. One that is a path is the name of nothing, even where the path leads into the folder:
+    Names come from whoever asks the server. A name that is a path finds nothing, even where the path leads into the folder:
     each file has one name, so that nobody makes the server load it under many.
     """
     return own_file(folder, f"{name}.safetensors") if Path(name).name == name else None

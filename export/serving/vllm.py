@@ -6,9 +6,9 @@ from the environment, as those of vLLM's own resolvers do:
     UNILORA_VLLM_ADAPTERS    the folder with the adapters' files; without it nothing is registered
     UNILORA_VLLM_CACHE       where LoRA folders are kept, by default ~/.cache/unilora/vllm
 
-vLLM tells a resolver neither its arguments nor its configuration. Its endpoint plugins are told, so that the resolver is one as well,
-without an endpoint. Where it is not allowed as one (VLLM_PLUGINS), or vLLM is older than those, a rank above --max-lora-rank is refused
-by vLLM itself, which tells the reason in its log alone.
+vLLM gives its arguments and its configuration to endpoint plugins, and not to resolvers, so that the resolver is an endpoint plugin as
+well, without an endpoint. Where VLLM_PLUGINS does not allow it as one, or vLLM is older than these plugins, vLLM itself refuses a rank
+above --max-lora-rank, and gives the reason in its log alone.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ from transformers.core_model_loading import WeightRenaming, apply_renamings
 
 from unilora_spec import Adapter, BaseMismatch, UniLoraError
 from unilora_spec.base_folder import base_folder, is_folder
-from unilora_spec.base_model import look_at_base
+from unilora_spec.base_model import check_base_folder
 
 from .strangers import NO_CODE, WEIGHTS, config_of, reason
 
@@ -20,7 +20,7 @@ from .strangers import NO_CODE, WEIGHTS, config_of, reason
 def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"):
     """The base model in ``dtype`` without the adapter, its tokenizer or None, and a list of warnings.
 
-    ``where`` is a folder or hub id, by default the folder that the adapter names (``unilora_spec.base_folder.recorded``). Nothing in it is
+    ``where`` is a folder or hub id, by default the folder that the adapter names (``unilora_spec.base_folder.recorded_folder``). Nothing in it is
     run (strangers.py). Whether the model fits is decided from its configuration, before its weights are read. Raises
     ``UniLoraError`` where there is no such base and ``BaseMismatch`` where it is another one.
     """
@@ -48,7 +48,7 @@ def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"
     adapter.check_base(
         {name: tuple(value.shape) for name, value in shell.named_parameters(remove_duplicate=False)}, where
     )
-    torch.manual_seed(0)  # what the base has no values for is drawn, and the same call is to give the same file
+    torch.manual_seed(0)  # parameters without values are drawn at random, and the same call has to give the same file
     try:
         model, loading = architecture.from_pretrained(
             where,
@@ -69,8 +69,8 @@ def load_base(adapter: Adapter, where: str | None = None, dtype: str = "float32"
 def names_in_model(adapter: Adapter, folder: Path, names: Iterable[str]) -> dict[str, str]:
     """The names of a base's tensors, as its files have them, by those that transformers gives them while loading, as it does for ViT.
 
-    They are as they are where transformers has no model of the adapter's record and the folder's config.json, and where loading does
-    more to the tensors than to rename them.
+    The names are not changed where transformers has no model of the adapter's record and the folder's config.json, nor where loading
+    does more to the tensors than to rename them.
     """
     as_they_are = {name: name for name in names}
     try:
@@ -99,7 +99,7 @@ def _config(where: str):
     if is_folder(Path(where)) and not (Path(where) / "config.json").is_file():
         raise UniLoraError(f"{where} is a folder without config.json; give --base the folder of a transformers model")
     if Path(where).is_dir():
-        look_at_base(Path(where))
+        check_base_folder(Path(where))
     try:
         return config_of(where)
     except UniLoraError:

@@ -8,14 +8,14 @@ import torch
 
 from unilora_spec import Adapter, UniLoraError
 from unilora_spec.places import PathLike
-from unilora_spec.rest import told
+from unilora_spec.rest import warnings_of
 
 from ..folders.base_files import OTHER_CONTENTS
 from ..graph.adapt import Saved, Weight
 from ..modes import STEP, Form
 from ..onnx import OPSETS, advice, cases, check_call, finish
 from .cache import PAST, PRESENT, split
-from .model import array, arrays, inference, looked_at, run, values
+from .model import array, arrays, inference, run, sampled, values
 from .trace import trace
 
 DEFAULT_OPSET = OPSETS[0]  # the lowest that has the operators: what torch writes itself, before it converts
@@ -54,7 +54,7 @@ def export_onnx(
     ``with_past``       whether the graph of a decoder takes and gives its cache of keys and values (cache.py), so that a
                         text costs one position a token: ``input_ids`` then are what follows the past, of which there may be
                         none, ``attention_mask`` covers both. The examples are whole sequences of six positions and more.
-    ``compare``         whether it is
+    ``compare``         whether the file is compared with PyTorch
     ``required_inputs``  whether what each run may bring (θ, A and B, a head) has no default, for runtimes without optional inputs
     ``inline``           whether the graph has no local functions and needs no 64-bit integers, for runtimes without them
     ``marked``           whether the .onnx_adapter of "input" and "factored" says what it belongs to; graphs of other tools refuse that
@@ -152,7 +152,7 @@ def reference(model, adapter: Adapter, batches: Sequence[Mapping], names: Sequen
 
 
 def check_opset(opset: int) -> None:
-    """Raises ``UniLoraError`` for an operator set that cannot be had."""
+    """Raises ``UniLoraError`` for an operator set that cannot be exported to."""
     if opset not in OPSETS:
         raise UniLoraError(f"opset is {opset}; give one from {OPSETS[0]} (it has the operators needed) to {OPSETS[-1]}")
 
@@ -171,11 +171,11 @@ def _check_base(model, adapters, parameters) -> list[str]:
             )
     exact = all(parameters[name].dtype == torch.float32 for name in adapters[0].layer_map.by_weight())
     same = adapters[0].same_contents(lambda name: array(parameters[name])) if exact else None
-    return [OTHER_CONTENTS] * (same is False) + told(adapters[0].other_rest(looked_at(model)))
+    return [OTHER_CONTENTS] * (same is False) + warnings_of(adapters[0].other_rest(sampled(model)))
 
 
 def after_a_past(model, batches: Sequence[Mapping]) -> list[dict]:
-    """Each batch after a third of it, and the first one as a first step without a past and as a step of one token."""
+    """Each batch with its first third as the past, and the first batch again, once without a past and once with a step of one token."""
     first, columns = batches[0], batches[0]["input_ids"].shape[1] if "input_ids" in batches[0] else 0
     pasts = [(batch, batch["input_ids"].shape[1] // 3) for batch in batches] if columns else [(first, 0)]
     return [split(model, batch, past) for batch, past in [*pasts, (first, 0), (first, columns - 1)]]

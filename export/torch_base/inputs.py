@@ -1,4 +1,4 @@
-"""What an export is tried on: batches of different sizes, as real as the base's files allow."""
+"""The inputs that an export is compared on: batches of different sizes, as real as the base's files allow."""
 
 import inspect
 

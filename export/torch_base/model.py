@@ -1,4 +1,4 @@
-"""A PyTorch model for as long as an export takes: with other values, as it is run, and as it was afterwards."""
+"""Changes a PyTorch model for the time of an export, in its values and in the form in which it runs, and restores it afterwards."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ from .cache import PAST, PRESENT, cache_of, flat
 
 @contextlib.contextmanager
 def inference(model: torch.nn.Module):
-    """The model as it is run: without dropout, and in the form that traces.
+    """The model as an export runs it, without dropout and in the form that can be traced.
 
     A decoder gives no cache of keys and values, and experts (mixture-of-experts models of transformers) are computed for
     all tokens at once; their default there is a kernel that ONNX has no operator for.
@@ -82,8 +82,8 @@ class Flat(torch.nn.Module):
         return [answers[name] for name in self.outputs]
 
 
-def looked_at(model: torch.nn.Module) -> Iterator[tuple[str, tuple[int, ...], np.ndarray | None]]:
-    """The tensors of a model as ``unilora_spec.rest.fingerprint`` takes them: a few entries, and none of what is packed."""
+def sampled(model: torch.nn.Module) -> Iterator[tuple[str, tuple[int, ...], np.ndarray | None]]:
+    """The tensors of a model as ``unilora_spec.rest.fingerprint`` takes them: a few entries of each, and none of packed ones."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         values = None
         if tensor.is_floating_point() and type(tensor) in (torch.Tensor, torch.nn.Parameter):

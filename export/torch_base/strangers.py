@@ -1,4 +1,4 @@
-"""What is asked of transformers whenever it loads from a base: that nothing which lies in the base's folder is run."""
+"""How transformers is called whenever it loads from a base, so that it runs nothing that lies in the base's folder."""
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import find_adapter_config_file

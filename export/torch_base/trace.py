@@ -1,4 +1,4 @@
-"""A PyTorch model as an ONNX graph, whose weights keep their names where somebody is to find them again."""
+"""Turns a PyTorch model into an ONNX graph in which chosen weights keep their names, so that they are found again."""
 
 import contextlib
 import logging
@@ -78,7 +78,7 @@ def root(error) -> str:
 
 @contextlib.contextmanager
 def quiet():
-    """torch's exporter writes warnings and log lines that no user can act on."""
+    """Silences torch's exporter, whose warnings and log lines no user can act on."""
     loggers = [
         logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.__trace", "onnxscript", "onnx_ir")
     ]

@@ -29,7 +29,7 @@ class Chain(InParts, kind="chain"):
 
     @classmethod
     def fitted(cls, layer_map: LayerMap, *, links: int) -> LayerMap:
-        """A link's layer map with the ranks of all, and the alpha with which s is as it was (with `rslora` but for a rounding)."""
+        """The layer map with each rank times ``links``, and an alpha that keeps the scale s as it was (with `rslora` up to rounding)."""
         segments = [replace(segment, rank=links * segment.rank) for segment in layer_map.segments]
         more = links if layer_map.scaling == "lora" else math.sqrt(links)
         return LayerMap(segments, more * layer_map.alpha, layer_map.scaling)
@@ -39,7 +39,7 @@ class Chain(InParts, kind="chain"):
         return self.options["links"]
 
     def link(self, k: int) -> slice:
-        """The range of θ that is link k's."""
+        """The range of θ that link k trains."""
         length = self.d // self.links
         return slice(k * length, (k + 1) * length)
 
@@ -50,7 +50,7 @@ class Chain(InParts, kind="chain"):
         what, number = ("d", self.d) if self.d % links else next(indivisible, ("d", self.d))
         if links > MAX_LINKS or number % links:
             raise LimitError(
-                f"{what} is {number}, not a multiple of links, {links}; give one, and at most {MAX_LINKS} links",
+                f"{what} is {number}, not a multiple of links, {links}; give a multiple, and at most {MAX_LINKS} links",
                 "11.15",
             )
         return np.full(links, self.D // links), np.full(links, self.d // links)
@@ -64,7 +64,7 @@ class Chain(InParts, kind="chain"):
             yield Block(row + links * size_A, 0, entry + size_A, rank, links)
 
     def initial(self, layer_map: LayerMap | None, bound: float = 0.02) -> np.ndarray:
-        """Link 0 begins as any gather does. The others are zero, and so without a gradient, until ``start_of`` their training."""
+        """Link 0 begins as any gather does. The others are zero, so that they get no gradient, until training sets them to ``start_of``."""
         theta = np.zeros(self.d, dtype=np.float32)
         theta[self.link(0)] = self.start_of(0, bound)
         return theta

@@ -13,12 +13,12 @@ import numpy as np
 from ..layer_map import LayerMap
 from ..program import Program, Range, Start, Value, frozen
 
-_PIECE = 2**18  # entries that are one value: all steps of a transform lie in memory until it ends
+_PIECE = 2**18  # entries of θ_D that one value makes, as all steps of its transform stay in memory until it ends
 
 
 class Fastfood(Program, kind="fastfood"):
-    """θ_D in blocks of L = 2^⌈log2 d⌉ entries, each H·G·Π·H·B of θ and zeros up to L. G has the constant S = 1/√(D·L) in it,
-    with which P keeps lengths in the mean over the seeds."""
+    """θ_D in blocks of L = 2^⌈log2 d⌉ entries, each H·G·Π·H·B of θ and zeros up to L. G contains the constant S = 1/√(D·L),
+    by which P keeps the length of θ in the mean over all seeds."""
 
     layered, d_is_free = False, True
 
@@ -37,7 +37,7 @@ class Fastfood(Program, kind="fastfood"):
             yield first, self._blocks(first, min(first + step, end))
 
     def _blocks(self, start: int, stop: int) -> Value:
-        """Whole blocks, as one value: numbers ``start`` … ``stop`` − 1 of the streams are theirs."""
+        """The whole blocks of entries ``start`` … ``stop`` − 1 as one value, made of the numbers of that range of each stream."""
         L, shape = self.L, ((stop - start) // self.L, self.L)
         S = 1 / math.sqrt(self.D * L)  # the product is exact, as L is a power of two
 

@@ -39,7 +39,9 @@ class Identity(Gather, kind="identity"):
 
     def initial(self, layer_map: LayerMap | None, bound: float = 0.02) -> np.ndarray:
         if layer_map is None or layer_map.D != self.D:
-            raise LimitError(f"kind identity begins by its layer map, of D = {self.D} entries; give that", "9.2")
+            raise LimitError(
+                f"kind identity starts each A by its in_features; give the layer map, of D = {self.D} entries", "9.2"
+            )
         theta = np.zeros(self.d, dtype=np.float32)
         for segment, start in layer_map.placed():
             stop = start + segment.rank * segment.in_features

@@ -14,7 +14,7 @@ from ..parts import Block, InParts
 
 
 class Layerwise(InParts, kind="layerwise"):
-    """`balanced` within each layer: all segments whose names have one head up to the first number, wherever they stand.
+    """`balanced` within each layer. A layer is all segments whose names are the same up to their first number, wherever they stand.
 
     Raises ``LimitError`` where d is so small that a layer gets no number of θ.
     """
@@ -23,12 +23,12 @@ class Layerwise(InParts, kind="layerwise"):
         segments, layers = self.layer_map.segments, self._layers
         sizes = np.zeros(layers.max() + 1, np.int64)
         np.add.at(sizes, layers, np.fromiter((segment.size for segment in segments), np.int64, len(segments)))
-        ends = (self.d * int(end) // self.D for end in itertools.chain([0], sizes.cumsum()))  # of 71 bits
+        ends = (self.d * int(end) // self.D for end in itertools.chain([0], sizes.cumsum()))  # up to 71 bits
         dims = np.diff(np.fromiter(ends, np.int64, len(sizes) + 1))
         if not dims.all():
             without = segments[int((layers == dims.argmin()).argmax())].layer
             raise LimitError(
-                f"d is {self.d}, which leaves the layer {without:.80} of {len(sizes)} without a number; give a larger d",
+                f"d is {self.d}, which leaves the layer {without:.80}, one of {len(sizes)}, without a number of theta; give a larger d",
                 "11.13",
             )
         return sizes, dims
@@ -37,7 +37,7 @@ class Layerwise(InParts, kind="layerwise"):
     def _layers(self) -> np.ndarray:
         """The number of each segment's layer, in the order of their first segments: int32[segments].
 
-        By hashes, since the names of 65,536 layers, in a dictionary, would be the largest part of what a small file makes.
+        Layers are found by the hashes of their names: a dictionary of 65,536 names would take most of the memory that a small file needs.
         """
         segments = self.layer_map.segments
         for salt in itertools.count():

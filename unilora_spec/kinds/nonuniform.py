@@ -14,9 +14,9 @@ from ..projection import Option
 
 
 class Nonuniform(InParts, kind="nonuniform"):
-    """`balanced` within all A, and within all B, which have of_A : of_B of θ's numbers.
+    """`balanced` within all A and within all B, which share θ's numbers as of_A : of_B.
 
-    Raises ``LimitError`` where the A or the B would have none, or more than entries.
+    Raises ``LimitError`` where all A, or all B, would have no number of θ, or more numbers than entries.
     """
 
     known_options: ClassVar[dict[str, Option]] = {

@@ -27,7 +27,7 @@ class Qr(FromBase, kind="qr"):
 
     @staticmethod
     def matrices(U: np.ndarray, S: np.ndarray, Vt: np.ndarray) -> Sequence[np.ndarray]:
-        # Of U·(S·Vᵀ): with orthonormal columns in front, only the small matrix is left to decompose.
+        # The weight is U·(S·Vᵀ), and the columns of U are orthonormal, so only the small matrix S·Vᵀ is decomposed.
         Q, R = np.linalg.qr(S[:, None] * Vt)
         return [U @ (Q * np.where(np.diag(R) < 0, -1, 1))]
 

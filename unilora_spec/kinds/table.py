@@ -12,7 +12,7 @@ from ..projection import Counted
 class Table(Counted, kind="table"):
     """index(i) is entry i of the tensor ``index``, whole numbers [D] from 0 to d − 1; it is kept as int32.
 
-    Raises ``LimitError`` for an ``index`` of another shape, of other numbers, or with one outside (SPEC 9.4).
+    Raises ``LimitError`` for an ``index`` of another shape, with other than whole numbers, or with one outside 0 … d − 1 (SPEC 9.4).
     """
 
     stored: ClassVar[dict[str, str]] = {"index": "I32"}

@@ -11,9 +11,9 @@ from ..program import Factored, Range, Start, Value, largest
 
 
 class Tied(Factored, kind="tied"):
-    """A = u ∘ A₀ and B = v ∘ B₀, row by row: what `vera` is with A₀ and B₀ trained, as large and cut as there.
+    """A = u ∘ A₀ and B = v ∘ B₀, row by row: `vera` with A₀ and B₀ trained too. They are as large as there, and cut in the same way.
 
-    The paper's values of u and v at the start could not be looked up; at 1 they leave it LoRA's.
+    u and v start at 1, with which training starts as LoRA's does; the values that the paper starts them with are not known here.
     """
 
     @classmethod

@@ -17,7 +17,7 @@ from ..program import Range, Start, Value, by_size, frozen
 from ..projection import Option
 from .xs import Xs
 
-MAX_RANDOM = 2**24  # numbers of all P_i together: a file of a few kilobytes may ask for as many
+MAX_RANDOM = 2**24  # numbers of all P_i together, the most that a file of a few kilobytes can ask for
 
 
 class Tiny(Xs, kind="tiny"):
@@ -71,7 +71,7 @@ class Tiny(Xs, kind="tiny"):
 
     @cached_property
     def _entries(self) -> np.ndarray:
-        """How many entries the R before each segment's have together: int64[segments + 1]."""
+        """How many entries the matrices R of all segments before each one have together: int64[segments + 1]."""
         before = itertools.accumulate(by_size(self.layer_map, _square), initial=0)
         return np.fromiter(before, np.int64, len(self.layer_map) + 1)
 

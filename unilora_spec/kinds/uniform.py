@@ -9,7 +9,8 @@ from ..projection import Counted
 
 
 class Uniform(Counted, kind="uniform"):
-    """index(i) = ⌊h(i)·d / 2^32⌋ for a hash h. Rows are O(1); nothing in an independent draw tells where a column's are."""
+    """index(i) = ⌊h(i)·d / 2^32⌋ for a hash h. A row's column is found in O(1). A column's rows are found only by walking all
+    rows, as each is drawn independently."""
 
     def columns(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
         for first, end in in_blocks(start, stop):

@@ -18,7 +18,7 @@ class VB(Factored, kind="vb"):
     """A sub-vector is Σ w_m · bank[i_m] over its k rows: the file has their numbers, as ``index``, and k − 1 of the weights.
 
     Raises ``LayerMapError`` where the length of sub-vectors does not divide an in or out, ``LimitError`` for an ``index`` of
-    another shape or with a row that the bank does not have. It is not trained so: ``Logits`` is, in its place.
+    another shape or with a row that the bank does not have. This form is for files: training takes ``Logits`` in its place.
     """
 
     known_options: ClassVar[dict[str, Option]] = {
@@ -54,7 +54,7 @@ class VB(Factored, kind="vb"):
 
     @staticmethod
     def of_sub_vector(bank: int, topk: int) -> tuple[int, Start]:
-        """How many numbers of θ a sub-vector has for its own, and what they begin with."""
+        """How many numbers of θ each sub-vector has for its own, and their initial values."""
         return topk - 1, Start("constant", 1 / topk)
 
     def factors(self, number: int, segment: Segment) -> tuple[Value, Value]:
@@ -64,19 +64,19 @@ class VB(Factored, kind="vb"):
         B = self._mixes(self.range("B", number), (first + rank * segment.in_features) // length)
         return A.reshape(rank, segment.in_features), B.reshape(rank * out).take(self._order(rank, out))
 
-    def _mixes(self, given: Value, first: int) -> Value:
-        """The sub-vectors of an A or a B, (many, length), of their own numbers and the number of the first of them."""
-        bank, chosen = self.range("bank"), self.chosen(given, first)
+    def _mixes(self, own: Value, first: int) -> Value:
+        """The sub-vectors of an A or a B, (many, length): ``own`` are their own numbers of θ, ``first`` is the number of the first one."""
+        bank, chosen = self.range("bank"), self.chosen(own, first)
         mix, *others = (bank.take(rows) * weights for rows, weights in chosen)
         for each in others:
             mix = mix + each
         return mix
 
-    def chosen(self, given: Value, first: int) -> list[tuple[Value, Value]]:
-        """The k rows of each sub-vector of an A or a B, (many,), and their weights, (many, 1)."""
-        many, k = given.shape[0], self.options["topk"]
+    def chosen(self, own: Value, first: int) -> list[tuple[Value, Value]]:
+        """The k rows of the bank that each sub-vector of an A or a B mixes, (many,), and their weights, (many, 1)."""
+        many, k = own.shape[0], self.options["topk"]
         index = self.tensors["index"].reshape(-1, k)[first : first + many].astype(np.int64)
-        weights = [given[:, m : m + 1] for m in range(k - 1)]
+        weights = [own[:, m : m + 1] for m in range(k - 1)]
         last = _ONE
         for weight in weights:
             last = last - weight
@@ -95,8 +95,8 @@ _ONE = frozen((1, 1), lambda: np.ones((1, 1), np.float32))
 
 
 class Logits(VB):
-    """What is trained in place of ``VB``: the bank, and for each sub-vector a number for each of its rows. The k largest say which
-    rows it is a mix of, and their softmax the weights. No file has them; there, what they have come to is a ``VB``."""
+    """What is trained in place of ``VB``: the bank, and for each sub-vector one logit for each row of the bank. The k largest logits
+    choose the rows that it mixes, and their softmax gives the weights. A file holds the ``VB`` that ``stored_as`` makes of them."""
 
     stored: ClassVar[dict[str, str]] = {}
     exact = False
@@ -113,8 +113,8 @@ class Logits(VB):
     def of_sub_vector(bank: int, topk: int) -> tuple[int, Start]:
         return bank, Start("normal", 0.1)
 
-    def chosen(self, given: Value, first: int) -> list[tuple[Value, Value]]:
-        logits, k = given, self.options["topk"]
+    def chosen(self, own: Value, first: int) -> list[tuple[Value, Value]]:
+        logits, k = own, self.options["topk"]
         many, bank = logits.shape
         rows = logits.largest(k)
         begins = frozen((many, 1), lambda: np.arange(0, many * bank, bank)[:, None])

@@ -1,1 +1,1 @@
-"""A vector on a model: where its factors come from, and how they act."""
+"""The adapter on a PyTorch model: how θ gives factors, and how factors act on the model's weights."""

@@ -1,46 +1,48 @@
-"""What ``model.unilora`` does without its adapter: the base's outputs, while the adapter stays on."""
+"""Methods of ``model.unilora`` that give the base's outputs while the adapter stays on the model."""
 
 import contextlib
 
-from .files.originals import refuse_unseen
+from .files.originals import refuse_recurrent
 
 
 class LeftOut:
-    """Of ``UniLora``, whose ``doors`` know for whom the adapter acts."""
+    """A part of ``UniLora``, whose ``calls`` know in which threads the adapter acts."""
 
     @property
     def enabled(self) -> bool:
         """Whether the adapter acts; False gives the base's outputs, as ``disabled()`` does, in all threads.
 
-        Calls of other threads end before it changes. Raises ``LayerMapError`` where ``disabled()`` does, and within a call.
+        The calls of other threads end before it changes. Raises ``LayerMapError`` where ``disabled()`` does, and within
+        a call.
         """
-        return self.doors.enabled
+        return self.calls.enabled
 
     @enabled.setter
     def enabled(self, enabled: bool):
         if not enabled:
-            self._refuse_unseen()
-        with self.doors.switching():
-            self.doors.enabled = bool(enabled)
+            self._refuse_disabling()
+        with self.calls.paused():
+            self.calls.enabled = bool(enabled)
 
     @contextlib.contextmanager
     def disabled(self):
-        """Within the block, this thread's calls of the model are the base's, as it was before ``attach``: the reference of a
-        preference's loss.
+        """Within the block, this thread's calls of the model give the base's outputs, as before ``attach``: the
+        reference in the loss of preference learning.
 
             with torch.no_grad(), model.unilora.disabled(): reference = model(**inputs)
 
         Parameters trained in full compute with the values that they had before; for the optimizer, ``state_dict`` and other threads
-        they stay as trained. A parameter that was unfrozen by hand has no value of before, and no dropout is taken out. What was
-        compiled runs without the compiler meanwhile. Raises ``LayerMapError`` within ``merged()``, and where a recurrent layer
-        of torch was trained in full. ``model.disable_adapter()`` is the same, by the name that PEFT gives it.
+        they stay as trained. A parameter that was unfrozen by hand keeps its value, as none from before is known, and
+        dropout acts as ever. Compiled models run without the compiler meanwhile. Raises ``LayerMapError`` within
+        ``merged()``, and where a recurrent layer of torch was trained in full. ``model.disable_adapter()`` does the
+        same, under PEFT's name for it.
         """
-        self._refuse_unseen()
-        with self.doors.off():
+        self._refuse_disabling()
+        with self.calls.of_base():
             yield self.model
 
     disable_adapter = disabled
 
-    def _refuse_unseen(self):
+    def _refuse_disabling(self):
         self.refuse_merged()
-        refuse_unseen(self.model, self.in_full.originals)
+        refuse_recurrent(self.model, self.in_full.originals)

@@ -1,4 +1,4 @@
-"""The adapter added to the weights, for good or for a while."""
+"""Adds the adapter's delta weights to the model's weights, for good or for a while."""
 
 import contextlib
 
@@ -29,17 +29,17 @@ def add_deltas(unilora, weights: dict[str, Tensor]) -> None:
 @contextlib.contextmanager
 def merged(unilora):
     """Within the block the weights hold W + ΔW, and the adapter does not act; afterwards they are W, to the bit."""
-    weights, doors = weights_of(unilora), unilora.doors
+    weights, calls = weights_of(unilora), unilora.calls
     originals = {name: weight.data for name, weight in weights.items()}
     try:
-        with doors.switching():
+        with calls.paused():
             for weight in weights.values():
                 weight.data = weight.data.clone()
             add_deltas(unilora, weights)
-            doors.is_merged = True
+            calls.is_merged = True
         yield
     finally:
-        with doors.switching():
-            doors.is_merged = False
+        with calls.paused():
+            calls.is_merged = False
             for name, weight in weights.items():
                 weight.data = originals[name]

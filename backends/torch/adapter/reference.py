@@ -1,4 +1,4 @@
-"""A model without its adapter as a model of its own, for trainers that ask for a second one to compare with."""
+"""Gives an adapted model without its adapter as a second model, for trainers that ask for a reference model."""
 
 from torch import Tensor, nn
 
@@ -8,7 +8,8 @@ from .theta.vector import THETA
 
 
 class Reference(nn.Module):
-    """See ``reference``. No submodule, so that nobody finds parameters to train, to move or to switch by it."""
+    """See ``reference``. The model is no submodule of it, so that nobody finds parameters to train, move or switch
+    through it."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -16,7 +17,7 @@ class Reference(nn.Module):
         super().train(False)
 
     def __call__(self, *inputs, **named):
-        # Around whatever takes the place of ``forward``: trainers put their own there, which call parts of the model.
+        # Here and not in ``forward``: trainers put a forward of their own in its place, which calls parts of the model.
         with self.shared.unilora.disabled():
             return super().__call__(*inputs, **named)
 
@@ -24,7 +25,7 @@ class Reference(nn.Module):
         return self.shared(*inputs, **named)
 
     def train(self, mode: bool = True) -> "Reference":
-        """Nothing: dropout acts as it does in the model."""
+        """Does nothing: dropout acts as it does in the model."""
         return self
 
     def state_dict(self, *_, **__) -> dict[str, Tensor]:
@@ -33,9 +34,8 @@ class Reference(nn.Module):
         return {name: value.detach() for name, value in every.items() if name != THETA}
 
     def __getattr__(self, name):
-        if name.startswith("_") or "shared" not in vars(
-            self
-        ):  # what libraries note of a model is not noted of this one
+        # What libraries note on a model under such names is not noted on this one.
+        if name.startswith("_") or "shared" not in vars(self):
             return super().__getattr__(name)
         return getattr(self.shared, name)
 
@@ -45,10 +45,11 @@ def reference(model: nn.Module) -> Reference:
 
         DPOTrainer(model=model, ref_model=reference(model), …)
 
-    It has the model's attributes (``config``, ``device``, …), no parameters of its own, and every call of it is one within
-    ``model.unilora.disabled()``, of the calling thread alone. Dropout acts where it acts in the model, so that it has to be off in both, as TRL
-    sets it. Not for FSDP or DeepSpeed, which want to shard a reference that has weights, nor for one that follows the model
-    (TRL's ``sync_ref_model``). Raises ``LayerMapError`` for a model without an adapter.
+    It has the model's attributes (``config``, ``device``, …) and no parameters of its own, and every call of it runs
+    within ``model.unilora.disabled()``, for the calling thread alone. Dropout acts where it acts in the model, so that
+    it has to be off in both, as TRL sets it. It is not for FSDP or DeepSpeed, which shard a reference's own weights,
+    nor for a reference that follows the model (TRL's ``sync_ref_model``). Raises ``LayerMapError`` for a model without
+    an adapter.
     """
     if not hasattr(model, "unilora"):
         raise LayerMapError("the model has no adapter to leave out; attach one, or give the model itself")

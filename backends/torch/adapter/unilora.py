@@ -1,4 +1,5 @@
-"""The adapter on a model: its vector, the doors that give its factors, the sites where they act, and what is done with it."""
+"""``model.unilora``, the adapter on a model: its vector, the calls that its factors act in, the sites where they act,
+and its methods."""
 
 import contextlib
 import itertools
@@ -13,7 +14,7 @@ from unilora_spec import Adapter, LayerMap, LayerMapError, Projection
 from unilora_spec.places import PathLike
 
 from . import merging
-from .calls.doors import Doors
+from .calls.calls import Calls
 from .calls.marks import Attribute, mark
 from .files import meaning, record
 from .files.folders import save_pretrained
@@ -23,7 +24,7 @@ from .left_out import LeftOut
 from .several.adapters import Adapters
 from .several.several import Several
 from .sites.delta_weight import DeltaWeight
-from .sites.low_rank import unchanged
+from .sites.low_rank import empty_hook
 from .sites.noise import Draw, Noise
 from .sites.shown import shows
 from .targets.candidates import candidates
@@ -40,14 +41,14 @@ OF_FOLDERS = "save_pretrained"  # of models that have it
 class UniLora(Several, LeftOut):
     """The adapter on a model, as its attribute ``unilora``.
 
-    ``projection`` and ``layer_map`` are the specification's. No module of its own: containers such as nn.Sequential would run it, and
-    no buffers: nothing for DDP to send around at every step.
+    ``projection`` and ``layer_map`` are the specification's. It is no nn.Module, as containers such as nn.Sequential
+    would run it, and has no buffers, which DDP would send around at every step.
     """
 
     def __init__(
         self, model, projection: Projection, layer_map: LayerMap, theta, trained_in_full=(), storage=None, new=()
     ):
-        self.model, self._noise, self._own_meaning = model, None, meaning.nothing
+        self.model, self._noise, self._restore_labels = model, None, meaning.nothing
         self._handles, self._sites, self.state = [], [], None
         self._find(projection, layer_map)
         self._required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
@@ -63,13 +64,13 @@ class UniLora(Several, LeftOut):
         model = self.model
         self.vector = Vector(model, self.projection, self.layer_map, theta, self._device(), storage)
         weights = self._adapted_weights, self._multiplied_weights
-        self.doors = Doors(model, self.vector, self.structure, *weights, self._parts())
-        self._handles += [self.doors, *mark(model), self.in_full]
+        self.calls = Calls(model, self.vector, self.structure, *weights, self._parts())
+        self._handles += [self.calls, *mark(model), self.in_full]
         self._install_sites()
         self.state = State(self)
         model.requires_grad_(False)
         self.theta.requires_grad_(True)
-        self.in_full.keep(trained_in_full)
+        self.in_full.train(trained_in_full)
         methods = {name: getattr(self, name) for name in METHODS} | {"_apply": self.vector.apply}
         if hasattr(model, OF_FOLDERS):
             methods[OF_FOLDERS] = partial(save_pretrained, self)
@@ -109,59 +110,61 @@ class UniLora(Several, LeftOut):
 
     @property
     def storage(self) -> Storage:
-        """P, where θ is: ``name`` and ``nbytes`` say how it is held."""
+        """P on θ's device: ``name`` and ``nbytes`` say how it is held."""
         return self.vector.storage
 
     @property
     def in_parts(self) -> bool:
-        """Whether each process holds a part of θ alone, as FSDP shards it."""
+        """Whether θ is sharded, so that each process holds a part of it (FSDP)."""
         return self.vector.in_parts
 
     @property
     def link(self) -> int:
-        """Of a chain, the number of the link that is trained."""
+        """The number of the link of a chain that is trained."""
         return self.vector.link
 
     def reset_parameters(self, bound: float | None = None) -> None:
-        """Gives θ the values that training starts from (SPEC 6.4); ``bound`` is that of ``attach``.
+        """Gives θ the values from which training starts (SPEC 6.4); ``bound`` is as in ``attach``.
 
         For a model that was attached on the meta device, after ``to_empty``, which leaves θ without values.
         """
         self.vector.reset(bound)
 
     def next_link(self, bound: float | None = None) -> int:
-        """Of a chain, ends the training of its link and gives the next one its start (SPEC 11.15); returns that one's number.
+        """Ends the training of a chain's current link, gives the next link its start (SPEC 11.15) and returns its
+        number.
 
-        From here on no gradient reaches the links before. The next one wants an optimizer of its own, as the momentum of the old
-        one would go on to move them, and one without weight decay. Raises ``KindError`` where there is no next link, and for a θ
-        in parts (FSDP).
+        From here on no gradient reaches the links before. The next link needs an optimizer of its own, without weight
+        decay: the momentum of the old one would go on to move the links before. Raises ``KindError`` where there is no
+        next link, and for a sharded θ (FSDP).
         """
         return self.vector.next_link(bound)
 
-    # What a forward does
+    # Forwards
 
     @property
     def is_merged(self) -> bool:
-        return self.doors.is_merged
+        return self.calls.is_merged
 
     @property
     def is_called(self) -> bool:
         """Whether this thread is within a call of the model or of a part."""
-        return self.doors.is_open
+        return self.calls.is_in_call
 
-    def factors_of_now(self) -> Factors | None:
-        """The factors that act in this thread now, of the θ of now; None where the adapter does not act."""
-        return self.doors.now()
+    def acting_factors(self) -> Factors | None:
+        """The factors of the current θ that act in this thread; None where the adapter does not act."""
+        return self.calls.acting_factors()
 
     def factors(self) -> list[tuple[torch.Tensor, ...]]:
-        """A (rank, in) and B (out, rank) of every segment, or of rank 0 its one factor (out, in), views of one θ_D,
-        differentiable to θ; in bfloat16 or float16 where all adapted weights are, else in float32."""
-        return self.doors.current().segments
+        """A (rank, in) and B (out, rank) of every segment, or the one factor (out, in) of a segment of rank 0: views of
+        one θ_D, differentiable with respect to θ, in bfloat16 or float16 where all adapted weights are, else in
+        float32."""
+        return self.calls.current_factors().segments
 
     @property
     def noise(self) -> Noise | None:
-        """What each forward of training adds to W + ΔW: None at first. Raises ``LayerMapError`` for quantized weights, whose
-        rows have no norms to scale it by."""
+        """The noise that each forward of training adds to W + ΔW; None at first. Setting it raises ``LayerMapError``
+        for quantized weights, whose rows have no norms to scale it by."""
         return self._noise
 
     @noise.setter
@@ -171,7 +174,7 @@ class UniLora(Several, LeftOut):
         self._noise = noise
 
     def draws(self, pairs: Iterable[tuple]) -> list[Draw]:
-        """The noise that the segments of ``pairs`` see in this forward; none in an evaluation."""
+        """The noise of each segment of ``pairs`` in this forward; empty in an evaluation."""
         noisy = self._noise and self._noise.strength and self.model.training
         return [self._noise.draw(number) for number, *_ in pairs] if noisy else []
 
@@ -185,31 +188,33 @@ class UniLora(Several, LeftOut):
             is_read = self._readers[name] and not owner.is_quantized
             site = (DeltaWeight if is_read else owner.site)(self, pairs)
             self._sites += site.install(owner.module, owner.parameter)
-        # torch's encoder layers go past the forwards of all that is in them where they see no hook
+        # Without a hook on themselves, torch's encoder layers bypass the forwards of the modules in them.
         layers = [module for module in self.model.modules() if isinstance(module, nn.TransformerEncoderLayer)]
         for module in dict.fromkeys([self.model, *layers]):
-            self._sites.append(module.register_forward_pre_hook(unchanged))
+            self._sites.append(module.register_forward_pre_hook(empty_hook))
 
     def _adapted_weights(self) -> list[torch.Tensor]:
         return [parameters[key] for parameters, key in self._places]  # looked at in each call
 
     def _multiplied_weights(self):
-        """The weights that act where their module multiplies by them, and nowhere else: module and key by name."""
+        """The module and key, by name, of each weight that acts only where its module multiplies by it."""
         owners = {name: (owner.module, owner.parameter) for name, owner in self.owners.items()}
         return {name: place for name, place in owners.items() if not shows(*place)}
 
     def _device(self):
-        """Where θ belongs: where an adapted weight is, or will be when its module is called, if it is offloaded."""
+        """The device for θ: that of an adapted weight, or, if it is offloaded, the device on which its module is
+        called."""
         for weight in self._adapted_weights():
             if not weight.is_meta:
                 return weight.device
         hook = getattr(next(iter(self.owners.values())).module, "_hf_hook", None)
         return torch.device(getattr(hook, "execution_device", None) or "meta")
 
-    # What is trained in full, and what a file holds
+    # Parameters trained in full, and files
 
     def trained_in_full(self) -> list[str]:
-        """The names of the parameters trained beside θ: those that were named, and those that somebody has unfrozen since."""
+        """The names of the parameters trained beside θ: those named in ``attach`` or a file, and those that somebody
+        has unfrozen since."""
         return self.in_full.names()
 
     def save_adapter(self, path: PathLike, dtype: str = "F32") -> int:
@@ -240,7 +245,7 @@ class UniLora(Several, LeftOut):
         off; the model stays as trained, plain. Raises ``LayerMapError`` for quantized weights."""
         self.refuse_merged()
         self.structure.check()
-        with self.doors.switching():
+        with self.calls.paused():
             merging.add_deltas(self, merging.weights_of(self))
             return self._take_off()
 
@@ -260,15 +265,16 @@ class UniLora(Several, LeftOut):
     def detach(self) -> nn.Module:
         """Takes the adapter off: the model is the base again, the parameters trained in full included."""
         self.refuse_merged()
-        with self.doors.switching():
+        with self.calls.paused():
             self.in_full.restore()
-            self._own_meaning()
+            self._restore_labels()
             return self._take_off()
 
-    def take_meaning(self, adapter: Adapter) -> None:
-        """Gives the model's configuration the labels and the problem type of a head that ``adapter`` brings, until ``detach``."""
-        self._own_meaning()
-        self._own_meaning = meaning.take(self.model, adapter)
+    def set_labels(self, adapter: Adapter) -> None:
+        """Gives the model's configuration the labels and the problem type of the head that ``adapter`` brings, until
+        ``detach``."""
+        self._restore_labels()
+        self._restore_labels = meaning.set_labels(self.model, adapter)
 
     def refuse_quantized(self, instead: str) -> None:
         """Raises ``LayerMapError`` where an adapted weight is quantized; the sentence ends with what to do ``instead``."""

@@ -1,1 +1,1 @@
-"""The commands of ``python -m backends.torch``, each as its function."""
+"""The commands of ``python -m backends.torch``, a function each."""

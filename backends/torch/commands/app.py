@@ -1,4 +1,4 @@
-"""The program that the commands are of."""
+"""The program to which the commands belong."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""``push`` and ``pull``: an adapter to the Hugging Face Hub and from it."""
+"""The commands ``push`` and ``pull``, which bring an adapter to the Hugging Face Hub and from it."""
 
 import json
 from pathlib import Path
@@ -19,8 +19,10 @@ def push(
     to: Annotated[
         str, typer.Option(metavar="ID", help="A repository, NAME/REPOSITORY; it is made where there is none.")
     ],
-    private: Annotated[bool, typer.Option("--private", help="A repository that is made is open to you alone.")] = False,
-    card: Annotated[bool, typer.Option(help="Its card, vec.md beside the file, as README.md.")] = True,
+    private: Annotated[
+        bool, typer.Option("--private", help="If the repository is made, it is open to you alone.")
+    ] = False,
+    card: Annotated[bool, typer.Option(help="Push its card too, vec.md beside the file, as README.md.")] = True,
     as_json: AsJson = False,
 ):
     """Upload an adapter's file and its card to a repository of the Hugging Face Hub.
@@ -42,7 +44,8 @@ def pull(
     file: Annotated[str, typer.Option(help="The file's name in the repository.")] = "unilora.safetensors",
     as_json: AsJson = False,
 ):
-    """Download an adapter of a repository of the Hugging Face Hub, with its card; it is read in full before it takes its place."""
+    """Download an adapter from a repository of the Hugging Face Hub, with its card; the file is checked as a whole
+    before it is written."""
     from ..using import hub
 
     report = hub.pull(repository, output, revision, file)

@@ -1,4 +1,4 @@
-"""``train``, ``start``, ``plan`` and ``adapter``: what leads to an adapter's file."""
+"""The commands ``train``, ``start``, ``plan`` and ``adapter``, which lead to an adapter's file."""
 
 import json
 import shlex
@@ -31,7 +31,7 @@ def train(config: Path | None, as_json: bool, **options):
     Every option but --json can stand in the YAML file of --config as well; the command line goes before it.
     """
     settings = TrainSettings.from_options(options, config)
-    with waiting(lambda: "loading transformers"):  # which takes seconds to import; a wrong call is told before
+    with waiting(lambda: "loading transformers"):  # the import takes seconds, and a wrong call is refused before
         from accelerate import PartialState
 
         from ..training.train import Stopped, train
@@ -49,7 +49,7 @@ def train(config: Path | None, as_json: bool, **options):
         if not is_first():
             sys.exit(1)
         raise WorkFailed("stopped at once; no adapter was written") from None
-    PartialState().destroy_process_group()  # NCCL complains of one that is left
+    PartialState().destroy_process_group()  # else NCCL warns of it
     if is_first():
         print(json.dumps(report, indent=2) if as_json else _shown(report))
 
@@ -62,8 +62,8 @@ def train(config: Path | None, as_json: bool, **options):
 def start(config: Path | None, as_json: bool, **options):
     """Write an adapter as train would begin with it: nothing is trained.
 
-    It is what a training elsewhere begins with, such as that of a graph of python -m export onnx --mode step. The classes are those of
-    the data.
+    A training elsewhere begins with this adapter, such as one with a graph of python -m export onnx --mode step. The
+    classes are those of the data.
     """
     settings = StartSettings.from_options(options, config)
     with waiting(lambda: "loading transformers"):
@@ -85,7 +85,7 @@ def adapter(
     output: Annotated[Path, typer.Option("--output", "-o", help="The adapter's file, such as vec.safetensors.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ):
-    """Make an adapter's file of a trainer's checkpoint, without the model and the call that attached."""
+    """Make an adapter's file of a trainer's checkpoint, without the model and without the call that attached."""
     check_output(output)
     from ..adapter.files.checkpoint import adapter_in  # PyTorch takes a second to import
 
@@ -104,10 +104,11 @@ def adapter(
     "Example: python -m backends.torch plan --base ./my-model/config.json --targets q_proj,v_proj --rank 16 --dim 1000000",
 )
 def plan(as_json: bool, **options):
-    """Tell what an adapter would be and take, from the base's config.json alone: its folder, or the file.
+    """Show an adapter's layer map and what it would take, from the base's config.json alone: --base is its folder, or
+    the file.
 
-    Without --dim, the figures of some d are shown. --ranks gelora and hetero need the base's weights and --data too, and show
-    which rank each target gets.
+    Without --dim, the figures of several d are shown. --ranks gelora and hetero need the base's weights and --data too,
+    and show which rank each target gets.
     """
     settings = PlanSettings.from_options(options)
 

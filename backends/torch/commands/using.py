@@ -1,4 +1,4 @@
-"""``evaluate``, ``predict`` and ``generate``: what is done with a trained adapter."""
+"""The commands ``evaluate``, ``predict`` and ``generate``, which use a trained adapter."""
 
 import json
 import sys
@@ -21,13 +21,13 @@ from .app import command
 def evaluate(config: Path | None, as_json: bool, **options):
     """Measure an adapter on rows whose answers are known: its task's metrics, beside those of the base, and its mistakes.
 
-    The class of the model, its head and the task follow from the adapter's record. Of a language model the loss and the perplexity are
-    those of the answers; --generate compares generated answers too.
+    The class of the model, its head and the task follow from the adapter's record. For a language model, loss and
+    perplexity are those of the answers; --generate compares generated answers too.
     """
     settings = EvaluateSettings.from_options(options, config)
-    from ..using.evaluation import evaluate  # transformers takes seconds to import; a wrong call is told at once
+    from ..using.evaluation import evaluate  # the import takes seconds, and a wrong call is refused before
 
-    _tell(evaluate(settings, progress=True), as_json, _show_evaluation)
+    _print_report(evaluate(settings, progress=True), as_json, _show_evaluation)
 
 
 @command(
@@ -36,15 +36,15 @@ def evaluate(config: Path | None, as_json: bool, **options):
     CONFIG,
 )
 def predict(config: Path | None, as_json: bool, **options):
-    """Write rows with what an adapter says of them: a class and its probability, a number, or a generated text.
+    """Write rows with an adapter's predictions for them: a class and its probability, a number, or a generated text.
 
-    No labels are needed. Every row comes out, in the order of the input; one without a text has an empty prediction, and they are
-    counted.
+    No labels are needed. Every row comes out, in the order of the input; rows without a text have an empty prediction,
+    and are counted.
     """
     settings = PredictSettings.from_options(options, config)
     from ..using.prediction import predict
 
-    _tell(predict(settings, progress=True), as_json, _show_prediction)
+    _print_report(predict(settings, progress=True), as_json, _show_prediction)
 
 
 @command(
@@ -54,10 +54,11 @@ def predict(config: Path | None, as_json: bool, **options):
     CONFIG,
 )
 def generate(config: Path | None, as_json: bool, **options):
-    """Generate text with an adapter of a language model: of a prompt, a file of prompts, or in a chat by lines of standard input.
+    """Generate text with an adapter of a language model: for a prompt, a file of prompts, or in a chat by lines of
+    standard input.
 
-    Prompts are shown to the model as training shows them: with the tokenizer's chat template where messages are asked, else as they
-    are. In a chat each line is answered as one comes, and the conversation is kept; it ends with the input, or by Ctrl-C.
+    Prompts are shown to the model as in training: messages by the tokenizer's chat template, texts as they are. In a
+    chat each line is answered when it comes, as part of one conversation; the chat ends with the input, or by Ctrl-C.
     """
     settings = GenerateSettings.from_options(options, config)
     chat = settings.prompt is None and settings.prompts is None
@@ -80,7 +81,7 @@ def generate(config: Path | None, as_json: bool, **options):
 
 
 def _converse(speaker) -> None:
-    """A chat until the input ends. Ctrl-C ends it too, and that is no error."""
+    """Holds a chat until the input ends. Ctrl-C ends it too, without an error."""
 
     def lines():
         while True:
@@ -96,7 +97,7 @@ def _converse(speaker) -> None:
         print()
 
 
-def _tell(report: dict, as_json: bool, show) -> None:
+def _print_report(report: dict, as_json: bool, show) -> None:
     for warning in report["warnings"]:
         print(f"warning: {printable(warning)}", file=sys.stderr)
     if as_json:
@@ -165,11 +166,11 @@ def _show_prediction(report: dict) -> None:
 
 
 def _show_answers(found: list[dict]) -> None:
-    from ..using.generation import seen
+    from ..using.generation import visible
 
     for each in found:
         prompt = each["prompt"] if isinstance(each["prompt"], str) else each["prompt"][-1].get("content")
         _line(f"prompt:  {_short(prompt, 100)}")
         for name, text in list(each.items())[1:]:
-            said = "(the prompt is longer than the base can read)" if text is None else seen(text)
+            said = "(the prompt is longer than the base can read)" if text is None else visible(text)
             print(f"{'adapter' if name == 'generated' else name}:".ljust(9) + said)

@@ -1,4 +1,4 @@
-"""Optimizers that step θ by what the step does to the weights, through A and B, and not number by number."""
+"""Optimizers that choose a step of θ by what it does to the weights through A and B, and not entry by entry."""
 
 from .lora_pro import LoraPro
 from .lora_rite import LoraRite

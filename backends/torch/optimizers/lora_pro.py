@@ -1,4 +1,4 @@
-"""LoRA-Pro (arXiv 2407.18242): the step of A and B that moves W as near as they can to where W's own gradient would."""
+"""LoRA-Pro (arXiv 2407.18242): a step of A and B that moves W as nearly as possible in the way of W's own gradient."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from unilora_spec.projection import Gather
 
 from .pairs import PairsOptimizer, eigen
 
-ROUNDS = 10  # of conjugate gradients; where D is 6·d and A and B are of one size, they leave 1e-4 of the solution
+ROUNDS = 10  # of conjugate gradients; they leave 1e-4 of the solution where D is 6·d and A and B have one size
 SOLVED = 1e-5  # of a residual: P works in float32, and further rounds would follow its rounding
 
 
@@ -21,13 +21,14 @@ class LoraPro(PairsOptimizer):
 
     X, which does not change J(a, b), makes (a, b) the nearest to (g_A, g_B): BᵀBX + XAAᵀ = −(BᵀB)⁻¹g_A·Aᵀ / s².
     Adam's two moments are those of J(a, b), matrices of the size of W, and what Adam makes of it is brought to A and B in the
-    same way. ``efficient`` keeps them of a and b instead, as plain AdamW does, in 2·D numbers: the authors' code knows both.
-    Only the first is a step of ΔW that does not depend on which A and B it is made of.
+    same way. ``efficient`` keeps the moments of a and b instead, as plain AdamW does, in 2·D numbers: the authors' code
+    has both ways. Only with the first does a step of ΔW not depend on which A and B make it up.
 
     Through P, the Jacobian of θ_D at θ, the same question is asked of θ: which change t of θ brings J(Pt) nearest to ∇W? Its
     normal equations, PᵀJᵀJP·t = Pᵀg, have θ's gradient on the right, and conjugate gradients solve them with a P and a Pᵀ a
-    round, ``rounds`` of them (none for kind `identity`). That is an extension of ours, where the paper has none; with P = I it
-    is the paper's. (Pᵀ(a, b), which one could take instead, is nearest to nothing: PPᵀ(a, b) is another move than (a, b).)
+    round, ``rounds`` of them (none for kind `identity`). The paper has no P: this is our extension, and with P = I it
+    is the paper's method. (Pᵀ(a, b) would not do instead: PPᵀ(a, b) is another move than (a, b), and nearest to
+    nothing.)
 
     ``unilora``       ``model.unilora``
     ``weight_decay``  takes lr·weight_decay of ΔW, where θ_D is linear in θ; with ``efficient``, of θ
@@ -74,7 +75,7 @@ class LoraPro(PairsOptimizer):
             E = s * E.double()
             pulls.append((B.mT @ E, E @ A.mT))
         change = nearest(self._transposed()(self.pairs.join(pulls)), factors)
-        self.theta.mul_((1 - group["lr"] * group["weight_decay"]) ** 0.5)  # of θ, so that ΔW loses the whole
+        self.theta.mul_((1 - group["lr"] * group["weight_decay"]) ** 0.5)  # of θ; so ΔW decays by the square
         self.theta.sub_((group["lr"] * change).to(self.theta.dtype))
 
     def _factors(self):
@@ -95,7 +96,7 @@ class LoraPro(PairsOptimizer):
             pairs = self.pairs.split(self._moved(direction))
             image = transposed(self.pairs.join([_normal(*gram, *pair) for gram, pair in zip(grams, pairs)]))
             curvature = direction @ image
-            # 0 when it is solved, so that no host waits for a device to say so
+            # 0 once it is solved, so that the host need not wait for the device to say so
             length = torch.where((size > least) & (curvature > 0), size / curvature, 0)
             t, rest = t + length * direction, rest - length * image
             last, size = size, rest @ rest
@@ -113,7 +114,7 @@ class LoraPro(PairsOptimizer):
 
     @torch.enable_grad()
     def _transposed(self):
-        """Pᵀ of a vector, as often as it is asked for."""
+        """A function that applies Pᵀ to a vector, any number of times."""
         theta = self.theta.detach().double().requires_grad_()
         theta_D = self._expand(theta)
         return lambda g: torch.autograd.grad(theta_D, theta, g, retain_graph=True)[0]

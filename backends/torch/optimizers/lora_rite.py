@@ -1,4 +1,5 @@
-"""LoRA-RITE (arXiv 2410.20625): Adam in a basis of ΔW, so that a step is the same for every A and B of one ΔW."""
+"""LoRA-RITE (arXiv 2410.20625): Adam in a basis of ΔW, so that the step of ΔW is the same whichever A and B make it
+up."""
 
 import torch
 from torch import Tensor

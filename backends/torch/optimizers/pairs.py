@@ -1,4 +1,4 @@
-"""θ as the pairs A and B of a layer map, and what the optimizers that step them have in common."""
+"""The base class of optimizers that step the pairs A and B, and the pairs in a vector laid out as θ_D."""
 
 import itertools
 from collections import defaultdict
@@ -50,11 +50,11 @@ class Pairs:
 
 
 class PairsOptimizer(torch.optim.AdamW):
-    """AdamW, but for θ, which a subclass steps; ``others`` are groups of parameters as AdamW takes them, a new head's, ``own``
-    are the options of θ's group and ``defaults`` those of all groups.
+    """AdamW for all parameters except for θ, which a subclass steps. ``others`` are further groups of parameters as
+    AdamW takes them, such as a new head's; ``own`` are the options of θ's group, and ``defaults`` those of all groups.
 
-    All state is in ``state_dict``, and the same gradients give the same bits. Raises ``KindError`` for a θ in parts (FSDP), and in
-    ``step`` ``WorkFailed`` where training has diverged.
+    All state is in ``state_dict``, and the same gradients give the same bits. Raises ``KindError`` for a sharded θ
+    (FSDP); ``step`` raises ``WorkFailed`` where training has diverged.
     """
 
     def __init__(self, unilora, others, own, **defaults):
@@ -76,7 +76,7 @@ class PairsOptimizer(torch.optim.AdamW):
         try:
             if gradient is not None:
                 self.theta.grad = self.step_theta(gradient, self.param_groups[0], self.state[self.theta])
-            super().step()  # passes over a parameter without a gradient
+            super().step()  # skips a parameter without a gradient
         except torch.linalg.LinAlgError as error:
             raise WorkFailed("theta or its gradient is not finite any more; give a lower learning rate") from error
         finally:
@@ -84,11 +84,11 @@ class PairsOptimizer(torch.optim.AdamW):
         return loss
 
     def step_theta(self, gradient: Tensor, group: dict, state: dict) -> Tensor | None:
-        """Steps θ, or returns the gradient that AdamW is to step it by."""
+        """Takes a step of θ, or returns the gradient by which AdamW is to take it."""
         raise NotImplementedError
 
 
 def eigen(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues (n, r) and vectors (n, r, r) of symmetric matrices, and which of the values are not negligible."""
+    """(eigenvalues (n, r), eigenvectors (n, r, r), which eigenvalues are not negligible) of symmetric matrices."""
     values, vectors = torch.linalg.eigh(gram)
     return values, vectors, values > NEGLIGIBLE * values[:, -1:]

@@ -1,1 +1,1 @@
-"""Planners of ranks, and what moves ranks."""
+"""Planners of ranks: before training, and callbacks that move ranks during training."""

@@ -1,7 +1,8 @@
-"""Ranks by plan, before training: what each target gets, by what the base does with texts of the data.
+"""Plans the ranks of all targets before training, from runs of the base on texts of the data.
 
-``gelora`` gives every layer the rank that its hidden states ask for. ``hetero`` gives a budget of rank to the targets that a
-zero-cost proxy, one backward pass without a step, holds for the most important. Both make an ordinary layer map, for any kind.
+``gelora`` gives every layer a rank by the intrinsic dimensions of its hidden states. ``hetero`` gives a budget of rank
+to the targets with the best scores by a zero-cost proxy, one backward pass without a step. Both make an ordinary layer
+map, for any kind.
 """
 
 import math
@@ -20,17 +21,20 @@ from ...settings import AdapterSettings
 from ..adapter.targets.candidates import candidates
 from ..adapter.targets.plan import plan
 
-SHARE = 0.25  # of the targets that hetero adapts at all, as HeteroLoRA's static search does
+SHARE = 0.25  # of the targets that hetero adapts, as in HeteroLoRA's static search
 
 
 def ranked(model: nn.Module, settings: AdapterSettings, batches: Iterable[dict] = ()) -> tuple[LayerMap, dict | None]:
-    """The layer map of ``settings`` on ``model``, and the report of the planner that made its ranks, None without one.
+    """(the layer map of ``settings`` on ``model``, the report of the planner that made its ranks, or None without a
+    planner).
 
-    ``batches`` are what the planners of ``settings.BEFORE`` look at: inputs of the model and ``labels``, as ``data.sample``
-    gives them. Where there is an accelerator, the model is there afterwards. Raises ``UniLoraError``.
+    ``batches``, which the planners of ``settings.BEFORE`` run through the model, are inputs of the model and
+    ``labels``, as ``training.sample`` gives them. Where there is an accelerator, the model is on it afterwards. Raises
+    ``UniLoraError``.
 
-    The report has ``planner``, its name; ``budget``, the rank of all targets together when training ends; and ``targets``: a dict
-    each, with ``target``, ``rank`` and what the planner saw. A target of rank 0 is in the report and not in the layer map.
+    The report has ``planner``, its name; ``budget``, the rank of all targets together when training ends; and
+    ``targets``: a dict for each, with ``target``, ``rank`` and the planner's figures. A target of rank 0 is in the
+    report and not in the layer map.
     """
     planner = settings.ranks
     patterns = planner if isinstance(planner, Mapping) else None
@@ -65,7 +69,7 @@ def _placed(model):
 
 
 def _label(segment) -> str:
-    """A segment as --targets names it: its weight, and which rows or which matrix of it."""
+    """A segment's name as --targets has it: its weight, and its rows or the number of its matrix."""
     label = segment.name.removesuffix(".weight")
     if segment.index is not None:
         label += f" {segment.index}"
@@ -88,7 +92,7 @@ def two_nn(points: torch.Tensor) -> float:
         raise UniLoraError(
             f"an intrinsic dimension needs more than {len(points)} different texts; give more rows to --data"
         )
-    points = points - points.mean(0)  # cdist takes differences of squares: the smaller they are, the less they cancel
+    points = points - points.mean(0)  # cdist subtracts squares: the smaller the points, the less of them cancels
     distances = torch.cdist(points, points).fill_diagonal_(math.inf)
     first, second = distances.topk(2, largest=False).values.T
     x = (second / first)[first > 0].log().sort().values
@@ -98,7 +102,8 @@ def two_nn(points: torch.Tensor) -> float:
 
 
 def gelora(model: nn.Module, layer_map: LayerMap, batches: Iterable[dict]) -> tuple[list[int], list[dict]]:
-    """A rank for each segment, max(0, dimension of its layer's output − of its input) + 1, and those dimensions.
+    """(a rank for each segment, max(0, dimension of its layer's output − of its input) + 1; the figures of each
+    segment).
 
     Source: Ed-dib, Datbayev, Aboussalah 2024, arXiv 2412.09250: an update of lower rank cannot make the states of a layer gain so
     many dimensions; one is added, as the estimates are too low and 0 would train nothing. A layer is the outermost entry of an
@@ -109,7 +114,7 @@ def gelora(model: nn.Module, layer_map: LayerMap, batches: Iterable[dict]) -> tu
     layers = [_layer(model, segment.name) for segment in layer_map.segments]
     points, mask = defaultdict(list), None
 
-    def keep(name, states):
+    def add_points(name, states):
         if states.shape[:2] != mask.shape:
             raise UniLoraError(
                 f"--ranks gelora needs states of (texts, tokens, features), and {name} has {tuple(states.shape)}; give another "
@@ -119,11 +124,11 @@ def gelora(model: nn.Module, layer_map: LayerMap, batches: Iterable[dict]) -> tu
         points[name].append(((states * weights).sum(1) / weights.sum(1)).cpu())
 
     def hook(name):
-        def seen(module, inputs, named, output):
-            keep(f"{name}'s input", inputs[0] if inputs else named["hidden_states"])
-            keep(f"{name}'s output", output[0] if isinstance(output, tuple) else output)
+        def record_states(module, inputs, named, output):
+            add_points(f"{name}'s input", inputs[0] if inputs else named["hidden_states"])
+            add_points(f"{name}'s output", output[0] if isinstance(output, tuple) else output)
 
-        return model.get_submodule(name).register_forward_hook(seen, with_kwargs=True)
+        return model.get_submodule(name).register_forward_hook(record_states, with_kwargs=True)
 
     handles = [hook(name) for name in dict.fromkeys(layers)]
     try:
@@ -168,8 +173,8 @@ def snip(weight: torch.Tensor, gradient: torch.Tensor) -> float:
 
 
 def synflow(weight: torch.Tensor, flow: torch.Tensor) -> float:
-    """Σ |W ⊙ ∂R/∂|W||, R the sum of the outputs of the net of absolute weights, ``of_flow``: all paths through the weight, by their
-    product of weights (Tanaka, Kunin, Yamins, Ganguli 2020, arXiv 2006.05467)."""
+    """Σ |W ⊙ ∂R/∂|W||, R the sum of the outputs of the net of absolute weights, ``gradients_of_flow``: all paths
+    through the weight, by their product of weights (Tanaka, Kunin, Yamins, Ganguli 2020, arXiv 2006.05467)."""
     return float((weight * flow).abs().sum())
 
 
@@ -177,8 +182,8 @@ def hetero(model: nn.Module, layer_map: LayerMap, batches: Iterable[dict], proxy
     """The score of each segment by a proxy: "grad-norm", "snip" or "synflow".
 
     Source: Zhang, Zhang, Gao, Mullins, Constantinides, Zhao 2024, arXiv 2406.14956, "Unlocking the Global Synergies in Low-Rank
-    Adapters". It scores A and B; but B starts at 0, where snip and synflow are 0 and the gradient of A is too. So it is the
-    adapted weight that is scored here, in the way of the proxies' own papers, and for every kind of projection alike.
+    Adapters". The paper scores A and B; but B starts at 0, where snip and synflow are 0, and so is the gradient of A.
+    So the adapted weight is scored here, as in the proxies' own papers, and for every kind of projection alike.
     """
     owners = {candidate.weight: candidate for candidate in candidates(model)}
     names = list(layer_map.by_weight())
@@ -189,14 +194,14 @@ def hetero(model: nn.Module, layer_map: LayerMap, batches: Iterable[dict], proxy
             )
     if proxy == "synflow":
         try:
-            gradients = of_flow(model, names, _flow_inputs(model, batches))
-        except Exception as error:  # each model has its own for embeddings and dtypes that it cannot take
+            gradients = gradients_of_flow(model, names, _flow_inputs(model, batches))
+        except Exception as error:  # each model raises its own for embeddings and dtypes that it cannot take
             reason = str(error).strip().split("\n")[0]
             raise UniLoraError(
                 f"--proxy synflow: {type(model).__name__} cannot run on embeddings in float64: {reason}; give another one"
             ) from error
     else:
-        gradients = of_loss(model, names, batches)
+        gradients = gradients_of_loss(model, names, batches)
     score = {"grad-norm": gradient_norm, "snip": snip, "synflow": synflow}[proxy]
     weights = {name: model.get_parameter(name).detach().float() for name in names}
     scores = [score(s.part(weights[s.name]), s.part(gradients[s.name])) for s in layer_map.segments]
@@ -205,8 +210,9 @@ def hetero(model: nn.Module, layer_map: LayerMap, batches: Iterable[dict], proxy
     return scores
 
 
-def of_loss(model: nn.Module, names: Sequence[str], batches: Iterable[dict]) -> dict[str, torch.Tensor]:
-    """∂L/∂W of the named weights, float32, L the sum of the batches' losses; 0 where a weight has no part in it."""
+def gradients_of_loss(model: nn.Module, names: Sequence[str], batches: Iterable[dict]) -> dict[str, torch.Tensor]:
+    """∂L/∂W of the named weights, float32, where L is the sum of the batches' losses; 0 for a weight that L does not
+    depend on."""
     weights = [model.get_parameter(name) for name in names]
     total = [torch.zeros(weight.shape, device=weight.device) for weight in weights]
     for batch in _on_device(model, batches):
@@ -216,7 +222,7 @@ def of_loss(model: nn.Module, names: Sequence[str], batches: Iterable[dict]) -> 
     return dict(zip(names, total))
 
 
-def of_flow(model: nn.Module, names: Sequence[str], inputs: dict) -> dict[str, torch.Tensor]:
+def gradients_of_flow(model: nn.Module, names: Sequence[str], inputs: dict) -> dict[str, torch.Tensor]:
     """∂R/∂|W| of the named weights, float32: R is the sum of the model's logits for ``inputs``, with the absolute value of every
     parameter in float64, as products of so many may leave the range of float32."""
     weights = {name: weight.detach().abs().double() for name, weight in model.named_parameters()}
@@ -227,7 +233,7 @@ def of_flow(model: nn.Module, names: Sequence[str], inputs: dict) -> dict[str, t
 
 
 def _flow_inputs(model, batches):
-    """Ones in place of the first batch's embedded tokens, as HeteroLoRA feeds them."""
+    """Inputs with ones in place of the first batch's embedded tokens, as HeteroLoRA has them."""
     batch = next(iter(_on_device(model, batches)))
     width = model.get_input_embeddings().embedding_dim
     ones = torch.ones(*batch["input_ids"].shape, width, dtype=torch.float64, device=batch["input_ids"].device)
@@ -235,10 +241,12 @@ def _flow_inputs(model, batches):
 
 
 def spread(scores: Sequence[float], budget: int, most: Sequence[int]) -> list[int]:
-    """Ranks whose sum is ``budget``, none above its ``most``: the best quarter of the targets shares it evenly, the rest gets 0.
+    """Ranks whose sum is ``budget``, none above its ``most``: the best quarter of the targets shares the budget evenly,
+    the rest gets 0.
 
-    So HeteroLoRA's static search has it: rank / 0.25 for 0.25 of the targets; of equal scores the later target is the better. What
-    does not divide goes to the best, and what is above a target's ``most`` to the next best. Raises ``UniLoraError``.
+    HeteroLoRA's static search does so: rank / 0.25 for 0.25 of the targets; of equal scores the later target is the
+    better. A remainder of the division goes to the best, and what exceeds a target's ``most`` to the next best. Raises
+    ``UniLoraError`` for a ``budget`` above the sum of ``most``.
 
     >>> spread([3.0, 1.0, 2.0, 2.0, 0.5, 0.1, 0.2, 0.3], budget=17, most=[8, 16, 16, 16, 16, 16, 16, 16])
     [8, 0, 0, 9, 0, 0, 0, 0]

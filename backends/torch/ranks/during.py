@@ -1,11 +1,12 @@
-"""Ranks that move during training: callbacks of transformers' Trainer on the rank-one components of plain LoRA.
+"""Callbacks of transformers' Trainer that move ranks during training, by the rank-one components of plain LoRA.
 
-Component k of a pair is row k of A and column k of B, and adds s·B[:, k]·A[k] to the weight. Of kind ``identity`` both are entries
-of θ, so that a component can be pruned or put in another's place; of other kinds each entry is shared or made of others.
+Component k of a pair is row k of A and column k of B, and adds s·B[:, k]·A[k] to the weight. With kind ``identity``
+both are entries of θ, so that a component can be pruned or put in another's place; with other kinds entries are shared
+or computed from others.
 
 A pruned component has A[k] = 0 and B[:, k] = 0. Its gradient is then exactly zero, as each half's is a product with the other half,
-and with its moments at zero too the optimizer leaves it where it is: no mask is kept anywhere. What a callback does have to
-remember stands in the optimizer's state of θ, so that checkpoints keep it and ``--resume`` goes on with the same bytes.
+and with its moments at zero too the optimizer leaves it where it is, so that no mask is kept. What a callback has to
+remember is in the optimizer's state of θ, so that checkpoints hold it and ``--resume`` goes on with the same bytes.
 """
 
 import math
@@ -19,18 +20,18 @@ from unilora_spec import Adapter, LayerMap, Projection
 
 
 def pairs(layer_map: LayerMap, vector):
-    """A and B of every segment, views of a vector of θ's length, of θ's entries or of one number for each of them."""
+    """A and B of every segment, as views of a vector of θ's length: θ itself, its gradient or a moment."""
     return [segment.factors(vector[start : start + segment.size]) for segment, start in layer_map.placed()]
 
 
 def norms(pair) -> torch.Tensor:
-    """‖B[:, k]·A[k]‖, Frobenius, of each component k of a pair: float32[rank]."""
+    """The Frobenius norm ‖B[:, k]·A[k]‖ of each component k of a pair: float32[rank]."""
     A, B = pair
     return A.norm(dim=1) * B.norm(dim=0)
 
 
 def _moments(state, theta):
-    """What the optimizer keeps for each entry of θ."""
+    """The tensors of the optimizer's state that have a number for each entry of θ."""
     return [state[name] for name in sorted(state) if torch.is_tensor(state[name]) and state[name].shape == theta.shape]
 
 
@@ -43,20 +44,21 @@ class Dora(TrainerCallback):
     says. Until pruning ends, the loss has the mean variance of the rows of A and columns of B on top, so that no component
     counts for a few large entries (the paper's dimensional equilibrium modulator).
 
-    Otherwise than there: θ holds B·diag(c), where the paper trains c apart; a component that is pruned stays so, where theirs may
-    grow back until pruning ends, and they prune at every hundredth step; the variance's gradient is added after that of the
-    loss has been clipped.
+    It differs from the paper in this: θ holds B·diag(c), where the paper trains c apart; a pruned component stays
+    pruned, where theirs may grow back until pruning ends, and they prune at every hundredth step; the variance's
+    gradient is added after that of the loss has been clipped.
     """
 
     START, END = 0.15, 0.5  # pruning, as shares of all steps
-    BETA, ETA = 0.9, 0.1  # of the exponential mean, and what the variance counts for
+    BETA, ETA = 0.9, 0.1  # the decay of the exponential mean, and the weight of the variance
 
     def __init__(self, unilora, budget: int):
         self.unilora, self.layer_map, self.budget = unilora, unilora.layer_map, budget
         self.total = sum(segment.rank for segment in self.layer_map.segments)
 
     def left(self, progress: float) -> int:
-        """How many components are left when this share of the time between START and END has passed."""
+        """The number of components that are left when a share ``progress`` of the time between START and END has
+        passed."""
         return self.total - int((self.total - self.budget) * min(max(progress, 0.0), 1.0) ** 3)
 
     @torch.no_grad()
@@ -95,17 +97,19 @@ class Dora(TrainerCallback):
 
 
 class Beam(TrainerCallback):
-    """Puts important components in the place of unimportant ones of the same target, so that every rank stays what it is.
+    """Puts important components in the place of unimportant ones of the same target, so that all ranks stay as they
+    are.
 
     Source: Gu et al. 2025, arXiv 2502.13604, "BeamLoRA: Beam-Constraint Low-Rank Adaptation", and its code, whose values these are.
     The importances of a target sum to its rank. Of all targets together, sorted, those beyond a share p of the sum are pruned, p
     rising from 0.95 to 1 on a half cosine over two thirds of the steps; as many of the target's most important ones expand into
-    their places, with the entries and the moments that they had half an interval before, so that the two can part. Each then
-    counts half.
+    their places, with the entries and moments that they had half an interval before, so that the two can diverge. Each
+    then counts half.
 
-    Otherwise than there: a component's importance is ‖B[:, k]·A[k]‖, by which the paper's analysis measures it; its method learns a
-    score for each in the place of the norm, for which θ has no entries. At most half of a target is pruned, for each to have one
-    that expands. The interval is their example's, 3,000 of 37,031 steps, as a share.
+    It differs from the paper in this: a component's importance is ‖B[:, k]·A[k]‖, by which the paper's analysis
+    measures it; its method learns a score for each component instead, for which θ has no entries. At most half of a
+    target is pruned, so that each pruned component has one that expands into its place. The interval is that of their
+    example, 3,000 of 37,031 steps, as a share.
     """
 
     KEPT, INTERVAL, END = 0.95, 0.08, 2 / 3
@@ -113,8 +117,8 @@ class Beam(TrainerCallback):
     def __init__(self, unilora):
         self.unilora, self.layer_map = unilora, unilora.layer_map
 
-    def kept(self, progress: float) -> float:
-        """The share p of the sum of importances that is kept when this share of all steps is done."""
+    def kept_share(self, progress: float) -> float:
+        """The share p of the sum of importances that is kept when a share ``progress`` of all steps is done."""
         return 1 - (1 - self.KEPT) * (1 + math.cos(math.pi * min(progress / self.END, 1.0))) / 2
 
     @torch.no_grad()
@@ -125,7 +129,7 @@ class Beam(TrainerCallback):
             theta = self.unilora.theta.detach()
             known["half an interval before"] = torch.stack([theta, *_moments(known, theta)])
         elif step % interval == 0 and state.max_steps - step >= interval and step < self.END * state.max_steps:
-            self._move(known, self.kept(step / state.max_steps))
+            self._move(known, self.kept_share(step / state.max_steps))
 
     def _move(self, known, share):
         theta = self.unilora.theta
@@ -154,12 +158,14 @@ class Beam(TrainerCallback):
         return size * len(size) / size.sum() if size.sum() > 0 else torch.ones_like(size)
 
 
-def cut(adapter: Adapter) -> Adapter:
-    """An adapter of kind ``identity`` without its pruned components: a θ of fewer entries and a layer map of the ranks that are
-    left, without a target that has none. It has no record of the base, whose adapted weights may be fewer now.
+def without_pruned(adapter: Adapter) -> Adapter:
+    """An adapter of kind ``identity`` without its pruned components: θ has fewer entries, and the layer map has the
+    ranks that are left and no target without a rank. The adapter has no record of the base, as fewer weights may be
+    adapted now.
 
-    s of a segment depends on its rank (SPEC 7.7). Its ratio goes into B, each entry rounded once to float32: every ΔW is what it
-    was but for that rounding, and for nothing where the ratio is a power of two.
+    s of a segment depends on its rank (SPEC 7.7). The ratio of the old s to the new one goes into B, with each entry
+    rounded once to float32: every ΔW is the same up to that rounding, and exactly the same where the ratio is a power
+    of two.
     """
     old, left = adapter.layer_map, []
     for segment, A, B in adapter.factors():

@@ -1,4 +1,5 @@
-"""The tasks of ``backends.tasks`` for models of transformers: which class has the head, tensors, and the loss."""
+"""The tasks of ``backends.tasks`` for models of transformers: the model's class, tensors in place of arrays, and the
+loss."""
 
 from collections.abc import Sequence
 
@@ -45,5 +46,5 @@ TASKS = {
 
 
 def rows_and_task(settings: DataSettings, base_labels: Sequence[str] = ()) -> tuple[Data, ForModel]:
-    """``backends.tasks.rows_and_task`` with the classes of here."""
+    """``backends.tasks.rows_and_task`` with the classes of this package."""
     return tasks.rows_and_task(settings, base_labels, TASKS)

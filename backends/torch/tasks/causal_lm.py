@@ -1,4 +1,4 @@
-"""Texts to be continued, questions to be answered, conversations to be led, by a causal language model of transformers."""
+"""The task causal-lm for a causal language model of transformers."""
 
 from transformers import AutoModelForCausalLM
 

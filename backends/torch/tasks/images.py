@@ -1,4 +1,4 @@
-"""Images that have one class each, for an image model of transformers."""
+"""The task image-classification for an image model of transformers."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +14,15 @@ from ... import tasks
 from ...rows.images import decoded
 from ...tasks.images import digest_of
 from ..training.strangers import NO_CODE
-from .crops import by_chance, central
+from .crops import central, random_part
 from .model import ForModel
 
-MOST_SIDE = 2**12  # pixels of what a model reads
+MOST_SIDE = 2**12  # pixels of an image that a model reads
 
 
 class ImageClassification(ForModel, tasks.ImageClassification):
-    """The base's image processor scales the colours, and says the size. In it a model is shown the middle of an image, and in training a
-    part by chance, which follows from the run's seed, the epoch and the image's file alone.
+    """The base's image processor scales the colours and gives the size. A model is shown the middle of an image in this
+    size, and in training a random part, which follows from the run's seed, the epoch and the image's file alone.
     """
 
     model_class = AutoModelForImageClassification
@@ -54,12 +54,12 @@ class ImageClassification(ForModel, tasks.ImageClassification):
     def training_batch(self, rows, epoch):
         if not self.settings.augment:
             return self.batch(rows)
-        inputs = self._inputs(rows, partial(self._by_chance, epoch))
+        inputs = self._inputs(rows, partial(self._random_part, epoch))
         return inputs | {"labels": torch.from_numpy(self.labels_of(rows))}
 
-    def _by_chance(self, epoch, image, content):
+    def _random_part(self, epoch, image, content):
         random = Random(f"{self.settings.seed} {epoch} {digest_of(content)}")
-        return by_chance(image, self.width, self.height, self.processor.resample, random)
+        return random_part(image, self.width, self.height, self.processor.resample, random)
 
     def _inputs(self, rows, crop) -> dict[str, torch.Tensor]:
         def cropped(row):

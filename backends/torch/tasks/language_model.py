@@ -1,4 +1,4 @@
-"""The loss of tasks in which a model predicts tokens: of those tokens alone that have a label."""
+"""The loss of tasks in which a model predicts tokens, computed for tokens with a label alone."""
 
 import contextlib
 from typing import NamedTuple
@@ -16,8 +16,12 @@ from .model import ForModel, first
 
 
 class Losses(NamedTuple):
-    """The loss of each token that has a label, float32 (n,), and where each is in its batch: ``places`` is bool (batch, length).
-    ``likeliest`` is whether it is the likeliest, bool (n,); None in training, which does not ask."""
+    """The loss of each token with a label.
+
+    ``values``     the losses, float32 (n,)
+    ``places``     where these tokens are in their batch, bool (batch, length)
+    ``likeliest``  whether each token is the likeliest, bool (n,); None in training, where it is not needed
+    """
 
     values: Tensor
     places: Tensor
@@ -25,14 +29,15 @@ class Losses(NamedTuple):
 
 
 class LanguageModel(ForModel, language_model.LanguageModel):
-    """A language model's loss, and what is measured, at the tokens that have a label alone."""
+    """A language model's loss and metrics, computed for tokens with a label alone."""
 
     def loss(self, model, batch):
-        """The mean over the tokens that have a label, 0 where none has; with a router's auxiliary loss where the model gives one.
+        """(the mean loss over tokens with a label, 0 where none has one; the ``Losses``). A router's auxiliary loss is
+        added where the model gives one.
 
-        The output layer is computed for these tokens alone: its products are most of a step where answers are short, words many and
-        the model small. How a model scales or caps its logits stays its own. A head that is not called with hidden states
-        (batch, length, features) is computed for all.
+        The output layer is computed for tokens with a label alone: its products are most of a step where answers are
+        short, words many and the model small. A model's own scaling or capping of logits is unchanged. A head that is
+        not called with hidden states (batch, length, features) is computed for all tokens.
         """
         base = extract_model_from_parallel(model)
         inputs = {name: value for name, value in batch.items() if name != "labels"}
@@ -55,7 +60,8 @@ class LanguageModel(ForModel, language_model.LanguageModel):
         return loss, Losses(values, places, likeliest)
 
     def measure(self, outputs, batch):
-        """Of each text the summed loss, the number of tokens that were the likeliest, and of all: float32 (batch,) each."""
+        """For each text, the summed loss, how many of its tokens were the likeliest, and how many it has: float32
+        (batch,) each."""
         summed = []
         for values in (outputs.values, outputs.likeliest.float()):
             at = values.new_zeros(outputs.places.shape)
@@ -65,7 +71,8 @@ class LanguageModel(ForModel, language_model.LanguageModel):
 
 
 def _share_of_routers(base) -> float:
-    """What a model of experts multiplies its routers' auxiliary loss by, under the names that transformers' models have for it."""
+    """The factor of the routers' auxiliary loss in a model of experts, under the names that transformers' models have
+    for it."""
     for owner in (base, base.config.get_text_config()):
         for name in ("router_aux_loss_coef", "aux_loss_coef"):
             if hasattr(owner, name):
@@ -77,7 +84,8 @@ def _share_of_routers(base) -> float:
 
 @contextlib.contextmanager
 def _only_at(places: Tensor, head: nn.Module | None):
-    """Within the block ``head`` is given the hidden states at these ``places``, bool (batch, length), alone, as one text: (1, n, features)."""
+    """Within the block, ``head`` gets only the hidden states at ``places``, bool (batch, length), as one text: (1, n,
+    features)."""
     if head is None:
         yield
         return

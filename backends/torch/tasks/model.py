@@ -1,4 +1,5 @@
-"""What a task of ``backends.tasks`` is for a model of transformers: the class that has its head, its loss, and tensors at the edge."""
+"""Makes a task of ``backends.tasks`` one for models of transformers: the model's class, its loss, and tensors in place
+of arrays."""
 
 import inspect
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from ..training.strangers import NO_CODE
 
 
 class ForModel:
-    """Stands before a class of ``backends.tasks``, whose arrays it makes tensors, and of whose model's outputs it makes arrays.
+    """A class to inherit from before a class of ``backends.tasks``: it converts that class's arrays to tensors, and a
+    model's outputs to arrays.
 
     ``model_class``  transformers' class of a base with the head that the task needs
     """
@@ -22,7 +24,8 @@ class ForModel:
     model_class: type
 
     def configure(self, config: PreTrainedConfig) -> None:
-        """Sets what a head for the task is made by, before the model is made."""
+        """Sets the fields of ``config`` from which a head for the task is made; to be called before the model is
+        made."""
         if self.labels or self.problem_type:
             labels = self.labels or ("LABEL_0",)
             config.problem_type = self.problem_type
@@ -30,19 +33,21 @@ class ForModel:
             config.label2id = {name: number for number, name in enumerate(labels)}
 
     def reader(self, base: str):
-        """What makes a model's inputs of rows, loaded from the folder or id of the base: here its tokenizer.
+        """The object that makes a model's inputs of rows, loaded from the folder or id of the base: here its tokenizer.
 
-        Raises ``UniLoraError`` where the base has none, and transformers' own errors.
+        Raises ``UniLoraError`` where the base has no tokenizer, and transformers' own errors.
         """
         tokenizer = AutoTokenizer.from_pretrained(base, **NO_CODE)
-        if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where there is none
+        # Where there is no tokenizer, transformers makes an empty one.
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
             raise UniLoraError(f"{base}: it has no tokenizer; put the model's tokenizer files beside its weights")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
 
     def read_by(self, model: PreTrainedModel, reader) -> None:
-        """From here on, batches are for this model: of the inputs that it takes, and not longer than it can read. ``reader`` is the base's."""
+        """From here on, batches have the inputs that ``model`` takes, and no more tokens than it can read. ``reader``
+        is the base's."""
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.reads(reader, positions, inspect.signature(model.forward).parameters)
 
@@ -50,12 +55,13 @@ class ForModel:
         return tensors(super().batch(rows))
 
     def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, object]:
-        """The mean loss of a batch, a number also where nothing in it has a label, and what ``measure`` needs of the model's outputs."""
+        """(the mean loss of a batch, the model's outputs for ``measure``). The loss is a number also where nothing in
+        the batch has a label."""
         outputs = model(**batch)
         return outputs.loss, outputs
 
     def measure(self, outputs, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """What ``metrics`` needs of a batch, each (batch, …), where the batch is: small, so that an evaluation never holds all logits."""
+        """The tensors that ``metrics`` needs of a batch, each (batch, …), on the batch's device."""
         labels = batch["labels"]
         measured = super().measure(logits_of(outputs), labels.cpu().numpy())
         return tuple(torch.from_numpy(np.ascontiguousarray(each)).to(labels.device) for each in measured)
@@ -70,7 +76,7 @@ def tensors(batch: dict) -> dict[str, torch.Tensor]:
 
 
 def on_device(batch: dict, model) -> dict[str, torch.Tensor]:
-    """A batch of tensors or arrays as tensors, where the model is."""
+    """A batch of tensors or arrays as tensors on the model's device."""
     return {name: value.to(model.device) for name, value in tensors(batch).items()}
 
 
@@ -80,5 +86,5 @@ def logits_of(outputs) -> np.ndarray:
 
 
 def first(logits):
-    """The logits of a model's: encoder-decoders give more than logits."""
+    """The logits alone: encoder-decoders give a tuple that begins with them."""
     return logits[0] if isinstance(logits, tuple) else logits

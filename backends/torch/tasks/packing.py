@@ -1,7 +1,8 @@
-"""Several short rows in one, none of which sees another: positions begin anew with each, and transformers makes of that the mask.
+"""Packs several short rows into one, where none sees another: positions begin anew with each, and transformers makes
+the mask of them.
 
-It does so where there are positions, no mask and no cache (``transformers.masking_utils``); models that hand a state from token to
-token, or take no positions, cannot hold rows apart, and are found out by ``check_apart``.
+transformers does so where it gets positions, no mask and no cache (``transformers.masking_utils``). Models that hand a
+state from token to token, or take no positions, cannot hold rows apart; ``check_apart`` finds them.
 """
 
 import bisect
@@ -20,13 +21,15 @@ from ...tasks.losses import NOT_LEARNED
 
 
 def packed(rows: datasets.Dataset, most: int) -> datasets.Dataset:
-    """Rows of ``most`` tokens at most, made of ``rows``: the longest first, each where it leaves the least room (best fit, decreasing).
+    """Packs ``rows`` into rows of at most ``most`` tokens: the longest first, each where it leaves the least room (best
+    fit, decreasing).
 
-    ``lengths`` says how many tokens each has that is in one. Nothing predicts the first token of a row.
+    The column ``lengths`` has the number of tokens of each row in a pack. The first token of a row is not learned.
     """
     columns = {name: list(map(np.array, rows[name])) for name in ("input_ids", "labels")}
     lengths = list(map(len, columns["input_ids"]))
-    packs, with_room, rooms = [], defaultdict(list), []  # packs by the room that they have, and those rooms in order
+    # All packs; the packs by the room that is left in them; these rooms in order.
+    packs, with_room, rooms = [], defaultdict(list), []
     for row in longest_first(lengths):
         place = bisect.bisect_left(rooms, lengths[row])
         if place < len(rooms):
@@ -49,7 +52,8 @@ def packed(rows: datasets.Dataset, most: int) -> datasets.Dataset:
 
 
 def as_batch(packs: Sequence[dict], padding: int) -> dict[str, torch.Tensor]:
-    """The model's inputs and ``labels``, int64 (packs, longest). What is padded stands apart as well, and there is no mask."""
+    """The model's inputs and ``labels``, int64 (packs, longest), without a mask. Padding is held apart as a row of its
+    own."""
     longest = max(len(pack["input_ids"]) for pack in packs)
     batch = {"input_ids": [], "position_ids": [], "labels": []}
     for pack in packs:
@@ -61,10 +65,11 @@ def as_batch(packs: Sequence[dict], padding: int) -> dict[str, torch.Tensor]:
 
 
 def check_apart(task, model) -> None:
-    """Raises ``UniLoraError`` where a row's losses depend on a row that stands before it, by running ``model`` on two short rows.
+    """Runs ``model`` on two short rows in one pack, and raises ``UniLoraError`` where the losses of the second depend
+    on the first.
 
-    What is masked has a gradient of exactly zero, however the rest is rounded; and a row by itself has the same losses, but for
-    rounding, as it is computed in other shapes.
+    Masked tokens have a gradient of exactly zero, however the rest is rounded. By itself, a row has the same losses up
+    to rounding, as it is computed in other shapes.
     """
     name = type(model).__name__
     if "position_ids" not in inspect.signature(model.forward).parameters:
@@ -73,7 +78,7 @@ def check_apart(task, model) -> None:
     before, row = ([(start + place) % words for place in range(8)] for start in (3, 17))
     embedded = []
 
-    def keep(module, inputs, output):
+    def record_embedded(module, inputs, output):
         embedded.append(output.detach().requires_grad_())
         return embedded[-1]
 
@@ -84,7 +89,7 @@ def check_apart(task, model) -> None:
         batch = {key: value.to(model.device) for key, value in as_batch([pack], 0).items()}
         return task.loss(model, batch)[1].values
 
-    hook = model.get_input_embeddings().register_forward_hook(keep)
+    hook = model.get_input_embeddings().register_forward_hook(record_embedded)
     try:
         behind, alone = losses(before, row), losses(row)
     finally:
@@ -92,6 +97,4 @@ def check_apart(task, model) -> None:
     (gradient,) = torch.autograd.grad(behind.sum(), embedded[0])
     rounding = torch.finfo(model.dtype).eps ** 0.5
     if gradient[:, : len(before)].any() or not torch.allclose(behind, alone, rtol=rounding, atol=rounding):
-        raise UniLoraError(
-            f"{name} cannot hold rows apart that stand in one: a row sees those before it; leave --packing out"
-        )
+        raise UniLoraError(f"{name} cannot hold packed rows apart: a row sees those before it; leave --packing out")

@@ -1,4 +1,4 @@
-"""Chat templates, which transformers runs in its sandbox of Jinja, without files or Python."""
+"""Runs chat templates in transformers' sandbox of Jinja, without files or Python."""
 
 import contextlib
 import signal
@@ -14,13 +14,13 @@ from unilora_spec.documents import read_bytes
 from ...tasks import templates
 
 MOST_TEMPLATE = 2**20  # bytes; the longest of models are some tens of thousands
-SECONDS = 2  # of computing, for what takes a thousandth
+SECONDS = 2  # of computing; a usual template takes a thousandth of that
 
 
 class Template(templates.Template):
-    """``backends.tasks.templates.Template``, which runs a chat template; it has ``SECONDS`` for a conversation.
+    """``backends.tasks.templates.Template`` that runs chat templates, with ``SECONDS`` for each conversation.
 
-    Raises ``UniLoraError`` also where the file that ``chosen`` names is none.
+    Raises ``UniLoraError`` also where ``chosen`` names no file.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, chosen: str | None = None):
@@ -50,7 +50,8 @@ class Template(templates.Template):
 
 @contextlib.contextmanager
 def _at_most(seconds: float):
-    """Ends a block that computes for longer in Python, by ``TimeoutError``; in the main thread, where there are such signals."""
+    """Raises ``TimeoutError`` within a block that computes for more ``seconds`` in Python; only in the main thread, on
+    systems with such signals."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGVTALRM"):
         yield
         return

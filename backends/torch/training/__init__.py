@@ -1,1 +1,1 @@
-"""``python -m backends.torch train``: from settings to an adapter's file."""
+"""The training of ``python -m backends.torch train``, from settings to an adapter's file."""

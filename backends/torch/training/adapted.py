@@ -1,4 +1,4 @@
-"""The adapter of a run on its base, and what of the two is trained at which rate."""
+"""Puts the adapter of a run on its base, and says at which rate each trained parameter is trained."""
 
 from typing import NamedTuple
 
@@ -21,10 +21,10 @@ from .sample import sample
 class Planned(NamedTuple):
     """A base, its rows and its task, and the layer map of the adapter that is to be put on it.
 
-    ``new``       the parameters that the base lacked
-    ``settings``  with what was not given, and ``taken`` a few words for each of it
-    ``ranks``     the report of the planner that made the ranks, None without one
-    ``size``      the number of the base's parameters; ``dtype`` is theirs
+    ``new``       the names of the parameters that the base lacks
+    ``settings``  complete with defaults, of which ``taken`` names each as an option's text
+    ``ranks``     the report of the planner that made the ranks; None without a planner
+    ``size``      the number of the base's parameters; ``dtype`` is their dtype
     """
 
     model: PreTrainedModel
@@ -40,7 +40,7 @@ class Planned(NamedTuple):
 
 
 def planned(settings: TrainSettings, progress: bool) -> Planned:
-    """All of a run up to the adapter. Raises ``UniLoraError`` where settings, base or data are wrong."""
+    """Prepares all of a run up to the adapter. Raises ``UniLoraError`` where settings, base or data are wrong."""
     model, new, rows, task = prepare(settings, progress, settings.dropout)
     size, dtype = sum(parameter.numel() for parameter in model.parameters()), model.dtype
     looked_at = sample(task, rows, progress) if settings.ranks in BEFORE else ()
@@ -50,7 +50,7 @@ def planned(settings: TrainSettings, progress: bool) -> Planned:
     return Planned(model, new, rows, task, settings, taken, layer_map, ranks, size, dtype)
 
 
-def attached(model, settings, layer_map, new, **options) -> None:
+def attach_planned(model, settings, layer_map, new, **options) -> None:
     """Puts the adapter of ``settings`` on ``model``; the parameters ``new``, which the base lacked, are trained in full beside it."""
     attach(
         model,
@@ -73,8 +73,8 @@ def attached(model, settings, layer_map, new, **options) -> None:
         model.unilora.noise = Noise(settings.noise, settings.seed)
 
 
-def groups(model, settings) -> list[dict]:
-    """The parameter groups of an optimizer: θ first, then what is trained in full."""
+def parameter_groups(model, settings) -> list[dict]:
+    """The parameter groups of an optimizer: θ first, then the parameters trained in full."""
     theta, parts = model.unilora.theta, {}
     for name in model.unilora.trained_in_full():
         parameter = model.get_parameter(name)

@@ -1,4 +1,5 @@
-"""The base model of a training run, its tokenizer or image processor and its data, loaded without a word on the terminal."""
+"""Loads the base model of a training run, its tokenizer or image processor and its data, without a word on the
+terminal."""
 
 import contextlib
 import logging
@@ -9,21 +10,21 @@ import transformers
 from transformers import PreTrainedConfig
 
 from unilora_spec import UniLoraError
-from unilora_spec.base_model import look_at_base
+from unilora_spec.base_model import check_base_folder
 from unilora_spec.command import say
 
 from ...runs.waiting import waiting
 from ...settings import PlanSettings
 from ..tasks import ForModel, rows_and_task
-from .precision import keep_for_training, loading
+from .precision import disable_cpu_packing, loading
 from .strangers import WEIGHTS, config_of, reason
 
 
 def prepare(settings: PlanSettings, progress: bool = False, dropout: float | None = None):
-    """(model, names of the parameters that the base lacked, data, task) of a run; with ``progress``, what is being done is shown.
+    """(model, names of the parameters that the base lacks, data, task) of a run; ``progress`` shows what is being done.
 
-    The parameters that are lacking are the head's; they start as ``settings.seed`` says. ``dropout`` is the
-    base's in place of those of its config. Raises ``UniLoraError`` where base or data are wrong.
+    The parameters that the base lacks are the head's; they start as ``settings.seed`` says. ``dropout`` takes the place
+    of all probabilities of dropout in the base's config. Raises ``UniLoraError`` where base or data are wrong.
     """
     config = config_at(settings.base)
     if dropout is not None and not _set_dropout(config, dropout):
@@ -37,7 +38,7 @@ def prepare(settings: PlanSettings, progress: bool = False, dropout: float | Non
 def config_at(base: str) -> PreTrainedConfig:
     """The configuration of the base in a folder or of a hub id. Raises ``UniLoraError`` where there is none."""
     if Path(base).is_dir():
-        look_at_base(Path(base))
+        check_base_folder(Path(base))
     return _from_base(config_of, base)
 
 
@@ -47,7 +48,8 @@ def labels_in(config: PreTrainedConfig) -> list[str]:
 
 
 def loaded(settings, config: PreTrainedConfig, task: ForModel, progress: bool = False):
-    """(model, names of the parameters that the base lacked) of a run whose ``task`` has its classes; ``task`` reads for it from here on.
+    """(model, names of the parameters that the base lacks) of a run whose ``task`` knows its classes; from here on
+    ``task`` prepares rows for this model.
 
     ``settings`` say the base, how it is held and the seed. Raises ``UniLoraError`` where the base is wrong.
     """
@@ -63,7 +65,8 @@ def loaded(settings, config: PreTrainedConfig, task: ForModel, progress: bool = 
 
 @contextlib.contextmanager
 def quiet():
-    """No reports and bars of the libraries: what they tell of a new head or a short text is meant here."""
+    """Within the block, libraries show no warnings and bars: what they warn of, a new head or a short text, is intended
+    here."""
     level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     more_bars = datasets.are_progress_bars_disabled()
     packed = logging.getLogger("bitsandbytes")
@@ -88,17 +91,19 @@ def _from_base(load, base, **options):
         return load(base, **options)
     except UniLoraError:
         raise
-    except Exception as error:  # transformers lets the errors of every reader beneath it through
+    except Exception as error:  # transformers passes on the errors of all libraries that it reads with
         if Path(base).is_dir():
             raise UniLoraError(f"{base}: the base model could not be loaded: {reason(error)}") from error
-        if base.count("/") > 1 or base.startswith((".", "/", "~")):  # no id; what the Hub says of it does not help
+        if base.count("/") > 1 or base.startswith((".", "/", "~")):  # no id, for which the Hub's error would not help
             raise UniLoraError(f"{base}: there is no such folder; give the base model's folder or id") from error
-        raise UniLoraError(f"{base}: no such folder, nor a base model of that id to be had: {reason(error)}") from error
+        raise UniLoraError(
+            f"{base}: there is no such folder, and no base model with this id can be loaded: {reason(error)}"
+        ) from error
 
 
 def _set_dropout(config, probability) -> int:
-    """Sets each probability of dropout in a configuration and those within it; how many there are. A layer that is left out as a whole
-    (layerdrop, drop_path) is another thing."""
+    """Sets each probability of dropout in a configuration and in those within it; returns how many there are.
+    Probabilities of leaving out whole layers (layerdrop, drop_path) stay."""
     named = [name for name in vars(config) if "dropout" in name or name.endswith("pdrop")]
     names = [name for name in named if isinstance(getattr(config, name), float | int)]
     for name in names:
@@ -108,7 +113,7 @@ def _set_dropout(config, probability) -> int:
 
 
 def _base_model(settings, config, task, reader, held_in):
-    """The base with a head for the task, and the names of the parameters that it lacked: the head's."""
+    """(the base with a head for the task, the names of the parameters that it lacks, which are the head's)."""
     transformers.set_seed(settings.seed % 2**32)  # the new head's start; NumPy's seeds end at 2^32
     task.configure(config)
     text = config.get_text_config()
@@ -123,13 +128,13 @@ def _base_model(settings, config, task, reader, held_in):
         **held_in,
         **WEIGHTS,
     )
-    keep_for_training(model)
+    disable_cpu_packing(model)
     new = set(found["missing_keys"]) | {name for name, *_ in found["mismatched_keys"]}
     parameters = dict(model.named_parameters())
     new = [name for name in parameters if name in new]
     lacking, total = (sum(parameters[name].numel() for name in names) for names in (new, parameters))
     if lacking > total / 2:
         raise UniLoraError(
-            f"{settings.base}: its weights lack {lacking:,} of the {total:,} parameters of {type(model).__name__}"
+            f"{settings.base}: its weights lack {lacking:,} of the {total:,} parameters of {type(model).__name__}; give a base with weights for it"
         )
     return model, new

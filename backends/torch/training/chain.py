@@ -1,4 +1,4 @@
-"""A chain's links, trained in turn (SPEC 11.15)."""
+"""Trains the links of a chain in turn (SPEC 11.15)."""
 
 import bisect
 
@@ -10,8 +10,8 @@ from unilora_spec import UniLoraError
 class Links(TrainerCallback):
     """Gives each link as many steps as any other, or one more, with a fresh optimizer and a learning rate that rises and falls anew.
 
-    Which link is trained follows from the step alone, and how far the chain has come from θ, so that a run that goes on from a
-    checkpoint does in the right link. ``say`` is told of each.
+    The step alone decides which link is trained, and θ shows how far the chain has come, so that a run that goes on
+    from a checkpoint goes on in the right link. ``say`` is called with a line for each link.
     """
 
     def __init__(self, unilora, say):
@@ -23,7 +23,8 @@ class Links(TrainerCallback):
             raise UniLoraError(
                 f"there are {state.max_steps} steps for {links} links; give more --epochs or --max-steps, or fewer --links"
             )
-        self.first = [-(-state.max_steps * link // links) for link in range(links + 1)]  # step of each, and the end
+        # The first step of each link, and the end of the last.
+        self.first = [-(-state.max_steps * link // links) for link in range(links + 1)]
 
         def rate(step):
             link = min(self._link(step), links - 1)
@@ -34,7 +35,7 @@ class Links(TrainerCallback):
         lr_scheduler.lr_lambdas = [rate] * len(lr_scheduler.lr_lambdas)
 
     def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
-        # Not at the end of a step, where the link that is done is evaluated and saved.
+        # Not at the end of a step, when the finished link is still evaluated and saved.
         while self.unilora.link < self._link(state.global_step):
             link = self.unilora.next_link()
             optimizer.state.clear()

@@ -1,6 +1,6 @@
-"""The checkpoints of a run of transformers' Trainer, and what stops it.
+"""The checkpoints and the interruption of a run of transformers' Trainer.
 
-A Trainer deletes old checkpoints by their age; here ``Checkpoints`` does, by whether newer ones are whole.
+A Trainer deletes old checkpoints by their age; here ``Checkpoints`` deletes them, once newer ones are whole.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import distributed
 from transformers import TrainerCallback, TrainerState
 
 from unilora_spec.base_model import LARGE_JSON
-from unilora_spec.documents import look_at_json
+from unilora_spec.documents import check_json
 
 from ...runs import checkpoints, ending
 
@@ -24,7 +24,7 @@ class Checkpoints(checkpoints.Checkpoints):
         return _state(checkpoint).global_step
 
     def patience_is_over(self) -> bool:
-        """Whether the newest checkpoint is that of an early stop, so that only the file was missing."""
+        """Whether the newest checkpoint is that of an early stop, so that only the adapter's file is missing."""
         last = self.last()
         stopping = _state(last).stateful_callbacks.get("EarlyStoppingCallback", {}) if last else {}
         return stopping.get("attributes", {}).get("early_stopping_patience_counter", 0) >= (self.settings.patience or 1)
@@ -32,20 +32,20 @@ class Checkpoints(checkpoints.Checkpoints):
 
 def _state(checkpoint: Path) -> TrainerState | None:
     try:
-        look_at_json(checkpoint / STATE, *LARGE_JSON)
+        check_json(checkpoint / STATE, *LARGE_JSON)
         return TrainerState.load_from_json(str(checkpoint / STATE))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 
 class Interruption(ending.Interruption, TrainerCallback):
-    """``runs.ending.Interruption`` of a Trainer's run. Of many processes all stop after the same step, whichever had the signal
-    first."""
+    """``runs.ending.Interruption`` for a Trainer's run. All of its processes stop after the same step, whichever had
+    the signal first."""
 
-    stopping = False  # by all
+    stopping = False  # whether any process was asked to stop
 
     def __enter__(self):
-        # By the hosts: a GPU that waited here at every step would run dry.
+        # On the CPUs: a GPU that waited here at every step would run out of work.
         self._hosts = distributed.new_group(backend="gloo") if distributed.is_initialized() else None
         return super().__enter__()
 

@@ -1,4 +1,4 @@
-"""In what numbers a base is held: its dtype, and weights of fewer bits."""
+"""Chooses the numbers in which a base is held: its dtype, and weights of fewer bits."""
 
 import importlib.util
 
@@ -9,19 +9,21 @@ from unilora_spec import UniLoraError
 
 from ...settings import AdapterSettings
 
-# What a CPU's own names for arithmetic of 16 bits are, as ``torch.cpu.get_capabilities`` has them.
+# The names of a CPU's capabilities for arithmetic of 16 bits, as ``torch.cpu.get_capabilities`` has them.
 ARITHMETIC = {
     torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"),
     torch.float16: ("avx512_fp16", "amx_fp16", "fp16_arith"),
 }
-DEQUANTIZED = "mxfp4"  # by transformers itself, where it has no kernels for it
+DEQUANTIZED = "mxfp4"  # transformers itself dequantizes it where it has no kernels for it
 
 
 def loading(settings: AdapterSettings, config) -> tuple[dict, str | None]:
-    """What ``from_pretrained`` is told of ``config``'s base besides, and a sentence for whoever waits where a dtype is not what one would think.
+    """(further arguments of ``from_pretrained`` for the base with this ``config``, a sentence for the user where the
+    dtype may surprise, or None).
 
-    ``--dtype auto`` is that of the file, but float32 where this machine's CPU has no arithmetic for it: its products would be tens of
-    times slower. Raises ``UniLoraError`` where the base is quantized in a way that is not trained on, or a library is missing.
+    ``--dtype auto`` is that of the file, but float32 where this machine's CPU has no arithmetic for it: products would
+    be tens of times slower. Raises ``UniLoraError`` where the base is quantized in a way that is not trained on, or a
+    library is missing.
     """
     saved = getattr(config, "quantization_config", None)
     if saved is not None:
@@ -33,16 +35,16 @@ def loading(settings: AdapterSettings, config) -> tuple[dict, str | None]:
     return options, said
 
 
-def keep_for_training(model: nn.Module) -> None:
-    """Lets no evaluation pack the weights of bitsandbytes' layers of four bits for a CPU: a step after it would have no gradient through
-    them, and nothing would say so."""
+def disable_cpu_packing(model: nn.Module) -> None:
+    """Keeps bitsandbytes' layers of four bits from packing their weights for a CPU in an evaluation: a training step
+    after that would have no gradient through them, and nothing would say so."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
 
 def is_slow(dtype: torch.dtype) -> bool:
-    """Whether this machine has a CPU alone, and no arithmetic for ``dtype`` in it."""
+    """Whether this machine has only a CPU, and the CPU has no arithmetic for ``dtype``."""
     if torch.accelerator.is_available() or dtype not in ARITHMETIC:
         return False
     there = torch.cpu.get_capabilities()

@@ -1,4 +1,4 @@
-"""How far a run of transformers' ``Trainer`` is."""
+"""Shows how far a run of transformers' ``Trainer`` is."""
 
 from transformers import TrainerCallback
 
@@ -11,7 +11,7 @@ class TrainerProgress(Progress, TrainerCallback):
     evaluated = 0
 
     def on_weight(self, done: int, total: int) -> None:
-        """How many of the base's weights the kind has taken to begin with."""
+        """Shows how many of the base's weights are prepared, for kinds that begin with their singular vectors."""
         self.at("weight", done, total)
 
     def on_train_begin(self, args, state, control, **kwargs):

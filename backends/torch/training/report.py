@@ -1,4 +1,4 @@
-"""What a run says of itself when it has ended."""
+"""Makes the report of a run that has ended."""
 
 from dataclasses import replace
 
@@ -39,7 +39,8 @@ def held_out_metrics(metrics) -> dict:
 
 
 def ranks_left(targets, before, after) -> list[dict]:
-    """The planner's targets, of the layer map ``before``, with the ranks that they have in the one ``after`` training."""
+    """The planner's ``targets``, which are those of the layer map ``before``, with their ranks in the layer map
+    ``after`` training."""
     ranks = {replace(segment, rank=1): segment.rank for segment in after.segments}
     places = [replace(segment, rank=1) for segment in before.segments]
     return [target | {"rank": ranks.get(place, 0)} for place, target in zip(places, targets)]

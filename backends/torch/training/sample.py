@@ -1,4 +1,4 @@
-"""What a planner of ranks looks at."""
+"""Chooses the texts that a planner of ranks runs through the base."""
 
 from torch.utils.data import DataLoader
 
@@ -9,8 +9,9 @@ from ...settings import TEXTS
 
 
 def sample(task, data, progress: bool):
-    """The batches that a planner of ranks looks at: as many texts to train on as ``settings.TEXTS`` says, each once and those of
-    the smallest ``share``, as files are often sorted by label. With ``progress``, how far they are is shown."""
+    """The batches that a planner of ranks runs through the base: as many different training texts as ``settings.TEXTS``
+    says, those with the smallest ``share``, as files are often sorted by label. ``progress`` shows how many batches are
+    done."""
     settings = task.settings
     texts = task.texts(data.train)
     first = {text: row for row, text in reversed(list(enumerate(texts)))}

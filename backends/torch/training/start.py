@@ -1,4 +1,4 @@
-"""An adapter as a training begins with it, for trainers that know no PyTorch."""
+"""Writes an adapter as a training begins with it, for trainers without PyTorch."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ from unilora_spec import save_adapter
 
 from ...runs.outputs import check_place
 from ...settings import StartSettings, TrainSettings, flag
-from .adapted import attached, planned
+from .adapted import attach_planned, planned
 from .base import quiet
 
 
@@ -19,7 +19,7 @@ def start(settings: StartSettings, progress: bool = False) -> dict:
     run = TrainSettings(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)})
     with quiet():
         begun = planned(run, progress)
-        attached(begun.model, begun.settings, begun.layer_map, begun.new)
+        attach_planned(begun.model, begun.settings, begun.layer_map, begun.new)
     adapter = begun.model.unilora.adapter()
     size = save_adapter(adapter, settings.output)
     return {

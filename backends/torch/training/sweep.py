@@ -1,4 +1,4 @@
-"""A few learning rates, each tried on a share of the rows, before the run itself."""
+"""Tries a few learning rates, each on a share of the rows, before the run itself."""
 
 import math
 import tempfile
@@ -15,15 +15,17 @@ from ...runs.ending import Diverged, Stopped
 from ...settings import TrainSettings
 from ..tasks import rows_and_task
 
-SHARE = 0.1  # of the rows to train on, and no less than so many steps
-LEAST_STEPS = 20
+SHARE = 0.1  # of the training rows that a trial takes
+LEAST_STEPS = 20  # of a trial
 
 
 def swept(settings: TrainSettings, run: Callable, say: Callable) -> tuple[TrainSettings, list[dict]]:
-    """``settings`` with that rate of ``settings.sweep`` with which a tenth of the rows gives the best metric on those held out.
+    """(``settings`` with the best rate of ``settings.sweep``, a dict for each rate). The best rate is that with which
+    training on a tenth of the rows gives the best metric on held-out rows.
 
-    ``run`` trains with settings and returns a report, and ``say`` takes a line for each rate. The list has a dict for each rate, with
-    ``lr`` and the metrics, which are missing where the loss was no number any more. Raises ``UniLoraError`` where that is so for all.
+    ``run`` trains with settings and returns a report, and ``say`` takes a line for each rate. The dict of a rate has
+    ``lr`` and the metrics, which are missing where the loss became no number. Raises ``UniLoraError`` where that is so
+    with all rates.
     """
     data, task = rows_and_task(settings)
     rows = len(data.train)
@@ -32,8 +34,8 @@ def swept(settings: TrainSettings, run: Callable, say: Callable) -> tuple[TrainS
     tried = []
     for rate in settings.sweep:
         try:
-            with tempfile.TemporaryDirectory() as own:  # of a trial nothing is kept
-                (folder,) = broadcast_object_list([own])  # the first process writes, and all look
+            with tempfile.TemporaryDirectory() as own:  # a trial's files are not kept
+                (folder,) = broadcast_object_list([own])  # the folder of the first process, which all read
                 output = Path(folder, "trial.safetensors")
                 trial = replace(
                     settings,
@@ -48,7 +50,7 @@ def swept(settings: TrainSettings, run: Callable, say: Callable) -> tuple[TrainS
                 )
                 report = run(trial)
                 PartialState().wait_for_everyone()
-        except Stopped:  # by its user: a trial's checkpoint is of no use
+        except Stopped:  # nobody can go on from a trial's checkpoint
             raise KeyboardInterrupt from None
         except Diverged:
             tried.append({"lr": rate})

@@ -1,4 +1,4 @@
-"""One training run, from settings to a file: base, data, ``attach``, transformers' Trainer, ``save_adapter``."""
+"""Runs a training, from settings to a file: base, data, ``attach``, transformers' Trainer, ``save_adapter``."""
 
 import contextlib
 import os
@@ -21,16 +21,16 @@ from ...runs.outputs import check_place
 from ...runs.processes import is_first
 from ...runs.report import announcement
 from ...settings import DURING, TrainSettings, flag
-from ..adapter.attach import put
-from ..ranks.during import Beam, Dora, cut
+from ..adapter.attach import attach_adapter
+from ..ranks.during import Beam, Dora, without_pruned
 from ..using.card import card_beside, card_of, check_card, is_free
-from .adapted import attached, groups, planned
+from .adapted import attach_planned, parameter_groups, planned
 from .base import quiet
 from .chain import Links
 from .checkpoints import STATE, Checkpoints, Interruption
 from .progress import TrainerProgress
 from .report import held_out_metrics, ranks_left, report_of
-from .stated import Stated
+from .state_files import StateFiles
 from .sweep import swept
 from .trainer import WEIGHTS, make_trainer
 
@@ -53,14 +53,14 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
     if settings.resume and checkpoints.last():
         settings = replace(settings, sweep=None)  # the checkpoint has the rate that was chosen
     if settings.sweep:
-        told = say if progress and is_first() else lambda line: None
-        settings, tried = swept(settings, lambda trial: train(trial, progress), told)
+        say_if_shown = say if progress and is_first() else lambda line: None
+        settings, tried = swept(settings, lambda trial: train(trial, progress), say_if_shown)
     with quiet(), _deterministic(), contextlib.ExitStack() as stack:
         model, new, rows, task, settings, taken, layer_map, ranks, size, dtype = planned(
             settings, progress and is_first()
         )
         shown = stack.enter_context(TrainerProgress(task.main)) if progress and is_first() else None
-        attached(model, settings, layer_map, new, **({"progress": shown.on_weight} if shown else {}))
+        attach_planned(model, settings, layer_map, new, **({"progress": shown.on_weight} if shown else {}))
         if shown:
             by_default = f"by default: {', '.join(taken)} (docs/language-models.md says why)"
             for line in (announcement(settings.base, rows, task), *rows.said, *([by_default] if taken else [])):
@@ -68,9 +68,9 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
         if checkpoints and is_first():
             stack.callback(checkpoints.clear_unless_any)
         folder = checkpoints.folder if checkpoints else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        trainer = make_trainer(model, groups(model, settings), settings, rows, task, folder)
+        trainer = make_trainer(model, parameter_groups(model, settings), settings, rows, task, folder)
         if checkpoints:
-            trainer.keep(checkpoints, Stated(trainer, model, settings, len(rows.train)))
+            trainer.write_to(checkpoints, StateFiles(trainer, model, settings, len(rows.train)))
         if model.unilora.projection.links > 1:
             trainer.args.num_train_epochs *= model.unilora.projection.links  # --epochs is each link's
             trainer.add_callback(Links(model.unilora, shown.say if shown else lambda line: None))
@@ -89,7 +89,7 @@ def train(settings: TrainSettings, progress: bool = False) -> dict:
             trainer.add_callback(interruption)
             after = _run(trainer, model, settings, checkpoints)
         if settings.ranks in DURING:
-            put(model, cut(model.unilora.adapter()))
+            attach_adapter(model, without_pruned(model.unilora.adapter()))
             ranks["targets"] = ranks_left(ranks["targets"], layer_map, model.unilora.layer_map)
     report = report_of(model, trainer, rows, task, settings, size, dtype, before, after)
     if ranks:
@@ -133,13 +133,13 @@ def _deterministic():
 
 
 def _run(trainer, model, settings, checkpoints) -> dict:
-    """Trains to the end, or on from the last checkpoint; returns the metrics of the model as it is left."""
+    """Trains to the end, from the start or from the last checkpoint; returns the metrics of the resulting model."""
     last = None
     if checkpoints:
         if is_first():
             checkpoints.start()
         trainer.accelerator.wait_for_everyone()
-        last = checkpoints.last() or trainer.stated.read()
+        last = checkpoints.last() or trainer.state_files.read()
     if settings.patience:
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
     if last and settings.patience and checkpoints.patience_is_over():
@@ -156,8 +156,8 @@ def _run(trainer, model, settings, checkpoints) -> dict:
 
 
 def _save(model, settings, report):
-    """Writes the adapter, and its card beside it, whose name it returns; None where there is to be none, or where somebody has put
-    something else there while this ran."""
+    """Writes the adapter, and its card beside it. Returns the card's name, or None where no card is wanted or where
+    another file has appeared in its place meanwhile."""
     adapter, output = model.unilora.adapter(), settings.output
     content, card = encode(adapter), card_beside(output)
     with_card = settings.card and is_free(card)

@@ -1,4 +1,4 @@
-"""The loop: transformers' Trainer, told what settings say."""
+"""The training loop: transformers' Trainer, set up by a run's settings."""
 
 import contextlib
 import dataclasses
@@ -24,20 +24,21 @@ WEIGHTS = "model.safetensors"  # the name that a Trainer looks for
 
 
 class _Trainer(Trainer):
-    """Transformers' Trainer, with checkpoints of what is trained and not a word beside it.
+    """Transformers' Trainer, silent, and with checkpoints that hold only what is trained.
 
-    A batch is one of all processes together: its rows follow from seed and epoch alone, each process takes its part of
-    them, a micro-batch at a time, and the loss is the mean over the whole. Accelerate would fill a last batch of fewer rows
-    with others.
+    A batch is shared by all processes: its rows follow from seed and epoch alone, each process takes its part of them,
+    a micro-batch at a time, and the loss is the mean over the whole batch. Accelerate's own loader would fill up a last
+    batch of fewer rows.
     """
 
     def __init__(self, *arguments, task, sampler, **options):
-        self.task, self._sampler, self.checkpoints, self.stated = task, sampler, None, None
+        self.task, self._sampler, self.checkpoints, self.state_files = task, sampler, None, None
         super().__init__(*arguments, data_collator=task.batch, **options)
 
-    def keep(self, checkpoints, stated=None) -> None:
-        """From here on ``checkpoints`` (``Checkpoints``) says which are whole, and removes old ones; ``stated`` (``Stated``) is told of each."""
-        self.checkpoints, self.stated, self.args.save_total_limit = checkpoints, stated, None
+    def write_to(self, checkpoints, state_files=None) -> None:
+        """From here on ``checkpoints`` (``Checkpoints``) completes each checkpoint and removes old ones, and
+        ``state_files`` (``StateFiles``) writes the state with each."""
+        self.checkpoints, self.state_files, self.args.save_total_limit = checkpoints, state_files, None
 
     def get_train_dataloader(self):
         whole = DataLoader(
@@ -54,12 +55,13 @@ class _Trainer(Trainer):
         own = rows[self.args.process_index :: self.args.world_size]
         size = self.task.settings.micro_batch or max(1, len(own))
         pieces = [own[start : start + size] for start in range(0, len(own), size)]
-        # A process without a row runs one all the same, which counts nothing: the others wait for its gradient.
+        # A process without rows still runs one, which does not count, as the others wait for its gradient.
         batches = [self.task.training_batch(piece, self._sampler.epoch) for piece in pieces or [rows[:1]]]
         return [batch | {"items": self.task.items(batch["labels"]) if own else 0} for batch in batches]
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """The gradient of one step: the sum of those of the micro-batches ``inputs``, of which the last waits for other processes."""
+        """Computes the gradient of one step, the sum over the micro-batches ``inputs``; the last one is synchronized
+        with other processes."""
         items = torch.tensor(sum(batch["items"] for batch in inputs), device=self.args.device)
         self._items = self.accelerator.reduce(items).clamp(min=1)
         losses = []
@@ -70,7 +72,7 @@ class _Trainer(Trainer):
         return sum(losses)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """A micro-batch's part in the mean over all items of the step's batch."""
+        """The share of a micro-batch in the mean loss over all items of the step's batch."""
         items = inputs.pop("items")
         loss, _ = self.task.loss(model, inputs)
         return loss * (items * self.args.world_size / self._items)  # DDP divides the sum of gradients by the processes
@@ -91,17 +93,13 @@ class _Trainer(Trainer):
     def _save_checkpoint(self, model, trial):
         try:
             super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()  # each process has written its random state
+            self.accelerator.wait_for_everyone()  # until each process has written its random state
             if self.checkpoints and self.args.should_save:
                 self.checkpoints.complete(self._checkpoint(), self.state.best_global_step)
-            if self.stated and self.args.should_save:
-                self.stated.write(self.optimizer, self.state.global_step)
-            self.accelerator.wait_for_everyone()  # now the checkpoint is whole
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:  # torch and safetensors have their own for a full disk
+            if self.state_files and self.args.should_save:
+                self.state_files.write(self.optimizer, self.state.global_step)
+            self.accelerator.wait_for_everyone()  # until the checkpoint is whole
+        except (OSError, RuntimeError, SafetensorError) as error:  # for a full disk, also torch's and safetensors'
             folder = self.args.output_dir
             shutil.rmtree(self._checkpoint(), ignore_errors=True)
             reason = str(error) if isinstance(error, OSError | SafetensorError) else "the disk is full, or refuses"
@@ -114,15 +112,15 @@ class _Trainer(Trainer):
 
 
 class _Finite(TrainerCallback):
-    """Ends a run whose loss is no number any more: nothing comes after it."""
+    """Ends a run whose loss is no number any more."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        loss = logs.get("loss", logs.get("train_loss", 0.0))  # of the last steps, and at the end of all
+        loss = logs.get("loss", logs.get("train_loss", 0.0))  # of the last steps, or at the end of all steps
         check_finite(loss, state.global_step)
 
 
 class _Steps(TrainerCallback):
-    """Tells the noise of training which step it is, also in a run that goes on."""
+    """Sets the step of the training noise, also in a resumed run."""
 
     def __init__(self, noise):
         self.noise = noise
@@ -145,8 +143,9 @@ def make_trainer(model, groups, settings, rows, task, folder) -> Trainer:
         max_grad_norm=settings.clip,
         seed=settings.seed % 2**32,
         bf16=settings.bf16,
-        use_cpu=not torch.accelerator.is_available(),  # else bf16 is refused there
-        # Evaluation and checkpoint fall on the same step, in this order: what is resumed has been evaluated.
+        use_cpu=not torch.accelerator.is_available(),  # else bf16 is refused on a CPU
+        # Evaluation and checkpoint fall on the same step, in this order, so that a resumed checkpoint has been
+        # evaluated.
         eval_strategy="steps" if rows.held_out else "no",
         eval_steps=every,
         save_strategy="steps",
@@ -161,8 +160,8 @@ def make_trainer(model, groups, settings, rows, task, folder) -> Trainer:
         report_to="none",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        average_tokens_across_devices=False,  # ``compute_loss`` does, for every task
-        # θ and a new head are part of every step; what a user names, an expert perhaps, may not be.
+        average_tokens_across_devices=False,  # ``compute_loss`` does it for every task
+        # θ and a new head have a gradient in every step; a module that a user names, such as an expert, may have none.
         ddp_find_unused_parameters=bool(settings.train_in_full),
         **{checkpointing: settings.gradient_checkpointing},
     )
@@ -171,7 +170,7 @@ def make_trainer(model, groups, settings, rows, task, folder) -> Trainer:
     own = math.ceil(settings.batch_size / arguments.world_size)
     own = min(own, settings.micro_batch or own)
     arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = own
-    # A quantized base is refused by a Trainer unless an adapter is on it, of which it knows PEFT's alone.
+    # A Trainer refuses a quantized base unless an adapter of PEFT is on it, the only one that it knows.
     model._hf_peft_config_loaded = True
     trainer = _Trainer(
         model,
@@ -186,7 +185,7 @@ def make_trainer(model, groups, settings, rows, task, folder) -> Trainer:
     )
     del model._hf_peft_config_loaded
     trainer.remove_callback(PrinterCallback)
-    # Here, as an evaluation before the training would prepare the model without DDP, and the training leave it so.
+    # An evaluation before the training would prepare the model without DDP, and the training would leave it so.
     trainer.model_wrapped = trainer.accelerator.prepare_model(model)
     return trainer
 

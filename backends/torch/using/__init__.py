@@ -1,1 +1,1 @@
-"""What is done with a trained adapter: measured, asked for predictions and texts, described, and shared."""
+"""Uses a trained adapter: evaluates it, predicts and generates with it, writes its card, and shares it."""

@@ -1,4 +1,5 @@
-"""Whether a generated answer is the right one: the whole text, a number in it, what is boxed, or one of a few choices."""
+"""Compares a generated answer with the right one: by the whole text, a number in it, its boxed part, or one of a few
+choices."""
 
 import re
 from collections.abc import Sequence
@@ -13,20 +14,21 @@ FRACTION = re.compile(r"(-?)\\frac\{(-?\d+)\}\{(\d+)\}")
 
 
 class Comparison:
-    """How answers are compared, ``how`` being one of ``settings.using.ANSWERS``.
+    """A way to compare answers; ``how`` is one of ``settings.using.ANSWERS``.
 
-    "whole"        the texts are the same, but for blanks
+    "whole"        the texts are equal except for blanks
     "last-number"  the last numbers in them are equal: GSM8K's rows end in "#### 18"
-    "number"       the first numbers in them are equal, rounded to whole ones, of a row of GSM8K's the one behind "#### "; 7/2 is one
-                   number. So does gsm8k_eval.py of the Uni-LoRA authors
-    "boxed"        what stands in the last \\boxed{…} is the same formula as MATH's own evaluation takes it (github.com/hendrycks/math,
-                   math_equivalence.py), and numbers are compared as such: 1/2, \\frac12 and 0.5 are one. Of a text without it, what
-                   follows "The answer is:", by which MetaMathQA's answers end, or all of it, up to a full stop at a line's end
-    "choice"       which of the ``answers`` of the rows the text has first, in capitals or not
+    "number"       the first numbers in them are equal after rounding to whole ones, in a row of GSM8K the one after
+                   "#### "; 7/2 is one number. gsm8k_eval.py of the Uni-LoRA authors does the same
+    "boxed"        the contents of the last \\boxed{…} are the same formula for MATH's own evaluation
+                   (github.com/hendrycks/math, math_equivalence.py), and numbers are compared as numbers: 1/2, \\frac12
+                   and 0.5 are equal. In a text without it, what follows "The answer is:", with which MetaMathQA's
+                   answers end, or all of it, up to a full stop at a line's end
+    "choice"       the same one of the ``answers`` of the rows comes first in them, whether in capitals or not
 
-    ``after`` is a text behind which a generated answer has what is compared; what has not got it is wrong.
+    ``after`` is a text that comes before the compared part of a generated answer; an answer without it is wrong.
 
-    Raises ``UniLoraError`` where a right answer has nothing of the kind.
+    Raises ``UniLoraError`` where a right answer has nothing to compare in this way.
     """
 
     def __init__(self, how: str, answers: Sequence[str], after: str | None = None):
@@ -36,22 +38,24 @@ class Comparison:
             self.choices = re.compile("|".join(rf"(?<!\w){re.escape(text)}(?!\w)" for text in texts), re.IGNORECASE)
         for answer in answers:
             if self.found(answer) is None:
-                raise UniLoraError(f"--answer {how}: the right answer {answer!r:.80} has none; give --answer whole")
+                raise UniLoraError(
+                    f"--answer {how}: the right answer {answer!r:.80} has nothing to compare in that way; give --answer whole"
+                )
 
     def same(self, text: str | None, answer: str) -> bool:
-        """Whether ``text`` answers as ``answer`` does; None is no answer."""
+        """Whether ``text`` gives the same answer as ``answer``; None, for no text, does not."""
         found = self.answered(text)
         return found is not None and found == self.found(answer)
 
     def answered(self, text: str | None) -> str | None:
-        """What is compared of a generated text, or None where it is not in it."""
+        """The compared part of a generated text; None where it has none."""
         if text is None or not self.after:
             return self.found(text)
         _, after, answer = text.rpartition(self.after)
         return self.found(answer) if after else None
 
     def found(self, text: str | None) -> str | None:
-        """What is compared of a text, or None where it is not in it."""
+        """The compared part of a text; None where it has none."""
         if text is None:
             return None
         if self.how == "last-number":
@@ -76,12 +80,12 @@ def _plain(text: str) -> str:
 
 
 def _quotient(numerator: str, denominator: str | None = None) -> Fraction:
-    """A number as it is written; by a denominator of 0 the numerator, as gsm8k_eval.py has it."""
+    """A written number as a fraction; with a denominator of 0, the numerator, as in gsm8k_eval.py."""
     return Fraction(numerator.replace(",", "")) / (int(denominator or 1) or 1)
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What stands between the braces of the last \boxed or \fbox, which may hold others.
+    r"""The text between the braces of the last \boxed or \fbox, which may hold further braces.
 
     >>> last_boxed(r"so x = \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'
@@ -100,7 +104,7 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
-# What math_equivalence.py takes away, in its order, and what it writes instead.
+# The patterns that math_equivalence.py replaces, in its order, and what it writes instead.
 _WRITTEN = (
     (r"\n", ""), (r"\\!", ""), (r"\\\\", r"\\"), (r"tfrac|dfrac", "frac"), (r"\\left|\\right", ""), (r"\^\{\\circ\}|\^\\circ", ""),
     (r"\\\$", ""), (r"\\text\{ .*", ""), (r"\\%", ""), (r"(^| |\{)\.", r"\g<1>0."), (r"^\w{1,2} *= *(?=[^=]*$)", ""),

@@ -1,4 +1,5 @@
-"""The model card beside an adapter's file: what it was trained on, how, and what came out, as the Hugging Face Hub reads it."""
+"""Writes the model card beside an adapter's file, in the form of the Hugging Face Hub: base, data, settings and
+metrics."""
 
 import hashlib
 import shlex
@@ -30,40 +31,40 @@ VERSIONS = ("unilora", "torch", "transformers")
 
 
 def card_beside(file: Path) -> Path:
-    """Where the card of an adapter's file is: vec.md beside vec.safetensors."""
+    """The place of the card of an adapter's file: vec.md beside vec.safetensors."""
     return file.with_suffix(".md") if file.suffix == ".safetensors" else file.with_name(f"{file.name}.md")
 
 
 def check_card(path: Path) -> None:
-    """Raises ``UniLoraError`` unless a card may be put at ``path`` (``is_free``)."""
+    """Raises ``UniLoraError`` unless a card may be written to ``path`` (``is_free``)."""
     check_output(path)
     if not is_free(path):
         raise UniLoraError(
-            f"{path} is there, and is no card as it was written: somebody has changed it; move it away, or give --no-card"
+            f"{path} is no card as it was written, as somebody has changed it; move it away, or give --no-card"
         )
 
 
 def is_free(path: Path) -> bool:
-    """Whether nothing is at ``path``, or a card that nobody has changed since it was written."""
+    """Whether there is no file at ``path``, or a card that nobody has changed since it was written."""
     return not path.exists() or is_unchanged(read_bytes(path))
 
 
 def is_unchanged(card: bytes) -> bool:
-    """Whether these bytes are a card as ``marked`` made it."""
+    """Whether these bytes are a card as ``marked`` has made it."""
     text, mark, end = card.rpartition(MARK.encode())
     return bool(mark) and end == hashlib.sha256(text).hexdigest().encode() + END.encode()
 
 
 def marked(text: str) -> bytes:
-    """A card with a last line by which a change of it is seen."""
+    """A card with a last line that shows whether the card was changed."""
     return text.encode() + f"{MARK}{hashlib.sha256(text.encode()).hexdigest()}{END}".encode()
 
 
 def card_of(settings: TrainSettings, report: dict, adapter: Adapter, content: bytes) -> bytes:
     """The card of a training run's adapter, whose file has this ``content``; ``report`` is that of the run.
 
-    The same run gives the same bytes: no date and no time is in it. The hub takes ids alone for a base and for data, so that the names of
-    files and folders stand in the text.
+    The same run gives the same bytes, as the card has no date and no time. The hub's fields for base and data take ids
+    alone, so that names of files and folders are in the text.
     """
     name = settings.output.stem
     return marked(f"---\n{_front(settings, report, name)}\n---\n\n{_text(settings, report, adapter, content, name)}")
@@ -99,7 +100,7 @@ def _text(settings, report, adapter, content, name) -> str:
     ranks = sorted({segment.rank for segment in adapter.layer_map.segments})
     weights = len(adapter.layer_map.by_weight())
     labels = f"; {', '.join(base.labels)}" if base.labels else ""
-    told = {
+    facts = {
         "File": f"{settings.output.name}, {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}",
         "Base": f"{settings.base}, {base.architecture}, contents {base.contents}",
         "Task": f"{settings.task}{labels}",
@@ -116,7 +117,7 @@ def _text(settings, report, adapter, content, name) -> str:
         f"A Uni-LoRA adapter of {_cell(_name(settings.base))}: one vector for the whole model.",
         "",
     ]
-    lines += ["| | |", "|---|---|", *(f"| {what} | {_cell(said)} |" for what, said in told.items()), ""]
+    lines += ["| | |", "|---|---|", *(f"| {what} | {_cell(said)} |" for what, said in facts.items()), ""]
     if report["after"]:
         lines += ["On the rows held out:", "", "| | before | after |", "|---|---|---|"]
         for metric, value in report["after"].items():

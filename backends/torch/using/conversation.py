@@ -1,4 +1,4 @@
-"""Prompts of a file, and a conversation by lines of standard input."""
+"""Answers the prompts of a file, and holds a conversation by lines of standard input."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from unilora_spec import UniLoraError
-from unilora_spec.documents import look_at_json, read_bytes
+from unilora_spec.documents import check_json, read_bytes
 
 from ...rows.forms import messages_of
 from ...settings import GenerateSettings
@@ -22,22 +22,23 @@ MOST_PROMPTS, MOST_VALUES = 2**24, 2**20  # bytes; of a .jsonl file its values a
 
 
 class Speaker:
-    """A language model with its adapter that is asked texts and conversations, with the adapter and without.
+    """A language model that answers texts and conversations with its adapter, and without it on demand.
 
-    Raises ``UniLoraError`` where adapter or base are wrong, or the adapter is none of a language model.
+    Raises ``UniLoraError`` where adapter or base are wrong, or the adapter is not that of a language model.
     """
 
     def __init__(self, settings: GenerateSettings, progress: bool = False):
         with quiet():
             self.trained = load_trained(settings, {}, progress)
         if not isinstance(self.trained.task, LanguageModel):
-            raise UniLoraError(f"{settings.adapter} is no adapter of a language model; evaluate and predict use it")
+            raise UniLoraError(f"{settings.adapter} is no adapter of a language model; use it by evaluate or predict")
         self.settings = settings
         self.asking = Asking(self.trained)
         self.generator = Generator(self.trained, self.asking.template, settings.max_new_tokens, settings.temperature)
 
     def answers(self, asked: list, progress: bool = False) -> list[dict]:
-        """The answers to prompts, each {"generated": …} and, with ``beside_base``, "base": None to one longer than the base can read."""
+        """The answers to prompts, each {"generated": …} and, with ``beside_base``, "base". An answer is None where the
+        prompt is longer than the base can read."""
         prompts = [self.asking.ids(each) for each in asked]
         texts = {"generated": self._texts(prompts, "generating, steps", progress)}
         if self.settings.beside_base:
@@ -51,7 +52,8 @@ class Speaker:
             return self.generator.texts(prompts, self.settings.batch_size, what, progress)
 
     def say(self, asked) -> str:
-        """Prints the answer to a prompt as it comes, with ``beside_base`` that of the base behind it; returns the adapter's."""
+        """Prints the answer to a prompt as it comes, and with ``beside_base`` then that of the base; returns the
+        adapter's answer."""
         ids, beside = self.asking.ids(asked), self.settings.beside_base
         with quiet():
             if beside:
@@ -69,18 +71,19 @@ class Speaker:
         torch.manual_seed(self.settings.seed % 2**63)
 
     def converse(self, lines: Iterable[str]) -> None:
-        """Answers line after line as one conversation; where the base reads no more, it goes on without the oldest turns, and says so.
+        """Answers line after line as one conversation. Where the base cannot read all of it, the oldest turns are left
+        out, with a notice.
 
-        Without a chat template the conversation is a text, of which each line and each answer is a line.
+        Without a chat template the conversation is a text, in which each line and each answer is a line.
         """
         turns: list[tuple[str, str]] = []
         for line in lines:
             if not line.strip():
                 continue
-            turns = self._that_fit(turns, line.strip())
+            turns = self._turns_that_fit(turns, line.strip())
             turns.append((line.strip(), self.say(self._shown(turns, line.strip()))))
 
-    def _that_fit(self, turns, line):
+    def _turns_that_fit(self, turns, line):
         longest, left = self.generator.longest, 0
         while longest is not None and left < len(turns):
             if len(self.asking.ids(self._shown(turns[left:], line))) <= longest:
@@ -101,19 +104,20 @@ class Speaker:
 
 
 def prompts_of(path: Path) -> Iterator:
-    """The prompts of a file: of a .jsonl each object's ``prompt`` or ``messages``, of any other file its lines but empty ones.
+    """The prompts of a file: each object's ``prompt`` or ``messages`` in a .jsonl file, else each line that is not
+    empty.
 
-    Raises ``UniLoraError`` with the line where there is none.
+    Raises ``UniLoraError`` with the line where there is no prompt.
     """
     if path.suffix.lower() == ".jsonl":
-        look_at_json(path, MOST_PROMPTS, MOST_VALUES)
+        check_json(path, MOST_PROMPTS, MOST_VALUES)
     try:
         lines = read_bytes(path, MOST_PROMPTS).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UniLoraError(f"{path} is not UTF-8; save it so") from None
     found = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not found:
-        raise UniLoraError(f"{path} has no prompt in it; give one a line")
+        raise UniLoraError(f"{path} has no prompt in it; write one in each line")
     for number, line in found:
         yield _prompt(line, f"{path}: line {number}") if path.suffix.lower() == ".jsonl" else line
 

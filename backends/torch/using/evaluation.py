@@ -1,4 +1,5 @@
-"""What an adapter makes of rows whose answers are known: the metrics of its task, beside those of the base, and its mistakes."""
+"""Evaluates an adapter on rows whose answers are known: the metrics of its task, beside those of the base, and its
+mistakes."""
 
 import time
 
@@ -8,7 +9,7 @@ import torch
 from unilora_spec import UniLoraError
 
 from ...rows.split import Data
-from ...runs.measuring import Asked, chosen_rows, measured, mistakes_of
+from ...runs.measuring import Outputs, chosen_rows, measured, mistakes_of
 from ...runs.mistakes import Mistakes
 from ...settings import EvaluateSettings
 from ..tasks.language_model import LanguageModel
@@ -21,12 +22,13 @@ from .trained import Trained, load_trained
 
 
 def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
-    """The metrics of an adapter on rows, as a report.
+    """Evaluates an adapter on rows, and returns a report with these fields among others:
 
-    ``metrics``       those of its task, with the adapter
-    ``base_metrics``  the same without it; None where the base has no head of its own for the same classes
+    ``metrics``       the metrics of its task
+    ``base_metrics``  the same metrics without the adapter; None where the base has no head of its own for the same
+                      classes
     ``generated``     with ``settings.generate``: the share of right answers with the adapter and without, and how they were compared
-    ``mistakes``      what ``Mistakes.report`` says
+    ``mistakes``      the report of ``Mistakes``
 
     Writes all mistakes to ``settings.mistakes``. Raises ``UniLoraError`` where adapter, base or rows are wrong.
     """
@@ -39,7 +41,7 @@ def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
         rows = source.rows.select(chosen)
         questions = _Questions(settings, trained, rows) if settings.generate else None
         data = trained.task.ready(Data(rows, None, source.dropped), progress)
-        metrics, mistakes = measured(trained.task, data.train, asking(trained), "evaluating", progress)
+        metrics, mistakes = measured(trained.task, data.train, outputs_by(trained), "evaluating", progress)
         report = {
             "adapter": str(settings.adapter),
             "base": trained.base,
@@ -52,7 +54,7 @@ def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
         if trained.base_can_answer:
             with trained.model.unilora.disabled():
                 report["base_metrics"], _ = measured(
-                    trained.task, data.train, asking(trained), "evaluating the base", progress
+                    trained.task, data.train, outputs_by(trained), "evaluating the base", progress
                 )
         if questions:
             report["generated"], mistakes = questions.answered(progress)
@@ -60,19 +62,19 @@ def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
     return report | {"warnings": trained.warnings, "seconds": round(time.monotonic() - started, 1)}
 
 
-def asking(trained: Trained) -> Asked:
-    """What the model says of rows, as ``measured`` asks for it."""
+def outputs_by(trained: Trained) -> Outputs:
+    """A function that runs rows through the model, as ``measured`` calls it."""
 
-    def asked(rows):
+    def outputs_of(rows):
         batch = on_device(trained.task.batch(rows), trained.model)
         _, outputs = trained.task.loss(trained.model, batch)
         return [each.cpu().numpy() for each in trained.task.measure(outputs, batch)], outputs
 
-    return asked
+    return outputs_of
 
 
 class _Questions:
-    """The prompts of rows, their answers, and how generated ones are compared with them."""
+    """The prompts of rows and their answers, with which generated answers are compared."""
 
     def __init__(self, settings, trained, rows):
         asking = Asking(trained, settings.begin)
@@ -84,7 +86,7 @@ class _Questions:
         self.trained = trained
 
     def answered(self, progress: bool) -> tuple[dict, Mistakes]:
-        """How many generated answers are right, with the adapter and without, and those that are wrong with it."""
+        """(how many generated answers are right with the adapter and without, the mistakes made with it)."""
         texts, hits = self._right("generating, steps", progress)
         with self.trained.model.unilora.disabled():
             _, base_hits = self._right("generating without the adapter, steps", progress)

@@ -1,4 +1,4 @@
-"""Texts that a language model generates: in batches, or as they come."""
+"""Generates texts with a language model: in batches, or printed as they come."""
 
 import sys
 from collections.abc import Sequence
@@ -20,12 +20,15 @@ OWN = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_
 
 
 class Generator:
-    """Generates with a model that has its adapter, or not, as ``model.unilora`` says.
+    """Generates with a model, with or without its adapter, as ``model.unilora`` is set.
 
-    ``max_new_tokens``  after which an answer is cut off; half of what the model reads at most, so that the prompt has the other half
-    ``longest``         how many tokens a prompt may have, so that the model can read it and the answer; None where there is no bound
-    ``stop``            texts before the first of which an answer ends
-    ``temperature``     0 takes the likeliest token each time; above it, tokens are drawn of the model's distribution at it
+    ``max_new_tokens``  the largest number of tokens of an answer; at most half of what the model reads, so that half is
+                        left for the prompt
+    ``longest``         the largest number of tokens of a prompt with which the model can read prompt and answer; None
+                        sets no bound
+    ``stop``            texts; an answer ends before the first of them that comes
+    ``temperature``     at 0 the likeliest token is taken each time; above 0 tokens are drawn from the model's
+                        distribution at it
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class Generator:
             self.longest -= max_new_tokens
         self.max_new_tokens = max_new_tokens
         before = self.model.generation_config
-        # Of the base's generation_config.json the tokens alone: it could ask for any number of beams.
+        # Only special tokens are taken from the base's generation_config.json, which could ask for any number of beams.
         self.model.generation_config = GenerationConfig(
             **{name: getattr(before, name, None) for name in OWN},
             eos_token_id=sorted(_ends(template, before.eos_token_id)) or None,
@@ -56,9 +59,10 @@ class Generator:
         )
 
     def texts(self, prompts: Sequence[list[int]], size: int, what: str, progress: bool) -> list[str | None]:
-        """The answer to each prompt, ``size`` of them at once; None to one that is longer than ``longest``.
+        """The answer to each prompt, computed for ``size`` prompts at once; None for a prompt longer than ``longest``.
 
-        With ``progress``, how many tokens of how many are generated, at most, is shown; each batch counts its own.
+        ``progress`` shows how many tokens are generated, of the largest possible number; the tokens of a batch count
+        once.
         """
         fitting = [number for number, ids in enumerate(prompts) if self.longest is None or len(ids) <= self.longest]
         answers = [None] * len(prompts)
@@ -74,7 +78,8 @@ class Generator:
         return answers
 
     def stream(self, prompt: list[int]) -> str:
-        """The answer to one prompt, which is printed as it comes. Raises ``UniLoraError`` where the prompt is longer than ``longest``."""
+        """Prints the answer to one prompt as it comes, and returns it. Raises ``UniLoraError`` for a prompt longer than
+        ``longest``."""
         if self.longest is not None and len(prompt) > self.longest:
             raise UniLoraError(
                 f"the prompt has {len(prompt)} tokens, and the base reads {self.longest} beside an answer of {self.max_new_tokens};"
@@ -103,12 +108,13 @@ class Generator:
 
 
 def _ends(template: Template, of_base: int | list[int] | None) -> set[int]:
-    """The tokens that end an answer: the tokenizer's, the base's, and the one by which the chat template ends a turn."""
+    """The tokens that end an answer: the tokenizer's, the base's, and the one with which the chat template ends a
+    turn."""
     ends = {*template.end, *(of_base if isinstance(of_base, list) else [of_base] if of_base is not None else [])}
     if template.jinja:
         try:
             turn = template.example(Example([{"role": "user", "content": "a"}], "b"))
-        except UniLoraError:  # a template of one's own, that shows other conversations
+        except UniLoraError:  # the user's own template may refuse this conversation
             return ends
         special = set(template.tokenizer.all_special_ids)
         ends |= set([token for token, answers in zip(turn.ids, turn.answers) if answers and token in special][:1])
@@ -133,16 +139,16 @@ class _Steps(BaseStreamer):
 
 
 class _Printed(TextStreamer):
-    """Prints an answer word by word, as signs that can be seen."""
+    """Prints an answer word by word, with all signs visible."""
 
     def __init__(self, tokenizer):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def on_finalized_text(self, text, stream_end=False):
-        sys.stdout.write(seen(text) + ("\n" if stream_end else ""))
+        sys.stdout.write(visible(text) + ("\n" if stream_end else ""))
         sys.stdout.flush()
 
 
-def seen(text: str) -> str:
-    """A text of several lines as signs that can be seen: what a model writes could steer a terminal."""
+def visible(text: str) -> str:
+    """A text of several lines with all its signs made visible, as the output of a model could control a terminal."""
     return "\n".join(printable(line.expandtabs(4)) for line in text.split("\n"))

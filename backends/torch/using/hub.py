@@ -1,4 +1,4 @@
-"""An adapter's file and its card, to a repository of the Hugging Face Hub and from one."""
+"""Pushes an adapter's file and its card to a repository of the Hugging Face Hub, and pulls them from one."""
 
 import contextlib
 import hashlib
@@ -25,16 +25,16 @@ def push(adapter: Path, to: str, private: bool = False, card: bool = True) -> di
     """Uploads an adapter's file as ``unilora.safetensors``, and the card beside it as README.md, to the repository ``to``, which is made
     where there is none.
 
-    Raises ``UniLoraError`` where the file is no adapter, the card is another file's, the id is none or nobody is logged in, and
-    ``WorkFailed`` where the hub is not reached or refuses.
+    Raises ``UniLoraError`` where the file is no adapter, the card is another file's, the id is invalid or nobody is
+    logged in, and ``WorkFailed`` where the hub cannot be reached or refuses.
     """
     load_adapter(adapter)
     content, beside = adapter.read_bytes(), card_beside(adapter)
     files = {FILE: content}
     if card and beside.exists():
         files[CARD] = read_bytes(beside)
-        told = OF_FILE.search(files[CARD])
-        if told and told[1].decode() != hashlib.sha256(content).hexdigest():
+        recorded = OF_FILE.search(files[CARD])
+        if recorded and recorded[1].decode() != hashlib.sha256(content).hexdigest():
             raise UniLoraError(f"{beside} is the card of another file than {adapter}; give its own, or --no-card")
     with _hub(to):
         huggingface_hub.utils.validate_repo_id(to)
@@ -53,10 +53,11 @@ def push(adapter: Path, to: str, private: bool = False, card: bool = True) -> di
 
 
 def pull(repository: str, output: Path, revision: str | None = None, file: str = FILE) -> dict:
-    """Downloads an adapter's file of a repository to ``output``, and its card beside it, where no card is that somebody has changed.
+    """Downloads an adapter's file from a repository to ``output``, and its card beside it unless a card that somebody
+    has changed is there.
 
-    Nothing takes its place before the file has been read as an adapter, in full. Raises ``UniLoraError`` where the id is none, or the
-    repository has no such file or no adapter in it, and ``WorkFailed`` where the hub is not reached.
+    Nothing is written before the whole file has been read as an adapter. Raises ``UniLoraError`` where the id is
+    invalid, or the repository has no such file or no adapter in it, and ``WorkFailed`` where the hub cannot be reached.
     """
     check_place(output, "--output", {})
     with _hub(repository, file):
@@ -87,7 +88,7 @@ def pull(repository: str, output: Path, revision: str | None = None, file: str =
 
 @contextlib.contextmanager
 def _hub(repository: str, file: str = FILE):
-    """What the hub's library raises, as one sentence."""
+    """Within the block, turns errors of the hub's library into one sentence each."""
     try:
         yield
     except errors.HFValidationError:

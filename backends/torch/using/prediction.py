@@ -1,4 +1,4 @@
-"""Rows in, the same rows with what an adapter says of them out, in their order and none left out."""
+"""Writes rows with an adapter's predictions for them, in their order and with none left out."""
 
 import time
 from collections import Counter
@@ -23,12 +23,12 @@ from .trained import Trained, load_trained
 
 
 def predict(settings: PredictSettings, progress: bool = False) -> dict:
-    """Writes the rows of ``settings.data`` to ``settings.output``, with the columns ``prediction`` (a class, a number, or a generated text)
-    and of classes ``probability``; returns a report.
+    """Writes the rows of ``settings.data`` to ``settings.output``, with a column ``prediction`` (a class, a number, or
+    a generated text) and, for classes, ``probability``; returns a report.
 
-    Rows that have nothing to be predicted of get an empty prediction, and ``empty`` in the report counts them by why: "text" where
-    there is none, "too long" where a prompt is longer than the base can read. Raises ``UniLoraError`` where adapter, base or rows are
-    wrong.
+    Rows without an input get an empty prediction, and ``empty`` in the report counts them by the reason: "text" where
+    there is none, "too long" where a prompt is longer than the base can read. Raises ``UniLoraError`` where adapter,
+    base or rows are wrong.
     """
     started = time.monotonic()
     with quiet(), torch.no_grad():
@@ -60,7 +60,8 @@ def predict(settings: PredictSettings, progress: bool = False) -> dict:
 
 
 def _answers(settings, trained: Trained, rows: datasets.Dataset, progress):
-    """What a model with a head says: the names of the new columns, their values in each row, and why how many rows have none."""
+    """The predictions of a model with a head: (names of the new columns, their values in each row, the number of rows
+    without values by the reason)."""
     task, model = trained.task, trained.model
     texts = list(task.given(rows.column_names))
     for column in texts:
@@ -97,7 +98,7 @@ def _answers(settings, trained: Trained, rows: datasets.Dataset, progress):
 
 
 def _generated(settings, trained: Trained, rows: datasets.Dataset, progress):
-    """What a language model answers, as ``_answers`` does."""
+    """The answers of a language model, in the form of ``_answers``."""
     asking = Asking(trained, settings.begin)
     prompts = Prompts(trained, asking, rows.column_names)
     asked, empty = {}, Counter()

@@ -1,4 +1,4 @@
-"""What a language model is asked: the prompts of rows, in the form in which training shows them."""
+"""Makes the prompts of rows for a language model, in the form in which training shows them."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from ..tasks.templates import Template
 from .trained import Trained
 
 PAIRS = (("prompt", "completion"), ("instruction", "output"), ("source", "target"))
-UNKNOWN = "?"  # stands for the answer of a row that has none, and is never shown to a model
+UNKNOWN = "?"  # in place of the answer of a row that has none; it is never shown to a model
 
 
 class Asking:
-    """How a trained language model is asked: as its training shows what is asked, and its answers begin with ``begin``."""
+    """Shows prompts to a trained language model as its training does; each answer is to begin with ``begin``."""
 
     def __init__(self, trained: Trained, begin: str | None = None):
         self._begin = begin or ""
@@ -23,11 +23,12 @@ class Asking:
 
     @property
     def has_turns(self) -> bool:
-        """Whether a conversation is shown as one; else all is text."""
+        """Whether conversations are shown as messages, by a chat template; else they are one text."""
         return bool(self.template.jinja) and not self._encoder
 
     def ids(self, asked: str | Instruction | list[dict]) -> list[int]:
-        """The token ids of what is asked, up to where the model answers. Raises ``UniLoraError`` where it cannot be shown."""
+        """The token ids of a prompt, up to where the model is to answer. Raises ``UniLoraError`` for a prompt that
+        cannot be shown."""
         if not self._encoder:
             return self.template.prompt(asked, self._begin)
         if isinstance(asked, list):
@@ -38,7 +39,7 @@ class Asking:
 
 
 class Prompts:
-    """The prompts of rows with these columns, as token ids, for a model that is asked by ``asking``."""
+    """Makes token ids of the prompts in rows that have the columns ``there``; ``asking`` shows them to the model."""
 
     def __init__(self, trained: Trained, asking: Asking, there: Sequence[str]):
         settings = trained.task.settings
@@ -51,7 +52,7 @@ class Prompts:
             raise error.within(self.data) from None
 
     def with_answer(self, row: dict) -> tuple[list[int], str]:
-        """The prompt of a row and its answer. Of a conversation it is the last one of the assistant's."""
+        """(the prompt of a row, its answer). The answer of a conversation is the assistant's last message."""
         asked, answer = self.form.read(row)
         if isinstance(answer, list):
             last = max(number for number, message in enumerate(answer) if message["role"] == "assistant")
@@ -64,9 +65,10 @@ class Prompts:
         return self.asking.ids(asked), answer
 
     def alone(self, row: dict) -> list[int]:
-        """The prompt of a row, whether it has an answer or not: of a text, to continue it; of a conversation, up to the assistant's turn.
+        """The prompt of a row with or without an answer: all of a text, which is to be continued; a conversation up to
+        the assistant's turn.
 
-        Raises ``LeftOut`` where there is nothing to ask.
+        Raises ``LeftOut`` for a row without a prompt.
         """
         column = self.form.columns[0]
         if isinstance(row.get(column), list) and len(self.form.columns) == 1:

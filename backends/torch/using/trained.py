@@ -1,4 +1,5 @@
-"""A trained adapter on its base, ready to be used: the class of the model, its head and the task follow from the adapter's record."""
+"""Loads a trained adapter on its base, ready for use: the model's class, its head and the task follow from the
+adapter's record."""
 
 import warnings
 from collections.abc import Mapping
@@ -42,10 +43,10 @@ OF_HEAD = {"regression": "regression", "multi_label_classification": "multi-labe
 class Trained:
     """An adapter on its base.
 
-    ``base``            the folder or id that the base was loaded from
-    ``task``            the task that it was trained for; of classes it has the adapter's ``labels``
+    ``base``            the folder or id from which the base was loaded
+    ``task``            the task that it was trained for, with the adapter's ``labels`` where it has classes
     ``base_can_answer`` whether the base without the adapter answers too: it has a head of its own, for the same classes
-    ``warnings``        what is to be told, such as that the base's weights are not those of the record
+    ``warnings``        sentences for the user, such as that the base's weights are not those of the record
     """
 
     adapter: Adapter
@@ -64,8 +65,8 @@ def load_trained(settings: UseSettings, outputs: Mapping[str, Path | None], prog
     """The adapter that ``settings`` name, on its base, in evaluation mode, on the accelerator where there is one.
 
     ``outputs`` are the files that the call is to write, by their options; a place that cannot be written to is refused before the
-    base is read. With ``progress``, what is loaded is said on standard error. Raises ``UniLoraError`` where the adapter is no sound file,
-    the base is not here, or they do not fit.
+    base is read. ``progress`` shows on standard error what is loaded. Raises ``UniLoraError`` where the adapter is no
+    sound file, the base is not here, or they do not fit.
     """
     adapter = unilora_spec.load_adapter(settings.adapter)
     if adapter.base is None or adapter.base.architecture is None:
@@ -101,7 +102,7 @@ def load_trained(settings: UseSettings, outputs: Mapping[str, Path | None], prog
             f"neither {settings.base} nor {settings.adapter} has values for {lacking[0]}; give --base the base that was adapted",
             "10.3",
         )
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             load_adapter(model, settings.adapter)
@@ -115,7 +116,7 @@ def load_trained(settings: UseSettings, outputs: Mapping[str, Path | None], prog
         task,
         model.eval().to(where),
         not new and same_classes,
-        [str(each.message) for each in told],
+        [str(each.message) for each in caught],
     )
 
 
@@ -132,11 +133,12 @@ def _task_of(adapter, file, labels) -> str:
 
 
 def _has(names, architecture) -> bool:
-    """Whether one of transformers' tables of classes has this one; some model types have several."""
+    """Whether a table of transformers' classes by model type has this class; some model types have several classes."""
     return any(architecture in ([found] if isinstance(found, str) else found) for found in names.values())
 
 
 def _as_in_rows(labels) -> tuple[str, ...]:
-    """The classes as rows name them: the names that every configuration begins with stand for numbers."""
+    """The classes as rows name them: numbers where the configuration has transformers' default names LABEL_0, LABEL_1,
+    …"""
     plain = labels == tuple(f"LABEL_{number}" for number in range(len(labels)))
     return tuple(map(str, range(len(labels)))) if plain else tuple(labels)

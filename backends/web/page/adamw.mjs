@@ -1,5 +1,5 @@
 // The optimizer: AdamW (Loshchilov and Hutter 2019) with the rounding of torch.optim.AdamW, its gradients clipped by their norm, and the
-// learning rates of a training: a linear rise and a linear fall. All of it is on the few thousand numbers that are trained.
+// learning rates of a training: a linear rise and a linear fall. All of it works on the few thousand trained numbers.
 
 const BETAS = [0.9, 0.999];
 const EPSILON = 1e-8;
@@ -51,7 +51,7 @@ export function clip(gradients, most) {
   return norm;
 }
 
-/** What the learning rates are multiplied by in step `step`, from 0, of `total`, of which a share rises: transformers' "linear". */
+/** The factor of the learning rates in step `step`, from 0, of `total`; they rise in a share of the steps: transformers' "linear". */
 export function factorOf(step, total, share) {
   const rise = Math.ceil(total * share);
   return step < rise ? step / Math.max(1, rise) : Math.max(0, (total - step) / Math.max(1, total - rise));

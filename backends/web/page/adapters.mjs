@@ -27,17 +27,17 @@ export function readAdapter(bytes, name) {
 
 /** The bytes of an adapter's file, its numbers as float32, and with `labels`, the names of its classes, where its record has none. */
 export function writeAdapter({ description, labels, base, parameters, tensors }) {
-  let told = description;
+  let completed = description;
   if (labels && base && !base.labels) {
     const fields = JSON.parse(description.text);
     const text = JSON.stringify({ ...fields, base: { ...base, labels, problem_type: 'single_label_classification' } });
-    told = readDescription(parseJson(text));
+    completed = readDescription(parseJson(text));
   }
   const written = new Map([...tensors].map(([name, tensor]) => {
     const values = parameters.get(parameterOf(name));
     return [name, values ? encodeTensor('F32', tensor.shape, values) : tensor];
   }));
-  return writeFile({ description: told, tensors: written });
+  return writeFile({ description: completed, tensors: written });
 }
 
 /** An adapter with the same description and numbers of its own. */

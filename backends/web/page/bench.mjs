@@ -1,4 +1,4 @@
-// All that the page holds: a graph, examples, and adapters in memory, one of them selected. Runs in the worker, and in node for tests.
+// The state of the page: a graph, examples, and adapters in memory, one of them selected. It runs in the worker, and in node for tests.
 
 import {
   checkFits, copied, copyOf, readAdapter, sizeOf, writeAdapter,
@@ -11,12 +11,12 @@ import { readState, writeState } from './state.mjs';
 import { Tokens } from './tokens.mjs';
 import { likeliest, measure, nextStep, scoresOf } from './training.mjs';
 
-const pause = () => new Promise((resolve) => { setTimeout(resolve); }); // a worker's messages come in between
+const pause = () => new Promise((resolve) => { setTimeout(resolve); }); // so that a worker's messages come in between
 
 export class Bench {
   /**
-   * `runtime` makes, of "auto", "webgpu" or "wasm", { load, Tensor, device, threads }; `Tokenizer` is of @huggingface/tokenizers, `parse`
-   * of csv-parse, and `tell` is called with what happens while a call goes on.
+   * `runtime` makes { load, Tensor, device, threads } of "auto", "webgpu" or "wasm"; `Tokenizer` is of @huggingface/tokenizers, `parse` of
+   * csv-parse, and `tell` is called with events while a call goes on.
    */
   constructor({ runtime, Tokenizer, parse, tell }) {
     Object.assign(this, { runtime, Tokenizer, parse, tell, adapters: [], selected: undefined, number: 0, training: false });
@@ -38,7 +38,7 @@ export class Bench {
     await this.graph?.close();
     Object.assign(this, opened, { tokens, start, adapters: [], examples: undefined });
     this.add(start, stem(adapter.name));
-    return this.told();
+    return this.summary();
   }
 
   /** Runs the same graph on another device; adapters and examples stay. */
@@ -48,7 +48,7 @@ export class Bench {
     const opened = await this.loaded(this.graph, this.tokens, device);
     await this.graph.close();
     Object.assign(this, opened);
-    return this.told();
+    return this.summary();
   }
 
   /** A graph that has run once, and where: what "auto" chose may lack something that the graph needs, and then it is WebAssembly. */
@@ -71,7 +71,7 @@ export class Bench {
   }
 
   /** What the page shows of the graph. */
-  told() {
+  summary() {
     const { kind, d, D } = this.start.projection;
     const beside = [...this.start.parameters].reduce((sum, [name, values]) => sum + (name === 'theta' ? 0 : values.length), 0);
     const base = this.graph.metadata.get('unilora.base');
@@ -98,8 +98,8 @@ export class Bench {
 
   /**
    * Trains the selected adapter until it has `settings.steps` steps (training.mjs has the others), or `stop` is called; a later call goes
-   * on. Held-out rows are measured at the start, every `settings.every` steps, and at the end. The start is measured after the first step,
-   * which whoever waits sees the sooner.
+   * on. Held-out rows are measured at the start, every `settings.every` steps, and at the end. The start is measured after the first step, so
+   * that the user sees the first step sooner.
    */
   async train(settings) {
     const [adapter, examples] = [this.ready(), this.examples];

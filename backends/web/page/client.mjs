@@ -1,8 +1,8 @@
 // Calls of the worker, from the page's side.
 
 /**
- * Starts the worker, and gives a function that calls it: ask(call, ...values) is a promise of the answer. `events` are functions by the names
- * of what the worker tells meanwhile, and `problem` shows a sentence.
+ * Starts the worker, and gives a function that calls it: ask(call, ...values) is a promise of the answer. `events` are functions by the
+ * names of the worker's events, and `problem` shows a sentence.
  */
 export function client(events, problem) {
   const worker = new Worker(new URL('worker.mjs', import.meta.url), { type: 'module' });

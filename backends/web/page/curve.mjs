@@ -49,9 +49,9 @@ export function draw(svg, { losses, measured, steps }) {
   parts.push(element('path', { d: path(points), class: 'line accuracy' }));
   parts.push(...points.map(([cx, cy]) => element('circle', { cx, cy, r: 4, class: 'dot accuracy' })));
   svg.replaceChildren(...parts);
-  const told = [
+  const words = [
     losses.length ? `loss ${even.at(-1).toFixed(3)} after ${losses.at(-1).step} steps` : 'no steps yet',
     ...measured.slice(-1).map(({ accuracy, step }) => `accuracy ${accuracy.toFixed(3)} after ${step} steps`),
   ];
-  svg.setAttribute('aria-label', `The training: ${told.join(', ')}`);
+  svg.setAttribute('aria-label', `The training: ${words.join(', ')}`);
 }

@@ -1,4 +1,4 @@
-// A step graph: one run gives the loss of a batch and its gradient by all that is trained (docs/web.md has the contract).
+// A step graph: one run gives the loss of a batch and its gradients by all trained parameters (docs/step-graph.md has the contract).
 
 import { OnnxFile } from './onnx.mjs';
 import { ensure, Refused } from './refused.mjs';
@@ -67,7 +67,7 @@ export class StepGraph {
       feeds[name] = new this.Tensor('float32', values, this.shapeOf(name));
     }
     const answer = this.last.then(() => session.run(feeds));
-    this.last = answer.catch(() => {}); // whoever waits for the answer is told
+    this.last = answer.catch(() => {}); // the caller that waits for the answer gets the error
     return answer;
   }
 

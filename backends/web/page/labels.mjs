@@ -1,8 +1,8 @@
-// From the cells of a column of labels to classes, as the Python backends have it.
+// Makes classes of the cells of a column of labels, as the Python backends do.
 
 import { ensure } from './refused.mjs';
 
-// What a .csv file says where it has no label: what pandas reads as missing.
+// The texts that a .csv file has in place of a missing label: those that pandas reads as missing.
 const MISSING = new Set([
   '', '#N/A', '#N/A N/A', '#NA', '-1.#IND', '-1.#QNAN', '-NaN', '-nan', '1.#IND', '1.#QNAN', '<NA>', 'N/A', 'NA', 'NULL', 'NaN',
   'None', 'n/a', 'nan', 'null',
@@ -14,7 +14,7 @@ const BLANKS = /[\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\
 
 export const isBlank = (text) => text.split(BLANKS).join('') === '';
 
-/** A label's text: composed (NFC), without what cannot be seen, and with one space for blanks. */
+/** A label's text: composed (NFC), without invisible characters, and with one space for blanks. */
 export function valueOf(cell) {
   return cell.normalize('NFC').replace(UNSEEN, '').split(BLANKS).filter((word) => word !== '').join(' ');
 }

@@ -1,4 +1,4 @@
-// An ONNX file as protobuf has it: what it says of itself, and a part of its graph. ONNX Runtime gives JavaScript neither.
+// Reads an ONNX file's protobuf: its metadata, and a part of its graph. ONNX Runtime gives JavaScript neither.
 
 import { ensure } from './refused.mjs';
 
@@ -16,7 +16,7 @@ export class OnnxFile {
     Object.assign(this, { bytes, name });
   }
 
-  /** What the file says of itself, as a Map of texts. */
+  /** The file's metadata, as a Map of texts. */
   metadata() {
     const entries = [...this.fields()].filter(({ number }) => number === MODEL.metadata);
     return new Map(entries.map((entry) => [ENTRY.key, ENTRY.value].map((wanted) => this.texts(entry, wanted)[0] ?? '')));

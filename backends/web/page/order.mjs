@@ -1,4 +1,4 @@
-// Which rows a training takes when: as the other backends have it, so that one seed gives the same batches in Python and here.
+// The order of rows in a training, which is that of the other backends, so that one seed gives the same batches in Python and here.
 
 import { Permutation, keysOf } from '../../../conformance_tests/examples/unilora.mjs';
 

@@ -1,4 +1,4 @@
-// The page: what its user does becomes a call of the worker, and what comes back is shown.
+// The page: it turns actions of its user into calls of the worker, and shows the answers.
 
 import { client } from './client.mjs';
 import { draw } from './curve.mjs';
@@ -16,7 +16,7 @@ function problem(sentence) {
   at('problem').textContent = sentence ?? '';
 }
 
-/** An action of the user's: what goes wrong is said in one sentence, and everything stays as it was. */
+/** Runs an action of the user: an error is shown as one sentence, and everything stays as it was. */
 function on(id, happening, action) {
   at(id).addEventListener(happening, async (event) => {
     problem();
@@ -46,7 +46,7 @@ async function open(sources) {
   listed(await ask('list'));
 }
 
-/** Shows what an action that opens a graph says of it. */
+/** Opens a graph by an action, and shows what the action returns about it. */
 async function opening(action) {
   const before = at('graph-told').textContent;
   try {
@@ -159,10 +159,10 @@ function measured({ id, step, accuracy, loss, rows }) {
 }
 
 on('train', 'click', async () => {
-  const told = settings();
+  const chosen = settings();
   busy(true);
   try {
-    const { step, stopped } = await ask('train', told);
+    const { step, stopped } = await ask('train', chosen);
     if (stopped) {
       at('train-told').textContent = `Stopped after ${count(step, 'step', 'steps')}; Train goes on.`;
     }
@@ -201,12 +201,12 @@ function listed(found) {
   shown();
 }
 
-/** What changes while a training goes on: numbers and the curve. The list stays, and with it whoever is at it by keyboard. */
+/** Updates numbers and the curve while a training goes on. The list stays, so that the keyboard's focus in it stays too. */
 function shown() {
-  const told = at('adapters').querySelectorAll('small');
+  const lines = at('adapters').querySelectorAll('small');
   adapters.forEach(({ steps, measured: known }, k) => {
     const accuracy = known.length ? `, accuracy ${known.at(-1).accuracy.toFixed(3)}` : '';
-    told[k].textContent = count(steps, 'step', 'steps') + accuracy;
+    lines[k].textContent = count(steps, 'step', 'steps') + accuracy;
   });
   draw(at('curve'), { ...selected(), steps: Math.max(number('steps'), selected().steps) });
 }
@@ -259,7 +259,7 @@ on('predict', 'click', async () => {
 
 let given = {};
 
-/** What the server has: sources by their roles, and the values of fields by their ids. */
+/** The server's files and fields: sources by their roles, and the values of fields by their ids. */
 async function begin() {
   if (!globalThis.crossOriginIsolated) {
     at('notice').hidden = false;

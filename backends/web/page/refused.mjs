@@ -1,4 +1,4 @@
-// What the page cannot take, as one sentence that says what is wrong and how it is mended.
+// The error for what the page cannot take: one sentence that says what is wrong and how to mend it.
 
 export class Refused extends Error {}
 

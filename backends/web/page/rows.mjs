@@ -1,4 +1,4 @@
-// From a table of text to rows to train on and rows held out, as the Python backends have it.
+// Splits a table of text into rows to train on and held-out rows, as the Python backends do.
 
 import { classesOf, isBlank, isMissing, valueOf } from './labels.mjs';
 import { ensure } from './refused.mjs';
@@ -42,7 +42,7 @@ function isEven(separator, records) {
 }
 
 /**
- * Where a text falls in [0, 1]: the first 8 bytes of the SHA-256 of its UTF-8, as a big-endian number, over 2^64. A row is held out
+ * A number in [0, 1) for a text: the first 8 bytes of the SHA-256 of its UTF-8, as a big-endian number, over 2^64. A row is held out
  * where this is below the share to hold out: on every machine the same rows, and equal texts stay together.
  */
 export async function shareOf(text) {

@@ -1,4 +1,4 @@
-// A training's state as a file: what is trained, AdamW's moments of it and the step, from which another backend goes on (docs/web.md).
+// A training's state as a file: the trained values, AdamW's moments and the step, from which another backend goes on (docs/web.md).
 
 import {
   canonicalJson, decodeTensor, encodeTensor, pack, readTensors, splitFile,
@@ -10,7 +10,7 @@ const FIELD = 'unilora.state';
 const VERSION = '1';
 const MOMENTS = { exp_avg: 'first', exp_avg_sq: 'second' }; // by their names in adamw.mjs
 
-/** The bytes of the state of a training of `adapter`; `run` is what a call has to have in common with the one that goes on. */
+/** The bytes of the state of a training of `adapter`; `run` has what a call must share with the one that goes on from it. */
 export function writeState(adapter, state, run) {
   const tensors = new Map();
   for (const [name, { shape }] of trainedOf(adapter)) {
@@ -19,18 +19,18 @@ export function writeState(adapter, state, run) {
       tensors.set(`${moment}.${name}`, encodeTensor('F32', shape, state[own].get(parameterOf(name))));
     }
   }
-  const told = new Map(Object.entries({
+  const fields = new Map(Object.entries({
     adapter: describedOf(adapter), run: new Map(Object.entries(run)), step: state.step, version: VERSION,
   }));
-  return pack(new Map([[FIELD, canonicalJson(told)]]), tensors);
+  return pack(new Map([[FIELD, canonicalJson(fields)]]), tensors);
 }
 
 /** { parameters, state, run } of a file's bytes, which has to be of a training of `adapter`. */
 export function readState(bytes, name, adapter) {
-  const { told, tensors } = partsOf(bytes, name);
-  const [there, own] = [told.get('adapter'), describedOf(adapter)].map((each) => each instanceof Map && canonicalJson(each));
+  const { fields, tensors } = partsOf(bytes, name);
+  const [there, own] = [fields.get('adapter'), describedOf(adapter)].map((each) => each instanceof Map && canonicalJson(each));
   ensure(there === own, `${name} is of a training of another adapter than ${adapter.name}; give a state of this graph's`);
-  const step = told.get('step');
+  const step = fields.get('step');
   ensure(Number.isInteger(step) && step >= 0, `${name} has no whole number of steps; give a file that was saved as a state`);
   const [parameters, state] = [new Map(), { step, first: new Map(), second: new Map() }];
   for (const [tensor, { shape }] of trainedOf(adapter)) {
@@ -43,16 +43,16 @@ export function readState(bytes, name, adapter) {
     parameters.set(parameterOf(tensor), values(tensor));
     Object.entries(MOMENTS).forEach(([moment, place]) => state[place].set(parameterOf(tensor), values(`${moment}.${tensor}`)));
   }
-  return { parameters, state, run: Object.fromEntries(told.get('run')) };
+  return { parameters, state, run: Object.fromEntries(fields.get('run')) };
 }
 
 function partsOf(bytes, name) {
   try {
     const { header, data } = splitFile(bytes);
-    const told = mapsOf(header.get('__metadata__').get(FIELD));
+    const fields = mapsOf(header.get('__metadata__').get(FIELD));
     header.delete('__metadata__');
-    ensure(told.get('version') === VERSION && told.get('run') instanceof Map, 'another version');
-    return { told, tensors: readTensors(header, data) };
+    ensure(fields.get('version') === VERSION && fields.get('run') instanceof Map, 'another version');
+    return { fields, tensors: readTensors(header, data) };
   } catch {
     throw new Refused(`${name} holds no state of a training that can be read; give a file that was saved as a state`);
   }

@@ -1,4 +1,4 @@
-// From texts to what a model reads.
+// Makes the inputs of a model from texts.
 
 import { ensure } from './refused.mjs';
 
@@ -7,7 +7,7 @@ const INPUTS = ['input_ids', 'attention_mask', 'token_type_ids'];
 /** The tokens of a base, by its tokenizer.json. `Tokenizer` is the class of @huggingface/tokenizers. */
 export class Tokens {
   constructor(Tokenizer, model, configuration) {
-    // What a file says of truncation and padding is a call's own business, here as in transformers.
+    // Truncation and padding in the file are ignored, as in transformers: each call decides them.
     this.tokenizer = new Tokenizer({ ...model, truncation: null, padding: null }, configuration);
     const pad = configuration.pad_token?.content ?? configuration.pad_token;
     this.pad = (pad && this.tokenizer.token_to_id(pad)) ?? model.padding?.pad_id ?? 0;

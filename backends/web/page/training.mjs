@@ -1,4 +1,4 @@
-// A training: batches in their order, one step after the other, and what is measured on held-out rows.
+// The steps of a training, and the measuring of held-out rows.
 
 import { adamw, clip, factorOf } from './adamw.mjs';
 import { batchesOf } from './order.mjs';
@@ -8,7 +8,7 @@ const MEASURED = 32; // rows a run
 
 /**
  * The next step of a training: { loss, rate }, the loss before it and the learning rate of θ. `state` is of adamw.mjs; it and
- * `parameters` change together, or where the loss is no number not at all.
+ * `parameters` change together, or neither where the loss is no number.
  *
  * `settings` has `steps`, `size` (rows a batch), `rate`, `headRate`, `warmup`, `clip`, `decay`, `seed` (a BigInt) and `most` (tokens).
  */

@@ -28,7 +28,7 @@ async function runtime(wanted) {
   };
 }
 
-/** The bytes of a source: a file that somebody chose, or what an address gives, with word of how much has come. */
+/** The bytes of a source, a chosen file or an address; an event says how much has been loaded. */
 async function bytesOf({ name, file, url }) {
   if (file) {
     return { name, bytes: new Uint8Array(await file.arrayBuffer()) };

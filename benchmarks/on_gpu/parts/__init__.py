@@ -1,1 +1,1 @@
-"""The parts of ``make gpu``: each has ``findings(given)``, which gives what it finds one after the other."""
+"""The parts of ``make gpu``: each has ``findings(context)``, which gives what it finds one after the other."""

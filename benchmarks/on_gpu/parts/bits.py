@@ -9,20 +9,20 @@ from unilora_spec import Projection
 
 from .. import kernels
 from ..cases import Cases
-from ..findings import Given, checked, left_out, tried
+from ..findings import Context, checked, guarded, left_out
 from ..running import command
 
 HYPOTHESIS = "the cases of Hypothesis"
 LARGE = 20_000_000, 524_288  # D and d of the performance page, all of whose entries are compared
 
 
-def findings(given: Given) -> Iterator[dict]:
+def findings(context: Context) -> Iterator[dict]:
     """A few cases where Triton interprets, which takes it half a second for one; a thousand and more where there is a GPU."""
-    count = 400 if given.gpu else 4
+    count = 400 if context.gpu else 4
     for name, fault in FAULTS.items():
-        yield from tried(name, _cases(name, fault, count))
-    yield from tried("all entries of a large one", _large(*(LARGE if given.gpu else (600, 50))))
-    yield from tried(HYPOTHESIS, _hypothesis(given))
+        yield from guarded(name, _cases(name, fault, count))
+    yield from guarded("all entries of a large one", _large(*(LARGE if context.gpu else (600, 50))))
+    yield from guarded(HYPOTHESIS, _hypothesis(context))
 
 
 def index(cases: Cases) -> str | None:
@@ -45,7 +45,9 @@ def adjoint(cases: Cases) -> str | None:
     p = cases.one_of(cases.projection(40), cases.projection(3000))
     start, stop = cases.rows(p)
     g = cases.vector(stop - start, cases.one_of(*kernels.DTYPES))
-    g = (kernels.for_bfloat16(g) if g.dtype == torch.bfloat16 else g) * 2.0**-16  # so that no sum of 3000 overflows
+    g = (
+        kernels.for_bfloat16(g) if g.dtype == torch.bfloat16 else g
+    ) * 2.0**-16  # so that no sum of 3000 numbers overflows
     return kernels.adjoint_fault(p, g, start, cases.one_of(2**18, 500, 1))
 
 
@@ -66,11 +68,11 @@ def _large(D, d):
     yield checked(f"all entries at D = {D:,}, d = {d:,}", len(faults), list(filter(None, faults)))
 
 
-def _hypothesis(given):
+def _hypothesis(context):
     for package in ("hypothesis", "pytest"):
         importlib.import_module(package)
-    if not given.gpu:
+    if not context.gpu:
         yield left_out(HYPOTHESIS, "`make test` runs them without a GPU")
         return
     call = ["pytest", "-p", "no:cacheprovider", "-o", "addopts=-q", "tests/triton_bits.py"]
-    yield from command(f"{HYPOTHESIS}, tests/triton_bits.py", call, given)
+    yield from command(f"{HYPOTHESIS}, tests/triton_bits.py", call, context)

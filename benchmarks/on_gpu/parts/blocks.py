@@ -8,30 +8,30 @@ import torch
 from backends.torch.adapter.theta import triton_kernels as kernels
 
 from ..figures import CALLS, Pair, figures
-from ..findings import NOTED, Given, checked, finding, tried
+from ..findings import NOTED, Context, checked, finding, guarded
 from ..kernels import bits
 
 WARP = 32  # lanes
 WAYS = [
     (block, warps) for warps in (1, 2, 4, 8) for block in (64, 128, 256, 512, 1024) if 2 <= block // (warps * WARP) <= 8
 ]
-BETTER = 0.95  # of today's time, for the whole interval: less is not worth another default
+BETTER = 0.95  # of the default's time, for the whole interval: a smaller gain is not worth another default
 
 
-def findings(given: Given) -> Iterator[dict]:
-    D, d = (20_000_000, 524_288) if given.gpu else (300, 20)
-    theta, g = (torch.randn(count, device=given.device) for count in (d, D))
+def findings(context: Context) -> Iterator[dict]:
+    D, d = (20_000_000, 524_288) if context.gpu else (300, 20)
+    theta, g = (torch.randn(count, device=context.device) for count in (d, D))
     calls = {
         "expand": lambda: kernels.expand(theta, D, 0),
         "expand to bfloat16": lambda: kernels.expand(theta, D, 0, torch.bfloat16),
         "adjoint": lambda: kernels.adjoint(g, d, D, 0),
     }
     for name, call in calls.items():
-        yield from tried(name, _tuned(given, name, call))
+        yield from guarded(name, _tuned(context, name, call))
 
 
 def launched(way: tuple[int, int], call: Callable) -> Callable:
-    """``call`` with kernels of this block size and so many warps."""
+    """``call`` with kernels of this block size and number of warps."""
     block, warps = way
     options = kernels.OPTIONS | {"num_warps": warps}
 
@@ -42,15 +42,15 @@ def launched(way: tuple[int, int], call: Callable) -> Callable:
     return run
 
 
-def _tuned(given, name, call):
+def _tuned(context, name, call):
     today = (kernels.BLOCK, kernels.OPTIONS["num_warps"])
-    ways = {shown(way): launched(way, call) for way in dict.fromkeys([today, *(WAYS if given.gpu else WAYS[:2])])}
+    ways = {shown(way): launched(way, call) for way in dict.fromkeys([today, *(WAYS if context.gpu else WAYS[:2])])}
     expected = bits(call())
     others = [way for way, run in ways.items() if not torch.equal(bits(run()), expected)]
     yield checked(f"{name}: the bits do not depend on the block", len(ways), [f"{way} gives others" for way in others])
     names = {f"{name}, {way}": way for way in ways if way != shown(today)}
     pairs, found = [Pair(pair, way, shown(today)) for pair, way in names.items()], []
-    for figure in figures(given, ways, pairs, 20, CALLS):
+    for figure in figures(context, ways, pairs, 20, CALLS):
         found.append(figure)
         yield figure
     yield from best(name, shown(today), [figure["line"] for figure in found if figure["line"]])
@@ -62,7 +62,7 @@ def shown(way: tuple[int, int]) -> str:
 
 
 def best(name: str, today: str, lines: list[dict]) -> Iterator[dict]:
-    """What the figures say of the default; nothing where there are none."""
+    """A finding on whether the default is still the best by these figures; none where there are no figures."""
     if lines:
         first = min(lines, key=lambda line: line["ratio"])
         if first["high"] < BETTER:

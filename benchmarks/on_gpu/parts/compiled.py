@@ -5,17 +5,17 @@ from functools import partial
 
 import torch
 
-from ..findings import Given, tried
+from ..findings import Context, guarded
 from .steps import DTYPES, case_of, gradients_agree, race
 
 HOW, LAYERS = "compiled", 2
 
 
-def findings(given: Given) -> Iterator[dict]:
+def findings(context: Context) -> Iterator[dict]:
     # A rehearsal captures the graphs alone: a C++ compiler would take a minute for them.
-    compiled = partial(torch.compile, backend="inductor" if given.gpu else "aot_eager")
-    case = case_of(given, DTYPES[0], LAYERS)
-    yield from tried(
+    compiled = partial(torch.compile, backend="inductor" if context.gpu else "aot_eager")
+    case = case_of(context, DTYPES[0], LAYERS)
+    yield from guarded(
         HOW, gradients_agree(HOW, case, lambda backward, model: partial(backward, case.loss(compiled(model))))
     )
-    yield from race(given, HOW, lambda case, model: case.step(compiled(model)), LAYERS)
+    yield from race(context, HOW, lambda case, model: case.step(compiled(model)), LAYERS)

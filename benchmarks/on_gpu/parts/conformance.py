@@ -11,20 +11,20 @@ import numpy as np
 from backends.torch.conformance import expand_by, implementation, kernel_answers
 from unilora_spec.protocol import TYPES, unpack
 
-from ..findings import Given, checked, left_out, tried
+from ..findings import Context, checked, guarded, left_out
 from ..running import command
 
 TESTS = "the conformance tests"
 NEEDS = ("hypothesis", "pytest", "rich")
-RULES = ("4.5", "6.2", "6.3")  # what the kernels have a part in
+RULES = ("4.5", "6.2", "6.3")  # the rules that the kernels take part in
 BY_KERNELS = ("index", "expand", "adjoint")
 SUMS = ("adjoint", "delta_weight", "merge")
 """Answers of sums, whose bits the specification leaves open. Those of the vectors are exact, but for the sign of a zero."""
 
 
-def findings(given: Given) -> Iterator[dict]:
-    yield from tried("vectors", _vectors())
-    yield from tried(TESTS, _tests(given))
+def findings(context: Context) -> Iterator[dict]:
+    yield from guarded("vectors", _vectors())
+    yield from guarded(TESTS, _tests(context))
 
 
 def _vectors():
@@ -67,10 +67,10 @@ def _same_numbers(got, expected, field) -> bool:
     return got == expected
 
 
-def _tests(given):
+def _tests(context):
     for package in NEEDS:
         importlib.import_module(package)
-    if not given.gpu:
+    if not context.gpu:
         yield left_out(TESTS, "`make test` runs them without a GPU")
         return
     call = [
@@ -82,4 +82,4 @@ def _tests(given):
     ]
     for rule in RULES:
         call += ["--rule", rule]
-    yield from command(f"{TESTS}, rules {', '.join(RULES)}", call, given)
+    yield from command(f"{TESTS}, rules {', '.join(RULES)}", call, context)

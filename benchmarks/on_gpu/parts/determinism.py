@@ -9,17 +9,17 @@ from backends.torch.adapter.theta import triton_kernels as kernels
 from backends.torch.adapter.theta.expansion import storage_of
 from unilora_spec import Projection
 
-from ..findings import Given, checked, tried
+from ..findings import Context, checked, guarded
 from ..kernels import bits
 
 SIZES = ((20_000_000, 524_288), (10**8, 1000), (36_864, 5760))
 
 
-def findings(given: Given) -> Iterator[dict]:
-    runs = 100 if given.gpu else 2
-    for D, d in SIZES if given.gpu else [(300, 37)]:
-        for name, call in calls(D, d, given.device).items():
-            yield from tried(name, _same(f"{name}, D = {D:,}, d = {d:,}, {runs} runs", call, runs))
+def findings(context: Context) -> Iterator[dict]:
+    runs = 100 if context.gpu else 2
+    for D, d in SIZES if context.gpu else [(300, 37)]:
+        for name, call in calls(D, d, context.device).items():
+            yield from guarded(name, _same(f"{name}, D = {D:,}, d = {d:,}, {runs} runs", call, runs))
 
 
 def calls(D: int, d: int, device: str) -> dict[str, Callable[[], torch.Tensor]]:

@@ -1,11 +1,11 @@
-"""What the machine has: the first part, which tells whether there is a GPU at all."""
+"""Describes the machine. It is the first part, and finds out whether there is a GPU at all."""
 
 import os
 import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from ..findings import NOTED, Given, finding, tried
+from ..findings import NOTED, Context, finding, guarded
 
 PACKAGES = (
     "torch", "triton", "numpy", "transformers", "peft", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "onnxruntime",
@@ -14,11 +14,11 @@ PACKAGES = (
 GPU = "GPU"
 
 
-def findings(given: Given) -> Iterator[dict]:
+def findings(context: Context) -> Iterator[dict]:
     yield finding("Python", NOTED, platform.python_version())
     yield finding("packages", NOTED, ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
     yield finding("load", NOTED, f"{os.getloadavg()[0]:.1f} processes were running before")
-    yield from tried(GPU, _gpu())
+    yield from guarded(GPU, _gpu())
 
 
 def _version(name):
@@ -29,7 +29,7 @@ def _version(name):
 
 
 def _gpu():
-    import torch  # within, as its absence is the first thing to tell
+    import torch  # imported here, so that its absence is a finding
 
     if torch.cuda.is_available():
         about = torch.cuda.get_device_properties(0)

@@ -2,7 +2,7 @@
 
 from ..running import Part
 
-SECONDS = 480  # of all
+SECONDS = 480  # of all parts together
 
 
 def _part(name: str, title: str, seconds: float) -> Part:

@@ -2,20 +2,20 @@
 
 from collections.abc import Iterator
 
-from ..exported import written
-from ..findings import Given, checked, left_out, tried
+from ..exported import modes_in
+from ..findings import Context, checked, guarded, left_out
 
 
-def findings(given: Given) -> Iterator[dict]:
-    modes = written(given.files)
+def findings(context: Context) -> Iterator[dict]:
+    modes = modes_in(context.files)
     if not modes:
         yield left_out("every mode", "there are no files: the part onnx_modes makes them, where the exporter runs")
     for mode in modes:
-        yield from tried(mode, _compared(mode, given.files / f"{mode}.onnx"))
+        yield from guarded(mode, _compared(mode, context.files / f"{mode}.onnx"))
 
 
 def _compared(mode, path):
-    from export.kernels.nodes import compared  # within, so that onnx's absence is told as one
+    from export.kernels.nodes import compared  # imported here, so that the absence of onnx is a finding
 
     found = compared(path)
     if found is None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ...measure import clocks
-from ..exported import LARGE, SMALL, read, write, written
+from ..exported import LARGE, SMALL, modes_in, read, write
 from ..figures import Pair, figures
-from ..findings import Given, checked, left_out, tried
+from ..findings import Context, checked, guarded, left_out
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 LEAST = 12  # seconds that have to be left for another mode
@@ -18,31 +18,31 @@ FAR = 1e-4
 adds up in another order; a wrong entry of P moves it by 1e-3 and more."""
 
 
-def findings(given: Given) -> Iterator[dict]:
-    import onnxruntime  # within, so that its absence is told as one
+def findings(context: Context) -> Iterator[dict]:
+    import onnxruntime  # imported here, so that its absence is a finding
 
-    if given.gpu and CUDA not in onnxruntime.get_available_providers():
+    if context.gpu and CUDA not in onnxruntime.get_available_providers():
         yield left_out(
             "every mode", f"onnxruntime {onnxruntime.__version__} here has no {CUDA}: it is not onnxruntime-gpu"
         )
         return
     steps = {}
-    for mode in written(given.files) or write(given.files, LARGE if given.gpu else SMALL):
-        yield from tried(mode, _answers(given, given.files / f"{mode}.onnx", steps))
-        if given.left() < LEAST:
+    for mode in modes_in(context.files) or write(context.files, LARGE if context.gpu else SMALL):
+        yield from guarded(mode, _answers(context, context.files / f"{mode}.onnx", steps))
+        if context.left() < LEAST:
             yield left_out("further modes", "no time was left")
             break
     if "merged" in steps:
         pairs = [Pair(f"{mode}, beside merged", mode, "merged") for mode in steps if mode != "merged"]
-        yield from figures(given, steps, pairs, 60, seconds=lambda step: clocks(step)[0])
+        yield from figures(context, steps, pairs, 60, seconds=lambda step: clocks(step)[0])
 
 
-def _answers(given, path, steps):
-    loaded = session(path, given.gpu)
+def _answers(context, path, steps):
+    loaded = session(path, context.gpu)
     feed, expected = read(path.with_suffix(".npz"))
     got = dict(zip(expected, loaded.run(list(expected), feed)))
     faults = [f"{name} is off by {off:.2g}" for name in expected if not (off := _off(got[name], expected[name])) <= FAR]
-    if (first := loaded.get_providers()[0]) != (CUDA if given.gpu else CPU):
+    if (first := loaded.get_providers()[0]) != (CUDA if context.gpu else CPU):
         faults.append(f"it ran on {first}")
     yield checked(f"{path.stem}: its answers", 1, faults)
     steps[path.stem] = partial(loaded.run, list(expected), feed)

@@ -12,7 +12,7 @@ from torch import nn
 
 from ...models import LORA, OURS, UNILORA, Case, Model, llama
 from ..figures import Pair, figures
-from ..findings import FAILED, PASSED, Given, finding, left_out, tried
+from ..findings import FAILED, PASSED, Context, finding, guarded, left_out
 
 DTYPES = (torch.float32, torch.bfloat16)
 WAYS = ("base", OURS, UNILORA, LORA)
@@ -28,51 +28,51 @@ FAR = 0.25
 Makes = Callable[[Case, nn.Module], Callable[[], None]]  # a step from a model
 
 
-def findings(given: Given) -> Iterator[dict]:
-    yield from race(given, "eager", lambda case, model: case.step(model), layers=8)
+def findings(context: Context) -> Iterator[dict]:
+    yield from race(context, "eager", lambda case, model: case.step(model), layers=8)
 
 
-def race(given: Given, how: str, makes: Makes, layers: int) -> Iterator[dict]:
+def race(context: Context, how: str, makes: Makes, layers: int) -> Iterator[dict]:
     """The steps in turns, in each precision while time is left."""
     for dtype in DTYPES:
-        case = case_of(given, dtype, layers)
+        case = case_of(context, dtype, layers)
         name = f"{case}, {how}"
-        if given.left() < LEAST:
+        if context.left() < LEAST:
             yield left_out(name, "no time was left")
         else:
-            yield from tried(name, _raced(given, name, case, makes))
+            yield from guarded(name, _raced(context, name, case, makes))
 
 
-def case_of(given: Given, dtype: torch.dtype, layers: int) -> Case:
+def case_of(context: Context, dtype: torch.dtype, layers: int) -> Case:
     """A Llama as large as the GPU allows, or a tiny one for a rehearsal."""
-    if given.gpu:
+    if context.gpu:
         large = torch.cuda.get_device_properties(0).total_memory >= LARGE
         width, rows, tokens = (2048, 8, 512) if large else (1024, 4, 256)
     else:
         width, layers, rows, tokens = 64, 1, 2, 8
     name = f"Llama of {layers} × {width} in {str(dtype).removeprefix('torch.')}, {rows} × {tokens} tokens"
-    build = partial(built, given.device, width, layers)
-    return Case(Model(name, build, rows, tokens, {"q, v": ("q_proj", "v_proj")}, given.device, dtype), "q, v", RANK)
+    build = partial(built, context.device, width, layers)
+    return Case(Model(name, build, rows, tokens, {"q, v": ("q_proj", "v_proj")}, context.device, dtype), "q, v", RANK)
 
 
 def built(device, width, layers) -> nn.Module:
-    """Its numbers are drawn where they are used: a CPU would take seconds for them."""
+    """A Llama on ``device``, where its numbers are drawn, as a CPU would take seconds for them."""
     with torch.device(device):
         return llama(width, layers)
 
 
-def _raced(given, name, case, makes):
+def _raced(context, name, case, makes):
     base, steps = case.base(), {}
     for who in WAYS:
-        made = tried(f"{name}, {who}", _made(case, base, who, makes, steps), of_others=who != OURS)
+        made = guarded(f"{name}, {who}", _keep_step(case, base, who, makes, steps), of_others=who != OURS)
         yield from made
     if OURS in steps:
         against = [(who, BOUND if who == LORA else None) for who in WAYS if who != OURS and who in steps]
         pairs = [Pair(f"{name}, beside {who}", OURS, who, bound) for who, bound in against]
-        yield from figures(given, steps, pairs, ROUNDS)
+        yield from figures(context, steps, pairs, ROUNDS)
 
 
-def _made(case, base, who, makes, steps):
+def _keep_step(case, base, who, makes, steps):
     model = case.adapt(copy.deepcopy(base), who)
     step = makes(case, model)
     step()

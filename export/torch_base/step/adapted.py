@@ -87,7 +87,7 @@ def _zeros(like, axis, length):
 
 
 def changes(layer_map: LayerMap, factors: Mapping[int, Sequence[torch.Tensor]]) -> dict[str, Change]:
-    """By the weights' names, of the segments' factors by their offsets in θ_D."""
+    """The ``Change`` of each weight by its name; ``factors`` are those of the segments, by the offsets in θ_D."""
     found = {}
     for name, placed in layer_map.placed_by_weight().items():
         placed = sorted(placed, key=lambda item: (item[0].index or 0, item[0].row or 0))

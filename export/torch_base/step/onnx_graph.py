@@ -29,8 +29,8 @@ from .joint import LOGITS, Joint
 def translated(
     joint: Joint, batch: Mapping[str, torch.Tensor], dynamic: Mapping[str, Mapping[int, str]], opset: int
 ) -> ir.Model:
-    """The graph of ``joint``: inputs those of ``batch`` (the labels among them), factors, parameters trained in full and frozen tensors; outputs
-    loss, logits and NAME.grad for each factor and parameter. Raises ``WorkFailed``."""
+    """The graph of ``joint``. Its inputs are those of ``batch`` (the labels among them), factors, parameters trained in full and frozen
+    tensors; its outputs are loss, logits and NAME.grad for each factor and parameter. Raises ``WorkFailed``."""
     rest = joint.factors | joint.saved | joint.frozen
     with quiet(), torch.no_grad():
         try:

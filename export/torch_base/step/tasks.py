@@ -21,7 +21,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def next_tokens(logits, labels):
-    """The same, where each position predicts the label after it."""
+    """``cross_entropy`` where each position predicts the label after it."""
     return cross_entropy(logits[:, :-1], labels[:, 1:])
 
 
@@ -31,7 +31,7 @@ def squares(logits, labels):
 
 
 class Task(NamedTuple):
-    """``name`` as ``--task`` has it, and the ``loss`` of logits and labels. What a module of one's own learns has no name."""
+    """``name`` as ``--task`` has it, empty for a loss that the user gives, and the ``loss`` of logits and labels."""
 
     name: str
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -56,8 +56,8 @@ def task_of(model: torch.nn.Module) -> Task:
     name = next((task for task, classes in _OF_CLASSES.items() if kind in _names(classes)), None)
     if name is None or config.is_encoder_decoder:
         raise UniLoraError(
-            f"{kind} has no head whose loss --mode step knows; give an adapter of a model for {', '.join(LOSSES)}, or from Python"
-            " export_onnx a loss"
+            f"{kind} has no head whose loss --mode step knows; give an adapter of a model for {', '.join(LOSSES)}, or call"
+            " export_onnx from Python with a loss"
         )
     if name == "classification":
         problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")

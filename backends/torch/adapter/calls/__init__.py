@@ -1,1 +1,1 @@
-"""How calls come in, and what each of them sees of the adapter."""
+"""Calls of an adapted model: where they come in, and which factors act in each of them."""

@@ -1,7 +1,7 @@
-"""What torch.compile leaves alone: code that decides what a call sees, once for each call.
+"""Keeps torch.compile away from code that decides, once for each call, which factors act.
 
-Where a graph breaks within a model, the compiler goes on frame by frame. It would compile such code by itself, which would then take itself
-for a part of a graph.
+Where a graph breaks within a model, the compiler goes on frame by frame. It would compile such code by itself, and the
+code would then behave as if it were a part of a graph.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,13 @@ from torch._C._dynamo import eval_frame  # not torch._dynamo, whose import takes
 
 
 def uncompiled(function: Callable) -> Callable:
-    """A function that runs as it is written, with all that it calls; within a graph it can be traced like any other."""
+    """Marks a function that is to run as it is written, with all that it calls; within a graph it is traced like any
+    other."""
     return _skipped(function, eval_frame._FrameAction.SKIP)
 
 
 def itself_uncompiled(function: Callable) -> Callable:
-    """The same of a function that calls what may well be compiled."""
+    """Marks a function that is to run as it is written itself, while what it calls may be compiled."""
     return _skipped(function, eval_frame._FrameAction.DEFAULT)
 
 
@@ -27,5 +28,5 @@ def _skipped(function, what_it_calls):
 
 
 def in_torch_func() -> bool:
-    """Whether torch.func transforms what is computed, whose tensors have no values to look at."""
+    """Whether the code runs within a transform of torch.func, whose tensors have no values that can be read."""
     return torch._C._functorch.peek_interpreter_stack() is not None

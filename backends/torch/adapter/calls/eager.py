@@ -1,4 +1,5 @@
-"""What one thread alone sees is computed without the compiler: a graph that was traced is guarded by nothing of a thread."""
+"""Runs compiled models as they are written while a thread has factors of its own: a traced graph has no guard for a
+thread's state."""
 
 import contextlib
 import sys
@@ -11,16 +12,17 @@ _lock, _inside, _stance = threading.Lock(), 0, None
 def eager():
     """Within the block, and until the last of several such blocks ends, compiled models run as they are written, in all threads.
 
-    The compiler's stance is one of the process, so that those that overlap count. Nothing is done where nothing was compiled.
+    The compiler's stance is that of the process, so that overlapping blocks are counted. Nothing is done where nothing
+    was compiled.
     """
-    _come_in()
+    _enter()
     try:
         yield
     finally:
-        _go_out()
+        _leave()
 
 
-def _come_in():
+def _enter():
     global _inside, _stance
     with _lock:
         _inside += 1
@@ -30,7 +32,7 @@ def _come_in():
             _stance = torch.compiler.set_stance("force_eager")
 
 
-def _go_out():
+def _leave():
     global _inside, _stance
     with _lock:
         _inside -= 1

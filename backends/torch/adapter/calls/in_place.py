@@ -1,4 +1,5 @@
-"""A forward in the place of a module's own, on the instance: the module keeps its class, its names and its hooks."""
+"""Puts a forward in the place of a module's own, on the instance: the module keeps its class, its names and its
+hooks."""
 
 import functools
 
@@ -6,8 +7,8 @@ import functools
 class InPlaceOfForward:
     """Stands in place of the forward of ``module`` and calls ``self.run``; ``inner`` is the forward that was there.
 
-    It has the signature of that one, by which libraries choose what they pass. What wraps it later (accelerate does) keeps it; ``close``
-    then leaves it where it is, and it does no more than what was there.
+    It has the signature of that forward, by which libraries choose the arguments that they pass. Where something wraps
+    it later, as accelerate does, ``close`` leaves it in place, and it then only calls ``inner``.
     """
 
     def __init__(self, module):

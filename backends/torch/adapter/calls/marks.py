@@ -1,4 +1,5 @@
-"""Marks on the modules of an adapted model, so that a second adapter on it or on a part of it is refused, and its attributes."""
+"""Marks on the modules of an adapted model, so that a second adapter on it or on a part of it is refused; and its added
+attributes."""
 
 from torch import nn
 
@@ -8,7 +9,7 @@ _MARK = "_unilora_part"
 
 
 class _Mark:
-    """The handle of a mark."""
+    """A mark on a module; ``remove`` takes it off."""
 
     def __init__(self, module: nn.Module):
         self.module = module
@@ -34,7 +35,7 @@ def refuse_marked(model: nn.Module) -> None:
 
 
 class Attribute:
-    """The handle that takes an attribute off a model."""
+    """An attribute that was set on a model; ``remove`` takes it off."""
 
     def __init__(self, model, name):
         self.model, self.name = model, name

@@ -1,7 +1,9 @@
-"""Is a weight computed with by others than its module? Looked for in the first call that comes in by each door.
+"""Finds weights that are computed with outside of their own module, in the first call that comes in by each entry
+point.
 
-``readers`` finds those who read ``self.….weight`` by their source. Who reads it in another way, by a variable or in a function that is
-given the module, would take W where the adapter's W + ΔW belongs; nothing in what it returns would tell.
+targets/readers.py finds modules that read ``self.….weight``, by their source. Code that reads the weight in another
+way, by a variable or in a function that is given the module, would take W in place of the adapter's W + ΔW, and nothing
+in its result would show it.
 """
 
 import contextlib
@@ -13,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from unilora_spec import LayerMapError
 
-# What is asked of a weight to look at it. Everything else computes with it.
+# Attributes and methods that only look at a weight. Everything else computes with it.
 _LOOKS = {
     "dtype", "device", "shape", "layout", "requires_grad", "is_leaf", "grad", "grad_fn", "ndim", "is_cuda", "is_meta", "is_quantized",
     "is_sparse", "itemsize", "nbytes", "names", "_version", "_base", "output_nr", "name",
@@ -24,27 +26,29 @@ _LOOKS = {
 
 @contextlib.contextmanager
 def probing(weights: Mapping[str, tuple[nn.Module, str]]):
-    """Within the block, raises ``LayerMapError`` where another module than its own computes with one of ``weights``: by name, the module
-    that holds it and the key there."""
-    looked = _Looked(weights)
-    handles = [handle for module in looked.modules for handle in looked.follow(module)]
+    """Within the block, raises ``LayerMapError`` where one of ``weights`` is computed with outside of a call of its own
+    module. ``weights`` has, by name, the module that holds the weight and the key there."""
+    probe = _Probe(weights)
+    handles = [handle for module in probe.modules for handle in probe.follow(module)]
     try:
-        with looked:
+        with probe:
             yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def is_made(module: nn.Module) -> bool:
-    """Whether a call of ``module`` runs what torch.compile has made, of it, of a part, or of what is around it: which multiplies by the
-    weights without calling their modules, with A and B traced into it."""
+def runs_compiled(module: nn.Module) -> bool:
+    """Whether a call of ``module`` runs code that torch.compile has made of it, of a part of it, or of what is around
+    it. That code multiplies by the weights without calling their modules, with A and B traced into it."""
     if torch._C._dynamo.eval_frame.get_eval_frame_callback() is not None:
         return True
     return any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in module.modules())
 
 
-class _Looked(TorchFunctionMode):
+class _Probe(TorchFunctionMode):
+    """Sees every function of torch in its block, and checks the uses of ``weights``."""
+
     def __init__(self, weights):
         super().__init__()
         # Each is held, as accelerate exchanges an offloaded one during a call, and another tensor would get its id.
@@ -53,7 +57,7 @@ class _Looked(TorchFunctionMode):
         self.called = []
 
     def follow(self, module):
-        """Notes when the module is called."""
+        """Hooks that note when a call of the module begins and ends."""
         return (
             module.register_forward_pre_hook(lambda module, inputs: self.called.append(module)),
             module.register_forward_hook(lambda module, inputs, output: self._left(module), always_call=True),
@@ -68,10 +72,10 @@ class _Looked(TorchFunctionMode):
         for value in (*args, *kwargs.values()):
             for each in value if isinstance(value, list | tuple) else (value,):
                 if id(each) in self.weights:
-                    self._computed(function, *self.weights[id(each)][1:])
+                    self._check_use(function, *self.weights[id(each)][1:])
         return function(*args, **kwargs)
 
-    def _computed(self, function, name, module):
+    def _check_use(self, function, name, module):
         asked = function.__name__ if function.__name__ != "__get__" else function.__self__.__name__
         if asked not in _LOOKS and not any(module is called for called in self.called):
             raise LayerMapError(

@@ -1,10 +1,11 @@
-"""What each thread has of its own."""
+"""Attributes that each thread has for itself."""
 
 import threading
 
 
 class PerThread(threading.local):
-    """Attributes that are each thread's own, with the class's values at first; a copy begins with those again."""
+    """An object whose attributes each thread has for itself, beginning with the class's values; a copy begins with
+    those again."""
 
     def __reduce__(self):
         return type(self), ()

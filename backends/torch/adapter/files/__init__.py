@@ -1,1 +1,1 @@
-"""What is saved of a model with an adapter, and read again: files, states, checkpoints, folders."""
+"""Saving a model's adapter and reading it again: files, states, checkpoints and folders."""

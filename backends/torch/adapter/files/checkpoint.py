@@ -1,4 +1,4 @@
-"""From a trainer's checkpoint to an adapter's file, without the model and the call that attached."""
+"""Makes an adapter of a trainer's checkpoint, without the model and without the call that attached."""
 
 from pathlib import Path
 
@@ -25,10 +25,12 @@ _BASE = {
 
 
 def adapter_in(path) -> Adapter:
-    """The adapter whose training is in a checkpoint: a file of a state (.safetensors, or one of torch's), or the folder that holds one, or
-    an adapter's file beside the base, as sentence-transformers' trainer makes them.
+    """The adapter in a trainer's checkpoint. ``path`` is a file with a model's state (.safetensors, or one of torch's),
+    a folder with such a file, or a folder with an adapter's file beside the base, as sentence-transformers' trainer
+    makes it.
 
-    Raises ``FileError`` where there is no state of an adapted model, and what an adapter's file may refuse.
+    Raises ``FileError`` where the checkpoint has no state of an adapted model, and ``UniLoraError`` as ``load_adapter``
+    does.
     """
     path = Path(path)
     if path.is_dir() and (path / FILE).is_file():
@@ -47,9 +49,9 @@ def _adapter(tensors: Tensors) -> Adapter:
     prefix = thetas[0].removesuffix(THETA)
     if prefix + RECORD not in tensors:
         raise FileError(f"it has no {RECORD}; attach as it was attached, load the state, and call save_adapter")
-    said = _record(as_bytes(tensors[prefix + RECORD](), MAX_HEADER))
-    p, kind = said["projection"], kind_named(said["projection"]["kind"]).trained_as()
-    layer_map = LayerMap.from_json(said["layers"], said["alpha"], said["scaling"])
+    record = _record(as_bytes(tensors[prefix + RECORD](), MAX_HEADER))
+    p, kind = record["projection"], kind_named(record["projection"]["kind"]).trained_as()
+    layer_map = LayerMap.from_json(record["layers"], record["alpha"], record["scaling"])
     own = {name: tensors.get(f"{prefix}{TENSOR}{name}") for name in kind.stored}
     if missing := [name for name, read in own.items() if read is None]:
         raise FileError(
@@ -65,39 +67,40 @@ def _adapter(tensors: Tensors) -> Adapter:
     by_name = {
         without_wrappers(name.removeprefix(prefix)): read for name, read in tensors.items() if name.startswith(prefix)
     }
-    if missing := [name for name in said["trained"] if name not in by_name]:
+    if missing := [name for name in record["trained"] if name not in by_name]:
         raise FileError(
             f"its record says that {missing[0]} was trained, and the tensor is missing; give a whole checkpoint"
         )
-    values = {name: by_name[name]() for name in said["trained"]}
+    values = {name: by_name[name]() for name in record["trained"]}
     dtypes = {f"saved.{name}": DTYPES.get(value.dtype, "F32") for name, value in values.items()}
     saved = {name: as_array(value) for name, value in values.items()}
-    return Adapter(projection, layer_map, theta, _base(said.get("base")), saved, dtypes)
+    return Adapter(projection, layer_map, theta, _base(record.get("base")), saved, dtypes)
 
 
 def _record(text: bytes) -> dict:
-    said = canonical_json.decode(text)
+    record = canonical_json.decode(text)
     forms = {"projection": dict, "alpha": (int, float), "scaling": str, "layers": list, "trained": list}
-    _check(said, forms, forms)
-    options = kind_named(said["projection"].get("kind")).known_options
+    _check(record, forms, forms)
+    options = kind_named(record["projection"].get("kind")).known_options
     forms = {"kind": str, "seed": str, "d": int, "D": int, **dict.fromkeys(options, int)}
-    _check(said["projection"], forms, forms)
-    names = all(isinstance(name, str) for name in said["trained"])
-    if not names or not said["projection"]["seed"].isascii() or not said["projection"]["seed"].isdecimal():
+    _check(record["projection"], forms, forms)
+    names = all(isinstance(name, str) for name in record["trained"])
+    if not names or not record["projection"]["seed"].isascii() or not record["projection"]["seed"].isdecimal():
         raise FileError(f"its {RECORD} is no record of an adapter; give a checkpoint as a trainer wrote it")
-    return said
+    return record
 
 
-def _base(said) -> Base | None:
-    if said is None:
+def _base(record) -> Base | None:
+    if record is None:
         return None
-    _check(said, _BASE, ("name", "structure", "contents"))
-    return Base(**said | ({"labels": tuple(map(str, said["labels"]))} if "labels" in said else {}))
+    _check(record, _BASE, ("name", "structure", "contents"))
+    return Base(**record | ({"labels": tuple(map(str, record["labels"]))} if "labels" in record else {}))
 
 
-def _check(said, forms, needed) -> None:
-    """Raises ``FileError`` unless ``said`` has all fields that are ``needed``, and each of ``forms`` in its form."""
-    sound = isinstance(said, dict) and set(needed) <= said.keys()
-    sound = sound and all(isinstance(said[name], form) for name, form in forms.items() if name in said)
-    if not sound or any(isinstance(value, bool) for value in said.values()):
+def _check(record, forms, needed) -> None:
+    """Raises ``FileError`` unless ``record`` has all fields in ``needed``, and its fields have the types that ``forms``
+    gives."""
+    sound = isinstance(record, dict) and set(needed) <= record.keys()
+    sound = sound and all(isinstance(record[name], form) for name, form in forms.items() if name in record)
+    if not sound or any(isinstance(value, bool) for value in record.values()):
         raise FileError(f"its {RECORD} is no record of an adapter; give a checkpoint as a trainer wrote it")

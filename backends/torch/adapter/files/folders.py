@@ -1,8 +1,8 @@
 """Folders that ``save_pretrained`` of an adapted model writes: the base as it was, and the adapter as ``unilora.safetensors``.
 
-``from_pretrained`` of transformers and diffusers, and sentence-transformers by a model's name, give the base of such a folder with the
-adapter on it, once a model of theirs has been adapted in this process; elsewhere they give the base alone, and
-``load_adapter(model, folder)`` the rest.
+Once a model of transformers, diffusers or sentence-transformers has been adapted in a process, its library loads the
+base of such a folder with the adapter on it. In another process it loads the base alone, and ``load_adapter(model,
+folder)`` puts the adapter on.
 """
 
 import functools
@@ -19,7 +19,7 @@ from ..targets.names import parameters
 from ..theta.vector import THETA
 
 FILE = "unilora.safetensors"
-# Of each library, the class of its models, and what makes one of a folder.
+# For each library, the class of its models and the method that makes a model of a folder.
 _LIBRARIES = (
     ("transformers", "PreTrainedModel", "from_pretrained"),
     ("diffusers", "ModelMixin", "from_pretrained"),
@@ -29,9 +29,9 @@ _MODULES = "modules.json"  # of a folder of sentence-transformers
 
 
 def save_pretrained(unilora, folder, *args, **named):
-    """What ``save_pretrained`` of an adapted model does; arguments are those of the model's own.
+    """Takes the place of an adapted model's ``save_pretrained``, with the same arguments.
 
-    A trainer of transformers, which says ``is_main_process`` and gives no state, gets a checkpoint of what is trained.
+    A trainer of transformers, which gives ``is_main_process`` and no state, gets a checkpoint of what is trained.
     """
     model, own = unilora.model, type(unilora.model).save_pretrained
     is_checkpoint = "is_main_process" in named and named.get("state_dict") is None
@@ -49,8 +49,8 @@ def save_pretrained(unilora, folder, *args, **named):
 
 
 def read_adapters(model: nn.Module, put_on) -> None:
-    """Lets what makes a model of a folder read the adapter in it, once a model of one of these libraries has been adapted;
-    ``put_on(model, file)`` loads it."""
+    """Makes the library of ``model`` read the adapter in a folder when it loads a model from there; ``put_on(model,
+    file)`` loads it."""
     makers = [(getattr(sys.modules[library], name), how) for library, name, how in _LIBRARIES if library in sys.modules]
     if not isinstance(model, tuple(cls for cls, _ in makers)):
         return
@@ -58,12 +58,14 @@ def read_adapters(model: nn.Module, put_on) -> None:
         own = inspect.getattr_static(cls, how)
         own = getattr(own, "__func__", own)
         if not hasattr(own, "reads_adapters"):
-            wrapped = _making(own, put_on) if how == "__init__" else _reading(own, put_on)
+            wrapped = (
+                _init_with_adapter(own, put_on) if how == "__init__" else _from_pretrained_with_adapter(own, put_on)
+            )
             wrapped.reads_adapters = True
             setattr(cls, how, wrapped if how == "__init__" else classmethod(wrapped))
 
 
-def _reading(own, put_on):
+def _from_pretrained_with_adapter(own, put_on):
     @functools.wraps(own)
     def from_pretrained(cls, name=None, *args, **named):
         folder = Path(str(name), named.get("subfolder") or "")
@@ -77,8 +79,9 @@ def _reading(own, put_on):
     return from_pretrained
 
 
-def _making(own, put_on):
-    """sentence-transformers makes the encoder by ``from_pretrained``, which has given it an adapter that is its own."""
+def _init_with_adapter(own, put_on):
+    """``own`` of sentence-transformers, then ``put_on``, unless ``from_pretrained`` has already given the encoder
+    within an adapter."""
 
     @functools.wraps(own)
     def __init__(self, model_name_or_path=None, *args, **named):
@@ -91,12 +94,13 @@ def _making(own, put_on):
 
 
 def _is_of_another(file, model) -> bool:
-    """Whether none of the adapter's weights is the model's: it is that of the model around this one."""
+    """Whether the adapter in ``file`` is that of the model around this one: none of its weights is this model's."""
     return not load_adapter(file).layer_map.by_weight().keys() & parameters(model).keys()
 
 
 def _refuse_checkpoint(folder):
-    """Raises ``UniLoraError`` for a trainer's checkpoint of what was trained alone: the rest of the model would be random."""
+    """Raises ``UniLoraError`` for a trainer's checkpoint that holds only what was trained: the rest of the model would
+    be random."""
     try:
         names = read_file(folder / "model.safetensors")[0]
     except (UniLoraError, OSError):

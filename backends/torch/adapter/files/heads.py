@@ -1,4 +1,5 @@
-"""What a model of transformers has beside its base model and the base's checkpoint lacks: a head with random values."""
+"""Finds parameters that a model of transformers has beside its base model and the checkpoint lacks: a head with random
+values."""
 
 import sys
 from collections.abc import Iterator
@@ -13,15 +14,16 @@ from ..targets.names import first_parameters
 
 
 def lacking(model: nn.Module) -> list[str]:
-    """The names of the parameters outside of the base model that no file of the checkpoint has, by the folder or id that the model
-    was loaded from; none where that is not known, or its files are not here or not .safetensors."""
+    """The names of the parameters outside of the base model that the checkpoint lacks, which is looked up by the folder
+    or id that the model was loaded from. Empty where that is unknown, and where its files are not on this machine or
+    not .safetensors."""
     transformers = sys.modules.get("transformers")
     if transformers is None or not isinstance(model, transformers.PreTrainedModel) or not model.name_or_path:
         return []
     prefix = model.base_model_prefix
     if not prefix or not isinstance(getattr(model, prefix, None), nn.Module):
         return []
-    # By their first names, as one that is tied to the base model is none of a head's.
+    # By their first names, as a parameter that is tied to the base model does not belong to a head.
     heads = [name for name in first_parameters(model) if not name.startswith(f"{prefix}.") and "." in name]
     if not heads or not (stored := _stored(model.name_or_path)):
         return []
@@ -30,7 +32,8 @@ def lacking(model: nn.Module) -> list[str]:
 
 
 def _endings(name) -> Iterator[str]:
-    """A name without the parts before it, one by one; of two parts at least, as a "weight" is everywhere."""
+    """The ends of a name, from the whole name to its last two parts: the last part alone, such as "weight", is in every
+    model."""
     parts = name.split(".")
     for first in range(max(1, len(parts) - 1)):
         yield ".".join(parts[first:])
@@ -45,7 +48,7 @@ def _stored(where: str) -> set[str]:
 
 
 def _in_cache(identity):
-    """The folder of a hub id in the cache, looked at and never fetched."""
+    """The folder of a hub id in the cache, or None where it is not there: nothing is fetched."""
     from transformers.utils import cached_file
 
     try:

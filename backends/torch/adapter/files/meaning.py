@@ -1,5 +1,5 @@
-"""What an adapter's outputs mean, beside its own values: the configuration of its head, and the base outside of what it changes
-(SPEC 8.6, 10.5, 10.6)."""
+"""Looks after what an adapter's outputs mean: the labels in the model's configuration, and the base outside of what the
+adapter changes (SPEC 8.6, 10.5, 10.6)."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
@@ -17,12 +17,12 @@ _FIELDS = ("id2label", "label2id", "problem_type")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def take(model: nn.Module, adapter: Adapter) -> Callable[[], None]:
-    """Gives the configuration of ``model`` the labels and the problem type on the adapter's record, where it brings the head that
-    they are of; returns what gives the configuration its own ones back.
+def set_labels(model: nn.Module, adapter: Adapter) -> Callable[[], None]:
+    """Gives the configuration of ``model`` the labels and the problem type on the adapter's record, if the adapter
+    brings the head that they belong to. Returns a function that gives the configuration its own ones back.
 
-    A head has a row for each label, so that a saved parameter with as many rows is a part of it. Without one the head is the
-    model's, and so is what its outputs mean. ``adapter`` must fit the model.
+    A head has a row for each label, so that a saved parameter with as many rows is a part of it. Without such a
+    parameter the head and its labels are the model's own. ``adapter`` must fit the model.
     """
     config, record = getattr(model, "config", None), adapter.base
     if record is None or not hasattr(config, "id2label"):
@@ -40,7 +40,7 @@ def take(model: nn.Module, adapter: Adapter) -> Callable[[], None]:
 
 
 def nothing() -> None:
-    """What gives back what was not taken."""
+    """Gives nothing back, as nothing was set."""
 
 
 def _give_back(config, before):
@@ -49,23 +49,23 @@ def _give_back(config, before):
 
 
 def fingerprint(model: nn.Module, without: Collection[str]) -> str | None:
-    """The fingerprint of a model outside of its tensors ``without``, by name (SPEC 10.5)."""
+    """The fingerprint of a model's tensors except for those named in ``without`` (SPEC 10.5)."""
     return rest.fingerprint(looked_at(each for each in compared(model) if each[0] not in without))
 
 
 def warnings(model: nn.Module, adapter: Adapter, originals: Mapping[str, torch.Tensor] = {}) -> list[str]:
     """A sentence where ``model`` differs from the base on record outside of what the adapter changes, or none (SPEC 10.6).
 
-    ``originals`` are, by name, what parameters were that another adapter has changed.
+    ``originals`` has, by name, the values from before of parameters that another adapter has changed.
     """
     if not (adapter.base and adapter.base.rest):
         return []
     base = ((name, originals.get(name, tensor)) for name, tensor in compared(model))
-    return rest.told(adapter.other_rest(looked_at(base)))
+    return rest.warnings_of(adapter.other_rest(looked_at(base)))
 
 
 def compared(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The parameters of a model and the buffers that its checkpoints hold, by their names; none that counts or is a mask."""
+    """The parameters of a model and the floating-point buffers that its checkpoints hold, by name."""
     for name, parameter in model.named_parameters():
         yield without_wrappers(name), parameter
     for prefix, module in model.named_modules():
@@ -76,9 +76,9 @@ def compared(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 @torch.no_grad()
 def looked_at(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[tuple[str, tuple[int, ...], np.ndarray | None]]:
-    """Each tensor as ``rest.fingerprint`` takes it; without values where it is packed, or has none here.
+    """Each tensor as ``rest.fingerprint`` takes it, without values where it is packed or its values are not here.
 
-    All values of a device come from it at once, as each transfer waits for what runs there.
+    All values of a device are copied from it at once, as each transfer waits for what runs there.
     """
     found, taken = [], {}
     for name, tensor in tensors:
@@ -98,15 +98,13 @@ def looked_at(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[tuple[str, tu
 
 
 def _is_plain(tensor) -> bool:
-    packed = type(tensor).__module__.partition(".")[0] in (
-        "torchao",
-        "bitsandbytes",
-    )  # torchao's call themselves floats
+    # torchao's packed tensors have a floating-point dtype.
+    packed = type(tensor).__module__.partition(".")[0] in ("torchao", "bitsandbytes")
     return tensor.dtype in _FLOATS and not (packed or tensor.is_meta or is_lazy(tensor))
 
 
 def _entries(tensor) -> torch.Tensor:
-    if hasattr(tensor, "full_tensor"):  # of FSDP, a part in each process
+    if hasattr(tensor, "full_tensor"):  # sharded by FSDP, with a part in each process
         tensor = tensor.full_tensor()
     which = rest.entries(tensor.numel())
     if tensor.is_contiguous():

@@ -1,6 +1,7 @@
-"""What a parameter trained in full was before, for whoever computes where the adapter is off: a reference model is the base as it was."""
+"""Shows the original value of a parameter trained in full where the adapter is off, so that a reference model is the
+base as it was."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from torch import Tensor, nn
 
@@ -13,18 +14,20 @@ from ..targets.names import modules, parameters
 class Original(Shown):
     """Shows the value that the parameter ``name`` of ``model`` had before, where the adapter is off for the thread that reads it.
 
-    No value is copied, so that the parameter stays that of the optimizer and of the other threads.
+    The parameter itself keeps its values, so that the optimizer and other threads see no change.
     """
 
     def __init__(self, model: nn.Module, name: str):
         self.model, self.name = model, name
 
     @classmethod
-    def of(cls, model: nn.Module, names: Iterable[str]) -> list["Original"]:
-        """One on each module that has a parameter of these names, as tied ones have it in several."""
+    def of(cls, model: nn.Module, names: Collection[str]) -> list["Original"]:
+        """One for each module that holds a parameter with one of these names: a tied parameter is held by several."""
+        if not names:
+            return []
         every, found = parameters(model), {}
         by_parameter = {id(module._parameters[key]): name for name in names for module, key in [every[name]]}
-        for module, key in every.values() if by_parameter else ():
+        for module, key in every.values():
             name = by_parameter.get(id(module._parameters[key]))
             if name is not None and (module, key) not in found:
                 found[module, key] = cls(model, name)
@@ -32,21 +35,22 @@ class Original(Shown):
         return list(found.values())
 
     def shown(self) -> Tensor:
-        """The parameter, or its original."""
-        parameter, doors = self.module._parameters[self.parameter], self.model.unilora.doors
-        if doors.is_off:
-            return self.value(parameter)
-        if (rows := doors.rows) is not None and doors.is_open:
-            of_row = rows.head(self.name)
-            return self.value(parameter) if of_row is None else of_row.to(parameter)
+        """The parameter, or its original value where the adapter is off for this thread, or the value of the adapter
+        whose rows run."""
+        parameter, calls = self.module._parameters[self.parameter], self.model.unilora.calls
+        if calls.is_off:
+            return self.original(parameter)
+        if (rows := calls.rows) is not None and calls.is_in_call:
+            of_adapter = rows.head(self.name)
+            return self.original(parameter) if of_adapter is None else of_adapter.to(parameter)
         return parameter
 
     def parameter_now(self) -> nn.Parameter:
         """The parameter itself."""
         return self.module._parameters[self.parameter]
 
-    def value(self, parameter: Tensor) -> Tensor:
-        """The original where the parameter of now is, and of its dtype."""
+    def original(self, parameter: Tensor) -> Tensor:
+        """The original value, on the device and in the dtype of ``parameter``."""
         originals = self.model.unilora.in_full.originals
         original = originals[self.name]
         if original.device != parameter.device:  # the model has moved
@@ -54,13 +58,14 @@ class Original(Shown):
         return original.to(parameter.dtype)
 
 
-def refuse_unseen(model: nn.Module, names) -> None:
-    """Raises ``LayerMapError`` where one of the parameters is read past the attribute that shows its original."""
+def refuse_recurrent(model: nn.Module, names) -> None:
+    """Raises ``LayerMapError`` where one of the parameters is a recurrent layer's, which reads it past the attribute
+    that shows the original."""
     every = modules(model) if names else {}
     for name in names:
         module = every[name.rpartition(".")[0]]
         if isinstance(module, nn.RNNBase):
             raise LayerMapError(
-                f"{name} was trained in full, and nn.{type(module).__name__} cannot compute with what it was before; "
+                f"{name} was trained in full, and nn.{type(module).__name__} cannot use its value from before; "
                 "detach() for the base's outputs"
             )

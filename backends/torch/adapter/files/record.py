@@ -1,5 +1,6 @@
-"""What a file holds of an adapter on a model, and what a model has to be for it (SPEC 8, 10)."""
+"""Makes what a file holds of the adapter on a model, and checks whether a model is one for an adapter (SPEC 8, 10)."""
 
+import functools
 import warnings
 from collections.abc import Callable
 
@@ -19,7 +20,7 @@ DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def adapter_of(unilora, dtype: str) -> Adapter:
-    """The adapter on a model as the specification's object, θ to be stored as ``dtype``."""
+    """The adapter on a model as the specification's object, with θ to be stored as ``dtype``."""
     every = unilora.in_full.parameters()
     trained = {name: every[name] for name in unilora.trained_in_full()}
     saved = {name: as_array(parameter) for name, parameter in trained.items()}
@@ -29,7 +30,7 @@ def adapter_of(unilora, dtype: str) -> Adapter:
 
 
 def base_of(unilora) -> Base:
-    """The record of the model that is adapted."""
+    """The record of the adapted model (SPEC 10)."""
     model, owners = unilora.model, unilora.owners
     shapes = {name: owner.shape for name, owner in owners.items()}
     name, known = type(model).__name__, ()
@@ -42,23 +43,29 @@ def base_of(unilora) -> Base:
 
 
 def values_of(model: nn.Module) -> Callable[[str], np.ndarray]:
-    """What gives the values of a weight that can be adapted by its name: float32, of a quantized one those that its codes stand
-    for."""
-    owners = {candidate.weight: candidate for candidate in candidates(model)}
-    return lambda name: as_array(owners[name].values())
+    """A function that gives the values of a weight by its name, as float32; for a quantized weight, the values that its
+    codes stand for."""
+
+    @functools.cache
+    def owners():  # at the first weight, as most kinds read none
+        return {candidate.weight: candidate for candidate in candidates(model)}
+
+    return lambda name: as_array(owners()[name].values())
 
 
 def as_array(tensor) -> np.ndarray:
-    """A tensor as float32 on the host. Raises ``LayerMapError`` for one that has no values."""
+    """The values of a tensor as a float32 array. Raises ``LayerMapError`` for a tensor on the meta device, which has
+    none."""
     if tensor.is_meta:
         raise LayerMapError("the model is on the meta device and has no values; give it a device and its weights first")
-    if hasattr(tensor, "full_tensor"):  # of FSDP, a part in each process
+    if hasattr(tensor, "full_tensor"):  # sharded by FSDP, with a part in each process
         tensor = tensor.full_tensor()
     return tensor.detach().float().cpu().numpy()
 
 
 def check_base(model: nn.Module, adapter: Adapter) -> None:
-    """Raises ``UniLoraError`` where an adapter does not fit a model (SPEC 10.3); warns where the weights are others (10.2)."""
+    """Raises ``UniLoraError`` where an adapter does not fit a model (SPEC 10.3); warns where the weights are not its
+    base's (10.2)."""
     attached = getattr(model, "unilora", None)
     contents = attached.adapters.contents if attached else Contents()
     if attached and contents.knows(adapter, attached):
@@ -85,5 +92,5 @@ def check_base(model: nn.Module, adapter: Adapter) -> None:
             yield f"the model's weights are not those of {adapter.base.name}, which the adapter was trained on"
         yield from meaning.warnings(model, adapter, originals)
 
-    for line in contents.told(adapter, weights, look):
+    for line in contents.warnings(adapter, weights, look):
         warnings.warn(line, stacklevel=4)

@@ -1,4 +1,5 @@
-"""What ``state_dict`` and ``load_state_dict`` of an adapted model do: what is trained, and a record of what it belongs to.
+"""Hooks of an adapted model's ``state_dict`` and ``load_state_dict``: the state holds what is trained, and a record of
+the adapter.
 
 A state holds θ, what is trained in full and the record: seed, kind, layer map and base as JSON, uint8. So a trainer's checkpoint is
 small, and an adapter's file can be made of it without the call that attached (checkpoint.py). A state of another projection or
@@ -19,11 +20,11 @@ from ..theta.vector import THETA
 from .record import base_of
 
 RECORD = "unilora_record"
-TENSOR = "unilora_tensor_"  # and the name of a tensor that the kind has in an adapter's file beside θ
+TENSOR = "unilora_tensor_"  # before the name of a tensor that the kind has in an adapter's file beside θ
 
 
 class State:
-    """The hooks of the state of the model that ``unilora`` is on."""
+    """The hooks on the state of the model that ``unilora`` is on."""
 
     def __init__(self, unilora):
         self.unilora, self._base, self._thread = unilora, None, _Thread()
@@ -34,13 +35,14 @@ class State:
             model.register_load_state_dict_pre_hook(_before_load),
             model.register_load_state_dict_post_hook(_after_load),
         ]
-        self._name(RECORD, torch.zeros(0, dtype=torch.uint8))
+        self._set_attribute(RECORD, torch.zeros(0, dtype=torch.uint8))
         self._tensors = {TENSOR + name: torch.from_numpy(v) for name, v in unilora.projection.tensors.items()}
         for name, value in self._tensors.items():
-            self._name(name, value)
+            self._set_attribute(name, value)
 
-    def _name(self, name, value):
-        """As an attribute of the model: tools that shard a state look for one by each of its names."""
+    def _set_attribute(self, name, value):
+        """Sets ``value`` as an attribute of the model: tools that shard a state look for an attribute by each name in
+        it."""
         setattr(self.unilora.model, name, value)
 
     def remove(self) -> None:
@@ -51,20 +53,20 @@ class State:
             delattr(self.unilora.model, name)
 
     def trained(self) -> list[str]:
-        """The names of θ and of what is trained beside it."""
+        """The names of θ and of the parameters trained beside it."""
         return [THETA, *self.unilora.trained_in_full()]
 
     @contextlib.contextmanager
     def of_the_base(self):
         """Within the block, ``state_dict()`` in this thread is the base's as it was: without what belongs to the adapter."""
-        self._thread.is_the_bases = True
+        self._thread.is_of_base = True
         try:
             yield
         finally:
-            self._thread.is_the_bases = False
+            self._thread.is_of_base = False
 
     def after_state_dict(self, state, prefix):
-        if self._thread.is_the_bases:
+        if self._thread.is_of_base:
             for name in (THETA, RECORD, *self._tensors):
                 state.pop(prefix + name, None)
             originals = self.unilora.in_full.originals
@@ -75,7 +77,7 @@ class State:
         for name in [name for name in state if name.startswith(prefix)]:
             if without_wrappers(name.removeprefix(prefix)) not in trained:
                 del state[name]
-        self._name(RECORD, _as_tensor(self._described()))
+        self._set_attribute(RECORD, _as_tensor(self._described()))
         state |= {prefix + name: getattr(self.unilora.model, name) for name in (RECORD, *self._tensors)}
 
     def before_load(self, state, prefix):
@@ -93,7 +95,7 @@ class State:
             self._refuse_base(state, prefix, frozen)
 
     def after_load(self, incompatible):
-        """Of a state of what is trained nothing else is missing, whatever is missing of a wrapper's other modules."""
+        """Takes the frozen weights off the list of missing keys after a state that holds only what is trained."""
         if self._thread.is_trained:
             frozen = {self._thread.prefix + name for name in self._frozen()}
             missing = [name for name in incompatible.missing_keys if name not in frozen]
@@ -116,7 +118,7 @@ class State:
         }
 
     def _described(self):
-        if self._base is None and not self.unilora.in_parts:  # of parts, the values are not here
+        if self._base is None and not self.unilora.in_parts:  # a sharded model has not all values here
             base = base_of(self.unilora)
             self._base = {name: value for name, value in vars(base).items() if value is not None}
         trained = self.unilora.trained_in_full()
@@ -126,7 +128,9 @@ class State:
         try:
             said = canonical_json.decode(bytes(record.cpu().numpy()))
         except (UniLoraError, TypeError, ValueError):
-            raise FileError(f"the state's {RECORD} is no record of an adapter") from None
+            raise FileError(
+                f"the state's {RECORD} is no record of an adapter; give a state as a trainer wrote it"
+            ) from None
         for field, own in self._defining().items():
             of_state = said.get(field)
             if of_state != canonical_json.decode(canonical_json.encode(own)):
@@ -165,11 +169,11 @@ def _as_tensor(value) -> torch.Tensor:
 
 
 class _Thread(PerThread):
-    is_the_bases = is_trained = False
+    is_of_base = is_trained = False
     prefix = ""
 
 
-# The hooks are functions of the model, so that those of a copy find the copy's adapter.
+# The hooks are functions of the model, so that the hooks of a copied model find the copy's adapter.
 
 
 def _after_state_dict(model, state, prefix, metadata):

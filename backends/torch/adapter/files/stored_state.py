@@ -1,7 +1,8 @@
-"""A state in a file of somebody's: its tensors by name, each read when it is asked for, and nothing else.
+"""Reads a model's state from a file that may be a stranger's: tensors by name, each read when it is asked for, and
+nothing else.
 
-Of torch's own files, those of zip are read, by its reader that knows tensors alone: a pickle of anything else is a program. A zip
-whose entries are compressed, which torch does not write, may be small and unfold to any size.
+Of torch's own formats only zip files are read, with torch's loader for tensors alone: a pickle of anything else is a
+program. A zip with compressed entries, which torch does not write, is refused, as a small one may unfold to any size.
 """
 
 import zipfile
@@ -14,10 +15,10 @@ import torch
 from unilora_spec import FileError
 from unilora_spec.base_model import read_file, read_pieces
 
-# What trainers call the file with the state: transformers and accelerate, Lightning and plain torch.
+# The names that trainers give the file with the state: transformers and accelerate, Lightning and plain torch.
 NAMES = ("model.safetensors", "pytorch_model.bin", "*.ckpt", "*.pt", "*.pth")
 OF_TORCH = (".bin", ".ckpt", ".pt", ".pth", ".tar")  # no adapter's file is called so
-# Under what trainers keep the model's state in a file with other things.
+# The keys under which trainers keep the model's state in a file with other things.
 INNER = ("state_dict", "model_state_dict", "model", "module")
 _TORCH = {
     "F64": torch.float64,
@@ -33,7 +34,8 @@ Tensors = dict[str, Callable[[], torch.Tensor]]
 
 
 def tensors_in(path: Path, wanted: str) -> Tensors:
-    """What gives each tensor of the state that has one called ``wanted``, whatever stands before that in its name.
+    """The tensors of the state in a file, each as a function that reads it: of the state that has a tensor called
+    ``wanted``, with or without parts of a name before it.
 
     Raises ``FileError`` for a file that cannot be read so.
     """
@@ -51,7 +53,8 @@ def tensors_in(path: Path, wanted: str) -> Tensors:
 
 
 def file_in(path: Path) -> Path:
-    """The file with the model's state of a checkpoint that is a folder; ``path`` where it is none. Raises ``FileError``."""
+    """The file with the model's state in the folder ``path`` of a checkpoint, or ``path`` itself where it is no folder.
+    Raises ``FileError`` for a folder without such a file."""
     if not path.is_dir():
         return path
     found = [file for name in NAMES for file in sorted(path.glob(name))]
@@ -64,7 +67,7 @@ def file_in(path: Path) -> Path:
 
 def _read(stored):
     if stored.dtype not in _TORCH:
-        raise FileError(f"a tensor is stored as {stored.dtype}; a state of an adapter has {', '.join(_TORCH)}")
+        raise FileError(f"a tensor is stored as {stored.dtype}; save it as one of {', '.join(_TORCH)}")
     raw = b"".join(read_pieces(stored, _PIECE))
     if not raw:
         return torch.zeros(stored.shape, dtype=_TORCH[stored.dtype])
@@ -87,9 +90,9 @@ def _of_torch(path):
 
 
 def as_bytes(tensor: torch.Tensor, most: int) -> bytes:
-    """Those of uint8[n], n up to ``most``. Raises ``FileError``."""
+    """The bytes of a tensor uint8[n], n up to ``most``. Raises ``FileError`` for any other tensor."""
     if tensor.dtype != torch.uint8 or tensor.dim() != 1 or len(tensor) > most:
         raise FileError(
-            f"it has a record of {tensor.dtype} and shape {list(tensor.shape)}, which is up to {most:,} bytes"
+            f"its record has {tensor.dtype} and shape {list(tensor.shape)}, and is up to {most:,} bytes; give a whole checkpoint"
         )
     return np.asarray(tensor.cpu()).tobytes()

@@ -1,4 +1,5 @@
-"""Several adapters in memory for one model, by their names: one of them is on it, and changing which costs what its numbers cost."""
+"""Several adapters in memory for one model, by name. One of them is on the model, and a switch costs no more than
+copying its numbers."""
 
 import threading
 from pathlib import Path
@@ -19,14 +20,15 @@ from ..theta.factors import Factors
 from .mixing import check_linear, weighted, weighted_theta
 from .stacked import Stacked
 
-BASE = (None, "base", "__base__")  # in place of a name: no adapter
+BASE = (None, "base", "__base__")  # in place of an adapter's name: the base alone
 
 
 class Held(NamedTuple):
-    """An adapter that waits: θ as float32[d] and the parameters trained in full by name, where the model is; nobody writes to them.
+    """An adapter in memory that is not on the model: θ as float32[d] and ``saved``, the parameters trained in full by
+    name, on the model's device. Nobody writes to them.
 
-    ``storage`` is P, one for all whose projections are equal; ``new`` are the parameters of whose values a file of it has to say something; ``base`` is
-    the record of its file.
+    ``storage`` holds P, and equal projections share one; ``new`` names the parameters that the base's checkpoint lacks,
+    so that a file has to hold them; ``base`` is the record of its file.
     """
 
     projection: Projection
@@ -39,7 +41,8 @@ class Held(NamedTuple):
 
 
 class Adapters:
-    """The adapters of a model by name; what the ``active`` one holds is in the model itself, but for the record ``base`` of its file."""
+    """The adapters of a model by name. The values of the ``active`` one are in the model itself; ``base`` is the record
+    of its file."""
 
     def __init__(self, unilora, name: str = "default"):
         self.unilora, self.active, self.base, self.contents = unilora, name, None, Contents()
@@ -47,22 +50,22 @@ class Adapters:
 
     @property
     def names(self) -> list[str]:
-        """All names, in the order of their adding."""
+        """All names, in the order in which they were added."""
         return list(self._held)
 
     def add(self, name: str, adapter) -> None:
-        """Takes the adapter in a file, or an ``Adapter``, into memory."""
+        """Takes the adapter in the file ``adapter``, or an ``Adapter``, into memory under ``name``."""
         self._refuse_taken(name)
-        self._held[name] = self._as_held(fitting(self.unilora.model, adapter))
+        self._held[name] = self._as_held(fitting_adapter(self.unilora.model, adapter))
 
     def set(self, name: str) -> None:
-        """Puts the adapter of this name on the model, and keeps what was there under its own."""
+        """Puts the adapter of this name on the model, and keeps the one that was there under its own name."""
         self._check_known(name)
         self.unilora.refuse_merged()
-        with self.unilora.doors.switching(), self._lock:
+        with self.unilora.calls.paused(), self._lock:
             if name != self.active:
-                before, held = self.now(self.active), self._held[name]
-                self._put(held)
+                before, held = self.held(self.active), self._held[name]
+                self._activate(held)
                 self._held[self.active], self._held[name], self.active = before, None, name
 
     def delete(self, name: str) -> None:
@@ -79,8 +82,8 @@ class Adapters:
             raise LayerMapError("a mix needs adapters with their weights, such as {'a': 0.5, 'b': 0.5}")
         for each in weights:
             self._check_known(each)
-        held = {each: self.now(each) for each in weights}
-        one = alike(held)
+        held = {each: self.held(each) for each in weights}
+        one = check_alike(held)
         check_linear(one.projection, one.layer_map)
         theta = weighted_theta(weights.values(), [each.theta for each in held.values()])
         saved, every = {}, self.unilora.in_full.parameters_of(n for each in held.values() for n in each.saved)
@@ -94,43 +97,43 @@ class Adapters:
     def of_rows(self, names) -> Factors:
         """The factors for a batch whose rows have these adapters: see ``UniLora.adapter_names``."""
         names = [None if name in BASE else name for name in names]
-        with self._lock:  # not half of one adapter and half of another
-            held = {name: self.now(name) for name in dict.fromkeys(names) if name is not None}
+        with self._lock:  # no adapter may change while they are collected
+            held = {name: self.held(name) for name in dict.fromkeys(names) if name is not None}
         return self._stacked.factors(names, held, self.active)
 
     def replace(self, adapter: Adapter) -> None:
         """Puts an adapter that fits the model in the place of the active one, under its name."""
-        with self.unilora.doors.switching(), self._lock:
-            self._put(self._as_held(adapter))
+        with self.unilora.calls.paused(), self._lock:
+            self._activate(self._as_held(adapter))
 
-    def now(self, name: str) -> Held:
-        """What the adapter of this name holds now."""
+    def held(self, name: str) -> Held:
+        """The adapter of this name with its current values."""
         self._check_known(name)
         if name != self.active:
             return self._held[name]
         one = self.unilora
-        theta, saved = one.theta.detach().clone(), one.in_full.named()
+        theta, saved = one.theta.detach().clone(), one.in_full.trained_values()
         return Held(one.projection, one.layer_map, theta, saved, one.storage, one.in_full.new, self.base)
 
-    def _put(self, held):
+    def _activate(self, held):
         unilora = self.unilora
         if unilora.layer_map == held.layer_map:
             if unilora.projection == held.projection:
                 unilora.vector.set(held.theta)
             else:
-                unilora.become(held.projection, held.layer_map, held.theta)
-            unilora.in_full.become(held.saved)
+                unilora.replace_vector(held.projection, held.layer_map, held.theta)
+            unilora.in_full.switch_to(held.saved)
         else:
-            before = unilora.in_full.named()
-            unilora.in_full.become({})  # its parameters may be among those that the other one adapts
+            before = unilora.in_full.trained_values()
+            unilora.in_full.switch_to({})  # its parameters may be among those that the other one adapts
             try:
-                unilora.become(held.projection, held.layer_map, held.theta)
+                unilora.replace_vector(held.projection, held.layer_map, held.theta)
             except BaseException:
-                unilora.in_full.become(before)
+                unilora.in_full.switch_to(before)
                 raise
-            unilora.in_full.become(held.saved)
+            unilora.in_full.switch_to(held.saved)
         unilora.in_full.new, self.base = held.new, held.base
-        unilora.take_meaning(held)
+        unilora.set_labels(held)
 
     def _as_held(self, adapter):
         unilora, device = self.unilora, self.unilora.theta.device
@@ -139,7 +142,7 @@ class Adapters:
         every = unilora.in_full.parameters_of(adapter.saved)
         saved = {name: torch.tensor(value).to(every[name]) for name, value in adapter.saved.items()}
         theta = torch.tensor(adapter.theta, device=device)
-        new = []  # what a file lacks, its author did without
+        new = []  # what the file lacks, the adapter was trained without
         return Held(adapter.projection, adapter.layer_map, theta, saved, storage, new, adapter.base)
 
     def __getstate__(self):
@@ -162,24 +165,28 @@ class Adapters:
             raise LayerMapError(f"there is no adapter {name!r:.60}; there are {', '.join(self._held)}")
 
 
-def alike(held: dict[str, Held]) -> Held:
-    """One of the named. Raises ``LayerMapError`` where their projections or layer maps differ."""
+def check_alike(held: dict[str, Held]) -> Held:
+    """Raises ``LayerMapError`` unless all adapters have the same projection and layer map; returns the first of
+    them."""
     (name, one), *others = held.items()
     for other, each in others:
         if each.projection != one.projection:
             raise LayerMapError(
-                f"{name} and {other} have other projections, {one.projection} and {each.projection}; give adapters of one"
+                f"{name} and {other} have different projections, {one.projection} and {each.projection}; give adapters of one"
             )
         if each.layer_map != one.layer_map:
             raise LayerMapError(
-                f"{name} and {other} adapt other weights, or with other ranks or alpha; give adapters of one layer map"
+                f"{name} and {other} adapt different weights, or with different ranks or alpha; give adapters of one layer map"
             )
     return one
 
 
-def fitting(model, adapter) -> Adapter:
-    """The adapter in a file, in a folder that ``load_adapter`` takes, or an ``Adapter`` as it is. Raises ``UniLoraError`` where it does not fit the model, with
-    the file's name; warns where the model's weights are others."""
+def fitting_adapter(model, adapter) -> Adapter:
+    """The adapter in a file, in a folder that ``load_adapter`` takes, or an ``Adapter`` as it is.
+
+    Raises ``UniLoraError`` with the file's name where it does not fit the model; warns where the model's weights are
+    not its base's.
+    """
     if hasattr(model, "unilora"):
         model.unilora.refuse_merged()  # the weights are not the base's
     if isinstance(adapter, Adapter):

@@ -1,4 +1,4 @@
-"""The weighted sum of adapters, where it is exact: where ΔW is linear in what is added up."""
+"""Weighted sums of adapters, which are exact where ΔW is linear in θ."""
 
 import torch
 
@@ -21,7 +21,7 @@ def check_linear(projection: Projection, layer_map) -> None:
 
 
 def weighted(base, weights, values):
-    """base + Σ w·(value − base), in float64, as the dtype of ``base``: tensors of one shape."""
+    """base + Σ w·(value − base) of tensors of one shape, computed in float64 and rounded to the dtype of ``base``."""
     start = base.detach().double()
     return sum((w * (value.double() - start) for w, value in zip(weights, values, strict=True)), start).to(base.dtype)
 

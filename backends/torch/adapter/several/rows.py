@@ -1,7 +1,8 @@
-"""One batch with an adapter for each of its rows: the factors of several adapters in a stack, and how sites and heads take theirs.
+"""Runs a batch with an adapter for each of its rows: sites and heads take the factors and values of each row's adapter
+from a stack.
 
-A row is an entry of the first dimension of a module's input. A module that gets n times as many has each row n times, one after the other,
-as beams are laid out, or tokens that were flattened.
+A row is an entry of the first dimension of a module's input. An input with n times as many entries has each row n
+times, one after the other, as beams are laid out, or tokens that were flattened.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,17 +23,20 @@ _OF_ONE_INPUT = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Conv1d, n
 class Rows:
     """Which adapter each row has, for one thread.
 
-    ``of_row``     int64[rows], a number in the stack of factors
-    ``heads``      of each number, the parameters trained in full by name; of the base, the last, none
-    ``layer_map``  the one of all
+    ``of_row``     int64[rows], the number of each row's adapter in the stack of factors
+    ``heads``      for each number, the adapter's parameters trained in full by name; the base is the last, and has none
+    ``layer_map``  the layer map that all adapters have
     """
 
     def __init__(self, of_row: Tensor, heads: Sequence[dict[str, Tensor]], layer_map: LayerMap):
         self.of_row, self.heads, self.layer_map = of_row, heads, layer_map
-        self._now = None
+        self._running = None
 
-    def added(self, module, x: Tensor, output: Tensor, segment, s: float, factors, add: Callable, convolved: Callable):
-        """``output`` with what a segment's stacked ``factors`` add; ``add`` and ``convolved`` are the site's own."""
+    def add_deltas(
+        self, module, x: Tensor, output: Tensor, segment, s: float, factors, add: Callable, convolved: Callable
+    ):
+        """``output`` with s·(x Aᵀ)Bᵀ of each row's adapter added, from a segment's stacked ``factors``; ``add`` and
+        ``convolved`` are functions of the site."""
         self._check(segment.name, x, module)
         first, *rest = (factor.to(x) for factor in factors)
         if isinstance(module, nn.modules.conv._ConvNd):
@@ -46,29 +50,31 @@ class Rows:
             delta = self._each(x, lambda x, i: F.linear(x, first[i]) * s)
         return add(output, delta.to(output.dtype).view(*output.shape[:-1], -1), segment, -1)
 
-    def ran(self, name: str, module, forward: Callable, x: Tensor) -> Tensor:
-        """What a module with parameters trained in full gives: each row by those of its adapter."""
+    def run_heads(self, name: str, module, forward: Callable, x: Tensor) -> Tensor:
+        """The output of a module with parameters trained in full, computed for each row with those of its adapter."""
 
         def one(x, i):
-            self._now = i
+            self._running = i
             try:
                 return forward(x)
             finally:
-                self._now = None
+                self._running = None
 
-        return self.each(name, module, x, one)
+        return self.by_adapter(name, module, x, one)
 
     def head(self, name: str) -> Tensor | None:
-        """The parameter of this name of the adapter whose rows run now; None: the base's. Raises ``LayerMapError`` between them."""
-        if self._now is None:
+        """The parameter of this name of the adapter whose rows ``run_heads`` runs; None for the base's own. Raises
+        ``LayerMapError`` outside of ``run_heads``."""
+        if self._running is None:
             raise LayerMapError(
                 f"{name} is read without a call of its module, which has one for each adapter of the rows; "
                 "run a batch of each adapter"
             )
-        return self.heads[self._now].get(name)
+        return self.heads[self._running].get(name)
 
-    def each(self, name: str, module, x: Tensor, one: Callable) -> Tensor:
-        """``one(x of the rows of an adapter, its number)`` for each adapter, in the places of the rows."""
+    def by_adapter(self, name: str, module, x: Tensor, one: Callable) -> Tensor:
+        """Calls ``one(rows of x, number)`` once for each adapter, with the rows that have it, and puts the results in
+        the places of the rows."""
         self._check(name, x, module)
         return self._each(x, one)
 
@@ -99,17 +105,17 @@ class ByRow(InPlaceOfForward):
         self.model, self.name = model, name
 
     def run(self, *inputs, **named):
-        rows = self.model.unilora.doors.rows
+        rows = self.model.unilora.calls.rows
         if rows is None:
             return self.inner(*inputs, **named)
         (x,) = (*inputs, *named.values())
-        return rows.ran(self.name, self.module, self.inner, x)
+        return rows.run_heads(self.name, self.module, self.inner, x)
 
     remove = InPlaceOfForward.close
 
 
-def check_servable(unilora) -> None:
-    """Raises ``LayerMapError`` where a module of the model cannot take an adapter for each row."""
+def check_rows_possible(unilora) -> None:
+    """Raises ``LayerMapError`` where a module of the model cannot take a different adapter for each row."""
     for name, owner in unilora.owners.items():
         if shows(owner.module, owner.parameter):
             raise LayerMapError(

@@ -1,4 +1,4 @@
-"""The factors of several adapters in one stack, for batches whose rows have different ones."""
+"""Stacks the factors of several adapters, for batches whose rows have different adapters."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from unilora_spec import LayerMapError
 
 from ..theta.expansion import storage_of
 from ..theta.factors import Factors
-from .rows import Rows, check_servable
+from .rows import Rows, check_rows_possible
 
 
 class Stacked:
@@ -19,7 +19,7 @@ class Stacked:
         self.unilora, self._last = unilora, None
 
     def factors(self, names: list[str | None], held: dict, active: str) -> Factors:
-        """The factors for a batch whose rows have the adapters ``held`` of these ``names``, None being the base.
+        """The factors for a batch whose row i has the adapter ``held[names[i]]``, or none where ``names[i]`` is None.
 
         Raises ``LayerMapError`` where they cannot act beside each other, or not on the sites of the ``active`` one.
         """
@@ -27,7 +27,7 @@ class Stacked:
             raise LayerMapError("adapter_names needs a name for each row of the batch")
         for name, each in held.items():
             self._check(name, each, active)
-        check_servable(self.unilora)
+        check_rows_possible(self.unilora)
         theta_D = self._theta_D(held, None in names)
         numbers = {name: i for i, name in enumerate([*held, None])}
         of_row = torch.tensor([numbers[name] for name in names], device=theta_D.device)
@@ -50,19 +50,19 @@ class Stacked:
 
     @torch.no_grad()
     def _theta_D(self, held, has_base) -> Tensor:
-        """θ_D of each, (adapters, D), and of the base zeros behind them."""
+        """θ_D of each adapter, (adapters, D), followed by a row of zeros for the base if ``has_base``."""
         unilora, device = self.unilora, self.unilora.theta.device
-        key = has_base, unilora.doors.dtype, device, [(each.projection, each.layer_map) for each in held.values()]
+        key = has_base, unilora.calls.dtype, device, [(each.projection, each.layer_map) for each in held.values()]
         thetas = [each.theta.to(device) for each in held.values()]
         if self._last is not None and self._last[0] == key and all(map(torch.equal, self._last[1], thetas)):
             return self._last[2]
-        self._last = None  # its memory before that of the next
-        theta_D = torch.zeros(len(held) + has_base, unilora.layer_map.D, dtype=unilora.doors.dtype, device=device)
+        self._last = None  # frees its memory before the next stack is made
+        theta_D = torch.zeros(len(held) + has_base, unilora.layer_map.D, dtype=unilora.calls.dtype, device=device)
         of_projection = {}
         for i, each in enumerate(held.values()):
             of_projection.setdefault(each.projection, []).append(i)
         for projection, numbers in of_projection.items():
-            expand = partial(storage_of(projection, device).expand, dtype=unilora.doors.dtype)
+            expand = partial(storage_of(projection, device).expand, dtype=unilora.calls.dtype)
             theta_D[numbers] = torch.func.vmap(expand)(torch.stack([thetas[i] for i in numbers]))
         self._last = key, thetas, theta_D
         return theta_D

@@ -1,1 +1,1 @@
-"""Where factors act: beside a module's product, or in place of its weight."""
+"""Sites: each lets the factors of its segments act on one module, beside its product or in its weight."""

@@ -1,7 +1,8 @@
-"""s·(x Aᵀ)Bᵀ where texts are continued, a token at a time: the time then goes into calls, not into products.
+"""s·(x Aᵀ)Bᵀ for few tokens, as where a text is continued: the calls then cost more time than the products.
 
-What does not change from token to token is prepared once, with A and B laid out as torch multiplies them fastest. On a CPU, factors of
-bfloat16 and float16 are multiplied as float32, which is faster there for so little, and the sum is rounded once.
+What stays the same from token to token is prepared once, with A and B laid out as torch multiplies them fastest. On a
+CPU, factors of bfloat16 and float16 are multiplied as float32, which is faster there for few tokens, and the sum is
+rounded once.
 """
 
 from collections.abc import Iterable
@@ -19,20 +20,21 @@ _HALVES = (torch.bfloat16, torch.float16)
 
 
 class Prepared(NamedTuple):
-    """What a module adds to inputs of the dtype ``of`` on ``device``: ``dtype`` is that of the products, ``pairs`` are (first row or None, number
-    of rows, Aᵀ (1, in, rank), s·Bᵀ (1, rank, out))."""
+    """A module's factors, prepared for inputs of ``input_dtype`` on ``device``: the products are computed in ``dtype``,
+    and ``pairs`` has (first row or None, number of rows, Aᵀ (1, in, rank), s·Bᵀ (1, rank, out)) of each segment."""
 
-    of: torch.dtype
+    input_dtype: torch.dtype
     device: torch.device
     dtype: torch.dtype
     pairs: list[tuple[int | None, int, Tensor, Tensor]]
 
     def are_for(self, x: Tensor) -> bool:
-        return x.dtype is self.of and x.device == self.device
+        return x.dtype is self.input_dtype and x.device == self.device
 
 
 def are_few(x: Tensor, output: Tensor) -> bool:
-    """Whether ``output``, (…, out), is that of so few tokens x, (…, in), and nobody wants a gradient of it."""
+    """Whether x, (…, in), has few tokens and ``output``, (…, out), is computed without a gradient, so that ``add`` is
+    the faster way."""
     return (
         x.numel() <= _FEW * x.shape[-1]
         and not torch.is_grad_enabled()
@@ -43,20 +45,22 @@ def are_few(x: Tensor, output: Tensor) -> bool:
 
 
 def prepared(x: Tensor, pairs: Iterable[tuple[Segment, float, Tensor, Tensor]]) -> Prepared:
-    """For inputs like x, the segments with their s, A (rank, in) and B (out, rank)."""
+    """Prepares segments, each with its s, A (rank, in) and B (out, rank), for inputs of the dtype and on the device of
+    x."""
     dtype = torch.float32 if x.is_cpu and x.dtype in _HALVES else x.dtype
     made = []
     for segment, s, A, B in pairs:
-        of_B = (B.to(x.device, dtype) * s).T.contiguous()
-        made.append((segment.row, segment.out_features, A.to(x.device, dtype).T[None], of_B[None]))
+        scaled_B = (B.to(x.device, dtype) * s).T.contiguous()
+        made.append((segment.row, segment.out_features, A.to(x.device, dtype).T[None], scaled_B[None]))
     return Prepared(x.dtype, x.device, dtype, made)
 
 
 def add(x: Tensor, output: Tensor, to_add: Prepared) -> Tensor:
-    """``output``, which is contiguous, with s·(x Aᵀ)Bᵀ of each segment added on its rows, in place."""
+    """Adds s·(x Aᵀ)Bᵀ of each segment to its rows of ``output``, in place, and returns it; ``output`` has to be
+    contiguous."""
     dtype, pairs = to_add.dtype, to_add.pairs
     y = output
-    if x.dim() != 3 or len(x) != 1:  # the calls of a batch of matrices take them as they are, and less time than others
+    if x.dim() != 3 or len(x) != 1:  # bmm and baddbmm take a batch of matrices, and less time than matmul
         x, y = x.reshape(1, -1, x.shape[-1]), y.view(1, -1, y.shape[-1])
     if x.dtype != dtype:
         x = x.to(dtype)

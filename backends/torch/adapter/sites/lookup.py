@@ -1,4 +1,4 @@
-"""A and B beside a table: of an nn.Embedding, rows of B times A are added to the rows that it looks up."""
+"""A and B beside the table of an nn.Embedding: rows of B·A are added to the rows that the module looks up."""
 
 from functools import partial
 
@@ -11,12 +11,12 @@ from .low_rank import LowRank
 class Lookup(LowRank):
     """Forward hook of an nn.Embedding, whose table (n, d) is W: to each row looked up, s·B[i]·A is added, or s·M[i] of rank 0.
 
-    As in the table itself, no gradient reaches the row of ``padding_idx``.
+    No gradient reaches the row of ``padding_idx``, as in the table itself.
     """
 
     @staticmethod
     def fits(module) -> bool:
-        """Whether the module does no more than torch's own."""
+        """Whether the module looks rows up as torch's own nn.Embedding does, with none of its further options."""
         own = torch.nn.Embedding.forward
         plain = getattr(type(module), "forward", None) is own and "forward" not in vars(module)
         return plain and module.max_norm is None and not module.sparse and not module.scale_grad_by_freq
@@ -26,7 +26,7 @@ class Lookup(LowRank):
             for number, segment, s in self.pairs:
                 own = [factor.to(output) for factor in factors.segments[number]]
                 delta = partial(self._delta_of_rows, module, segment, s, own)
-                output = output + factors.rows.each(segment.name, module, ids, delta)
+                output = output + factors.rows.by_adapter(segment.name, module, ids, delta)
             return output
         for number, segment, s in self.pairs:
             output = output + self._delta(
@@ -49,7 +49,8 @@ class Lookup(LowRank):
 
     @staticmethod
     def _rows(ids, segment, table):
-        """Those of a table of the segment's rows; zero for an id of another row."""
+        """The rows ``ids`` of ``table``, which holds the segment's rows; an id of a row outside the segment gives
+        zeros."""
         if segment.row is None:
             return F.embedding(ids, table)
         own = (ids >= segment.row) & (ids < segment.row + segment.out_features)

@@ -1,12 +1,13 @@
-"""Where a pair (A, B) acts: on the module that owns the adapted weight. The base's own parameters never change.
+"""Sites, which let a pair (A, B) act on the module that owns the adapted weight. The base's own parameters never
+change.
 
-``LowRank`` adds s·(x Aᵀ)Bᵀ to the output of a module that multiplies by its weight. ``MergedLinear`` is the same for nn.Linear,
-and takes x(W + ΔW)ᵀ where that costs less. Both leave few tokens without a gradient to few_tokens.py. ``DeltaWeight``
-(delta_weight.py) lets whoever reads a weight read W + ΔW: of stacked experts, grouped convolutions, embeddings, and of modules
-whose weight another one reads without calling them.
+``LowRank`` adds s·(x Aᵀ)Bᵀ to the output of a module that multiplies by its weight. ``MergedLinear`` does the same for
+nn.Linear, and computes x(W + ΔW)ᵀ where that costs less. Both leave few tokens without a gradient to few_tokens.py.
+``DeltaWeight`` (delta_weight.py) gives W + ΔW to code that reads a weight: that of stacked experts, grouped
+convolutions, embeddings, and of modules whose weight another module reads without calling them.
 
-Of rank 0 there is one factor in place of the pair (SPEC 7.2): what is added is s·(x Mᵀ). Each adds the noise of training, where
-there is one, in its own way.
+A segment of rank 0 has one factor M in place of the pair (SPEC 7.2), and s·(x Mᵀ) is added. Each site adds the noise of
+training, where there is one, in its own way.
 """
 
 import torch
@@ -35,7 +36,7 @@ def matrix(segment, part):
 class LowRank:
     """Forward hook of a Linear, Conv1D (transformers) or ungrouped convolution.
 
-    ``unilora`` gives factors and noise; ``pairs`` are (number, segment, s) of the segments of the module's weight.
+    ``unilora`` gives factors and noise; ``pairs`` has (number, segment, s) of each segment of the module's weight.
     """
 
     def __init__(self, unilora, pairs):
@@ -43,26 +44,28 @@ class LowRank:
 
     def install(self, module, parameter) -> list:
         """Puts itself on the module; returns handles with ``remove``."""
-        self._look_at(module)
+        self._note_form(module)
         return [module.register_forward_hook(self, with_kwargs=True)]
 
-    def _look_at(self, module):
+    def _note_form(self, module):
+        """Notes what decides which products are taken: whether the module is a convolution, and whether all ranks are
+        above 0."""
         self.is_convolution = isinstance(module, nn.modules.conv._ConvNd)
         self.has_pairs = all(segment.rank for _, segment, _ in self.pairs)
         self.is_matrix_of_pairs = self.has_pairs and not self.is_convolution
 
     def __call__(self, module, inputs, named, output):
-        factors = self.unilora.factors_of_now()
+        factors = self.unilora.acting_factors()
         if factors is None:
             return output
         x = inputs[0] if inputs else next(iter(named.values()))
         if self._are_few(x, output, factors):
-            own = output.clone(memory_format=torch.contiguous_format)  # a hook before this one may have kept the other
+            own = output.clone(memory_format=torch.contiguous_format)  # a hook before this one may have kept ``output``
             return self._added_to_few(x, own, factors)
         return self._added(module, x, output, factors)
 
     def _are_few(self, x, output, factors):
-        """Whether few_tokens.py does this."""
+        """Whether few_tokens.py computes this call."""
         return (
             factors.rows is None
             and self.is_matrix_of_pairs
@@ -81,7 +84,7 @@ class LowRank:
         if factors.rows is not None:
             for number, segment, s in self.pairs:
                 own = factors.segments[number]
-                output = factors.rows.added(module, x, output, segment, s, own, _add, self._convolved)
+                output = factors.rows.add_deltas(module, x, output, segment, s, own, _add, self._convolved)
             return output
         draws = self.unilora.draws(self.pairs)
         for number, segment, s in self.pairs:
@@ -97,7 +100,7 @@ class LowRank:
             # xεᵀ without ε in memory: the checkpoint makes it again for the backward pass
             norms = self._norms(module, segment, factors.segments[number], s)
             noise = checkpoint(
-                self._of_noise, module, segment, x, draw, norms, use_reentrant=False, preserve_rng_state=False
+                self._noise_product, module, segment, x, draw, norms, use_reentrant=False, preserve_rng_state=False
             )
             output = _add(output, noise.to(output.dtype), segment, self._channels(module))
         return output
@@ -105,12 +108,12 @@ class LowRank:
     @staticmethod
     @torch.no_grad()
     def _norms(module, segment, factors, s):
-        """Those of the rows of W + ΔW, float32."""
+        """The norms of the segment's rows of W + ΔW, float32[out]."""
         rows = matrix(segment, segment.part(module.weight)).float()
         return merged_weight(rows, ((None, s, len(factors)),), [factor.float() for factor in factors]).norm(dim=1)
 
     @staticmethod
-    def _of_noise(module, segment, x, draw, norms):
+    def _noise_product(module, segment, x, draw, norms):
         noise = draw(norms, segment.in_features).to(x.dtype)
         if isinstance(module, nn.modules.conv._ConvNd):
             return module._conv_forward(x, noise.reshape(-1, *module.weight.shape[1:]), None)
@@ -118,7 +121,7 @@ class LowRank:
 
     @staticmethod
     def _channels(module):
-        """Where the features of an output are."""
+        """The dimension of an output that holds its features."""
         return 1 - module.weight.dim() if isinstance(module, nn.modules.conv._ConvNd) else -1
 
     @classmethod
@@ -136,7 +139,8 @@ class LowRank:
 
 
 class MergedLinear(LowRank):
-    """In place of the forward of an nn.Linear."""
+    """Takes the place of the forward of an nn.Linear: x(W + ΔW)ᵀ + b where that costs less, else what ``LowRank``
+    does."""
 
     @staticmethod
     def fits(module) -> bool:
@@ -144,15 +148,15 @@ class MergedLinear(LowRank):
         return getattr(type(module), "forward", None) is nn.Linear.forward and "forward" not in vars(module)
 
     def install(self, module, parameter) -> list:
-        self._look_at(module)
-        # Making W + ΔW takes in · out · rank products, the low-rank path (in + out) · rank for each token; of rank 0, in · out sums,
-        # and in · out products for each token.
+        self._note_form(module)
+        # Making W + ΔW takes in · out · rank products, the low-rank path (in + out) · rank for each token. With rank 0,
+        # they take in · out sums, and in · out products for each token.
         inside, outside = module.in_features, module.out_features
         self.break_even = inside * outside // (inside + outside) if self.has_pairs else 1
         return [_MergedForward(module, self)]
 
     def forward(self, module, x):
-        factors = self.unilora.factors_of_now()
+        factors = self.unilora.acting_factors()
         if factors is not None and factors.rows is None and self._costs_less(x, module):
             return self._merged(x, module, factors)
         output = F.linear(x, module.weight, module.bias)
@@ -169,8 +173,9 @@ class MergedLinear(LowRank):
         return merged_linear(x, module.weight, module.bias, places, *flat, draws=draws)
 
     def _costs_less(self, x, module):
-        """Whether W + ΔW does. In half precision a sum with W would round ΔW away, a quantized weight cannot be added to, and
-        torch.func does not know the autograd function."""
+        """Whether x(W + ΔW)ᵀ costs less than the low-rank path, and is possible: in half precision a sum with W would
+        round ΔW away, nothing can be added to a quantized weight, and torch.func does not know the autograd
+        function."""
         if x.numel() <= self.break_even * x.shape[-1]:
             return False
         weight = module.weight
@@ -187,17 +192,18 @@ class _MergedForward(InPlaceOfForward):
         super().__init__(module)
         self.site = site
 
-    def __call__(self, input):  # in each layer for each token: a call less than by ``run``
+    def __call__(self, input):  # without ``run``, which would cost one more call in each layer for each token
         return self.inner(input) if self.is_closed else self.site.forward(self.module, input)
 
     remove = InPlaceOfForward.close
 
 
-def unchanged(module, inputs):
-    """A hook for others to see."""
+def empty_hook(module, inputs):
+    """A forward pre-hook that does nothing: torch's own fast paths bypass our forwards unless they see a hook."""
 
 
 def _add(output, delta, segment, dim):
+    """``output`` with ``delta`` added to the segment's rows, which are along ``dim``."""
     if segment.row is None:
         return output + delta
     if in_torch_func():  # a batch of θ has a batch of deltas, and output may have none

@@ -1,7 +1,8 @@
-"""An attribute of a module that gives something else than its parameter, while the parameter stays where it is.
+"""Lets an attribute of a module give something else than its parameter, while the parameter stays where it is.
 
-What loads, counts, saves or steps parameters goes by ``module._parameters`` and finds the parameter; what computes reads the attribute,
-and gets what is shown. The module gets a class of the same name, derived from its own, as torch's parametrizations do it.
+Code that loads, counts, saves or steps parameters reads ``module._parameters`` and finds the parameter; code that
+computes reads the attribute and gets what is shown. The module gets a class of the same name, derived from its own, as
+with torch's parametrizations.
 """
 
 from abc import ABC, abstractmethod
@@ -13,10 +14,10 @@ _SITES = "_unilora_sites"  # of a module, by parameter
 
 
 class Shown(ABC):
-    """What the attribute ``parameter`` of ``module`` gives, from ``show`` to ``remove``."""
+    """From ``show`` to ``remove``, the attribute ``parameter`` of ``module`` gives ``shown()``."""
 
     def show(self, module: nn.Module, parameter: str) -> None:
-        """Puts itself before the parameter."""
+        """From here on, the attribute gives ``shown()``."""
         self.module, self.parameter = module, parameter
         sites = vars(module).setdefault(_SITES, {})
         plain = type(module).unilora_plain if sites else type(module)
@@ -24,7 +25,7 @@ class Shown(ABC):
         module.__class__ = _showing(plain, tuple(sorted(sites)))
 
     def remove(self) -> None:
-        """Takes itself away; the last one gives the module its class back."""
+        """The attribute gives the parameter again; the module gets its own class back once nothing is shown on it."""
         sites = vars(self.module)[_SITES]
         plain = type(self.module).unilora_plain
         del sites[self.parameter]
@@ -36,7 +37,7 @@ class Shown(ABC):
 
     @abstractmethod
     def shown(self) -> Tensor:
-        """What the attribute gives now."""
+        """The value that the attribute gives now."""
 
 
 def shows(module, parameter) -> bool:

@@ -1,1 +1,1 @@
-"""Which weights a user means, by which names, and as which matrices."""
+"""Finds the weights that a user names as targets, and how each counts as a matrix."""

@@ -1,4 +1,5 @@
-"""What is adapted where a user names no targets: the projections of queries and values, by the names of each model type."""
+"""The default targets of each model type: the projections of queries and values, by the names that the type gives
+them."""
 
 from collections.abc import Sequence
 
@@ -9,8 +10,8 @@ from unilora_spec import LayerMapError
 from .candidates import Candidate, Unfit
 from .mismatch import ends
 
-# By the targets, the model types of transformers that have them; where parts with other names of their own may meet, all of these, of
-# which a model has some. A type is here only where a test builds a model of it.
+# For each list of targets, the model types of transformers that have it. A type whose parts use different names has a
+# list with all of them, of which a model has some. Only types of which a test builds a model are here.
 _DEFAULTS = {
     ("q_proj", "v_proj"): """
         afmoe aimv2 apertus arcee aria aria_text audio-spectrogram-transformer audioflamingo3 autoformer
@@ -82,10 +83,10 @@ DEFAULTS = {model_type: targets for targets, types in _DEFAULTS.items() for mode
 
 
 def default_targets(model: nn.Module, found: Sequence[Candidate | Unfit]) -> list[str]:
-    """The targets of the first model type that a part of ``model`` has, ``model`` first.
+    """The default targets by the model type of ``model``, or of the first of its parts that has one.
 
-    Raises ``LayerMapError`` where there is none, where the table has none for it, and where the model has none of its names; with
-    the ends of the names that could be targets.
+    Raises ``LayerMapError``, with the ends of names that could be targets, where there is no model type, where the
+    table has no targets for it, and where the model has none of these names.
     """
     model_type = next(filter(None, map(_model_type, model.modules())), None)
     names = [each.target for each in found if each.is_linear]

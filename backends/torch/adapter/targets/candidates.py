@@ -1,7 +1,9 @@
-"""Which weights of a model can be adapted: every linear map that a module multiplies by, and why another one cannot be.
+"""Finds the weights of a model that can be adapted, every linear map that a module multiplies by, and why others cannot
+be.
 
-A target is named as users think of it: by its module where the module holds one such weight and calls it ``weight`` (a Linear, a
-convolution, an Embedding, a router), else by the parameter ("experts.down_proj", "self_attn.in_proj_weight", "text_projection").
+A target has the name that users know: that of its module where the module holds one such weight and calls it ``weight``
+(a Linear, a convolution, an Embedding, a router), else that of the parameter ("experts.down_proj",
+"self_attn.in_proj_weight", "text_projection").
 """
 
 import math
@@ -25,12 +27,12 @@ from ..sites.delta_weight import DeltaWeight
 from ..sites.lookup import Lookup
 from ..sites.low_rank import LowRank, MergedLinear
 from .names import joined, named_modules
-from .offloaded import Kept, kept
+from .offloaded import OffloadedWeight, offloaded_weight
 
-_CONV1D = "transformers.pytorch_utils"  # looked at where a model has it: importing it takes seconds, and a plain one needs none
+_CONV1D = "transformers.pytorch_utils"  # used where it is imported already, as the import takes seconds
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag)
-_QUANTIZED = "is quantized, which of a Linear alone can be adapted; take the unquantized base"
+_QUANTIZED = "is quantized, and only a quantized Linear can be adapted; take the unquantized base"
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -41,10 +43,11 @@ class Candidate:
     ``target``         the name that users write
     ``weight``         the parameter's own name in the base (names.py), as the file has it
     ``module``         the module that holds it, inside of all wrappers, under the key ``parameter``
-    ``out_features``, ``in_features``, ``transposed``, ``stack``   the matrix as SPEC 7.2 to 7.5 count it; of a stack, how many
-    ``is_linear``      whether its module is there to multiply by it, as nn.Linear and stacked experts are. Of a table (an
-                       Embedding) and of other bare parameters its user alone knows; see ``targets.plan``
-    ``kept``           where accelerate keeps the values of an offloaded weight
+    ``out_features``, ``in_features``, ``transposed``   the matrix as SPEC 7.2 to 7.4 count it
+    ``stack``          the number of matrices in a stack (SPEC 7.5); None for a single matrix
+    ``is_linear``      whether its module is known to multiply by it, as nn.Linear and stacked experts do. For a table
+                       (an Embedding) and other bare parameters only the user knows; see ``targets.plan``
+    ``offloaded``      where accelerate keeps the values of an offloaded weight
     """
 
     target: str
@@ -56,25 +59,25 @@ class Candidate:
     transposed: bool = False
     stack: int | None = None
     is_linear: bool = True
-    kept: Kept | None = None
+    offloaded: OffloadedWeight | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The stored matrix's, also where its numbers are packed: (out, in) of a Linear says the module."""
+        """The shape of the stored matrix; for a Linear, whose numbers may be packed, (out, in) as the module says."""
         linear = isinstance(self.module, nn.Linear)
         return (self.out_features, self.in_features) if linear else tuple(self._stored.shape)
 
     def values(self) -> torch.Tensor:
-        """What the module multiplies by: of a quantized weight, the numbers that its codes and scales stand for; of one that
-        accelerate has offloaded, those that it keeps.
+        """The values that the module multiplies by: of a quantized weight, the numbers that its codes and scales stand
+        for; of an offloaded weight, the values that accelerate keeps.
 
-        Raises ``LayerMapError`` where they are not to be had.
+        Raises ``LayerMapError`` where the values cannot be read.
         """
         weight = self._stored
-        if weight.is_meta and self.kept is not None:
+        if weight.is_meta and self.offloaded is not None:
             if self.is_quantized:
                 raise LayerMapError(f"{self.weight} is quantized and offloaded; load the base without offloading it")
-            return self.kept.values(self.weight)
+            return self.offloaded.values(self.weight)
         if _library(weight) == "bitsandbytes":
             from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
@@ -88,13 +91,12 @@ class Candidate:
 
     @property
     def site(self):
-        """The way a pair acts on this weight: beside it where the module is known to multiply by it and by nothing else, or where
-        nothing can be added to it; else by W + ΔW in its place."""
+        """The class of the site by which a pair acts on this weight: beside the weight where the module is known to
+        multiply by it and by nothing else, or where nothing can be added to it; else by W + ΔW in its place."""
         if self.is_quantized or _library(self.module) == "bitsandbytes":
             return MergedLinear if MergedLinear.fits(self.module) else LowRank
-        if isinstance(
-            self.module, NonDynamicallyQuantizableLinear
-        ):  # read by nn.MultiheadAttention, which does not call it
+        # nn.MultiheadAttention reads the weight of this one without calling it.
+        if isinstance(self.module, NonDynamicallyQuantizableLinear):
             return DeltaWeight
         if MergedLinear.fits(self.module):
             return MergedLinear
@@ -109,7 +111,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Unfit:
-    """A linear map that cannot be adapted as the model is, by the names of a ``Candidate``; ``why`` follows its name."""
+    """A linear map that cannot be adapted as the model is, with the fields of a ``Candidate``; an error says its name
+    and ``why``."""
 
     target: str
     weight: str
@@ -121,14 +124,15 @@ class Unfit:
 def candidates(model: nn.Module) -> list[Candidate]:
     """Every weight of ``model`` that can be adapted, in the order of its modules, each once.
 
-    No weight is computed or read for it. Raises ``LayerMapError`` for a model that is wrapped as no adapter can follow
-    (``names.plain``).
+    No weight is computed or read. Raises ``LayerMapError`` for a wrapped model to which no adapter can be attached
+    (``names.unwrapped``).
     """
     return [each for each in survey(model) if isinstance(each, Candidate)]
 
 
 def survey(model: nn.Module) -> list[Candidate | Unfit]:
-    """``candidates``, and in their places the linear maps that cannot be adapted as the model is."""
+    """``candidates`` together with the linear maps that cannot be adapted as the model is, in the order of the
+    modules."""
     found, seen, owners = [], set(), {}
     for name, module in named_modules(model):
         owners[name] = module
@@ -139,7 +143,7 @@ def survey(model: nn.Module) -> list[Candidate | Unfit]:
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """Whether it is transformers' Conv1D: a Linear whose weight is stored (in, out)."""
+    """Whether a module is transformers' Conv1D: a Linear whose weight is stored (in, out)."""
     return _CONV1D in sys.modules and isinstance(module, sys.modules[_CONV1D].Conv1D)
 
 
@@ -153,8 +157,9 @@ def _of_module(name, module, owners) -> Iterator[Candidate | Unfit]:
 
 
 def _of_weight(name, module, owners):
-    """The one weight of a module of torch's own kinds. A table (vocabulary, d) counts as it is stored, as in a graph, where it may be
-    looked up and multiplied; so does a transposed convolution's (in, out / groups, k …), which SPEC 7.4 has no turned form for."""
+    """The one weight of a Linear, a convolution, a table or a Conv1D. A table (vocabulary, d) counts as it is stored,
+    because a graph may look it up and multiply by it; so does the weight (in, out / groups, k …) of a transposed
+    convolution, for which SPEC 7.4 has no transposed form."""
     full, linear = joined(name, "weight"), not isinstance(module, _LOOKED_UP)
     weight = module._parameters.get("weight")
     if weight is None:
@@ -174,12 +179,12 @@ def _of_weight(name, module, owners):
     transposed = is_conv1d(module)
     if transposed:
         rows, columns = columns, rows
-    where = kept(name, "weight", weight, owners)
-    return Candidate(name, full, module, "weight", rows, columns, transposed, is_linear=linear, kept=where)
+    where = offloaded_weight(name, "weight", weight, owners)
+    return Candidate(name, full, module, "weight", rows, columns, transposed, is_linear=linear, offloaded=where)
 
 
 def _bare(name, module, owners):
-    """The matrices that any other module holds as parameters of its own."""
+    """The matrices that a module of any other class holds as parameters of its own."""
     hidden = _hidden(module)
     for key in sorted(hidden):
         full = joined(name, key)
@@ -190,7 +195,8 @@ def _bare(name, module, owners):
         experts = weight.dim() == 3 and _holds_experts(name, module)
         if not (experts or _is_matrix(weight.shape)):
             continue
-        if key.removesuffix("_v").removesuffix("_orig") in hidden:  # which weight_norm and others make a hidden one of
+        # weight_norm and others compute a hidden parameter of this one.
+        if key.removesuffix("_v").removesuffix("_orig") in hidden:
             continue
         full = joined(name, key)
         linear = experts or isinstance(module, nn.MultiheadAttention)
@@ -210,12 +216,13 @@ def _bare(name, module, owners):
         columns = math.prod(rest)
         if transposed:
             out, columns = columns, out
-        where = kept(name, key, weight, owners)
+        where = offloaded_weight(name, key, weight, owners)
         yield Candidate(target, full, module, key, out, columns, transposed, stack, linear, where)
 
 
 def _is_matrix(shape) -> bool:
-    """(1, d) and (1, 1, d) are vectors; (1, n, d) is a stack of one matrix."""
+    """Whether a shape is that of a matrix or a stack: (1, d) and (1, 1, d) are vectors; (1, n, d) is a stack of one
+    matrix."""
     return len(shape) in (2, 3) and min(shape[-2:]) > 1
 
 
@@ -225,7 +232,8 @@ def _holds_experts(name, module) -> bool:
 
 
 def _hidden(module) -> set[str]:
-    """The parameters that the module computes from others before each use, so that they are none of its own."""
+    """The keys of parameters that the module computes from others before each use, so that they are not parameters of
+    its own."""
     parametrizations = module._modules.get("parametrizations")
     hidden = set() if parametrizations is None else set(parametrizations._modules)
     for hook in module._forward_pre_hooks.values():
@@ -246,8 +254,8 @@ def _no_weight(module, key) -> str:
 
 
 def _multiplies_only(module) -> bool:
-    """Whether the module does what torch's own class, or Conv1D, does, and a wrapper of its forward is accelerate's, which moves
-    weights and inputs and computes nothing."""
+    """Whether the module computes what torch's own class, or Conv1D, computes. A wrapper of its forward has to be
+    accelerate's, which moves weights and inputs and computes nothing."""
     if "forward" in vars(module) and "_hf_hook" not in vars(module):
         return False
     own = next((kind for kind in (nn.Linear, *_CONVOLUTIONS) if isinstance(module, kind)), None)
@@ -259,7 +267,8 @@ def _multiplies_only(module) -> bool:
 
 
 def _is_quantized(weight) -> bool:
-    """torchao's weights call themselves floats, and there are no sums of those of one byte."""
+    """Whether a weight is quantized: torchao's weights have a floating-point dtype, and floats of one byte cannot be
+    added."""
     return not weight.is_floating_point() or weight.dtype.itemsize == 1 or _library(weight) == "torchao"
 
 

@@ -1,4 +1,4 @@
-"""Why a pattern matches no target, and what to write instead."""
+"""Explains why a pattern matches no target, and what to write instead."""
 
 import difflib
 import re
@@ -31,19 +31,22 @@ def why_glob(pattern: str) -> str:
 def why_none(
     target: str, pattern: str, model: nn.Module, found: Sequence[Candidate | Unfit], expressed: set[str]
 ) -> str:
-    """A sentence for a target that takes none of ``found``; ``expressed`` are those that it matches as a regular expression."""
+    """A sentence for a target that selects none of ``found``; ``expressed`` are the names that it matches as a regular
+    expression."""
     if not found:
         return "the model has no Linear, convolution, Conv1D or stacked weight to adapt, nor another matrix"
-    reason = _why_no_name(pattern, model, found, expressed) or f"; {_close(pattern, [each.target for each in found])}"
+    reason = (
+        _why_no_name(pattern, model, found, expressed) or f"; {_close_names(pattern, [each.target for each in found])}"
+    )
     return f"the target {target!r} matches no weight that can be adapted{reason}"
 
 
 def why_not_among(argument: str, pattern: str, model: nn.Module, targets: Sequence[str]) -> str:
     """A sentence for a pattern of ``argument`` ("ranks", "exclude") that matches none of the targets."""
-    if expression := _below(pattern, targets):
+    if expression := _expression_below(pattern, targets):
         hint = f": {pattern} holds targets; write the regular expression '{expression}'"
     else:
-        hint = f"; {_close(pattern, targets)}"
+        hint = f"; {_close_names(pattern, targets)}"
     return f"{argument}: {pattern!r} matches no weight that is a target{hint}"
 
 
@@ -54,7 +57,7 @@ def ends(names: Sequence[str]) -> str:
     return shown + (" …" if len(counts) > 2 * SHOWN else "")
 
 
-def _close(pattern, names) -> str:
+def _close_names(pattern, names) -> str:
     every = list(dict.fromkeys(part for name in names for part in (name.rsplit(".", 1)[-1], name)))
     close = difflib.get_close_matches(_ROWS.sub("", pattern), every, n=4, cutoff=0.4) or every[:SHOWN]
     return f"close names are {', '.join(close)}"
@@ -63,10 +66,10 @@ def _close(pattern, names) -> str:
 def _why_no_name(pattern, model, found, expressed):
     targets = [each.target for each in found]
     plain = base_name(pattern)
-    if plain != pattern and _having(plain, targets):
+    if plain != pattern and _ending_in(plain, targets):
         return f": names are those of the model without its wrappers; write {plain!r}"
     owner, _, key = pattern.rpartition(".")
-    if key in ("weight", "bias") and (named := _having(owner, targets)):
+    if key in ("weight", "bias") and (named := _ending_in(owner, targets)):
         if key == "weight":
             return f": a target is named by its module, without .weight; write {owner!r}"
         return f": {named[0]}.bias is a vector; name it in train_in_full"
@@ -74,18 +77,18 @@ def _why_no_name(pattern, model, found, expressed):
         names = ", ".join(sorted(expressed)[:SHOWN])
         return f": a regular expression takes no tables, bare parameters or stacks of experts; name them by their ends: {names}"
     every = modules(model)
-    if named := _having(pattern, every):
-        return f": {_what(named[0], every, found)}"
+    if named := _ending_in(pattern, every):
+        return f": {_describe_module(named[0], every, found)}"
     owned = parameters(model)
-    if named := _having(pattern, owned):
+    if named := _ending_in(pattern, owned):
         module, key = owned[named[0]]
         shape = " × ".join(map(str, module._parameters[key].shape))
         return f": {named[0]} is no matrix to multiply by, its shape is {shape}; name it in train_in_full"
     return None
 
 
-def _what(name, every, found):
-    """What the module ``name`` is, which is no target, and what to write in its place."""
+def _describe_module(name, every, found):
+    """Says what the module ``name`` is, which is no target, and what to write in its place."""
     module = every[name]
     kind = type(module).__name__
     if other := next((each.target for each in found if each.module is module and each.target != name), None):
@@ -107,14 +110,15 @@ def _quoted(names):
     return ", ".join(map(repr, names[:SHOWN]))
 
 
-def _having(end, names) -> list[str]:
-    """Those of the names that a pattern is the end of, or a simple expression for."""
+def _ending_in(end, names) -> list[str]:
+    """The names that are ``end`` or end in it, from a dot on; a row range of ``end`` is ignored."""
     end = _ROWS.sub("", end)
     return [name for name in names if end and (name == end or name.endswith(f".{end}"))]
 
 
-def _below(pattern, targets):
-    """A regular expression for the targets below the modules of which ``pattern`` is the end of the name."""
+def _expression_below(pattern, targets):
+    """A regular expression for the targets below the modules whose names end in ``pattern``; None where there are
+    none."""
     inside = f".{pattern}."
     if pattern and any(inside in f".{name}" for name in targets):
         return rf"(.*\.)?{re.escape(pattern)}\..*"

@@ -1,4 +1,5 @@
-"""Where accelerate keeps the weights that it has taken off the model: in memory or on disk, with the meta device in their place."""
+"""Finds the values of weights that accelerate has offloaded to memory or disk, leaving a tensor on the meta device in
+the model."""
 
 import sys
 from collections.abc import Mapping
@@ -13,14 +14,15 @@ _HOOKS = "accelerate.hooks"
 
 
 @dataclass(frozen=True)
-class Kept:
-    """``weights`` holds the values of a weight under ``key``."""
+class OffloadedWeight:
+    """An offloaded weight, whose values ``weights`` holds under ``key``."""
 
     weights: Mapping[str, torch.Tensor]
     key: str
 
     def values(self, name: str) -> torch.Tensor:
-        """Those of the weight ``name``. Raises ``LayerMapError`` where accelerate does not find them any more."""
+        """The values; ``name`` is for the error. Raises ``LayerMapError`` where accelerate does not find them any
+        more."""
         try:
             return self.weights[self.key]
         except (KeyError, OSError) as error:
@@ -29,11 +31,14 @@ class Kept:
             ) from error
 
 
-def kept(name: str, key: str, weight: torch.Tensor, owners: Mapping[str, nn.Module]) -> Kept | None:
-    """Where the values of ``weight``, the parameter ``key`` of the module ``name``, are kept, if accelerate has offloaded it.
+def offloaded_weight(
+    name: str, key: str, weight: torch.Tensor, owners: Mapping[str, nn.Module]
+) -> OffloadedWeight | None:
+    """Where the values of ``weight`` are, the parameter ``key`` of the module ``name``; None unless accelerate has
+    offloaded it.
 
-    ``owners`` holds the modules by name, that one and all above it. The hook is the module's own, or that of one above that
-    places all below it (``place_submodules``, of preload_module_classes).
+    ``owners`` holds that module and all above it by name. The hook that knows is the module's own, or that of a module
+    above it that places all modules below (``place_submodules``, of preload_module_classes).
     """
     if not weight.is_meta or _HOOKS not in sys.modules:
         return None
@@ -42,12 +47,12 @@ def kept(name: str, key: str, weight: torch.Tensor, owners: Mapping[str, nn.Modu
         inner = ".".join([*parts[above:], key])
         for hook in _hooks(owners.get(".".join(parts[:above]))):
             if hook.offload and hook.weights_map is not None and (hook.place_submodules or inner == key):
-                return Kept(hook.weights_map, inner)
+                return OffloadedWeight(hook.weights_map, inner)
     return None
 
 
 def _hooks(module):
-    """The module's hooks that move weights."""
+    """The hooks of a module that move weights."""
     hook, accelerate = getattr(module, "_hf_hook", None), sys.modules[_HOOKS]
     each = hook.hooks if isinstance(hook, accelerate.SequentialHook) else (hook,)
     return [one for one in each if isinstance(one, accelerate.AlignDevicesHook)]

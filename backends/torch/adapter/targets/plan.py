@@ -1,4 +1,4 @@
-"""From names to a layer map: which weights of a model its user asked for."""
+"""Makes a layer map of the targets that a user names in a model."""
 
 import re
 from collections import defaultdict
@@ -12,7 +12,7 @@ from unilora_spec.patterns import matches
 from .architectures import default_targets
 from .candidates import Candidate, Unfit, candidates, is_conv1d, survey
 from .mismatch import is_glob, why_glob, why_none, why_not_among
-from .names import parameters, plain
+from .names import parameters, unwrapped
 
 __all__ = ["Candidate", "candidates", "matching", "plan"]
 
@@ -40,12 +40,12 @@ def plan(
     experts where the expression itself says "experts". A table (Embedding) or another bare matrix, which may be anything (a
     position table, a router, a projection), is taken only by its name or the end of it. Vectors are never targets.
 
-    ``exclude`` leaves out what its patterns name, and ``ranks`` sets other ranks, each by the end of a name or a regular expression;
-    of ranks the first that matches holds. ``alpha`` is ``rank`` by default, or 1 where that is 0.
-    Raises ``LayerMapError`` for a pattern that matches nothing, with the reason or close names, for weights that cannot be adapted,
-    and for a model that is wrapped as no adapter can follow.
+    ``exclude`` leaves targets out and ``ranks`` gives targets other ranks, both by the end of a name or a regular
+    expression; the first of ``ranks`` that matches holds. ``alpha`` is ``rank`` by default, or 1 where that is 0.
+    Raises ``LayerMapError`` for a pattern that matches nothing, with the reason or close names, for weights that cannot
+    be adapted, and for a wrapped model to which no adapter can be attached.
     """
-    model = plain(model)
+    model = unwrapped(model)
     found = survey(model)
     targets = default_targets(model, found) if targets is None else _listed(targets)
     exclude, ranks = _listed(exclude), ranks or {}
@@ -89,9 +89,10 @@ def plan(
 
 
 def matching(patterns: Sequence[str], names: Sequence[str]) -> dict[str, set[str]]:
-    """Which of ``names`` each pattern is the end of, at a dot, or a regular expression for the whole of.
+    """For each pattern, the ``names`` that end in it, from a dot on, or that it matches as a whole as a regular
+    expression.
 
-    Raises ``LayerMapError`` for a glob ("*.query") and for what is no regular expression.
+    Raises ``LayerMapError`` for a glob ("*.query") and for a pattern that is no regular expression.
     """
     by_name, by_expression = _matching(patterns, names)
     return {pattern: by_name[pattern] | by_expression[pattern] for pattern in patterns}
@@ -104,7 +105,7 @@ def _matching(patterns, names):
     try:
         rows = matches(patterns, names)
     except UniLoraError as error:
-        raise LayerMapError(f"a name to look for is none, nor a pattern for names: {error}") from None
+        raise LayerMapError(f"a pattern is neither the end of a name nor a regular expression: {error}") from None
     found = [{name for name, match in zip(names, row, strict=True) if match} for row in rows]
     return by_name, dict(zip(patterns, found, strict=True))
 
@@ -125,7 +126,8 @@ def _all_linear(model, found) -> set[str]:
 
 
 def _heads(model) -> set[int]:
-    """The modules of output embeddings, and of each transformers model that stands in no other, those beside its base model."""
+    """The ids of the modules of output embeddings, and of the modules beside the base model of each outermost
+    transformers model."""
     heads, inside = set(), set()
     for module in model.modules():
         if callable(getattr(module, "get_output_embeddings", None)):
@@ -165,7 +167,8 @@ def _row_range(target):
 
 
 def _refuse_unfit(model, chosen) -> None:
-    """Refuses by name what can be adapted not at all, or in part only, which is worse: a weight that another module uses too."""
+    """Raises ``LayerMapError`` for a target that cannot be adapted, and for a weight that another module uses too,
+    where the adapter would act in one place and not in the other."""
     uses = defaultdict(dict)
     for name, (module, key) in parameters(model).items():
         uses[id(module._parameters[key])].setdefault((id(module), key), name)

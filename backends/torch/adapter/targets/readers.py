@@ -1,4 +1,5 @@
-"""Modules above adapted weights: those that are parts of a call, and those that read the weight of another without calling it, as the mixers of Mamba do with that of their convolution."""
+"""Finds modules above adapted weights: those by which calls come in, and those that read another module's weight
+without calling it, as Mamba's mixers read that of their convolution."""
 
 import inspect
 import linecache
@@ -11,7 +12,7 @@ from torch import nn
 
 from unilora_spec import LayerMap
 
-# What is read of a weight to look at it; everything else computes with it.
+# Attributes that only look at a weight; everything else computes with it.
 _LOOKS = "dtype|device|shape|size|dim|ndim|numel|requires_grad|is_floating_point|is_cuda|is_meta|element_size"
 _READING = re.compile(rf"\bself\.(?:\w+\.)*(\w+)\.weight\b(?!\s*\.\s*(?:{_LOOKS})\b)")
 # torch's encoder reads the weights of its layers on a fast path that it does not take where it sees a hook.
@@ -19,7 +20,7 @@ _EXEMPT = (nn.Module, nn.TransformerEncoder, nn.TransformerEncoderLayer, object)
 
 
 def readers_of(model: nn.Module, name: str) -> Iterator[nn.Module]:
-    """The modules above the one that owns the weight ``name`` that compute with ``self.….weight`` of it, as their source says."""
+    """Yields the modules above the owner of the weight ``name`` whose source computes with its ``self.….weight``."""
     *above, owner, parameter = ["", *name.split(".")]
     module = model
     for part in above:
@@ -32,7 +33,8 @@ def readers_of(model: nn.Module, name: str) -> Iterator[nn.Module]:
 
 @cache
 def _read(cls: type) -> frozenset[str]:
-    """The names of modules whose weights the methods of a class compute with, those aside that give weights their start."""
+    """The names of modules whose weights the methods of a class compute with; methods that initialize weights do not
+    count."""
     found = set()
     for each in cls.__mro__:
         if each not in _EXEMPT:
@@ -43,7 +45,8 @@ def _read(cls: type) -> frozenset[str]:
 
 
 def parts_of(model: nn.Module, layer_map: LayerMap) -> Iterator[nn.Module]:
-    """The modules with adapted weights beneath them, from the model down to its lists of layers, which nobody calls."""
+    """Yields the modules with adapted weights beneath them, from the model down to its lists of layers, which are not
+    called."""
     for name in layer_map.by_weight():
         module = model
         for part in name.split(".")[:-2]:
@@ -56,7 +59,7 @@ def parts_of(model: nn.Module, layer_map: LayerMap) -> Iterator[nn.Module]:
 
 
 def _functions(cls) -> Iterator[FunctionType]:
-    """Those that the class itself defines, inside of decorators that say what they wrap."""
+    """Yields the functions that a class itself defines, unwrapped from decorators that say what they wrap."""
     for value in vars(cls).values():
         value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
         value = inspect.unwrap(value) if callable(value) else value
@@ -65,8 +68,8 @@ def _functions(cls) -> Iterator[FunctionType]:
 
 
 def _source(function) -> str:
-    """The lines that have a part in what is run: inspect.getsource parses the whole file, which for a model takes a second. Of a function
-    whose file is not there, nothing."""
+    """The source lines that a function runs; "" where its file is not there. inspect.getsource would parse the whole
+    file, which takes a second for a model's."""
     file = linecache.getlines(function.__code__.co_filename, function.__globals__)
     return "".join(file[number - 1] for number in sorted(_numbers(function.__code__)) if number <= len(file))
 

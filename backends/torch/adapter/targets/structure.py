@@ -1,4 +1,4 @@
-"""Whether the modules of a model are still where they were when an adapter was attached."""
+"""Checks that the modules of a model are still where they were when an adapter was attached."""
 
 import warnings
 from collections.abc import Iterable
@@ -7,15 +7,16 @@ from torch import nn
 
 from unilora_spec import LayerMapError
 
-# Where wrappers that leave names alone keep what they wrap.
+# The parts under which wrappers hold the module that they wrap.
 _WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 
 
 class Structure:
-    """The way from ``model`` down to the ``adapted`` modules.
+    """The path from ``model`` down to each of the ``adapted`` modules.
 
-    ``check`` raises ``LayerMapError`` where another module stands in it than at attaching (a quantized one, say): the adapter would
-    act nowhere. It warns, once, of a module that was added beside an adapted one, as a fused projection is.
+    ``check`` raises ``LayerMapError`` where another module stands on a path than at ``attach`` (a quantized one, say),
+    as the adapter would not act there. It warns, once, of a module that was added beside an adapted one, as a fused
+    projection is.
     """
 
     def __init__(self, model: nn.Module, adapted: Iterable[nn.Module]):
@@ -58,7 +59,8 @@ class Structure:
 
 
 def _described(there: type, before: type) -> str:
-    """A class beside the one that was there, whose name it may have: quantized layers are called as others are."""
+    """Names the class that is there now; with its module where the class before had the same name, as quantized layers
+    may have."""
     if there is before:
         return f"another {there.__name__}"
     return f"a {there.__module__}.{there.__name__}" if there.__name__ == before.__name__ else f"a {there.__name__}"

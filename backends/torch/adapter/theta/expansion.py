@@ -1,12 +1,13 @@
-"""θ_D = Pθ and its adjoint (SPEC 6.2, 6.3), with P of a gather held in one of three ways that give the same bits.
+"""θ_D = Pθ and its adjoint (SPEC 6.2, 6.3) of kinds that gather: P is held in one of three ways, which give the same
+bits.
 
-``cached``    the column of every entry as int32, 4 bytes an entry
+``cached``    the column of every entry: 2 bytes an entry (uint16) where d ≤ 65,536, otherwise 4 (int32)
 ``computed``  nothing: columns are computed at each use, on a CPU in pieces, on a GPU within the Triton kernels
-``theta``     nothing, and nothing to compute: of kind identity, θ is θ_D
+``theta``     nothing, as there is nothing to compute: with kind identity, θ_D is θ
 
-Of each, ``keeps_nothing`` says that no tensor is kept for a backward pass, so that several may come back to θ through one θ_D.
+Where ``keeps_nothing`` is true, no tensor is kept for a backward pass, so that several can go through one θ_D.
 
-A kind that is no gather has its frozen numbers instead: programs.py.
+Kinds that do more than gather hold their frozen numbers instead: programs.py.
 """
 
 import importlib.util
@@ -30,10 +31,11 @@ LARGEST_CACHE = 2**30  # bytes of an index above which a CPU computes: as much m
 _PIECE = 2**22  # entries whose columns a CPU computes at a time
 
 
-def index_of(projection: Gather, start: int = 0, stop: int | None = None) -> Tensor:
-    """The columns of the rows start … stop − 1 on all of torch's threads: int32[stop − start], as d < 2^31 (SPEC 6)."""
+def index_of(projection: Gather, start: int = 0, stop: int | None = None, dtype: torch.dtype = torch.int32) -> Tensor:
+    """The columns of the rows start … stop − 1, computed on all of torch's threads: ``dtype``[stop − start], integers that
+    hold d − 1. An int32 always does, as d < 2^31 (SPEC 6)."""
     start, stop = projection.range_of(start, stop, projection.D)
-    index, threads = torch.empty(stop - start, dtype=torch.int32), torch.get_num_threads()
+    index, threads = torch.empty(stop - start, dtype=dtype), torch.get_num_threads()
     share = max(2**20, -(-len(index) // threads))  # for less, two threads take longer than one
 
     def fill(i):
@@ -48,7 +50,7 @@ def index_of(projection: Gather, start: int = 0, stop: int | None = None) -> Ten
 
 
 class Expand(torch.autograd.Function):
-    """θ (float[d]) → θ_D (``dtype``[D]); ``index`` is int32[D], ``scale`` float32[d], whole or in parts.
+    """θ (float[d]) → θ_D (``dtype``[D]); ``index`` is uint16[D] or int32[D], ``scale`` float32[d], whole or in parts.
 
     Scaling before gathering rounds each entry once, as the specification does, so the bits are the specification's; in a
     ``dtype`` of less precision they are rounded once more.
@@ -58,7 +60,7 @@ class Expand(torch.autograd.Function):
 
     @staticmethod
     def forward(theta: Tensor, index: Tensor, dtype: torch.dtype, *scale: Tensor) -> Tensor:
-        return (theta.float() * torch.cat(scale)).to(dtype).index_select(0, index)
+        return (theta.float() * torch.cat(scale)).to(dtype).index_select(0, index.int())
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -70,7 +72,11 @@ class Expand(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         scale = torch.cat(ctx.scale)
-        total = torch.zeros_like(scale).index_add(0, ctx.index, g.float())  # not in place: of a vmap, g is a batch
+        total = torch.zeros_like(scale)
+        for columns, part in zip(
+            ctx.index.split(_PIECE), g.split(_PIECE), strict=True
+        ):  # so that little is made int32 at a time
+            total = total.index_add(0, columns.int(), part.float())  # not in place: of a vmap, g is a batch
         return (total * scale).to(ctx.dtype), *[None] * (2 + len(ctx.scale))
 
 
@@ -81,7 +87,7 @@ class Cached:
 
     def __init__(self, projection: Gather, device):
         self.device = torch.device(device)
-        self.index = index_of(projection).to(device)
+        self.index = index_of(projection, dtype=_index_dtype(projection)).to(device)
         self.scale = _in_parts(projection.scale(), device)
 
     @property
@@ -89,14 +95,19 @@ class Cached:
         return self.index.nbytes
 
     def expand(self, theta: Tensor, dtype=torch.float32) -> Tensor:
-        # Where no gradient is wanted, torch.compile would hand a function with a setup_context its arguments in other places.
+        # Without a gradient, torch.compile passes a function that has a setup_context its arguments in the wrong
+        # places.
         expand = Expand.apply if torch.is_grad_enabled() else Expand.forward
         return expand(theta, self.index, dtype, *self.scale)
 
 
+def _index_dtype(projection) -> torch.dtype:
+    return torch.uint16 if projection.d <= 2**16 else torch.int32
+
+
 def _in_parts(scale, device) -> list[Tensor]:
-    """float32[d] as one number for each stretch of equal ones, repeated by a stride of 0: kind balanced has at most two. Of
-    other kinds as it is."""
+    """The scale, float32[d], as one number for each run of equal ones, repeated by a stride of 0: kind balanced has at
+    most two runs. Where there are more, the scale is one tensor as it is."""
     edges = [0, *np.flatnonzero(np.diff(scale)) + 1, len(scale)]
     if len(edges) > 3:
         return [torch.from_numpy(scale).to(device)]
@@ -104,7 +115,7 @@ def _in_parts(scale, device) -> list[Tensor]:
 
 
 class Computed:
-    """P as its four numbers."""
+    """P as the four numbers that it follows from: kind, D, d and seed."""
 
     name, nbytes, keeps_nothing = "computed", 0, True
 
@@ -117,7 +128,7 @@ class Computed:
 
 
 class Theta:
-    """P = I."""
+    """P = I: θ_D is θ."""
 
     name, nbytes, keeps_nothing = "theta", 0, True
 
@@ -129,12 +140,13 @@ class Theta:
 
 
 Storage = Cached | Computed | Theta | Frozen
-"""P, as it is held."""
+"""The ways in which P is held."""
 
 
 def storage_named(projection: Projection, device, asked: str | None = None) -> type:
-    """How P is held on ``device``: as ``asked``, computed or cached, or by default computed where a GPU's kernels do it and
-    where the index of a CPU would take more than 1 GiB, else cached. Raises ``KindError`` for what cannot be."""
+    """The class that holds P on ``device``: ``Computed`` or ``Cached`` as ``asked``; by default ``Computed`` where a
+    GPU's kernels compute P and where a CPU's index would take more than 1 GiB, else ``Cached``. Raises ``KindError``
+    for what cannot be held so."""
     device = torch.device(device)
     if asked not in (None, "cached", "computed"):
         raise KindError(f"storage is {asked!r}; give cached, computed or None")
@@ -151,7 +163,7 @@ def storage_named(projection: Projection, device, asked: str | None = None) -> t
         return Computed  # nothing can be held there
     if asked == "computed" and not computable:
         raise KindError(f"kind {projection.kind} cannot be computed on {device.type}; give storage cached")
-    by_default = on_gpu or (computable and 4 * projection.D > LARGEST_CACHE)
+    by_default = on_gpu or (computable and _index_dtype(projection).itemsize * projection.D > LARGEST_CACHE)
     return Computed if asked == "computed" or (asked is None and by_default) else Cached
 
 
@@ -159,7 +171,8 @@ _held = weakref.WeakValueDictionary()
 
 
 def storage_of(projection: Projection, device, asked: str | None = None) -> Storage:
-    """P held on ``device``, ready to expand: see ``storage_named``. Equal projections share one that somebody still holds."""
+    """P held on ``device``, ready to expand: see ``storage_named``. Equal projections share one storage while it is in
+    use."""
     of_kind, device = storage_named(projection, device, asked), torch.device(device)
     key = of_kind, projection, device
     storage = _held.get(key)
@@ -184,8 +197,8 @@ def _pieces(projection):
         yield slice(start, stop), index_of(projection, start, stop)
 
 
-# As operators, they are one node of a graph that torch.compile makes. An operator's whole numbers have 64 bits with a sign; a seed
-# is larger.
+# As operators, they are one node each of a graph that torch.compile makes. The seed is passed as text, as an operator's
+# integers are signed and have 64 bits, and a seed may be larger.
 @torch.library.custom_op("unilora::expand", mutates_args=(), device_types="cpu")
 def _expand(theta: Tensor, kind: str, D: int, seed: str, dtype: torch.dtype) -> Tensor:
     p = _projection(kind, D, len(theta), seed)

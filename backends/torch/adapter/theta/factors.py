@@ -1,4 +1,4 @@
-"""What a call of the model holds of the vector: the factors of all segments, and when they may be used again."""
+"""The factors of all segments, as a call of the model uses them, and whether a later call may use them again."""
 
 from typing import NamedTuple
 
@@ -7,19 +7,20 @@ from torch import Tensor
 
 
 class Factors(NamedTuple):
-    """The factors of every segment, and what says whether they may be used again.
+    """The factors of every segment, and what decides whether a later call may use them again.
 
-    ``theta``  the values of θ that they were made of; None: they are never used again
-    ``spent``  holds something once a backward pass has come back to θ through them
-    ``again``  whether several backward passes may come back through them
-    ``ready``  what sites have made of them for their own products, by whatever they call it; of factors without a gradient alone
-    ``rows``   of stacked ones, the ``Rows`` that say which of them each row of a batch has
+    ``theta``       the values of θ that they were made of; None where no later call may use them
+    ``spent``       a list that has an entry once a backward pass through them has reached θ
+    ``repeatable``  whether several backward passes may go through them
+    ``ready``       what each site has prepared of them for its own products, by site; only of factors without a
+                    gradient
+    ``rows``        for a batch of several adapters, the ``Rows`` that say which adapter each row has
     """
 
     segments: list[tuple[Tensor, ...]]
     theta: Tensor | None
     spent: list
-    again: bool
+    repeatable: bool
     ready: dict
     rows: object = None
 
@@ -27,15 +28,17 @@ class Factors(NamedTuple):
     def has_grad(self) -> bool:
         return self.segments[0][0].requires_grad
 
-    def serve(self, theta: Tensor, dtype: torch.dtype, with_grad: bool) -> bool:
+    def are_usable_for(self, theta: Tensor, dtype: torch.dtype, with_grad: bool) -> bool:
+        """Whether a call with the values ``theta`` may use them, in ``dtype``, and for a gradient if ``with_grad``."""
         if self.theta is None or self.segments[0][0].dtype != dtype or self.theta.device != theta.device:
             return False
-        if with_grad and not (self.has_grad and (not self.spent or self._serves_again())):
+        if with_grad and not (self.has_grad and (not self.spent or self._allow_another_backward())):
             return False
         if self.segments[0][0].is_inference() and torch.is_grad_enabled():
             return False
         return torch.equal(self.theta, theta)
 
-    def _serves_again(self):
-        """Within a backward pass, for a region that a reentrant checkpoint makes anew: where nothing was kept that is gone now."""
-        return self.again and torch._C._current_graph_task_id() != -1
+    def _allow_another_backward(self):
+        """Whether this is a region that a reentrant checkpoint computes again within a backward pass, and whether that
+        pass can go through factors that an earlier one went through."""
+        return self.repeatable and torch._C._current_graph_task_id() != -1

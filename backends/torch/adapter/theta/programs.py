@@ -11,8 +11,11 @@ from unilora_spec.program import OPERATIONS, Program, ordered
 
 
 class Frozen:
-    """P as its frozen numbers: float32, and int64 of an index. Of the entries start … stop − 1 of θ_D what ``projection.pieces`` gives;
-    training takes all."""
+    """P as the frozen numbers of its program: arrays of float32, and indices of int64.
+
+    Training expands all of θ_D; with ``start`` and ``stop``, ``expand`` gives the pieces that
+    ``projection.pieces(start, stop)`` names.
+    """
 
     name, keeps_nothing = "frozen", False
 
@@ -27,7 +30,7 @@ class Frozen:
                     cuts |= {step.how, step.how + math.prod(step.shape)}
                 if step.op == "frozen" and step not in self.arrays:
                     self.arrays[step] = _tensor(step.array).to(device)
-            # By numbers alone, which is what a compiler can follow.
+            # Steps refer to their inputs by number, which a compiler can follow.
             held = [self.arrays.get(step) for step in steps]
             self.pieces.append([(s.op, s.how, s.shape, [number[x] for x in s.inputs], a) for s, a in zip(steps, held)])
         self.cuts = sorted(cuts)
@@ -41,10 +44,11 @@ class Frozen:
 
     def expand(self, theta: Tensor, dtype=torch.float32) -> Tensor:
         """θ_D as ``dtype``[D] of θ, float[d]: in float32, and rounded once where ``dtype`` is of less precision."""
-        # Cut once: the gradients of the ranges are then put together once, not added to a whole θ each.
+        # θ is split once, so that the gradients of its ranges are joined once, and not each added to a gradient of all
+        # of θ.
         lengths = [stop - start for start, stop in itertools.pairwise(self.cuts)]
         ranges = dict(zip(self.cuts, theta.float().split(lengths)))
-        # Each piece is a program of its own, so that what is made on its way goes when it ends.
+        # Each piece is a program of its own, so that its intermediate results are freed when it ends.
         return torch.cat([_result(piece, ranges) for piece in self.pieces]).to(dtype)
 
 

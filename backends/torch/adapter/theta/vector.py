@@ -13,9 +13,10 @@ THETA = "unilora_theta"
 
 
 class Vector:
-    """θ as a parameter of ``model``, float32[d], and P where θ is; the layer map says which range of θ_D = Pθ is whose.
+    """θ as a parameter of ``model``, float32[d], and P on θ's device; the layer map says which range of θ_D = Pθ is
+    which segment's.
 
-    Of a chain, ``link`` is the number of the link that is trained (SPEC 11.15).
+    ``link`` is the number of the link of a chain that is trained (SPEC 11.15).
     """
 
     def __init__(self, model: nn.Module, projection: Projection, layer_map: LayerMap, theta, device, asked: str | None):
@@ -33,24 +34,26 @@ class Vector:
 
     @property
     def in_parts(self) -> bool:
-        """Whether each process holds a part of θ alone, as FSDP shards it."""
+        """Whether θ is sharded, so that each process holds a part of it (FSDP)."""
         return hasattr(self.theta, "full_tensor")
 
     def expand(self, dtype: torch.dtype) -> Tensor:
-        """θ_D, ``dtype``[D], differentiable to θ, and never θ itself."""
+        """θ_D, ``dtype``[D], differentiable with respect to θ; never the tensor θ itself."""
         if self.storage.device != self.theta.device:  # the model has moved
             self.storage = storage_of(self.projection, self.theta.device, self.asked)
-        theta = self._of_link()
+        theta = self._theta_of_link()
         theta_D = self.storage.expand(theta, dtype)
         return theta_D.view_as(theta_D) if theta_D is theta else theta_D
 
     def cut(self, theta_D: Tensor) -> list[tuple[Tensor, ...]]:
-        """A (rank, in) and B (out, rank) of every segment, or of rank 0 its one factor (out, in), views of θ_D."""
+        """A (rank, in) and B (out, rank) of every segment, or the one factor (out, in) of a segment of rank 0, as views
+        of θ_D."""
         return [s.factors(part) for s, part in zip(self.layer_map.segments, theta_D.split(self._sizes))]
 
     def apply(self, function, recurse: bool = True) -> nn.Module:
-        """What stands for the model's ``_apply``, by which it is moved and cast: θ stays float32 where the model goes to half
-        precision, in which small steps of training would be rounded away, and a warning says so."""
+        """Takes the place of the model's ``_apply``, by which torch moves and casts a model: θ stays float32 where the
+        model is cast to half precision, in which small steps of training would be rounded away, and a warning says
+        so."""
         before = self.theta.detach()
         model = type(self.model)._apply(self.model, function, recurse)
         now = self.theta.dtype
@@ -67,20 +70,23 @@ class Vector:
 
     @torch.no_grad()
     def reset(self, bound: float | None) -> None:
-        """Gives θ the values that training starts from (SPEC 6.4)."""
+        """Gives θ the values from which training starts (SPEC 6.4)."""
         bound = self.layer_map.bound if bound is None else bound
         self.theta.copy_(torch.from_numpy(self.projection.initial(self.layer_map, bound)))
         self.link = 0
 
     @torch.no_grad()
     def next_link(self, bound: float | None) -> int:
-        """Ends the training of a link and gives the next one its start; returns that one's number. Raises ``KindError``."""
+        """Ends the training of the current link, gives the next one its start values and returns its number.
+
+        Raises ``KindError`` after the last link, and where θ is sharded.
+        """
         links = self.projection.links
         if self.link + 1 >= links:
             raise KindError(f"kind {self.projection.kind} has {links} links, and link {self.link} is the last of them")
         if self.in_parts:
             raise KindError(
-                "next_link gives a range of theta its start, and theta is in parts; train a chain under DDP"
+                "next_link writes a range of theta, and theta is in parts, as FSDP shards it; train a chain under DDP"
             )
         self.link += 1
         start = self.projection.start_of(self.link, self.layer_map.bound if bound is None else bound)
@@ -88,14 +94,15 @@ class Vector:
         return self.link
 
     def last_link(self) -> int:
-        """The last link that has been given its start: those after it are zero."""
+        """The number of the last link that has been given its start values: the links after it are zero."""
         if self.projection.links == 1 or self.theta.is_meta:
             return 0
         begun = self.theta.detach().unflatten(0, (self.projection.links, -1)).any(dim=1).nonzero()
         return int(begun[-1]) if len(begun) else 0
 
-    def _of_link(self) -> Tensor:
-        """θ, whose gradient is that of the link alone. (Those after it are zero, and have none anyway.)"""
+    def _theta_of_link(self) -> Tensor:
+        """θ, with a gradient of none of the links before the current one. (The links after it are zero, and have none
+        anyway.)"""
         theta = self.theta
         if self.link == 0:
             return theta

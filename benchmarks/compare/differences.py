@@ -1,4 +1,4 @@
-"""Which differences can be told: paired by seed and by sentence, each with a 95 % interval that leaves out zero."""
+"""Which differences of accuracy are significant: paired by seed and by sentence, both with a 95 % interval that leaves out zero."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ NORMAL = 1.960
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two methods' accuracies: the mean over seeds, and how far the 95 % interval reaches on either side of it.
+    """The difference of two methods' accuracies: its mean over the seeds, and how far a 95 % interval reaches on either side of it.
 
-    ``of_seeds``       were it trained again with other seeds, judged by the same sentences: t over the seeds' differences
-    ``of_sentences``   were it judged by other sentences, trained with the same seeds: over the sentences', each the mean of
-                       all seeds
+    ``of_seeds``       for a training with other seeds, judged by the same sentences: t over the differences of the seeds
+    ``of_sentences``   for a judgement by other sentences, trained with the same seeds: over the differences of the sentences, each
+                       the mean of all seeds
     """
 
     mean: float
@@ -25,14 +25,14 @@ class Difference:
     of_sentences: float
 
     @property
-    def is_told(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether zero is outside of both intervals."""
         return abs(self.mean) > max(self.of_seeds, self.of_sentences)
 
 
 def difference(right: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Difference | None:
-    """Of which sentences were right: bool[sentences] for each seed, those of ``others`` with the same seeds in the same order.
-    None for a single seed, which has no spread."""
+    """The ``Difference`` of two methods from which sentences each had right: bool[sentences] for each seed, with the same seeds in the same
+    order. None for a single seed, which has no spread."""
     if len(right) < 2:
         return None
     apart = np.asarray(right, float) - np.asarray(others, float)

@@ -79,7 +79,8 @@ def test_the_next_call_sees_what_changed(change):
         expected = seen(anew(model, block, ("query",)), X)
         assert (expected - before).abs().max() > 1e-3
         with torch.set_grad_enabled(with_grad):
-            # few tokens take other products where no gradient is wanted: sums of eight numbers of size one, in another order
+            # few tokens take other products where no gradient is wanted: sums of eight numbers of size one, in another
+            # order
             torch.testing.assert_close(model(X).detach(), expected, atol=1e-5, rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""The state of a Trainer's run as the file of ``runs.state``, which any backend goes on from."""
+"""Writes and reads the state of a Trainer's run as a file of ``runs.state``, from which any backend goes on."""
 
 import math
 from pathlib import Path
@@ -10,8 +10,9 @@ from unilora_spec.serialization import SAVED
 from ...runs.state import MOMENTS, State, load_state, run_of, save_state
 
 
-class Stated:
-    """The states of a run of ``trainer`` on ``model``: written to ``settings.state``, and read from ``settings.from_state``."""
+class StateFiles:
+    """The states of a run of ``trainer`` on ``model``: it writes them to ``settings.state`` and reads them from
+    ``settings.from_state``."""
 
     def __init__(self, trainer, model, settings, rows: int):
         self.trainer, self.model, self.settings = trainer, model, settings
@@ -20,7 +21,8 @@ class Stated:
         self.steps, self.run = steps, run_of(settings, settings.seed, rows, steps)
 
     def write(self, optimizer, step: int) -> None:
-        """Writes the state after ``step`` steps of ``optimizer``, where ``settings.state`` asks for it. Raises ``WorkFailed``."""
+        """Writes the state after ``step`` steps of ``optimizer``, where ``settings.state`` is set. Raises
+        ``WorkFailed`` where the disk refuses."""
         if not self.settings.state:
             return
         adapter = self.model.unilora.adapter()
@@ -33,9 +35,10 @@ class Stated:
 
     @torch.no_grad()
     def read(self) -> Path | None:
-        """Makes the state of ``settings.from_state`` a checkpoint of this run, from which it goes on; None where there is none.
+        """Makes a checkpoint of this run of the state in ``settings.from_state`` and returns its folder; None where
+        that is not set.
 
-        Raises ``UniLoraError`` where the file is no state, or that of another run.
+        Raises ``UniLoraError`` where the file holds no state, or that of another run.
         """
         if not self.settings.from_state:
             return None
@@ -57,6 +60,6 @@ class Stated:
         return Path(trainer.args.output_dir, f"checkpoint-{state.step}")
 
     def _parameters(self) -> dict[str, torch.nn.Parameter]:
-        """What is trained, by its name in a state."""
+        """The trained parameters, by their names in a state."""
         in_full = self.model.unilora.trained_in_full()
         return {"theta": self.model.unilora.theta} | {SAVED + name: self.model.get_parameter(name) for name in in_full}

@@ -1,4 +1,4 @@
-"""The requests that failed, as files to pass on: each is one line of the protocol, for ``COMMAND < FILE``."""
+"""Writes the requests that failed to files that can be passed on: each is one line of the protocol, for ``COMMAND < FILE``."""
 
 import itertools
 import re
@@ -8,14 +8,14 @@ from pathlib import Path
 from .client import as_line
 from .run import Result
 
-LONGEST = 60  # characters of a check's name in a file's
+LONGEST = 60  # characters of a check's name in the name of its file
 
 
-def keep(results: list[Result], folder: Path | None) -> Path | None:
-    """Writes the request of each way in which a check failed, and notes its path there.
+def write_requests(results: list[Result], folder: Path | None) -> Path | None:
+    """Writes the request of each way in which a check failed to a file, and sets ``kept`` of the way to its path.
 
-    The files are in a folder that is made for them, ``folder/1``, ``folder/2`` and so on, or a temporary one without
-    ``folder``: nothing that is there is written over. Returns it, None where there is no request. Raises ``OSError``.
+    The files are in a new folder, ``folder/1``, ``folder/2`` and so on, or without ``folder`` a temporary one, so that nothing is
+    written over. Returns the new folder, or None where no request failed. Raises ``OSError``.
     """
     failed = [result for result in results if result.ways]
     if not failed:
