@@ -214,8 +214,10 @@ def main():
             print(
                 f"peak memory, {what}: {mine / 1e6:.0f} MB in ONNX Runtime, {torch[what] / 1e6:.0f} MB in torch, ratio {mine / torch[what]:.2f}"
             )
-        alone, both = (peak(which, path)["whole"] / 1e6 for which in ("evaluation", "both"))
-        print(f"peak memory: {alone:.0f} MB to evaluate alone, {both:.0f} MB to train and evaluate in turns")
+        alone, both = (peak(which, path)["above imports"] / 1e6 for which in ("evaluation", "both"))
+        print(
+            f"peak memory, above imports: {alone:.0f} MB to evaluate alone, {both:.0f} MB to train and evaluate in turns"
+        )
 
 
 def _export(path, weights):
