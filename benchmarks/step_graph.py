@@ -4,7 +4,8 @@
     python -m benchmarks.step_graph --weights int8  the same with the frozen weights in 8 bits
 
 Times are processor time of all threads and wall time, side by side in turns; a ratio is that of the medians over the rounds. Both sides make a
-whole step: gradients and AdamW's update. Peak memory is that of a process of its own for each side, and what it is above the imports.
+whole step: gradients and AdamW's update. Peak memory is that of a process of its own for each side, and what it is above the imports. An
+evaluation is what backends.onnx makes of the same rows: logits, by the half of the graph that goes forward.
 """
 
 import argparse
@@ -93,6 +94,24 @@ def onnx_step(path, threads: int):
     return step
 
 
+def onnx_logits(path, threads: int, learn: bool = False):
+    """Logits as backends.onnx makes them, as a function; where it may ``learn``, with a step before each."""
+    from backends.onnx import StepGraph
+    from backends.runs.state import State
+    from unilora_spec import load_adapter
+
+    file = Path(path).with_suffix(".safetensors")
+    adapter = load_adapter(file)
+    graph, state, fed = StepGraph(Path(path), adapter, file, threads, learn), State.of(adapter), batch()
+
+    def logits():
+        if learn:
+            graph.step(fed, state)
+        graph.logits(fed, state)
+
+    return logits
+
+
 def training(rounds: Rounds) -> list[dict]:
     threads = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
@@ -149,7 +168,13 @@ def measure_memory(which, path):
     else:
         import onnxruntime  # noqa: F401
     imported = resident()
-    step = torch_step(1)[0] if which == "torch" else onnx_step(path, 1)
+    made = {
+        "torch": lambda: torch_step(1)[0],
+        "onnx": lambda: onnx_step(path, 1),
+        "evaluation": lambda: onnx_logits(path, 1),
+        "both": lambda: onnx_logits(path, 1, learn=True),
+    }
+    step = made[which]()
     for _ in range(STEPS):
         step()
     whole = resident()
@@ -160,7 +185,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--weights", default="float32")
     parser.add_argument("--graph", help="a graph that is there already")
-    parser.add_argument("--memory-of", choices=["torch", "onnx"], help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", choices=["torch", "onnx", "evaluation", "both"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.memory_of:
         measure_memory(given.memory_of, given.graph)
@@ -171,16 +196,28 @@ def main():
             say("exporting the step graph")
             _export(path, given.weights)
         for threads in (1, 2):
-            times = timed({"torch": torch_step(threads)[0], "onnx": onnx_step(path, threads)})
-            for what, mine, theirs in zip(("processor", "wall"), times["onnx"], times["torch"]):
+            made = {
+                "torch": torch_step(threads)[0],
+                "onnx": onnx_step(path, threads),
+                "evaluation": onnx_logits(path, threads),
+            }
+            times = timed(made)
+            for what, mine, theirs, evaluation in zip(
+                ("processor", "wall"), *(times[name] for name in ("onnx", "torch", "evaluation"))
+            ):
                 print(
-                    f"{threads} threads, {what} time: {mine:.3f} s in ONNX Runtime, {theirs:.3f} s in torch, ratio {mine / theirs:.2f}"
+                    f"{threads} threads, {what} time: {mine:.3f} s in ONNX Runtime, {theirs:.3f} s in torch, ratio {mine / theirs:.2f};"
+                    f" an evaluation {evaluation:.3f} s, {evaluation / mine:.2f} of a step"
                 )
         onnx, torch = peak("onnx", path), peak("torch", path)
         for what, mine in onnx.items():
             print(
                 f"peak memory, {what}: {mine / 1e6:.0f} MB in ONNX Runtime, {torch[what] / 1e6:.0f} MB in torch, ratio {mine / torch[what]:.2f}"
             )
+        alone, both = (peak(which, path)["above imports"] / 1e6 for which in ("evaluation", "both"))
+        print(
+            f"peak memory, above imports: {alone:.0f} MB to evaluate alone, {both:.0f} MB to train and evaluate in turns"
+        )
 
 
 def _export(path, weights):

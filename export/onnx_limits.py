@@ -16,13 +16,12 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from unilora_spec import UniLoraError
+from unilora_spec.calls import Body, check_calls
 from unilora_spec.documents import size_of
 
 from .external import own_data
 
 MOST_FILE = 2**31  # protobuf's limit
-MOST_NODES = 2**18  # functions inlined; graphs of the largest models have 2^17
-MOST_CALLS = 100  # of functions within each other
 MOST_SPARSE = 2**24  # entries of a sparse tensor, which is made whole when it is read
 MOST_RESULT = 2**31  # bytes of one value that a run computes
 FOLDED = 32, 2**26  # bytes of all that is computed when the file is loaded: times those of its tensors, plus so many
@@ -141,35 +140,7 @@ def _check_external(tensor, path, name, needed):
 def _check_functions(model) -> None:
     """Raises ``UniLoraError`` where functions call themselves, or where there are too many nodes with each call's own."""
     bodies = {(f.domain, f.name, f.overload): f for f in model.functions}
-    counts = {key: _counted(body, bodies) for key, body in bodies.items()}
-    sizes, depths, waiting = {}, {}, [(key, False) for key in counts]
-    open_ = set()
-    while waiting:
-        key, done = waiting.pop()
-        if key in sizes:
-            continue
-        own, calls = counts[key]
-        if done:
-            open_.discard(key)
-            sizes[key] = own + sum(number * sizes[called] for called, number in calls.items())
-            depths[key] = 1 + max((depths[called] for called in calls), default=0)
-            if sizes[key] > MOST_NODES or depths[key] > MOST_CALLS:
-                raise UniLoraError(
-                    f"the function {key[1]!r:.200} stands for {min(sizes[key], 2**62):,} nodes in {depths[key]} functions within each "
-                    f"other; {MOST_NODES:,} and {MOST_CALLS} are the most, so export the model without functions"
-                )
-            continue
-        open_.add(key)
-        waiting.append((key, True))
-        for called in calls:
-            if called in open_:
-                raise UniLoraError(
-                    f"the function {called[1]!r:.200} calls itself, which no run ends; export the model without functions"
-                )
-            waiting.append((called, False))
-    own, calls = _counted(model.graph, bodies)
-    if (total := own + sum(number * sizes[key] for key, number in calls.items())) > MOST_NODES:
-        raise UniLoraError(f"it stands for {total:,} nodes, its functions inlined; {MOST_NODES:,} is the most")
+    check_calls(_counted(model.graph, bodies), {key: _counted(body, bodies) for key, body in bodies.items()})
 
 
 def _counted(graph, bodies):
@@ -183,7 +154,7 @@ def _counted(graph, bodies):
             own += 1
             for attribute in node.attribute:
                 waiting += [*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs]
-    return own, calls
+    return Body(own, calls)
 
 
 def _check_results(model, stored: int) -> None:

@@ -67,7 +67,7 @@ def adapter_for(words: int, name: str, labels=("0", "1"), seed: int = 0, kind: s
     return Adapter(projection, layer_map, numbers.normal(size=projection.d).astype(np.float32) * 0.02, base, saved)
 
 
-def write_graph(path, adapter: Adapter, **metadata) -> None:
+def step_graph(adapter: Adapter, **metadata) -> onnx.ModelProto:
     """The graph, as one of ``adapter``; ``metadata`` goes before what is true of it."""
     p = adapter.projection
     text = GRAPH.replace("float[D]", f"float[{p.d}]")
@@ -77,4 +77,8 @@ def write_graph(path, adapter: Adapter, **metadata) -> None:
     }  # fmt: skip
     onnx.helper.set_model_props(model, {f"unilora.{name}": str(value) for name, value in (told | metadata).items()})
     onnx.checker.check_model(model)
-    onnx.save(model, path)
+    return model
+
+
+def write_graph(path, adapter: Adapter, **metadata) -> None:
+    onnx.save(step_graph(adapter, **metadata), path)

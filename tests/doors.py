@@ -11,8 +11,10 @@ import lzma
 import os
 import pickle
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +22,15 @@ import numpy as np
 import onnx
 import pyarrow
 import pyarrow.parquet
+import safetensors.numpy
 import safetensors.torch
 import tokenizers
 import torch
+from bag_of_words import adapter_for, step_graph
 from fuzz_corpus import packed
 from onnx import TensorProto, helper, numpy_helper
 
+from backends.runs.state import FIELD, State, save_state
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment
 from unilora_spec.serialization import encode
 
@@ -401,25 +406,23 @@ def computed(op, *inputs, tensors=(), **more) -> bytes:
     return graph(helper.make_node(op, inputs, ["z"], **more), tensors=[FACTOR, *tensors])
 
 
-def outside(**where) -> bytes:
+def _outside(**where) -> TensorProto:
     tensor = TensorProto(name="w", data_type=1, dims=[32, 32], data_location=TensorProto.EXTERNAL)
     for key, said in where.items():
         tensor.external_data.add(key=key, value=str(said))
-    return graph(tensors=[tensor])
+    return tensor
+
+
+def outside(**where) -> bytes:
+    return graph(tensors=[_outside(**where)])
 
 
 CALL = helper.make_node("F0", ["y"], ["z"], domain="d")
+DOUBLING = [*(function(f"F{i}", f"F{i + 1}", f"F{i + 1}") for i in range(40)), function("F40", "Relu")]
+CHAIN = [*(function(f"F{i}", f"F{i + 1}") for i in range(20_000)), function("F20000", "Relu")]
 ONNX = {
-    "functions that double": Seed(
-        graph(
-            CALL, functions=[*(function(f"F{i}", f"F{i + 1}", f"F{i + 1}") for i in range(40)), function("F40", "Relu")]
-        ),
-        "stands for",
-    ),
-    "a chain of functions": Seed(
-        graph(CALL, functions=[*(function(f"F{i}", f"F{i + 1}") for i in range(20_000)), function("F20000", "Relu")]),
-        "within each other",
-    ),
+    "functions that double": Seed(graph(CALL, functions=DOUBLING), "stands for"),
+    "a chain of functions": Seed(graph(CALL, functions=CHAIN), "within each other"),
     "a function that calls itself": Seed(graph(CALL, functions=[function("F0", "F0")]), "calls itself"),
     "functions in a circle": Seed(graph(CALL, functions=[function("F0", "F1"), function("F1", "F0")]), "calls itself"),
     "a constant of a terabyte": Seed(computed("ConstantOfShape", "s", tensors=[shape("s", 2**36)]), "bytes"),
@@ -539,6 +542,102 @@ def _unfolding() -> bytes:
             archive.writestr(entry.filename, plain.read(entry))
     return file.getvalue()
 
+
+# Training in ONNX Runtime: a graph of a step, and the state that a training goes on from
+
+BAG = adapter_for(8, "base")  # of the words of LM's tokenizer
+BAG_FILES = {
+    "vec.safetensors": encode(BAG),
+    "base/config.json": text({"max_position_embeddings": 16}),
+    "step.onnx": step_graph(BAG).SerializeToString(),
+    "base/tokenizer.json": LM["base/tokenizer.json"],
+    "base/tokenizer_config.json": LM["base/tokenizer_config.json"],
+    "rows.csv": b"text,label\n" + b"is it good,1\nis it bad,0\n" * 8,
+}
+
+
+def _step(*nodes, tensors=(), functions=(), **metadata) -> bytes:
+    """A graph of a step whose logits have the mean of "z" added to them, which ``nodes`` make, of "plain", the logits, or of ``tensors``."""
+    made = step_graph(BAG, **metadata)
+    if nodes:
+        at, last = next((i, node) for i, node in enumerate(made.graph.node) if "logits" in node.output)
+        last.output[0] = "plain"
+        more = [
+            helper.make_node("ReduceMean", ["z"], ["m"], keepdims=0),
+            helper.make_node("Add", ["plain", "m"], ["logits"]),
+        ]
+        behind = list(made.graph.node)[at + 1 :]
+        del made.graph.node[at + 1 :]
+        made.graph.node.extend([*nodes, *more, *behind])
+    made.graph.initializer.extend(tensors)
+    made.functions.extend(functions)
+    made.opset_import.append(helper.make_opsetid("d", 1))
+    return made.SerializeToString()
+
+
+def _of_shape(*numbers) -> bytes:
+    return _step(helper.make_node("ConstantOfShape", ["s"], ["z"]), tensors=[shape("s", *numbers)])
+
+
+EXPAND = helper.make_node("Expand", ["plain", "s"], ["z"])
+SAME = helper.make_node("ReduceMean", ["w"], ["z"])
+HUGE = TensorProto(name="w", data_type=1, dims=[2**40, 4], raw_data=b"1234")
+TIMES = helper.make_node("F0", ["plain"], ["z"], domain="d")
+STEPS = {
+    "sound": Seed(_step(), None),
+    "another mode": Seed(_step(mode="input"), "is a graph of the mode 'input'"),
+    "no ONNX file": Seed(b"x", "no ONNX file"),
+    "nothing": Seed(b"", "no ONNX file"),
+    "functions that double": Seed(_step(TIMES, functions=DOUBLING), "stands for"),
+    "a chain of functions": Seed(_step(TIMES, functions=CHAIN), "within each other"),
+    "a function that calls itself": Seed(_step(TIMES, functions=[function("F0", "F0")]), "calls itself"),
+    "functions in a circle": Seed(_step(TIMES, functions=[function("F0", "F1"), function("F1", "F0")]), "calls itself"),
+    "a constant of a terabyte": Seed(_of_shape(2**38), "could not run it"),
+    "an expansion": Seed(_step(EXPAND, tensors=[shape("s", 2**38, 1, 1)]), "could not run it"),
+    "a shape without its bytes": Seed(_step(SAME, tensors=[HUGE]), "cannot load it"),
+    "data in a pipe": Seed(_step(SAME, tensors=[_outside(location="pipe")]), "cannot load it"),
+    "data behind the end": Seed(_step(SAME, tensors=[_outside(location="rows.csv", offset=2**40)]), "cannot load it"),
+    "graphs in graphs": Seed(_within(1000), "step.onnx"),
+    "a pipe": PIPE,
+}
+
+RUN = {"batch_size": 4, "rows": 16, "seed": "0", "steps": 2}
+
+
+def _run_state(said=None, run=RUN, step=1, **tensors) -> bytes:
+    """A state of a training of the bag; ``said`` goes in the place of its record."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_state(replace(State.of(BAG), step=step), BAG, run, path := Path(folder, "run.state"))
+        content = path.read_bytes()
+    if said is None and not tensors:
+        return content
+    stored = safetensors.numpy.load(content) | tensors
+    (record,) = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"].values()
+    return safetensors.numpy.save(stored, {FIELD: record if said is None else said})
+
+
+RUN_STATES = {
+    "sound": Seed(_run_state(), None),
+    "of another run": Seed(_run_state(run=RUN | {"rows": 7}), "is of a run with rows 7"),
+    "behind the end": Seed(_run_state(step=2**60), ""),
+    "before the start": Seed(_run_state(step=-1), "step -1"),
+    "a record that nests": Seed(_run_state("[" * 10**5), "holds no state of a training"),
+    "a record of a list": Seed(_run_state("[]"), "holds no state of a training"),
+    "an adapter that is a list": Seed(
+        _run_state('{"adapter":[],"run":[],"step":1,"version":"1"}'), "of another adapter"
+    ),
+    "a theta of another length": Seed(_run_state(theta=np.zeros(3, np.float32)), "has no values of theta"),
+    "a mean that is no number": Seed(_run_state(**{"exp_avg.theta": np.full(16, np.nan, np.float32)}), "holds NaN"),
+    "more than a state": Seed(_run_state(more=np.zeros(3, np.float32)), "which is no part of a state"),
+    "a header of 70 MB": LONG,
+    "a header that nests": Seed(packed(b'{"a":' * 10**5), "nested deeper"),
+    "a pipe": Seed(_raised, "no such file"),
+}
+
+STEP_FILES = ("--graph", "step.onnx", "--adapter", "vec.safetensors", "--base", "base", "--data", "rows.csv")
+STEP_TRAIN = (
+    "--lr", "0.1", "--max-steps", "2", "--batch-size", "4", "--holdout", "0", "--output", "out.safetensors"
+)  # fmt: skip
 
 STATES = {
     "safetensors": {
@@ -722,6 +821,39 @@ DOORS = [
             "no arrays": Seed(b"x", "no .npz file"),
             "cut off": Seed(_npz(x=np.ones(99))[:-40], "no .npz file"),
             "a pipe": PIPE,
+        },
+    ),
+    *(
+        Door(f"step graph, {name}", ("backends.onnx", name, *STEP_FILES, *options), "step.onnx", BAG_FILES, STEPS)
+        for name, options in (("train", STEP_TRAIN), ("evaluate", ()))
+    ),
+    Door(
+        "state of a training",
+        ("backends.onnx", "train", *STEP_FILES, *STEP_TRAIN, "--from-state", "run.state"),
+        "run.state",
+        BAG_FILES,
+        RUN_STATES,
+    ),
+    Door(
+        "page's adapter",
+        ("backends.web", "--graph", "step.onnx"),
+        "step.safetensors",
+        BAG_FILES,
+        {
+            "sound": Seed(encode(BAG), "the page's packages are not there"),  # it would be served to a browser
+            "a header of 70 MB": Seed(LONG.content, "262144 is the limit"),
+            "a header that nests": Seed(packed(b'{"a":' * 10**4), "nested deeper"),
+            "a pipe": Seed(_raised, "is not there"),
+        },
+    ),
+    Door(
+        "page's table",
+        ("backends.web", "--data", "rows.csv"),
+        "rows.csv",
+        {},
+        {
+            "sound": Seed(b"text,label\na,1\n", "the page's packages are not there"),
+            "a pipe": Seed(_raised, "is not there"),
         },
     ),
 ]

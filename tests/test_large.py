@@ -126,6 +126,63 @@ def test_found_by_its_contents(least, tmp_path):
     assert peak - least < 5 * SIZE
 
 
+TIED = """
+import json, sys
+import numpy as np, onnx_ir as ir
+from pathlib import Path
+from export.parity import compare, unrounded
+
+def resident():
+    return 1024 * int(Path("/proc/self/status").read_text().split("RssFile:")[1].split()[0])
+
+before = resident()
+session = unrounded.session(ir.load(sys.argv[1]))
+feed = {"ids": np.arange(4), "scale": np.full(SIDE, 2, np.float32)}
+answer = compare.run(session, feed, ["y"])["y"]
+print(json.dumps([resident() - before, [float(answer[0, 0]), float(answer[3, 7])]]))
+"""
+
+
+def test_a_table_that_is_looked_up_is_not_in_memory_beside_what_a_product_packs_of_it(tmp_path):
+    """Of 4 bits, as genai's builder ties it. Of the table four rows are read; what a product takes beside its packed copy are the scales.
+    An input that is taken twice stays one: what is fed is what both take."""
+    rows, side, rng = 2**18, 512, np.random.default_rng(0)
+    table = rng.integers(0, 256, (rows, side // 32, 16), np.uint8)
+    scales, shape = np.full((rows, side // 32), 1e-3, np.float32), np.array([rows, side // 2])
+    one = np.ones(side, np.float32)
+    node, tensor = onnx.helper.make_node, onnx.numpy_helper.from_array
+    graph = onnx.helper.make_graph(
+        [
+            node("Reshape", ["table", "shape"], ["flat"]),
+            node(
+                "GatherBlockQuantized", ["flat", "ids", "scales"], ["x"], domain="com.microsoft", bits=4, block_size=32, quantize_axis=1
+            ),
+            node("Mul", ["x", "scale"], ["once"]),
+            node("Mul", ["once", "scale"], ["twice"]),
+            node("MatMulNBits", ["twice", "table", "scales"], ["y"], domain="com.microsoft", K=side, N=rows, bits=4, block_size=32),
+        ],
+        "tied",
+        [
+            onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["n"]),
+            onnx.helper.make_tensor_value_info("scale", onnx.TensorProto.FLOAT, [side]),
+        ],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", rows])],
+        [tensor(table, "table"), tensor(scales, "scales"), tensor(shape, "shape"), tensor(one, "scale")],
+    )  # fmt: skip
+    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "tied.onnx")
+    call = [sys.executable, "-c", TIED.replace("SIDE", str(side)), tmp_path / "tied.onnx"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    grown, some = json.loads(
+        subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+    )
+    first = table[[0, 3, 0, 7]].astype(np.int16)
+    W = 1e-3 * (np.stack([first & 15, first >> 4], -1).reshape(4, side) - 8)
+    assert np.allclose(some, [4 * W[0] @ W[2], 4 * W[1] @ W[3]], rtol=1e-4, atol=1e-6)  # sums of 512 in float32
+    print(grown, table.nbytes, scales.nbytes)
+    assert grown < scales.nbytes + table.nbytes / 2
+
+
 def reached(folder, moment, least_bytes) -> bool:
     """Whether so much is there; what a killed process left may go while it is looked at."""
     try:

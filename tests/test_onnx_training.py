@@ -262,8 +262,11 @@ def test_graphs_that_are_no_step_of_the_adapter(small, folder, tmp_path):
     small |= {"graph": path, "adapter": folder / "step.safetensors"}
     assert "there is no such file" in refusal(**small)
     path.write_bytes(b"garbage")
-    assert "ONNX Runtime cannot load it" in refusal(**small)
+    assert "is no ONNX file, or a damaged one" in refusal(**small)
     path.write_bytes((folder / "step.onnx").read_bytes()[:500])
+    assert "is no ONNX file, or a damaged one" in refusal(**small)
+    write_graph(path, adapter, note="x")
+    path.write_bytes(path.read_bytes().replace(b"Gemm", b"Germ"))
     assert "ONNX Runtime cannot load it" in refusal(**small)
     write_graph(path, adapter, mode="input")
     assert "is a graph of the mode 'input'; give one that python -m export onnx --mode step has written" in refusal(

@@ -36,7 +36,7 @@ def evaluate(settings: EvaluateSettings, progress: bool = False) -> dict:
         check_place(settings.mistakes, "--mistakes", read)
     adapter = load_adapter(settings.adapter)
     with waiting(lambda: f"loading {settings.graph}") if progress else contextlib.nullcontext():
-        graph = StepGraph(settings.graph, adapter, settings.adapter, settings.threads)
+        graph = StepGraph(settings.graph, adapter, settings.adapter, settings.threads, learn=False)
         base = base_of(adapter, settings.base, settings.adapter)
     task = task_of(graph, adapter, settings, settings.adapter)
     task.reads(base.tokenizer, base.positions, graph.inputs)

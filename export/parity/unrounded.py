@@ -54,6 +54,7 @@ def session(model: ir.Model) -> onnxruntime.InferenceSession:
     RemoveUnusedNodesPass()(model)
     with tempfile.TemporaryDirectory() as folder:
         external.write_data(model, Path(folder))
+        _give_each_operator_its_own(model)
         ir.save(model, Path(folder) / "model.onnx")
         options = onnxruntime.SessionOptions()
         options.enable_cpu_mem_arena = False
@@ -61,6 +62,26 @@ def session(model: ir.Model) -> onnxruntime.InferenceSession:
         # What is folded is a copy: genai's builder has one table of int4 for the tokens and the logits, reshaped for one of them.
         options.add_session_config_entry("optimization.disable_specified_optimizers", "ConstantFolding")
         return parity.session_to_compare(Path(folder) / "model.onnx", options)
+
+
+def _give_each_operator_its_own(model: ir.Model) -> None:
+    """Gives each kind of operator that takes a weight an initializer of its own, of the same bytes of the same file; not where a run may
+    bring the weight.
+
+    ONNX Runtime maps each initializer by itself, and lets go of it once all its nodes have packed it. genai's builder has one table for
+    the tokens and the logits: the product packs a copy of all of it, and the lookup reads a few rows.
+    """
+    for value in list(model.graph.initializers.values()):
+        tensor, uses = value.const_value, value.uses()
+        if not isinstance(tensor, ir.ExternalTensor) or value.is_graph_input() or not uses:
+            continue
+        own = {uses[0].node.op_type: value}
+        for node, position in uses:
+            if node.op_type not in own:
+                name, kind = f"{value.name}.{node.op_type}", ir.TensorType(tensor.dtype)
+                own[node.op_type] = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=kind)
+                model.graph.register_initializer(own[node.op_type])
+            node.replace_input_with(position, own[node.op_type])
 
 
 def replace(model: ir.Model, node: ir.Node) -> None:
