@@ -28,10 +28,10 @@ from . import (
     language_models,
     measure,
     memory,
+    onnx_step,
     projection,
     quiet,
     report,
-    step_graph,
     training,
 )
 from .compare.command import compare
@@ -55,7 +55,7 @@ GROUPS = {
     (17,): jax.set_up,
     (18,): jax.expand_and_adjoint,
     (19,): jax.training,
-    (20,): step_graph.training,
+    (20,): onnx_step.training,
 }
 ROWS = [number for numbers in GROUPS for number in numbers]
 QUICK = 2

@@ -1,4 +1,4 @@
-"""A training step in ONNX Runtime, of an exported step graph, beside the torch backend's: time and memory. Row 20.
+"""A training step in ONNX Runtime, of an exported step graph, beside the torch backend's: time and memory.
 
     python -m benchmarks.step_graph                 MiniLM, q and v, rank 4, a new head, 32 rows of 32 tokens
     python -m benchmarks.step_graph --weights int8  the same with the frozen weights in 8 bits
@@ -23,8 +23,6 @@ from pathlib import Path
 import numpy as np
 
 from unilora_spec.command import say
-
-from .measure import Rounds, alternate, compared, row
 
 ROWS, TOKENS, ROUNDS = 32, 32, 15
 STEPS = 3  # of which memory is measured
@@ -112,25 +110,6 @@ def onnx_logits(path, threads: int, learn: bool = False):
     return logits
 
 
-def training(rounds: Rounds) -> list[dict]:
-    threads = len(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "step.onnx")
-        _export(path, "float32")
-        lines = []
-        for count in sorted({1, threads}):
-            times = alternate({"onnx": onnx_step(path, count), "torch": torch_step(count)[0]}, rounds(15))
-            name = f"MiniLM, q, v, r = 4, {count} thread{'s' * (count > 1)}"
-            lines.append(compared(name, times["onnx"], times["torch"], 1.0))
-    how = (
-        f"A step graph of MiniLM with a new head, {ROWS} × {TOKENS} tokens, a quarter of the rows half padded, float32. Both make a whole"
-        " step: ONNX Runtime computes loss and gradients and NumPy AdamW's update; torch does both. `python -m benchmarks.step_graph` has"
-        " the memory of each in a process of its own."
-    )
-    about = "A training step in ONNX Runtime", "our step from a step graph", "the torch backend's step"
-    return [row(20, *about, how, lines)]
-
-
 def timed(steps: dict) -> dict:
     """Median processor and wall seconds of each step, in turns."""
     found = {name: ([], []) for name in steps}
@@ -194,7 +173,7 @@ def main():
         path = given.graph or os.path.join(folder, "step.onnx")
         if not given.graph:
             say("exporting the step graph")
-            _export(path, given.weights)
+            export_step(path, given.weights)
         for threads in (1, 2):
             made = {
                 "torch": torch_step(threads)[0],
@@ -220,7 +199,7 @@ def main():
         )
 
 
-def _export(path, weights):
+def export_step(path, weights):
     start = Path(path).with_name("start.safetensors")
     torch_step(1)[1].save_adapter(start)
     began = time.perf_counter()

@@ -51,7 +51,7 @@ export class StepGraph {
     return { loss: outputs.loss.data[0], logits: rowsOf(outputs.logits), gradients };
   }
 
-  /** The logits of a batch, rows of numbers: by a second session without the backward half, which costs a third of a step. */
+  /** The logits of a batch, rows of numbers: by a second session without the backward half, which costs about half of a step. */
   async logits(batch, parameters) {
     this.forward ??= loaded(this.load, this.file.upTo('logits'));
     const labels = new Array(batch[this.inputs[0]].dims[0]).fill(0);
