@@ -10,7 +10,7 @@ INSTALLED := .venv/installed-$(RUNTIME)
 GEMMA := build/gemma/gemma-3-270m-q4_k_m.gguf
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test web web-test quick lint types implementations peers runtimes llama vllm genai llm faults fuzz kills attack compare bench docs gpu clean
+.PHONY: demo test thorough web web-test quick lint types implementations peers runtimes llama vllm genai llm faults fuzz kills attack compare bench docs gpu clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -23,7 +23,7 @@ test: build/tests-passed
 QUICK := unilora_spec $(addprefix tests/test_,$(addsuffix .py,attach conformance_boundaries example_scripts fastfood file functions_of_theta \
     gathers implementations layer_map merge names places projection readme spec_command spec_text step targets types vb))
 quick: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(QUICK)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not thorough" $(QUICK)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
@@ -188,6 +188,10 @@ build/tests-passed: $(INSTALLED) build/torchao $(SOURCES) README.md pyproject.to
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 	PYTHONPATH=build/torchao $(BIN)/python -m pytest tests/test_quantized_training.py
 	@mkdir -p build && touch $@
+
+# The tests whose short form is in make test.
+thorough: $(INSTALLED) build/torchao
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m thorough
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv, which takes a minute or two …"
