@@ -73,6 +73,7 @@ class Implementation:
     def __init__(self, command: list[str], timeout: float = 10.0):
         self.command, self.timeout = command, timeout
         self.process, self.asked, self.hangs = None, 0, 0
+        self.first = False  # whether a table ends at its first failure
         self.new_check()
         self.described = self.ask("describe")
         for field, kind in (("name", str), ("version", str), ("requests", list), ("kinds", list)):
@@ -126,7 +127,8 @@ class Implementation:
         self._raise(failure)
 
     def each(self, cases, ask, named=None) -> None:
-        """Calls ``ask(case)`` for each case, whichever fail, and fails then as the first of them; ``named(case)`` is said with it."""
+        """Calls ``ask(case)`` for each case, whichever fail unless only the ``first`` is wanted, and fails then as the first of them;
+        ``named(case)`` is said with it."""
         first = None
         try:
             for k, case in enumerate(cases):
@@ -135,6 +137,8 @@ class Implementation:
                     ask(case)
                 except Failed as failure:
                     first = first or failure
+                    if self.first:
+                        break
         finally:
             self.case = None
         if first:

@@ -43,13 +43,13 @@ def prepare() -> None:
         GPT2LMHeadModel,
     )
 
-    import backends.torch.building  # noqa: F401
+    import backends.torch.building
     import backends.torch.commands.hub
     import backends.torch.commands.training
     import backends.torch.commands.using
     import backends.torch.planning
     import backends.torch.training.train
-    import backends.torch.using.conversation
+    import backends.torch.using.conversation  # noqa: F401
     import conformance_tests.implementations  # noqa: F401
     import export.commands.folders
     import export.commands.models
