@@ -181,6 +181,8 @@ build/demo/result.json: $(INSTALLED) examples/demo.py $(filter-out tests/% confo
 # Several processes, a thread in each, share the tests. On a machine with more cores: make test WORKERS=8.
 WORKERS ?= 2
 build/tests-passed: export OMP_NUM_THREADS = 1
+# Or each process of the tests would compile the same modules again, the tests' own with what pytest writes into them.
+build/tests-passed thorough quick: export PYTHONDONTWRITEBYTECODE =
 build/tests-passed: $(INSTALLED) build/torchao $(SOURCES) README.md pyproject.toml
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -189,7 +191,7 @@ build/tests-passed: $(INSTALLED) build/torchao $(SOURCES) README.md pyproject.to
 	PYTHONPATH=build/torchao $(BIN)/python -m pytest tests/test_quantized_training.py
 	@mkdir -p build && touch $@
 
-# The tests whose short form is in make test.
+# The long form of tests that have a short one in make test; three minutes of a core and more.
 thorough: $(INSTALLED) build/torchao
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m thorough
 

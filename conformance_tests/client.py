@@ -73,6 +73,7 @@ class Implementation:
     def __init__(self, command: list[str], timeout: float = 10.0):
         self.command, self.timeout = command, timeout
         self.process, self.asked, self.hangs = None, 0, 0
+        self.first = False  # whether a table ends at its first failure
         self.new_check()
         self.described = self.ask("describe")
         for field, kind in (("name", str), ("version", str), ("requests", list), ("kinds", list)):
@@ -126,8 +127,8 @@ class Implementation:
         self._raise(failure)
 
     def each(self, cases, ask, named=None) -> None:
-        """Calls ``ask(case)`` for each case, also after one has failed, and then fails as the first of them did. ``named(case)`` is the
-        case's name in the message."""
+        """Calls ``ask(case)`` for each case, and then fails as the first one that failed did; where only the first failure is
+        wanted, it fails at once. ``named(case)`` is the case's name in the message."""
         first = None
         try:
             for k, case in enumerate(cases):
@@ -136,6 +137,8 @@ class Implementation:
                     ask(case)
                 except Failed as failure:
                     first = first or failure
+                    if self.first:
+                        break
         finally:
             self.case = None
         if first:

@@ -536,7 +536,7 @@ def _sound():
         return Case(name, "edge", frozenset(), with_text(text) if text else file)
 
     def mapped(name, entries):
-        D = sum(map(files.size, files.unfold(entries)))
+        D = sum(map(size, entries))
         description = TEXT | {"layers": entries, "projection": TEXT["projection"] | {"D": D}}
         return sound(name, change=lambda value: value["__metadata__"].update(unilora=json.dumps(description)))
 

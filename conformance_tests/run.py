@@ -159,6 +159,7 @@ def run(
     )
     hypothesis.settings.load_profile("conformance")
     plugin = _Run(implementation, progress)
+    implementation.first = first
     options = [f"--hypothesis-seed={seed}", *([f"--junitxml={junit}"] if junit else []), *(["-x"] if first else [])]
     with contextlib.closing(implementation):
         _collected(selection, [plugin], options)
@@ -169,6 +170,7 @@ def _collected(selection, plugins, options):
     """Calls pytest on the chapters, and returns the items that it has collected."""
     always = [str(CHAPTERS), "-c", str(CHAPTERS / "pytest.ini"), "-p", "no:terminal", "-p", "no:cacheprovider"]
     always += ["-p", "_hypothesis_pytestplugin", "--assert=plain"]
+    always += ["-p", "no:unraisableexception", "-p", "no:threadexception"]  # which collect garbage for half a second
     alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}  # whatever else is installed or set
     chosen, faults = _Selected(selection), _Faults()
     with mock.patch.dict(os.environ, alone):

@@ -7,6 +7,7 @@ memory are those of the command itself. Linux only: a process's memory is read f
 """
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -20,7 +21,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from doors import DOORS
 from fuzz_corpus import changed
 from rich.console import Console
 from rich.table import Table
@@ -33,8 +33,9 @@ FOLDER = Path("build/attack")
 def prepare() -> None:
     """Imports what the commands import, so that no process pays for it."""
     import datasets  # noqa: F401
+    import gguf  # noqa: F401
     import onnxruntime  # noqa: F401
-    import typer  # noqa: F401
+    import typer._adapters  # noqa: F401  what typer itself imports at a call
     from transformers import (  # noqa: F401
         AutoModelForSequenceClassification,
         BertConfig,
@@ -42,7 +43,16 @@ def prepare() -> None:
         GPT2LMHeadModel,
     )
 
+    import backends.torch.building
+    import backends.torch.commands.hub
+    import backends.torch.commands.training
+    import backends.torch.commands.using
+    import backends.torch.planning
+    import backends.torch.training.train
     import backends.torch.using.conversation  # noqa: F401
+    import conformance_tests.implementations  # noqa: F401
+    import export.commands.folders
+    import export.commands.models
     import export.folders.from_peft
     import export.onnx_base.from_file
     import export.torch_base.from_torch  # noqa: F401
@@ -167,6 +177,9 @@ def main(arguments=None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": f"{folder}/cache"}
         prepare()
+        from doors import DOORS  # their seeds take seconds to make
+
+        gc.freeze()  # or each process would copy the pages of all objects, as its collector marks them
         doors = [door for door in DOORS if not call.door or door.name in call.door]
         rows = attack(doors, call.inputs, call.seed, Path(folder), console.print)
     if call.json:

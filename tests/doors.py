@@ -304,8 +304,8 @@ ROWS = {
         "a tar": Seed(_tar(), "is an archive"),
         "an archive in an archive": Seed(gzip.compress(gzip.compress(b"text,label\n")), "is an archive in another one"),
         "gzip, cut off": Seed(gzip.compress(bytes(map(hash, range(99))))[:-9], "no sound gzip file"),
-        "bz2": Seed(bz2.compress(b"text,label\n" * 10**7), "would unfold to more"),
-        "xz": Seed(lzma.compress(b"text,label\n" * 10**7), "would unfold to more"),
+        "bz2": Seed(bz2.compress(b"text,label\n" * 10**5) * 100, "would unfold to more"),
+        "xz": Seed(lzma.compress(b"text,label\n" * 10**5) * 100, "would unfold to more"),
         "xz that asks for a gigabyte": Seed(
             lzma.compress(b"text,label\n", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 2**30}]), "no sound xz file"
         ),

@@ -1,9 +1,11 @@
 """Implementations of a few lines, good in all but what a test says, and runs of the conformance tests on them."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
+
+from warmed import module as run_of
+from warmed import warmed
 
 ROOT = Path(__file__).parents[1]
 DESCRIBED = {"name": "mine", "version": "1", "requests": ["keys", "mix"], "kinds": ["balanced"]}
@@ -20,11 +22,18 @@ for line in sys.stdin:
 """
 
 
+IMPORTS = "import hypothesis.strategies, rich.progress; import conformance_tests.run, conformance_tests.report, conformance_tests.strategies; import conformance_tests.boundaries, conformance_tests.hostile"
+
+
+def started(*arguments, module="conformance_tests", **options):
+    """A run of the command, to its end."""
+    return warmed(IMPORTS).run(run_of(module), *arguments, **options)
+
+
 def command(*arguments, **options):
     """A run of the command on all that is asked with `keys`, where nothing else is said."""
-    call = [sys.executable, "-m", "conformance_tests", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **options.pop("environment", {})}
-    done = subprocess.run(call, capture_output=True, text=True, env=environment, check=False, timeout=120, **options)
+    done = started(*arguments, env=environment, timeout=120, **options)
     assert "Traceback" not in done.stderr, done.stderr[-3000:]
     return done
 

@@ -6,8 +6,6 @@ import http.server
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from base64 import b64decode
 
@@ -18,6 +16,7 @@ import yaml
 from test_chat import bases, t5  # noqa: F401  a fixture
 from test_train import base, gpt2, one_thread, own_cache, sentence  # noqa: F401  fixtures
 from typer.testing import CliRunner
+from warmed import module, warmed
 
 import unilora_spec
 from backends.settings import EvaluateSettings, GenerateSettings, PredictSettings, TrainSettings
@@ -686,14 +685,14 @@ def test_what_is_pushed_is_pulled_and_nothing_else_takes_its_place(classifier, t
     Hub.files = {}
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    environment = os.environ | {
+    environment = {
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_x", "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1",
     }  # fmt: skip
+    program = warmed("import huggingface_hub.constants, backends.torch.commands.hub", **environment)
 
     def command(*arguments):
-        call = [sys.executable, "-m", "backends.torch", *map(str, arguments)]
-        return subprocess.run(call, env=environment, capture_output=True, check=False, text=True, timeout=120)
+        return program.run(module("backends.torch"), *arguments, env=os.environ | environment, timeout=120)
 
     vector, got = classifier[0], tmp_path / "got.safetensors"
     try:

@@ -1,9 +1,12 @@
 """`python -m benchmarks compare`: it goes on where it stopped, its page is its numbers, and it tells what the spread allows."""
 
 import copy
+import csv
 import dataclasses
+import gc
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -44,15 +47,35 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.fixture(scope="module")
+def few_rows(tmp_path_factory):
+    """The first 150 rows of each label of each data set, in a file of their own."""
+    path, found = tmp_path_factory.mktemp("rows") / "rows.csv", Counter()
+    with runs.DATA.open(encoding="utf-8", newline="") as all_rows, path.open("w", encoding="utf-8", newline="") as few:
+        rows = csv.DictReader(all_rows)
+        written = csv.DictWriter(few, rows.fieldnames)
+        written.writeheader()
+        for row in rows:
+            found[row["source"], row["label"]] += 1
+            if row["source"] in runs.DATA_SETS and found[row["source"], row["label"]] <= 150:
+                written.writerow(row)
+    return path
+
+
 @pytest.fixture
-def small(monkeypatch):
-    """Runs of one step of eight sentences, on one thread."""
+def small(monkeypatch, few_rows):
+    """Runs of one step of eight short sentences, on one thread, of few rows."""
     threads = torch.get_num_threads()
+    monkeypatch.setattr(runs, "DATA", few_rows)
+    monkeypatch.setattr(runs, "_LOADED", {})
+    monkeypatch.setitem(runs.PROTOCOL, "max_length", 16)
+    gc.freeze()  # accelerate collects garbage after each run, which takes a second among all that is imported here
     for module in (command, processes):
         monkeypatch.setattr(module, "QUICK", SMALL)
     monkeypatch.setattr(command.os, "sched_getaffinity", lambda _: {0})
     monkeypatch.setitem(runs.PROTOCOL, "batch", 8)
     yield
+    gc.unfreeze()
     torch.set_num_threads(threads)
 
 
@@ -95,18 +118,31 @@ def test_an_interrupted_call_goes_on_and_a_finished_one_does_nothing_again(small
     assert contents(tmp_path / "docs") == written and contents(DOCS) == before
 
 
+def pretended(run: Run) -> dict:
+    """What a run might give, without a training: of each seed and method something else."""
+    right = np.random.default_rng([run.seed, len(run.method)]).random(16) < 0.7
+    result = {
+        "accuracy": float(right.mean()),
+        "right": np.packbits(right).tobytes().hex(),
+        "judged": 16,
+        "seconds": 1.0,
+    }
+    return result | {"parameters": 0 if run.method == HEAD else run.budget, "bytes": 5000}
+
+
 def test_a_call_adds_what_is_lacking_and_leaves_the_rest_as_it_is(small, tmp_path, monkeypatch):
     """Here to 192 parameters of one day, with two seeds; what is added has one."""
     made, path = [], tmp_path / "docs" / page.NUMBERS
+    steps = {"time": compared("x", [1.0, 1.1], [1.0, 1.2]), "memory": 8}
+    monkeypatch.setattr(processes, "costs", lambda arguments, *_: dict.fromkeys(arguments, steps))
+    monkeypatch.setattr(processes, "train_and_judge", pretended)
     common = ("--quick", "--workers", 1, "--kept", tmp_path / "kept", "--output", tmp_path / "docs", "--budget", 192)
     assert compare(*common, "--seeds", 2, "--method", "PEFT UniLora") == 0
     before = json.loads(path.read_text())
     before[TOMATOES]["calls"][0]["date"] = "2026-01-02"
     path.write_text(json.dumps(before))
     monkeypatch.setattr(
-        processes,
-        "train_and_judge",
-        lambda run: made.append((run.data, run.method, run.seed)) or runs.train_and_judge(run),
+        processes, "train_and_judge", lambda run: made.append((run.data, run.method, run.seed)) or pretended(run)
     )
     add = (*common, "--add", "--seeds", 1)
     assert compare(*add, "--method", "PEFT FourierFT", "--method", "PEFT IA3", "--budget", 960) == 0

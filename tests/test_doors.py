@@ -31,7 +31,8 @@ def test_every_seed_of_every_door_ends_in_one_sentence(tmp_path):
     done = subprocess.run(call, check=False, env=environment, capture_output=True, text=True, timeout=290, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = json.loads(done.stdout)
-    assert len(rows) == len(attack.DOORS) and all(row["tried"] == row["refused"] + row["accepted"] > 0 for row in rows)
+    assert len({row["door"] for row in rows}) == len(rows) > 25
+    assert all(row["tried"] == row["refused"] + row["accepted"] > 0 for row in rows)
     assert sum(row["accepted"] for row in rows) >= 8  # a door that refuses all would pass as well
 
 

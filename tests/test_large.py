@@ -193,7 +193,7 @@ def reached(folder, moment, least_bytes) -> bool:
         return False
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.thorough), signal.SIGKILL])
 def test_what_was_stopped_leaves_an_old_output_whole(base, wanted, tmp_path, how):
     """Its graph with its data; and when a new one takes its place, the old data goes, and nothing else does."""
     output = tmp_path / "out.onnx"

@@ -277,7 +277,7 @@ def test_the_command_with_neither_torch_nor_transformers(tmp_path):
     )
     call = [sys.executable, "-c", code, "lora", "--adapter", tmp_path / "vec.safetensors", "-o", tmp_path / "lora"]
     # The first says of which base, which nobody typed, and that most readers take no head.
-    for status, line, said in ((0, "4 weights of rank 4, 1 whole\n", 2), (2, "", 1)):
+    for status, line, said in ((0, "4 weights of rank 4, 1 trained in full\n", 2), (2, "", 1)):
         done = subprocess.run(
             call, check=False, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
         )

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from test_train import as_options, base, reviews  # noqa: F401  two are fixtures
+from warmed import warmed
 
 ROOT = Path(__file__).parents[1]
 
@@ -77,9 +78,10 @@ def test_a_killed_save_leaves_the_old_file_or_the_new_one(tmp_path):
 # is given, it kills itself after so many files of checkpoints, the state of the optimizer among them.
 TRAINING = """
 import hashlib, os, runpy, signal, sys
-import torch
+import datasets, torch
 from backends.torch.training import checkpoints, trainer
 
+datasets.config.HF_DATASETS_CACHE = os.environ["HF_DATASETS_CACHE"]  # which it has read already
 log, files = open(sys.argv.pop(1), "a", buffering=1), int(sys.argv.pop(1))
 step, save = trainer._Trainer.training_step, torch.save
 
@@ -99,24 +101,24 @@ trainer._Trainer.training_step, torch.save = training_step, saving
 checkpoints.Checkpoints.clear = lambda self: None
 runpy.run_module("backends.torch", run_name="__main__")
 """
+IMPORTS = (
+    "import datasets, backends.torch.commands.training, backends.torch.training.train, backends.torch.training.trainer"
+)
 STEPS, EVERY = 108, 12
 
 
 @pytest.fixture
 def start(base, reviews, tmp_path):  # noqa: F811
     """Starts a run into a folder of its own: the process, and the path of its log."""
-    (tmp_path / "cache").mkdir()
 
     def started(name, log, *options, files=0):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         settings = {"base": base, "data": reviews, "output": folder / "vec.safetensors", "rank": 2, "dim": 100}
         settings |= {"batch_size": 16, "max_length": 16, "epochs": STEPS // 9, "eval_steps": EVERY}
-        call = [sys.executable, "-c", TRAINING, folder / log, str(files), "train", *as_options(settings), *options]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-        process = subprocess.Popen(call, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        return process, folder / log
+        call = [folder / log, files, "train", *as_options(settings), *options]
+        environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
+        return warmed(IMPORTS, HF_HUB_OFFLINE="1").start(TRAINING, *call, env=environment), folder / log
 
     return started
 

@@ -383,7 +383,7 @@ def test_commands(bases, tmp_path):
     call = CliRunner().invoke
     expected = our_file(bases / "bert", tmp_path / "x")
     done = call(app, ["peft", "--adapter", str(tmp_path / "x"), "-o", str(tmp_path / "peft")])
-    assert done.exit_code == 0 and "4 weights of rank 2, 2 parameters in full" in done.output
+    assert done.exit_code == 0 and "4 weights of rank 2, 2 trained in full" in done.output
     again = call(app, ["peft", "--adapter", str(tmp_path / "x"), "-o", str(tmp_path / "peft")])
     assert "is there already" in str(again.exception)
     done = call(app, ["import-peft", "--adapter", str(tmp_path / "peft"), "-o", str(tmp_path / "y"), "--json"])

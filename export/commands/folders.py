@@ -42,7 +42,7 @@ def lora_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = Non
 
     with bar() as progress:
         report = export_lora(adapter, output, base, progress)
-    done = f"{report['weights']} weights of rank {report['rank']}, {len(report['saved'])} parameters in full"
+    done = f"{report['weights']} weights of rank {report['rank']}, {len(report['saved'])} trained in full"
     print_report(report, as_json, lambda report: show_folder(report, done))
 
 
@@ -80,7 +80,7 @@ def peft_command(adapter: AdapterFile, output: NewFolder, base: BaseFolder = Non
 
     with bar() as progress:
         report = export_peft(adapter, output, base, progress)
-    done = f"{report['weights']} weights of rank {report['rank']}, {len(report['saved'])} parameters in full"
+    done = f"{report['weights']} weights of rank {report['rank']}, {len(report['saved'])} trained in full"
     print_report(report, as_json, lambda report: show_folder(report, done))
 
 
@@ -103,5 +103,5 @@ def import_peft_command(
     from ..folders.from_peft import import_peft
 
     report = import_peft(adapter, output, base)
-    done = f"{report['weights']} weights, the index {report['index']}, {len(report['saved'])} parameters in full"
+    done = f"{report['weights']} weights, the index {report['index']}, {len(report['saved'])} trained in full"
     print_report(report, as_json, lambda report: show_folder(report, done))
