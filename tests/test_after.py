@@ -681,6 +681,23 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
 
+CALLS = """
+import contextlib, io, json, sys
+from backends.torch.__main__ import app
+from unilora_spec.command import run
+
+for line in sys.stdin:
+    sys.argv = ["backends.torch", *json.loads(line)]
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            run(app)
+        except SystemExit as end:
+            status = end.code or 0
+    print(json.dumps([status, errors.getvalue()]), flush=True)
+"""
+
+
 def test_what_is_pushed_is_pulled_and_nothing_else_takes_its_place(classifier, tmp_path):
     """Through the hub's own library, in a process whose hub is a server here."""
     Hub.files = {}
@@ -690,26 +707,28 @@ def test_what_is_pushed_is_pulled_and_nothing_else_takes_its_place(classifier, t
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_x", "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1",
     }  # fmt: skip
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", CALLS], env=environment, **pipes)
 
     def command(*arguments):
-        call = [sys.executable, "-m", "backends.torch", *map(str, arguments)]
-        return subprocess.run(call, env=environment, capture_output=True, check=False, text=True, timeout=120)
+        process.stdin.write(json.dumps([*map(str, arguments)]) + "\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
 
     vector, got = classifier[0], tmp_path / "got.safetensors"
     try:
-        done = command("push", "--adapter", vector, "--to", "a/b")
-        assert done.returncode == 0, done.stderr
+        assert command("push", "--adapter", vector, "--to", "a/b")[0] == 0
         assert Hub.files == {"unilora.safetensors": vector.read_bytes(), "README.md": card_beside(vector).read_bytes()}
-        done = command("pull", "--from", "a/b", "-o", got)
-        assert done.returncode == 0, done.stderr
+        assert command("pull", "--from", "a/b", "-o", got)[0] == 0
         assert got.read_bytes() == vector.read_bytes()
         assert card_beside(got).read_bytes() == card_beside(vector).read_bytes()
         Hub.files["other.safetensors"] = b"no adapter"
-        done = command("pull", "--from", "a/b", "-o", got, "--file", "other.safetensors")
-        assert done.returncode == 2 and "other.safetensors is no adapter" in done.stderr
+        status, errors = command("pull", "--from", "a/b", "-o", got, "--file", "other.safetensors")
+        assert status == 2 and "other.safetensors is no adapter" in errors
         assert got.read_bytes() == vector.read_bytes()
-        done = command("pull", "--from", "a/b", "-o", got, "--file", "none.safetensors")
-        assert done.returncode == 2 and "there is no file none.safetensors in it" in done.stderr
+        status, errors = command("pull", "--from", "a/b", "-o", got, "--file", "none.safetensors")
+        assert status == 2 and "there is no file none.safetensors in it" in errors
     finally:
+        process.communicate(timeout=60)
         server.shutdown()
         server.server_close()
