@@ -175,7 +175,11 @@ def export_to(path, model, adapter, mode="reconstruct", **options):
 # Parity
 
 
-@pytest.mark.parametrize("mode, build", [("merged", llama), *(("reconstruct", build) for build in (bert, gpt2, llama))])
+@pytest.mark.parametrize(
+    "mode, build",
+    [("merged", llama), ("reconstruct", llama), ("reconstruct", gpt2)],
+    ids=lambda each: getattr(each, "__name__", each),
+)  # test_modes.py has a BERT in each of them
 def test_onnx_runtime_agrees_with_pytorch(exported, build, mode):
     model, _, path, report = exported(build, mode)
     # An export that ignored the adapter or a part of it would be off by what the adapter does: thousands of times this.
@@ -456,7 +460,14 @@ def minilm(folder):
 def small(folder):
     """A BERT of one layer without a head, and a tokenizer of letters."""
     torch.manual_seed(0)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"{begin}{c}" for c in ascii_lowercase for begin in ("", "##"))]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *(f"{begin}{c}" for c in ascii_lowercase for begin in ("", "##")),
+    ]
     transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
     config = bert()[0].config
     config.vocab_size = len(words)

@@ -224,7 +224,12 @@ def test_rows_of_a_batch_have_adapters_and_heads_of_their_own(exported, build):
     "build, name, columns",
     [
         (small_models.bert, "bert.embeddings.position_embeddings.weight", 32),
-        (small_models.t5, "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", 4),
+        pytest.param(
+            small_models.t5,
+            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            4,
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_positions_have_no_row_of_a_batch(tmp_path, build, name, columns):

@@ -38,8 +38,8 @@ def recipe(name) -> dict:
 KINDS = ("roberta", "gemma", "mistral", "llama", "vit")
 
 
-def kind_of(base) -> str:
-    return next(kind for kind in KINDS if kind in base.lower())
+def kind_of(model) -> str:
+    return next(kind for kind in KINDS if kind in model.lower())
 
 
 def by_form() -> list:
