@@ -20,4 +20,4 @@ def translations_once():
     """torch's table of translations to ONNX is made at the first export and not at each, which takes it half a second."""
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-    ONNXRegistry.from_torchlib = functools.cache(ONNXRegistry.from_torchlib)
+    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
