@@ -7,6 +7,7 @@ import signal
 
 import numpy as np
 import pytest
+import transformers
 from test_train import WORDS, bert, gpt2, one_thread, own_cache, sentence  # noqa: F401  fixtures
 
 from backends import onnx
@@ -41,13 +42,22 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def begun(base, gpt2, tmp_path_factory):  # noqa: F811
+def decoder(gpt2, tmp_path_factory):  # noqa: F811
+    """A GPT-2 of one layer, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("decoder")
+    transformers.AutoTokenizer.from_pretrained(gpt2).save_pretrained(folder)
+    transformers.AutoModelForCausalLM.from_pretrained(gpt2, n_layer=1).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def begun(base, decoder, tmp_path_factory):
     """Of a task the settings that both trainings have in common, the base, and the graph."""
     made = {}
 
     def of(task):
         if task not in made:
-            made[task] = _begun(task, gpt2 if task == "causal-lm" else base, tmp_path_factory.mktemp("begun"))
+            made[task] = _begun(task, decoder if task == "causal-lm" else base, tmp_path_factory.mktemp("begun"))
         return made[task]
 
     return of

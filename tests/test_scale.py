@@ -14,6 +14,7 @@ from scale_worker import network
 from test_train import as_options, base, gpt2, reviews, sentence  # noqa: F401 (fixtures)
 
 import unilora_spec
+from backends.runs.processes import launcher, run_as_one
 from backends.settings import TrainSettings
 from backends.torch.training.train import train
 
@@ -175,6 +176,26 @@ def test_a_wrong_call_is_told_once(runs, tmp_path):
     assert "exitcode  : 2" in errors and output == "" and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("rank", "status", "told"),
+    [("0", 1, "error: stopped; nothing was written\n"), ("1", 1, "")],
+    ids=["first", "second"],
+)
+def test_a_stop_is_told_by_the_first_process(monkeypatch, capsys, rank, status, told):
+    """As each process of torchrun ends, with the call that goes on; what it is in two processes is below."""
+
+    def stopped():
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as end:
+        run_as_one(stopped)
+    assert (end.value.code, capsys.readouterr().err) == (status, told)
+    assert launcher() == "torchrun --nproc_per_node 2"
+
+
+@pytest.mark.thorough
 def test_ctrl_c_of_torchrun_is_told_once_with_the_call_that_goes_on(runs, tmp_path):
     settings = runs[1]["classification"] | {"epochs": 400, "eval_steps": 4, "output": tmp_path / "vec.safetensors"}
     process = torchrun("-m", "backends.torch", "train", *as_options(settings))
