@@ -76,7 +76,7 @@ def cases():
         yield pytest.param(targets, types, id=" ".join(targets), marks=pytest.mark.thorough)
 
 
-@pytest.mark.parametrize("targets, types", cases())
+@pytest.mark.parametrize("targets, types", list(cases()))
 def test_the_targets_by_default_are_in_a_model_of_each_type(targets, types):
     wrong = {
         model_type: missing
