@@ -53,27 +53,22 @@ OUTPUTS = {
 CONVOLUTIONS = (small_models.vit, small_models.convnext, small_models.resnet)
 
 
-# The others are a T5 with other positions, a BERT with another head, and convolutions that two more have.
-SHORT = [build for build in OUTPUTS if build not in (small_models.bart, small_models.tokens, small_models.resnet)]
+DECODERS = (small_models.llama, small_models.gpt2, small_models.mistral)
+# A T5 with other positions, a BERT with another head, and convolutions that two more have.
+LIKE_OTHERS = (small_models.bart, small_models.tokens, small_models.resnet)
 MERGED = (small_models.bert_alone, small_models.vit, small_models.llama)
 
 
-def short(build, mode):
-    """Whether `make test` has it. A trace is what an export takes, and merged weights want one of their own, while the other modes share
-    one: what is merged into them is the specification's, whatever the model."""
-    return build in (MERGED if mode == "merged" else (*SHORT, *DECODERS))
-
-
 def in_every_mode(builds):
-    cases = [(build, mode) for build in builds for mode in ANSWERING]
-    ids = [f"{build.__name__}-{mode}" for build, mode in cases]
-    marks = [() if short(*case) else pytest.mark.thorough for case in cases]
-    return pytest.mark.parametrize(
-        "build, mode", [pytest.param(*c, id=i, marks=m) for c, i, m in zip(cases, ids, marks)]
-    )
-
-
-DECODERS = (small_models.llama, small_models.gpt2, small_models.mistral)
+    """Each of ``builds`` in each mode. An export takes as long as its trace, which all modes share but the merged one: of that, `make test`
+    has three models, as what is merged is the specification's, whatever the model."""
+    cases = []
+    for build in builds:
+        for mode in ANSWERING:
+            short = build in MERGED if mode == "merged" else build not in LIKE_OTHERS
+            marks = () if short else pytest.mark.thorough
+            cases.append(pytest.param(build, mode, id=f"{build.__name__}-{mode}", marks=marks))
+    return pytest.mark.parametrize("build, mode", cases)
 
 
 @in_every_mode(OUTPUTS)
