@@ -51,8 +51,6 @@ OUTPUTS = {
     small_models.swin: ["logits"],
 }
 CONVOLUTIONS = (small_models.vit, small_models.convnext, small_models.resnet)
-
-
 DECODERS = (small_models.llama, small_models.gpt2, small_models.mistral)
 # A T5 with other positions, a BERT with another head, and convolutions that two more have.
 LIKE_OTHERS = (small_models.bart, small_models.tokens, small_models.resnet)
