@@ -1,7 +1,5 @@
 """The Triton kernels beside the reference, bit by bit. tests/test_triton.py runs this file in processes of its own."""
 
-import os
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,8 +23,8 @@ dtypes = st.sampled_from(list(DTYPES))
 
 
 def examples(count):
-    """As many, or a part of them: the interpreter takes a sixth of a second and more for each."""
-    return of_all(count // int(os.environ.get("PARTS", "1")))
+    """Of what a GPU is asked, a third where the interpreter takes a second or so for each."""
+    return of_all(count // 3 if INTERPRETED else count)
 
 
 @st.composite
