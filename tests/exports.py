@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +16,10 @@ from small_models import built
 
 import export.torch_base.from_torch
 from export import export_onnx
+from export.__main__ import app, get_command
 from export.torch_base.inputs import real_inputs
 from export.torch_base.model import run
+from unilora_spec.command import run as ended
 
 
 @contextlib.contextmanager
@@ -43,6 +46,20 @@ def tracing_once():
 def traced_once():
     with tracing_once():
         yield
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """The exit status of a call of `python -m export`, its output and errors; within this process."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            ended(lambda: get_command(app).main(prog_name="python -m export", standalone_mode=False))
+        return end.value.code or 0, *capfd.readouterr()
+
+    return call
 
 
 def other(adapter, seed=1):

@@ -314,7 +314,7 @@ def test_compiled_without_graph_breaks(make, targets):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch's default compiler writes C++, and there is no g++ here")
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_compiled_by_the_default_compiler():
     model = attach(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 6)), d=20, targets=["0", "2"], bound=2.0)
     x = torch.randn(4, 8)

@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from exports import command  # noqa: F401  a fixture
 from onnxruntime.quantization import quantize_dynamic
-from test_export import bert, call, llama, make_adapter
+from test_export import bert, llama, make_adapter
 
 from export import export_onnx, export_onnx_file
 from export.check import check_with_file, check_with_torch
@@ -74,17 +75,17 @@ def test_a_quantized_base(folder, tmp_path):
         assert found["comparison"]["within"] == agrees and "8 bits" in found["comparison"]["note"]
 
 
-def test_the_command(folder, tmp_path):
+def test_the_command(folder, command, tmp_path):  # noqa: F811
     ids = np.array([[3, 4, 5], [6, 7, 8]])
     np.savez(tmp_path / "batch.npz", input_ids=ids, attention_mask=np.ones_like(ids))
     arguments = ("--adapter", folder / "a.safetensors", "--inputs", tmp_path / "batch.npz")
-    status, out, err = call("check", folder / "a.onnx", *arguments)
+    status, out, err = command("check", folder / "a.onnx", *arguments)
     assert (status, err) == (0, f"the adapter names its base: {folder / 'base'}\n")  # said, as nobody typed it
     assert "logits" in out and "0 of 2" in out
     assert "a.onnx answers as PyTorch, on" in out.replace("\n", " ") and "batch.npz" in out
-    status, out, err = call("check", folder / "zero.onnx", *arguments, "--base", folder / "zero.onnx", "--json")
+    status, out, err = command("check", folder / "zero.onnx", *arguments, "--base", folder / "zero.onnx", "--json")
     assert (status, out) == (2, "") and "is another adapter's: its unilora.theta_sha256 is" in err
-    status, out, err = call(
+    status, out, err = command(
         "check", folder / "zero-by-others.onnx", *arguments, "--base", folder / "zero.onnx", "--json"
     )
     assert (status, err) == (1, "") and not json.loads(out)["comparison"]["within"]

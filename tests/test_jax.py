@@ -309,8 +309,8 @@ def test_one_specification_under_grad_vmap_checkpoint_and_scan():
 
     def by_loop(theta):
         y = x
-        for number in range(4):
-            y = jnp.tanh(y @ merged(spec, theta, params)["layers"]["kernel"][number])
+        for kernel in merged(spec, theta, params)["layers"]["kernel"]:
+            y = jnp.tanh(y @ kernel)
         return (y**2).sum()
 
     def by_scan(theta):

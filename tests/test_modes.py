@@ -18,7 +18,9 @@ import small_models
 from adapters import adapter_of
 from exports import export_to, largest, other, said_by_torch, session_of, tokens, traced_once  # noqa: F401
 from onnx.reference.op_run import OpRun
+from test_step_graph import Words, half_squares, words_adapter, words_example
 
+from export import export_onnx
 from export.graph.expander import write_adapter
 from export.graph.functions import FUNCTIONS
 from export.graph.marks import mark_of_theta
@@ -222,7 +224,12 @@ def test_rows_of_a_batch_have_adapters_and_heads_of_their_own(exported, build):
     "build, name, columns",
     [
         (small_models.bert, "bert.embeddings.position_embeddings.weight", 32),
-        (small_models.t5, "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", 4),
+        pytest.param(
+            small_models.t5,
+            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            4,
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_positions_have_no_row_of_a_batch(tmp_path, build, name, columns):
@@ -242,20 +249,32 @@ import small_models
 from adapters import adapter_of
 from exports import export_to, tracing_once
 from export.modes import ANSWERING
+from test_modes import step_of_words
 
 model, segments = small_models.built(small_models.gpt2)
 adapter = adapter_of(model, segments, "base")
 folder = Path(sys.argv[1])
 with tracing_once():
-    for mode in ANSWERING:
+    for mode in ANSWERING[1:]:
         export_to(folder / f"{mode}.onnx", model, adapter, mode)
+step_of_words(folder)
 """
 
 
+def step_of_words(folder):
+    """The graph of a step of a small model, and its adapter, in ``folder``."""
+    model = Words().eval()
+    export_onnx(model, words_adapter(model), words_example(), folder / "step.onnx", "step", loss=half_squares)
+    return [folder / "step.onnx", folder / "step.safetensors"]
+
+
 def test_the_same_bytes_in_another_process(exported, tmp_path):
+    """Every mode with a trace that they share, and that of a step."""
+    (folder := tmp_path / "there").mkdir()
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
-    subprocess.run([sys.executable, "-c", SCRIPT, tmp_path], check=True, cwd=ROOT, env=environment, capture_output=True)
-    here = [Path(file) for mode in ANSWERING for file in exported(small_models.gpt2, mode)[2]["files"]]
-    assert len(here) == len(ANSWERING) + 3
+    subprocess.run([sys.executable, "-c", SCRIPT, folder], check=True, cwd=ROOT, env=environment, capture_output=True)
+    here = [Path(file) for mode in ANSWERING[1:] for file in exported(small_models.gpt2, mode)[2]["files"]]
+    here += step_of_words(tmp_path)
+    assert len(here) == len(ANSWERING) + 4 == len(list(folder.iterdir()))
     for file in here:
-        assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
+        assert (folder / file.name).read_bytes() == file.read_bytes(), file.name

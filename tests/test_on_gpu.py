@@ -171,7 +171,7 @@ from benchmarks.on_gpu import kernels
 from benchmarks.on_gpu.findings import Context, guarded
 from benchmarks.on_gpu.parts import bits
 context = Context(False, time.monotonic() + 200, Path(sys.argv[1]))
-for name in ("bits", "determinism", "copies", "steps", "graphs", "conformance", "blocks"):
+for name in sys.argv[2:]:
     found = list(guarded(name, import_module(f"benchmarks.on_gpu.parts.{name}").findings(context)))
     print("found", json.dumps({name: found}))
 right = kernels.kernels.index
@@ -180,26 +180,46 @@ with mock.patch.object(kernels.kernels, "index", lambda D, *others: right(D, *ot
 """
 
 
-@pytest.fixture(scope="module")
-def rehearsed(tmp_path_factory):
-    """What each part finds where Triton interprets, but for those that export, which take longer; and what `bits` finds of a wrong index."""
+def rehearsal(folder, *parts):
+    """What each part finds where Triton interprets; and what `bits` finds of a wrong index."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "1", "HF_HUB_OFFLINE": "1"}
-    call = [sys.executable, "-c", EVERY_PART, tmp_path_factory.mktemp("files")]
+    call = [sys.executable, "-c", EVERY_PART, folder, *parts]
     done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     lines = [line.removeprefix("found ") for line in done.stdout.splitlines() if line.startswith("found ")]
     return {name: found for line in lines for name, found in json.loads(line).items()}
 
 
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory):
+    """Of all parts but those that export, which take longer, and those that look at bits, which tests/test_triton.py does too."""
+    return rehearsal(tmp_path_factory.mktemp("files"), "copies", "steps", "graphs", "conformance", "blocks")
+
+
+def none_failed_or_has_a_time(found):
+    return not [one for some in found.values() for one in some if one["status"] == FAILED or one["line"]]
+
+
+def statuses_of(found):
+    return {name: [one["status"] for one in some] for name, some in found.items()}
+
+
 def test_each_part_runs_in_a_rehearsal_and_gives_no_time(rehearsed):
     found = {name: some for name, some in rehearsed.items() if name != "wrong"}
-    assert not [one for some in found.values() for one in some if one["status"] == FAILED or one["line"]]
-    statuses = {name: [one["status"] for one in some] for name, some in found.items()}
-    assert statuses["bits"] == [PASSED] * 4 + [LEFT_OUT] and statuses["determinism"] == [PASSED] * 6
+    assert none_failed_or_has_a_time(found)
+    statuses = statuses_of(found)
     assert statuses["steps"] == [REHEARSED] * 6 and set(statuses["copies"]) == {REHEARSED}
     assert statuses["blocks"] == [PASSED, REHEARSED] * 3
     assert found["conformance"][3]["name"] == "vectors of 4-balanced.json, 24 of them by kernels"
     assert found["graphs"] == [finding("as a CUDA graph", LEFT_OUT, "a CUDA graph needs a GPU")]
+
+
+@pytest.mark.thorough
+def test_the_parts_that_look_at_bits_run_in_a_rehearsal(tmp_path):
+    found = rehearsal(tmp_path, "bits", "determinism")
+    wrong = found.pop("wrong")
+    assert none_failed_or_has_a_time(found) and [one["status"] for one in wrong] == [FAILED]
+    assert statuses_of(found) == {"bits": [PASSED] * 4 + [LEFT_OUT], "determinism": [PASSED] * 6}
 
 
 def test_a_wrong_index_is_found_with_its_case(rehearsed):

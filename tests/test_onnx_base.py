@@ -78,7 +78,8 @@ def against_pytorch(base, build, mode, path, tolerance=LARGEST, adapters=None, *
 FILES = [
     *((bert, "torchscript", opset) for opset in (13, 14, 17)),
     *((build, "torchscript", 14) for build in (gpt2, llama)),
-    *((build, "dynamo", 18) for build in (bert, gpt2, llama)),
+    *((build, "dynamo", 18) for build in (bert, gpt2)),
+    pytest.param(llama, "dynamo", 18, marks=pytest.mark.thorough),
 ]
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from scale_worker import network
-from test_train import base, gpt2, reviews, sentence  # noqa: F401 (fixtures)
+from test_train import as_options, base, gpt2, reviews, sentence  # noqa: F401 (fixtures)
 
 import unilora_spec
+from backends.runs.processes import launcher, run_as_one
 from backends.settings import TrainSettings
 from backends.torch.training.train import train
 
@@ -37,23 +38,21 @@ def torchrun(*call):
     return subprocess.Popen([*launcher, *map(str, call)], env=environment, **pipes)
 
 
-def of_both(part, folder):
-    """What ``part`` of scale_worker.py gives in both processes."""
-    process = torchrun(HERE / "scale_worker.py", part, folder)
+@pytest.fixture(scope="module")
+def both(runs):
+    """The folder of scale_worker.py's two processes, and what each of its parts gives in either."""
+    folder, settings = runs
+    outputs = {"resumed": "stopped"}
+    settings = {
+        name: given | {"output": str(folder / f"{outputs.get(name, name)}.safetensors")}
+        for name, given in settings.items()
+    }
+    (folder / "settings.json").write_text(json.dumps(settings))
+    process = torchrun(HERE / "scale_worker.py", folder)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors[-3000:]
-    return [torch.load(folder / f"{part}-{rank}.pt") for rank in (0, 1)]
-
-
-@pytest.fixture(scope="module")
-def ddp(tmp_path_factory):
-    return of_both("ddp", tmp_path_factory.mktemp("ddp"))
-
-
-@pytest.fixture(scope="module")
-def fsdp(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fsdp")
-    return *of_both("fsdp", folder), folder
+    first, second = (torch.load(folder / f"results-{rank}.pt") for rank in (0, 1))
+    return folder, {part: (first[part], second[part]) for part in first}
 
 
 def assert_trained_as_one(theta, results, relative=1e-4):
@@ -65,35 +64,37 @@ def assert_trained_as_one(theta, results, relative=1e-4):
 
 
 @pytest.mark.parametrize("way", ["plain", "accumulated", "static graph", "checkpointed"])
-def test_ddp_gives_the_theta_of_one_process_and_sends_d_floats_and_the_head(ddp, way):
-    first, second = ddp
+def test_ddp_gives_the_theta_of_one_process_and_sends_d_floats_and_the_head(both, way):
+    first, second = both[1]["ddp"]
     assert torch.equal(first[way], second[way])
     assert_trained_as_one(first[way], first)
     assert first[f"{way}, floats"] == [60 + 2 * 32 + 2] * 4  # one reduction a step, of θ and the head and nothing else
 
 
 @pytest.mark.parametrize("way, relative", [("plain", 1e-4), ("checkpointed", 1e-4), ("bfloat16", 0.2)])
-def test_fsdp_gives_the_theta_of_one_process(fsdp, way, relative):
+def test_fsdp_gives_the_theta_of_one_process(both, way, relative):
     """In bfloat16 a rounding is 2⁻⁹ of a value, and a layer is some ten of them deep: 2e-2, through four steps."""
-    first, second, _ = fsdp
+    first, second = both[1]["fsdp"]
     assert torch.equal(first[way], second[way])
     assert_trained_as_one(first[way], first, relative)
     assert first["shard"] == 32 * 64 // 2, "each process holds half of the base"
     assert first["state"] == ["classifier.bias", "classifier.weight", "unilora_record", "unilora_theta"]
 
 
-def test_an_evaluation_between_two_steps_of_fsdp_sees_the_theta_of_now(fsdp):
+def test_an_evaluation_between_two_steps_of_fsdp_sees_the_theta_of_now(both):
     """FSDP fills θ in place without a trace in its version: what is kept by version alone would be stale."""
-    both, one = fsdp[0]["evaluated"], fsdp[0]["evaluated by one"]
-    assert (both[0] - both[2]).abs().max() > 1e-2
+    first, _ = both[1]["fsdp"]
+    by_two, by_one = first["evaluated"], first["evaluated by one"]
+    assert (by_two[0] - by_two[2]).abs().max() > 1e-2
     for logits, expected in zip(
-        both, one
+        by_two, by_one
     ):  # every process has seen all rows: the same sums but for the gradient's mean
         torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
 
 
-def test_every_process_of_fsdp_can_give_the_whole_adapter(fsdp):
-    first, _, folder = fsdp
+def test_every_process_of_fsdp_can_give_the_whole_adapter(both):
+    folder, parts = both
+    first, _ = parts["fsdp"]
     file = folder / "fsdp-0.safetensors"
     assert file.read_bytes() == (folder / "fsdp-1.safetensors").read_bytes()
     adapter = unilora_spec.load_adapter(file)
@@ -136,23 +137,11 @@ def runs(base, gpt2, reviews, tmp_path_factory):  # noqa: F811
     }
 
 
-@pytest.fixture(scope="module")
-def by_two(runs):
-    folder, settings = runs
-    outputs = {"resumed": "stopped"}
-    settings = {
-        name: given | {"output": str(folder / f"{outputs.get(name, name)}.safetensors")}
-        for name, given in settings.items()
-    }
-    (folder / "settings.json").write_text(json.dumps(settings))
-    return of_both("trains", folder)
-
-
 @pytest.mark.parametrize("name", ["classification", "regression", "causal-lm", "resumed"])
-def test_the_command_trains_and_reports_in_two_processes_as_in_one(runs, by_two, name, tmp_path):
+def test_the_command_trains_and_reports_in_two_processes_as_in_one(runs, both, name, tmp_path):
     """AdamW divides a gradient by its size, so an entry's rounding error, at most some 1e-9 beside entries of 1e-6 and
     more here, is 1e-3 of its step of 1e-2: 1e-5 each, and ten of them. A batch that counts a row twice moves θ by 1e-3."""
-    first, second = (results[name] for results in by_two)
+    first, second = (results[name] for results in both[1]["trains"])
     assert all(torch.equal(first["state"][key], second["state"][key]) for key in first["state"])
     settings = {key: value for key, value in runs[1][name].items() if key not in ("resume", "micro_batch")}
     one = train(TrainSettings(**settings, output=tmp_path / "one.safetensors"))
@@ -171,24 +160,45 @@ def test_the_command_trains_and_reports_in_two_processes_as_in_one(runs, by_two,
     }
 
 
-def test_a_signal_to_one_process_stops_both_after_the_same_step(runs, by_two):
-    assert by_two[0]["stopped"] == by_two[1]["stopped"]
-    assert by_two[0]["stopped"].startswith("stopped at step 4 of 9; its checkpoint is in")
-    assert not list(runs[0].glob("*.checkpoints")), "the resumed run has ended, and its file stands"
+def test_a_signal_to_one_process_stops_both_after_the_same_step(both):
+    folder, parts = both
+    first, second = parts["trains"]
+    assert first["stopped"] == second["stopped"]
+    assert first["stopped"].startswith("stopped at step 4 of 9; its checkpoint is in")
+    assert not list(folder.glob("*.checkpoints")), "the resumed run has ended, and its file stands"
 
 
 def test_a_wrong_call_is_told_once(runs, tmp_path):
-    settings = runs[1]["classification"] | {"label": "stars", "output": tmp_path / "vec.safetensors"}
-    options = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]
-    output, errors = torchrun("-m", "backends.torch", "train", *options).communicate(timeout=100)
-    assert errors.count("error: ") == errors.count("there is no column 'stars'") == 1
+    """One that is refused before anything is read, as what is told and by whom is the same for all that are wrong."""
+    settings = runs[1]["classification"] | {"rank": "two", "output": tmp_path / "vec.safetensors"}
+    output, errors = torchrun("-m", "backends.torch", "train", *as_options(settings)).communicate(timeout=100)
+    assert errors.count("error: ") == errors.count("--rank is 'two'") == 1
     assert "exitcode  : 2" in errors and output == "" and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("rank", "status", "told"),
+    [("0", 1, "error: stopped; nothing was written\n"), ("1", 1, "")],
+    ids=["first", "second"],
+)
+def test_a_stop_is_told_by_the_first_process(monkeypatch, capsys, rank, status, told):
+    """As each process of torchrun ends, with the call that goes on; what it is in two processes is below."""
+
+    def stopped():
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as end:
+        run_as_one(stopped)
+    assert (end.value.code, capsys.readouterr().err) == (status, told)
+    assert launcher() == "torchrun --nproc_per_node 2"
+
+
+@pytest.mark.thorough
 def test_ctrl_c_of_torchrun_is_told_once_with_the_call_that_goes_on(runs, tmp_path):
     settings = runs[1]["classification"] | {"epochs": 400, "eval_steps": 4, "output": tmp_path / "vec.safetensors"}
-    options = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]
-    process = torchrun("-m", "backends.torch", "train", *options)
+    process = torchrun("-m", "backends.torch", "train", *as_options(settings))
     while not list(tmp_path.glob("*/checkpoint-*/trainer_state.json")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
