@@ -573,3 +573,25 @@ def test_a_file_that_only_a_merge_can_follow_is_refused(tmp_path, module, transp
     save_adapter(adapter, tmp_path / "vec.safetensors")
     with pytest.raises(FileError, match=message):
         load_adapter(nn.Sequential(module), tmp_path / "vec.safetensors")
+
+
+@pytest.mark.parametrize("targets", [["0"], ["0[1:4]"]], ids=["whole", "rows"])
+def test_the_bias_and_the_input_have_gradients_without_that_of_theta(targets):
+    """A bias is trained in full beside its weight, and what lies before a layer is trained though θ is frozen."""
+    torch.manual_seed(0)
+    base, x, alone = nn.Sequential(nn.Linear(8, 6)), torch.randn(40, 8), torch.randn(40, 8)
+    model = attach(copy.deepcopy(base), 2, d=20, targets=targets, train_in_full=["0.bias"], bound=2.0)
+    weights = adapted_weights(model, model.unilora.theta.detach())
+    model.unilora.theta.requires_grad_(False)
+    for frozen, given in ((False, x), (False, alone.requires_grad_()), (True, alone)):
+        model[0].bias.requires_grad_(not frozen)
+        expected = functional_call(base, weights, given)
+        assert_same(model(given), expected)
+        wanted = [each for each in (model[0].bias, given) if each.requires_grad]
+        mine = [base[0].bias if each is model[0].bias else each for each in wanted]
+        for ours, theirs in zip(
+            torch.autograd.grad(model(given).square().sum(), wanted),
+            torch.autograd.grad(expected.square().sum(), mine),
+            strict=True,
+        ):
+            assert_same(ours, theirs)
