@@ -382,3 +382,25 @@ def test_where_the_index_comes_from_is_said_with_its_reason():
         assert "D = 262,148 is above 262,144" in index_words(of_kind(kind, LARGEST_COMPUTED + 4), COMPUTING_OPSET)
         assert "opset 18, the base has 17" in index_words(of_kind(kind), COMPUTING_OPSET - 1)
         assert "integers of 64 bits" in index_words(of_kind(kind), COMPUTING_OPSET, inline=True)
+
+
+@pytest.mark.parametrize("mode", [mode for mode in ANSWERING if mode != "merged"])
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_graph_says_of_its_values_is_what_they_are(name, mode):
+    """By name, type and shape, for tools that do not look into functions; what depends on no input has a shape."""
+    case, adapters = CASES[name], two(CASES[name])
+    if (mode == "bank" and not case.beside) or (mode == "factored" and not all(s.rank for s in case.segments)):
+        return  # refused
+    model = adapted(case, adapters, mode)
+    said = {value.name: value.type.tensor_type for value in model.graph.value_info}
+    made = [(node.op_type, output) for node in model.graph.node for output in node.output]
+    names = [name for _, name in made if name in said]
+    for op_type, name in made:
+        if op_type not in ("Split", "Pad", "Scaled") and name.startswith(("unilora.", "W.")):
+            assert said[name].HasField("shape"), name
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    for name, value in zip(names, session_of(model.SerializeToString(), OFF).run(names, fed(case, adapters, mode)[0])):
+        assert value.dtype == helper.tensor_dtype_to_np_dtype(said[name].elem_type), name
+        if said[name].HasField("shape"):
+            dims = [(dim.dim_value, size) for dim, size in zip(said[name].shape.dim, value.shape, strict=True)]
+            assert all(told in (0, size) for told, size in dims), name

@@ -88,6 +88,7 @@ def test_what_is_held_and_what_is_chosen(monkeypatch):
     monkeypatch.setattr(expansion.importlib.util, "find_spec", lambda name: name == "triton")
     assert storage_named(p, "cuda").name == "computed"
     assert storage_named(Projection("uniform", D=10, d=5, seed=0), "cuda").name == "cached"
+    monkeypatch.undo()  # what others import from here on is looked for as well
     model = attach(layers(), rank=2, d=10, targets=["0"], storage="computed")
     assert "P computed: 0 bytes" in repr(model.unilora)
     assert "P cached: 384 bytes" in repr(attach(layers(), rank=2, d=10, targets=["0"]).unilora)
