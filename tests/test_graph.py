@@ -394,13 +394,14 @@ def test_what_a_graph_says_of_its_values_is_what_they_are(name, mode):
     model = adapted(case, adapters, mode)
     said = {value.name: value.type.tensor_type for value in model.graph.value_info}
     made = [(node.op_type, output) for node in model.graph.node for output in node.output]
-    names = [name for _, name in made if name in said]
-    for op_type, name in made:
-        if op_type not in ("Split", "Pad", "Scaled") and name.startswith(("unilora.", "W.")):
-            assert said[name].HasField("shape"), name
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    for name, value in zip(names, session_of(model.SerializeToString(), OFF).run(names, fed(case, adapters, mode)[0])):
-        assert value.dtype == helper.tensor_dtype_to_np_dtype(said[name].elem_type), name
-        if said[name].HasField("shape"):
-            dims = [(dim.dim_value, size) for dim, size in zip(said[name].shape.dim, value.shape, strict=True)]
-            assert all(told in (0, size) for told, size in dims), name
+    for op_type, output in made:
+        if op_type not in ("Split", "Pad", "Scaled") and output.startswith(("unilora.", "W.")):
+            assert said[output].HasField("shape"), output
+    names = [output for _, output in made if output in said]
+    model.graph.output.extend(onnx.ValueInfoProto(name=output) for output in names)
+    values = session_of(model.SerializeToString(), OFF).run(names, fed(case, adapters, mode)[0])
+    for output, value in zip(names, values, strict=True):
+        assert value.dtype == helper.tensor_dtype_to_np_dtype(said[output].elem_type), output
+        if said[output].HasField("shape"):
+            dims = [(dim.dim_value, size) for dim, size in zip(said[output].shape.dim, value.shape, strict=True)]
+            assert all(told in (0, size) for told, size in dims), output
