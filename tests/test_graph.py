@@ -30,6 +30,16 @@ def random(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
+def eighths(*shape):
+    """Numbers that 8 bits hold."""
+    return np.round(8 * random(*shape)) / np.float32(8)
+
+
+def rounded(y):
+    """As 8 bits hold a result, in quarters."""
+    return np.round(4 * y).clip(-128, 127) / np.float32(4)
+
+
 @dataclass
 class Case:
     """A graph of ``nodes`` that uses a weight W of ``shape`` for y, and y by NumPy, of W and the input.
@@ -49,17 +59,17 @@ class Case:
 
     @property
     def W(self):
-        return np.round(8 * random(*self.shape)) / np.float32(8)
+        return eighths(*self.shape)
 
     def held(self):
         if self.quantized:
-            return {"W": (8 * self.W).astype(np.int8), "step": np.float32(0.125), "zero": np.int8(0)}
+            return {"W": (8 * self.W).astype(np.int8), "step": np.float32(0.125), "zero": np.int8(0)} | self.more
         return {"W": self.W} | self.more
 
     def feed(self):
         dims = {"batch": 3, "sequence": 4}
         shape = [dims.get(axis, axis) for axis in self.x]
-        return random(*shape) if 8 in shape else np.arange(12).reshape(shape) % 10
+        return eighths(*shape) if 8 in shape else np.arange(12).reshape(shape) % 10
 
     def said(self, adapter):
         """y with an adapter in W by the specification's own merge, or without one."""
@@ -81,6 +91,10 @@ def node(op, inputs, outputs, **options):
 FLAT, TEXT, IDS = ["batch", 8], ["batch", "sequence", 8], ["batch", "sequence"]
 MIXED = rows((7, 4), (3, 2)) + [Segment("W", 2, 8, 0, row=0)]
 FLOATS = node("DequantizeLinear", "W step zero", "w")
+INTEGERS = [
+    node("QuantizeLinear", "x step zero", "q"),
+    node("QLinearMatMul", "q step zero W step zero quarter zero", "r"),
+]
 CASES = {
     "a product": Case((6, 8), [Segment("W", 6, 8, 2)], [node("Gemm", "x W", "y", transB=1)], lambda W, x: x @ W.T, FLAT),
     "a product of one of the others": Case(
@@ -145,6 +159,17 @@ CASES = {
     ),
     "quantized rows of which some have rank 0": Case(
         (12, 8), MIXED, [FLOATS, node("Gemm", "x w", "y", transB=1)], lambda W, x: x @ W.T, FLAT, quantized=True
+    ),
+    "a product of integers": Case(
+        (8, 6), [Segment("W", 6, 8, 2, transposed=True)], [*INTEGERS, node("DequantizeLinear", "r quarter zero", "y")],
+        lambda W, x: rounded(x @ eighths(8, 6)) + x @ (W - eighths(8, 6)), TEXT, quantized=True,
+        more={"quarter": np.float32(0.25)},
+    ),
+    "integers that several take": Case(
+        (8, 6), [Segment("W", 6, 8, 2, transposed=True)],
+        [*INTEGERS, *(node("DequantizeLinear", "r quarter zero", name) for name in "ab"), node("Add", "a b", "y")],
+        lambda W, x: 2 * rounded(rounded(x @ eighths(8, 6)) + x @ (W - eighths(8, 6))), TEXT, quantized=True,
+        more={"quarter": np.float32(0.25)},
     ),
     "a quantized lookup": Case(
         (10, 6), [Segment("W", 10, 6, 3)], [FLOATS, node("Gather", "w x", "y")], lambda W, x: W[x], IDS, quantized=True
