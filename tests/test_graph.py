@@ -278,9 +278,15 @@ def test_an_adapter_in_half_precision_is_rounded_once():
         np.testing.assert_allclose(answers.astype(np.float32), wanted, rtol=0, atol=12 * 2**-11 * abs(wanted).max())
 
 
-def heads():
+HEADS = {
+    "Gemm": [node("Gemm", "h H b", "y", transB=1)],
+    "MatMul and Add": [node("Transpose", "H", "t", perm=[1, 0]), node("MatMul", "h t", "k"), node("Add", "k b", "y")],
+}
+
+
+def heads(form="Gemm"):
     """x·Wᵀ, then the head h·Hᵀ + b, with H stored as (out, in), and adapters that were trained with the head."""
-    nodes = [node("Gemm", "x W", "h", transB=1), node("Gemm", "h H b", "y", transB=1)]
+    nodes = [node("Gemm", "x W", "h", transB=1), *HEADS[form]]
     case = Case((6, 8), [Segment("W", 6, 8, 2)], nodes, None, FLAT, more={"H": random(5, 6), "b": random(5)})
     case.y = lambda W, x: x @ W.T @ case.more["H"].T + case.more["b"]
     adapters = two(case)
@@ -297,9 +303,10 @@ def with_heads(case, adapters, mode, form=PLAIN):
     return ir.to_proto(model)
 
 
+@pytest.mark.parametrize("form", HEADS)
 @pytest.mark.parametrize("same", ["nothing", "the weight", "the bias"])
-def test_rows_of_a_bank_have_heads_where_adapters_differ(same):
-    case, adapters = heads()
+def test_rows_of_a_bank_have_heads_where_adapters_differ(same, form):
+    case, adapters = heads(form)
     alike = {"the weight": "H", "the bias": "b"}.get(same)
     if alike:
         adapters[1].saved[alike] = adapters[0].saved[alike]
@@ -314,6 +321,25 @@ def test_rows_of_a_bank_have_heads_where_adapters_differ(same):
     wanted = np.stack([answers[number][row] for row, number in enumerate(numbers)])
     answers = session_of(model.SerializeToString(), OFF).run(["y"], {"x": case.feed(), "adapter": numbers})[0]
     np.testing.assert_allclose(answers, wanted, rtol=0, atol=CLOSE * abs(wanted).max())
+
+
+SHARED = {"one text": [4], "one row": [1, 4], "of the text's length": ["sequence"], "a row for each": ["sequence", 4]}
+OWN = {"the batch": ["batch", 4], "what is computed": ["batch * 2", 4], "not known": None}
+
+
+@pytest.mark.parametrize("shape", [*SHARED, *OWN])
+def test_an_input_that_the_rows_of_a_batch_share_is_refused(shape):
+    """As positions are, whose first axis is a number, or one of another input; an axis that is computed may be the batch."""
+    case = replace(CASES["a lookup"], nodes=[node("Abs", "x", "p"), node("Gather", "W p", "y")])
+    model, adapters = graph_of(case), two(case)
+    p = model.graph.node(0).outputs[0]
+    p.shape = None if shape == "not known" else ir.Shape((SHARED | OWN)[shape])
+    weights = [Weight(model.graph.initializers["W"], list(adapters[0].layer_map.placed()))]
+    if shape in OWN:
+        adapt(model, adapters, weights, [], "bank")
+    else:
+        with pytest.raises(UniLoraError, match="W is used by Gather y, where the rows of the batch share one input"):
+            adapt(model, adapters, weights, [], "bank")
 
 
 def test_a_head_that_the_rows_of_a_batch_cannot_differ_in_is_refused():
@@ -376,6 +402,24 @@ def test_the_inputs_of_a_graph():
     assert [len(shapes[name]) for name in names] == [2] * 4 and len({*shapes[names[0]], *shapes[names[2]]}) == 3
     assert [defaults[name] for name in names] == [[8, 0], [0, 4], [8, 0], [0, 3]]
     assert inputs("factored", FORMS["required"]) == (shapes, marked)
+
+
+def test_theta_is_expanded_by_what_is_fastest_for_the_mode():
+    """Gather where it is folded, GatherElements where each run brings a vector; docs/onnx.md has the times."""
+    case = CASES["a product"]
+    calls = {
+        mode: {function.name for function in adapted(case, two(case), mode).functions if "Expand" in function.name}
+        for mode in ANSWERING
+    }
+    assert calls == {
+        "merged": set(), "reconstruct": {"Expand"}, "input": {"ExpandInput"}, "factored": set(), "bank": {"ExpandRows"}
+    }  # fmt: skip
+    inline = {
+        mode: {each.op_type for each in adapted(case, two(case), mode, FORMS["inline"]).graph.node}
+        for mode in ("reconstruct", "input", "bank")
+    }
+    assert all("GatherElements" not in each and "Gather" in each for each in inline.values())
+    assert not any("BitwiseXor" in each or "Mod" in each for each in inline.values()), "the index is stored"
 
 
 def test_names_of_factors_in_a_graph_and_as_they_are_fed():
