@@ -10,15 +10,29 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 import onnx_ir as ir
+from adapters import projection_for
 from exports import session_of
 from onnx import TensorProto, helper, numpy_helper
 
 from export.graph.adapt import Weight, adapt
+from export.graph.functions import FUNCTIONS, add_functions
+from export.graph.gradients import GRADIENTS
 from export.graph.heads import Saved
 from export.graph.marks import marks
-from export.graph.rebuild import COMPUTING_OPSET, LARGEST_COMPUTED, factor_name, index_words, lora_name, pairs
+from export.graph.rebuild import (
+    COMPUTING_OPSET,
+    LARGEST_COMPUTED,
+    GraphTape,
+    expansion,
+    factor_name,
+    index_words,
+    lora_name,
+    pairs,
+)
 from export.modes import ANSWERING, PLAIN, Form
 from unilora_spec import Adapter, LayerMap, Projection, Segment, UniLoraError
+from unilora_spec.program import Program
+from unilora_spec.projection import KINDS
 
 # Float32 sums of some dozen products in other orders, as a part of the largest entry. What an adapter does is above 1e-2.
 CLOSE = 5e-6
@@ -474,3 +488,37 @@ def test_what_a_graph_says_of_its_values_is_what_they_are(name, mode):
         if said[output].HasField("shape"):
             dims = [(dim.dim_value, size) for dim, size in zip(said[output].shape.dim, value.shape, strict=True)]
             assert all(told in (0, size) for told, size in dims), output
+
+
+@pytest.mark.parametrize("mode", ["reconstruct", "input", "bank"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_theta_goes_through_a_graph_and_its_gradient_comes_back(kind, mode):
+    """To the specification's bits for a gather; a program adds up in an order of its own."""
+    p = projection_for(kind)
+    adapter = Adapter(p, LayerMap([Segment("W", 1, p.D - 1, 1)]), random(p.d))
+    if mode == "bank" and isinstance(p, Program):
+        return  # has one vector alone
+    rows = "rows" if mode == "bank" else None
+    shape = [rows, p.d] if rows else [p.d]
+    theta, g = (
+        ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(dims))
+        for name, dims in (("theta", shape), ("g", [p.D]))
+    )
+    tape = GraphTape(COMPUTING_OPSET)
+    found = expansion(tape, adapter, theta, rows, fed=mode == "input")
+    outputs = [tape.add("Identity", found.theta_D, name="theta_D", shape=[rows, p.D] if rows else [p.D])]
+    outputs += [] if rows else [tape.add("Identity", found.adjoint(tape, g), name="gradient", shape=[p.d])]
+    graph = ir.Graph([theta, g], outputs, nodes=tape.nodes, initializers=tape.initializers, opset_imports={"": 18})
+    model = ir.Model(graph, ir_version=10)
+    add_functions(model, GRADIENTS | FUNCTIONS)
+    vectors, of_theta_D = random(2, p.d), random(p.D)
+    fed = {"theta": vectors if rows else vectors[0], "g": of_theta_D}
+    got = session_of(ir.to_proto(model).SerializeToString(), OFF).run(None, fed)
+    wanted = np.stack([p.expand(vector) for vector in vectors])
+    wanted = wanted if rows else wanted[0]
+    if not isinstance(p, Program):
+        assert got[0].tobytes() == wanted.tobytes()
+    np.testing.assert_allclose(got[0], wanted, rtol=0, atol=CLOSE * abs(wanted).max())
+    if not rows:
+        gradient = p.adjoint(of_theta_D, 0, vectors[0])
+        np.testing.assert_allclose(got[1], gradient, rtol=0, atol=4 * CLOSE * abs(gradient).max())
