@@ -20,6 +20,7 @@ from export.graph.gradients import GRADIENTS
 from export.graph.heads import Saved
 from export.graph.marks import marks
 from export.graph.rebuild import (
+    COMPUTED,
     COMPUTING_OPSET,
     LARGEST_COMPUTED,
     GraphTape,
@@ -481,10 +482,12 @@ def test_what_a_graph_says_of_its_values_is_what_they_are(name, mode):
         if op_type not in ("Split", "Pad", "Scaled") and output.startswith(("unilora.", "W.")):
             assert said[output].HasField("shape"), output
     names = [output for _, output in made if output in said]
+    if mode != "factored":
+        assert {factor_name(s, each) for s in case.segments for each in ("AB" if s.rank else "M")} <= set(names)
     model.graph.output.extend(onnx.ValueInfoProto(name=output) for output in names)
     values = session_of(model.SerializeToString(), OFF).run(names, fed(case, adapters, mode)[0])
     for output, value in zip(names, values, strict=True):
-        assert value.dtype == helper.tensor_dtype_to_np_dtype(said[output].elem_type), output
+        assert value.size and value.dtype == helper.tensor_dtype_to_np_dtype(said[output].elem_type), output
         if said[output].HasField("shape"):
             dims = [(dim.dim_value, size) for dim, size in zip(said[output].shape.dim, value.shape, strict=True)]
             assert all(told in (0, size) for told, size in dims), output
@@ -511,6 +514,10 @@ def test_theta_goes_through_a_graph_and_its_gradient_comes_back(kind, mode):
     graph = ir.Graph([theta, g], outputs, nodes=tape.nodes, initializers=tape.initializers, opset_imports={"": 18})
     model = ir.Model(graph, ir_version=10)
     add_functions(model, GRADIENTS | FUNCTIONS)
+    if kind in COMPUTED:
+        assert {"unilora.index", "unilora.theta_D"} <= {value.name for each in tape.nodes for value in each.outputs}
+    held = {value.name for value in tape.initializers}
+    assert not {"unilora.index", "unilora.scale"} & held or kind != "balanced", "two numbers are all of its scale"
     vectors, of_theta_D = random(2, p.d), random(p.D)
     fed = {"theta": vectors if rows else vectors[0], "g": of_theta_D}
     got = session_of(ir.to_proto(model).SerializeToString(), OFF).run(None, fed)
