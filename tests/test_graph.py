@@ -294,19 +294,24 @@ def test_an_adapter_in_half_precision_is_rounded_once():
 
 
 HEADS = {
-    "Gemm": [node("Gemm", "h H b", "y", transB=1)],
-    "MatMul and Add": [node("Transpose", "H", "t", perm=[1, 0]), node("MatMul", "h t", "k"), node("Add", "k b", "y")],
+    "Gemm": ((5, 6), [node("Gemm", "h H b", "y", transB=1)]),
+    "MatMul and Add": (
+        (5, 6),
+        [node("Transpose", "H", "t", perm=[1, 0]), node("MatMul", "h t", "k"), node("Add", "k b", "y")],
+    ),
+    "as transformers' Conv1D holds it": ((6, 5), [node("MatMul", "h H", "k"), node("Add", "b k", "y")]),
 }
 
 
 def heads(form="Gemm"):
-    """x·Wᵀ, then the head h·Hᵀ + b, with H stored as (out, in), and adapters that were trained with the head."""
-    nodes = [node("Gemm", "x W", "h", transB=1), *HEADS[form]]
-    case = Case((6, 8), [Segment("W", 6, 8, 2)], nodes, None, FLAT, more={"H": random(5, 6), "b": random(5)})
-    case.y = lambda W, x: x @ W.T @ case.more["H"].T + case.more["b"]
+    """x·Wᵀ, then a head with H and b, and adapters that were trained with the head."""
+    shape, nodes = HEADS[form]
+    nodes = [node("Gemm", "x W", "h", transB=1), *nodes]
+    case = Case((6, 8), [Segment("W", 6, 8, 2)], nodes, None, FLAT, more={"H": random(*shape), "b": random(5)})
+    case.y = lambda W, x: x @ W.T @ (case.more["H"] if shape == (6, 5) else case.more["H"].T) + case.more["b"]
     adapters = two(case)
     for seed, each in enumerate(adapters, 1):
-        each.saved = {"H": random(5, 6, seed=seed), "b": random(5, seed=seed)}
+        each.saved = {"H": random(*shape, seed=seed), "b": random(5, seed=seed)}
     return case, adapters
 
 
@@ -340,6 +345,39 @@ def test_rows_of_a_bank_have_heads_where_adapters_differ(same, form):
 
 SHARED = {"one text": [4], "one row": [1, 4], "of the text's length": ["sequence"], "a row for each": ["sequence", 4]}
 OWN = {"the batch": ["batch", 4], "what is computed": ["batch * 2", 4], "not known": None}
+
+
+@pytest.mark.parametrize("mode", ["merged", "reconstruct", "input", "factored"])
+def test_a_head_is_the_adapters_and_fed_where_the_adapter_is(mode):
+    case, (adapter, other) = heads()
+    fed = mode in ("input", "factored")
+    for form in (PLAIN, FORMS["required"]) if fed else (PLAIN,):
+        model = with_heads(case, [adapter], mode, form)
+        assert ({"H", "b"} <= {value.name for value in model.graph.input}) == fed
+        assert ({"H", "b"} <= {value.name for value in model.graph.initializer}) == (form == PLAIN)
+        session = session_of(model.SerializeToString(), OFF)
+        for given in (other, adapter) if fed else (adapter,):
+            feed = {"x": case.feed()} | (given.saved if fed else {})
+            feed |= {"input": {"theta": given.theta}, "factored": pairs(given) if fed else {}}.get(mode, {})
+            case.more |= given.saved
+            wanted = case.said(replace(given, saved={}))
+            np.testing.assert_allclose(session.run(["y"], feed)[0], wanted, rtol=0, atol=CLOSE * abs(wanted).max())
+
+
+def test_a_quantized_weight_that_is_used_in_another_way_is_refused():
+    case = replace(CASES["quantized"], nodes=[FLOATS, node("Sin", "w", "s"), node("MatMul", "x s", "y")])
+    for mode in ("reconstruct", "input", "factored"):
+        with pytest.raises(
+            UniLoraError, match="W is used by Sin s, .* cannot take W's place as W is quantized; give a base"
+        ):
+            adapted(case, two(case), mode)
+
+
+def test_a_vector_of_other_floats_is_held_in_float32():
+    case = CASES["a product"]
+    exact = [replace(each, theta=each.theta.astype(np.float64)) for each in two(case)]
+    for mode in ("reconstruct", "input", "bank"):
+        assert adapted(case, exact, mode) == adapted(case, two(case), mode)
 
 
 @pytest.mark.parametrize("shape", [*SHARED, *OWN])
@@ -415,6 +453,7 @@ def test_the_inputs_of_a_graph():
     names = [lora_name(segment, factor) for segment in case.segments for factor in "AB"]
     assert list(shapes) == [*names, *marked]
     assert [len(shapes[name]) for name in names] == [2] * 4 and len({*shapes[names[0]], *shapes[names[2]]}) == 3
+    assert shapes[names[0]][1] == shapes[names[1]][0] == f"rank of {names[0].removesuffix('.lora_A.weight')}"
     assert [defaults[name] for name in names] == [[8, 0], [0, 4], [8, 0], [0, 3]]
     assert inputs("factored", FORMS["required"]) == (shapes, marked)
 
