@@ -286,6 +286,8 @@ def test_an_adapter_in_half_precision_is_rounded_once():
         model = ir.from_proto(base)
         weights = [Weight(model.graph.initializers["W"], list(adapter.layer_map.placed()))]
         adapt(model, [adapter], weights, [], mode)
+        made = {output for each in model.graph for output in (value.name for value in each.outputs)}
+        assert ("W.adapted" in made) == (mode == "reconstruct")
         feed = {"x": case.feed().astype(np.float16)} | (pairs(adapter) if mode == "factored" else {})
         answers = session_of(ir.to_proto(model).SerializeToString(), OFF).run(["y"], feed)[0]
         assert answers.dtype == np.float16
