@@ -55,7 +55,7 @@ ATTACKS ?= 100
 attack: $(INSTALLED)
 	$(BIN)/python tests/attack.py --inputs $(ATTACKS) --seed $(SEED)
 
-# Small faults set into the modules of tests/mutants.toml, each looked for by the tests of its module: docs/robustness.md has the table. mutmut
+# Small faults set into the modules of tests/mutants.toml, each looked for by the tests of its module: CONTRIBUTING.md has the table. mutmut
 # has a folder of its own, as pip would bring other versions of what it shares with the tests.
 # Less: make mutants MODULE=export/graph/paths.py, or of each module so many by chance: make mutants SAMPLE=20 SEED=1
 mutants: $(INSTALLED) build/mutants/installed
