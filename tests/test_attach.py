@@ -631,8 +631,12 @@ def test_the_bias_and_the_input_have_gradients_without_that_of_theta(targets):
     """A bias is trained in full beside its weight, and what lies before a layer is trained though θ is frozen."""
     torch.manual_seed(0)
     base, x, alone = nn.Sequential(nn.Linear(8, 6)), torch.randn(40, 8), torch.randn(40, 8)
-    model = attach(copy.deepcopy(base), 2, d=20, targets=targets, train_in_full=["0.bias"], bound=2.0)
-    weights = adapted_weights(model, model.unilora.theta.detach())
+    model = attach(copy.deepcopy(base), 2, d=20, targets=targets, train_in_full=["0.bias"], alpha=5, bound=2.0)
+    theta = model.unilora.theta.detach().clone().requires_grad_()
+    model(x).square().sum().backward()
+    functional_call(base, adapted_weights(model, theta), x).square().sum().backward()
+    assert_same(model.unilora.theta.grad, theta.grad)
+    weights = adapted_weights(model, theta.detach())
     model.unilora.theta.requires_grad_(False)
     for frozen, given in ((False, x), (False, alone.requires_grad_()), (True, alone)):
         model[0].bias.requires_grad_(not frozen)
