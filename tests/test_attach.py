@@ -457,6 +457,14 @@ def test_what_attach_does_by_default():
     assert [name for name, p in unilora.model.named_parameters() if p.requires_grad] == ["unilora_theta"]
 
 
+def test_what_is_excluded_and_the_bound_that_is_given():
+    unilora = attach(bert(), d=60, targets="query", exclude=r".*layer\.1\..*", bound=2.0).unilora
+    assert [segment.name for segment in unilora.layer_map.segments] == [
+        "bert.encoder.layer.0.attention.self.query.weight"
+    ]
+    assert 1 < unilora.theta.abs().max() <= 2
+
+
 def test_a_layer_map_that_was_planned_is_taken_as_it_is():
     """Rank, alpha and scaling are its own, and a base that it does not fit is refused."""
     layer_map = plan(bert(), "query", 2, None, 6, "rslora")
