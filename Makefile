@@ -10,7 +10,7 @@ INSTALLED := .venv/installed-$(RUNTIME)
 GEMMA := build/gemma/gemma-3-270m-q4_k_m.gguf
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test thorough web web-test quick lint types implementations peers runtimes llama vllm genai llm faults fuzz kills attack compare bench docs gpu clean
+.PHONY: demo test thorough web web-test quick lint types implementations peers runtimes llama vllm genai llm faults fuzz kills attack mutants compare bench docs gpu clean
 .DELETE_ON_ERROR:
 
 demo: build/demo/result.json
@@ -54,6 +54,17 @@ kills: $(INSTALLED)
 ATTACKS ?= 100
 attack: $(INSTALLED)
 	$(BIN)/python tests/attack.py --inputs $(ATTACKS) --seed $(SEED)
+
+# Small faults set into the modules of tests/mutants.toml, each looked for by the tests of its module: docs/robustness.md has the table. mutmut
+# has a folder of its own, as pip would bring other versions of what it shares with the tests.
+# Less: make mutants MODULE=export/graph/paths.py, or of each module so many by chance: make mutants SAMPLE=20 SEED=1
+mutants: $(INSTALLED) build/mutants/installed
+	OMP_NUM_THREADS=1 PYTHONPATH=.:build/mutants/tool $(BIN)/python tests/mutants.py $(if $(MODULE),--module $(MODULE)) \
+	    $(if $(SAMPLE),--sample $(SAMPLE)) --seed $(SEED)
+
+build/mutants/installed: $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D)/tool mutmut==3.8.0 libcst==1.9.0 coverage==7.17.5
+	@touch $@
 
 # docs/web.md: the page that trains in a browser, served to this machine; needs node and npm. By default it opens MiniLM and film reviews,
 # whose graph takes a minute to make. Yours: make web GRAPH=step.onnx DATA=rows.csv

@@ -447,6 +447,65 @@ def test_moved_and_cast_models_keep_working():
     assert_same(run(model).float(), expected)
 
 
+def test_what_attach_does_by_default():
+    unilora = attach(bert(), d=60).unilora
+    layer_map, projection, theta = unilora.layer_map, unilora.projection, unilora.theta.detach()
+    assert {segment.rank for segment in layer_map.segments} == {4}
+    assert (layer_map.alpha, layer_map.scaling) == (4, "lora")
+    assert (projection.kind, projection.seed) == ("balanced", 0)
+    assert torch.equal(theta, torch.from_numpy(projection.initial(layer_map, 0.02)))
+    assert [name for name, p in unilora.model.named_parameters() if p.requires_grad] == ["unilora_theta"]
+
+
+def test_what_is_excluded_and_the_bound_that_is_given():
+    unilora = attach(bert(), d=60, targets="query", exclude=r".*layer\.1\..*", bound=2.0).unilora
+    assert [segment.name for segment in unilora.layer_map.segments] == [
+        "bert.encoder.layer.0.attention.self.query.weight"
+    ]
+    assert 1 < unilora.theta.abs().max() <= 2
+
+
+def test_a_layer_map_that_was_planned_is_taken_as_it_is():
+    """Rank, alpha and scaling are its own, and a base that it does not fit is refused."""
+    layer_map = plan(bert(), "query", 2, None, 6, "rslora")
+    model = attach(bert(), rank=5, d=30, targets=layer_map, alpha=1)
+    assert model.unilora.layer_map == layer_map
+    with pytest.raises(BaseMismatch, match="no weight bert"):
+        attach(gpt2(), d=30, targets=layer_map)
+
+
+def test_a_loaded_adapter_is_its_file_again(tmp_path):
+    """What the file holds of the base and of its outputs stays, and is written again."""
+    model = attach(bert(id2label={0: "bad", 1: "good"}), d=60, train_in_full=["classifier"], bound=2.0)
+    model.save_adapter(tmp_path / "vec.safetensors")
+    other = bert()
+    with torch.no_grad():
+        other.classifier.weight.mul_(3)
+    again = load_adapter(other, tmp_path / "vec.safetensors")
+    assert again.config.id2label == {0: "bad", 1: "good"} and torch.equal(run(again), run(model))
+    again.save_adapter(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "vec.safetensors").read_bytes()
+
+
+def test_a_model_in_a_wrapper_is_adapted_within_and_given_back_whole(tmp_path):
+    def wrapped():
+        torch.manual_seed(0)
+        return torch.compile(nn.Sequential(nn.Linear(8, 6)), backend="eager")
+
+    model = wrapped()
+    assert attach(model, 2, d=20, targets=["0"], bound=2.0) is model
+    model.save_adapter(tmp_path / "vec.safetensors")
+    again = wrapped()
+    assert load_adapter(again, tmp_path / "vec.safetensors") is again
+    assert load_adapter(again, tmp_path / "vec.safetensors") is again, "in place of the one that is there"
+    plain = [each._orig_mod for each in (again, model, wrapped())]
+    assert torch.equal(plain[0].unilora.theta, plain[1].unilora.theta)
+    first, second, base = (each(torch.ones(3, 8)) for each in plain)
+    assert torch.equal(first, second) and not torch.equal(first, base)
+    with pytest.raises(LayerMapError, match="already"):
+        load_adapter(nn.Sequential(plain[0]), tmp_path / "vec.safetensors")
+
+
 def test_ranks_alpha_and_identity():
     model = attach(bert(), rank=4, ranks={r".*layer\.1\..*query": 8, "query": 6}, d=60, targets=("query", "value"))
     assert [segment.rank for segment in model.unilora.layer_map.segments] == [6, 4, 8, 4]
@@ -573,3 +632,69 @@ def test_a_file_that_only_a_merge_can_follow_is_refused(tmp_path, module, transp
     save_adapter(adapter, tmp_path / "vec.safetensors")
     with pytest.raises(FileError, match=message):
         load_adapter(nn.Sequential(module), tmp_path / "vec.safetensors")
+
+
+@pytest.mark.parametrize("targets", [["0"], ["0[1:4]"]], ids=["whole", "rows"])
+def test_the_bias_and_the_input_have_gradients_without_that_of_theta(targets):
+    """A bias is trained in full beside its weight, and what lies before a layer is trained though θ is frozen."""
+    torch.manual_seed(0)
+    base, x, alone = nn.Sequential(nn.Linear(8, 6)), torch.randn(40, 8), torch.randn(40, 8)
+    model = attach(copy.deepcopy(base), 2, d=20, targets=targets, train_in_full=["0.bias"], alpha=5, bound=2.0)
+    theta = model.unilora.theta.detach().clone().requires_grad_()
+    model(x).square().sum().backward()
+    functional_call(base, adapted_weights(model, theta), x).square().sum().backward()
+    assert_same(model.unilora.theta.grad, theta.grad)
+    weights = adapted_weights(model, theta.detach())
+    model.unilora.theta.requires_grad_(False)
+    for frozen, given in ((False, x), (False, alone.requires_grad_()), (True, alone)):
+        model[0].bias.requires_grad_(not frozen)
+        expected = functional_call(base, weights, given)
+        assert_same(model(given), expected)
+        wanted = [each for each in (model[0].bias, given) if each.requires_grad]
+        mine = [base[0].bias if each is model[0].bias else each for each in wanted]
+        for ours, theirs in zip(
+            torch.autograd.grad(model(given).square().sum(), wanted),
+            torch.autograd.grad(expected.square().sum(), mine),
+            strict=True,
+        ):
+            assert_same(ours, theirs)
+
+
+class Reader(nn.Module):
+    """Multiplies by the weight of a layer that it does not call, twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.last = nn.Linear(8, 8, bias=False), nn.Linear(8, 6)
+
+    def forward(self, x):
+        weight = self.layer.weight
+        return self.last(x @ weight.T @ weight)
+
+
+def test_a_weight_that_is_read_without_a_call_of_its_module():
+    torch.manual_seed(0)
+    base, x = Reader(), torch.randn(20, 8)
+    model = attach(copy.deepcopy(base), 2, d=20, targets=["layer", "last"], bound=2.0)
+    theta = model.unilora.theta.detach().clone().requires_grad_()
+    expected = functional_call(base, adapted_weights(model, theta), x)
+    assert_same(model(x), expected)
+    model(x).square().sum().backward()
+    expected.square().sum().backward()
+    assert_same(model.unilora.theta.grad, theta.grad)
+    assert torch.equal(model.layer.weight, base.layer.weight), "between two calls it is the base's"
+    with model.unilora.disabled():
+        assert torch.equal(model(x), base(x))
+
+
+def test_what_is_read_in_half_precision_is_rounded_once():
+    """ΔW is a product in float32 of A and B as they are held, and W is zero here."""
+    torch.manual_seed(0)
+    model, seen = nn.Sequential(nn.Conv1d(8, 6, 3, groups=2), nn.Flatten(), nn.Linear(6, 4)).bfloat16(), []
+    nn.init.zeros_(model[0].weight)
+    attach(model, 3, d=40, targets=["0", "2"], alpha=5, bound=2.0)
+    model[0].register_forward_pre_hook(lambda module, inputs: seen.append(module.weight.detach()))
+    model(torch.ones(1, 8, 3, dtype=torch.bfloat16))
+    (segment, (A, B)) = model.unilora.layer_map.segments[0], model.unilora.factors()[0]
+    delta = float(model.unilora.layer_map.factor_scale(segment)) * (B.float() @ A.float())
+    assert torch.equal(seen[0], delta.reshape(6, 4, 3).bfloat16())

@@ -96,3 +96,32 @@ def test_a_part_that_is_compiled_and_called_by_itself():
         for one in (plain, model):
             one.unilora.theta.data.mul_(scale)
         assert_same(part(X), copy.deepcopy(plain)[2](X))
+
+
+SITES = {
+    "a product": (lambda: nn.Linear(8, 6), ["0"], 2, X),
+    "rows of a product, rank 0": (lambda: nn.Linear(8, 6), ["0[1:3]", "0[4:6]"], 0, X),
+    "a weight that is read": (lambda: nn.Conv1d(8, 6, 1, groups=2), ["0"], 2, X[..., None]),
+    "rows of a convolution": (lambda: nn.Conv1d(8, 6, 1), ["0[1:4]"], 2, X[..., None]),
+    "rows of a lookup": (lambda: nn.Embedding(9, 6, padding_idx=2), ["0[1:7]"], 2, torch.arange(9)),
+}
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_every_site_is_in_one_graph_and_follows_theta(site):
+    torch._dynamo.reset()
+    make, targets, rank, x = SITES[site]
+    torch.manual_seed(0)
+    plain = attach(nn.Sequential(make()), rank, d=10, targets=targets, bound=1.0)
+    model, outputs = torch.compile(copy.deepcopy(plain), fullgraph=True, backend="eager"), []
+    for _ in range(2):
+        for one in (model, plain):
+            one.zero_grad()
+            outputs.append(one(x))
+            outputs[-1].square().sum().backward()
+            with torch.no_grad():
+                one.unilora.theta.mul_(1.5)
+        assert_same(*outputs[-2:])
+        # sums of some dozen numbers of size ten
+        torch.testing.assert_close(model.unilora.theta.grad, plain.unilora.theta.grad, rtol=1e-5, atol=1e-4)
+    assert (outputs[0] - outputs[2]).abs().max() > 0.1

@@ -167,3 +167,18 @@ def test_an_encoder_of_torch_does_not_go_past_a_layer_within_that_is_the_model()
         before = encoder(x)
         attach(encoder.linear1, rank=3, d=60, targets=[""], bound=4.0)
         assert not torch.allclose(encoder(x), before, atol=0.1)
+
+
+def test_it_is_prepared_once_for_a_theta_and_a_dtype(monkeypatch):
+    made, own = [], few_tokens.prepared
+    monkeypatch.setattr(few_tokens, "prepared", lambda x, pairs: made.append(x.dtype) or own(x, pairs))
+    model, x = adapted(), random(1, 24)
+    with torch.no_grad():
+        for _ in range(3):
+            model(x)
+        assert made == [torch.float32]
+        model.unilora.theta.mul_(2)
+        model(x)
+        assert made == 2 * [torch.float32]
+        model.double()(x.double())
+    assert made == [torch.float32, torch.float32, torch.float64]

@@ -226,8 +226,11 @@ def headed(base, seed=1):
 
 
 def test_a_new_head_that_nobody_trains_is_told_and_then_refused(base, tmp_path):
-    with pytest.warns(UserWarning, match="classifier.weight, classifier.bias: the base's checkpoint lacks them"):
+    with pytest.warns(
+        UserWarning, match="classifier.weight, classifier.bias: the base's checkpoint lacks them"
+    ) as told:
         model = attach(headed(base), d=60)
+    assert [warning.filename for warning in told] == [__file__], "the caller's line is what is to be changed"
     with pytest.raises(FileError, match="classifier.weight, classifier.bias: .* name them in train_in_full"):
         model.save_adapter(tmp_path / "vec.safetensors")
     with pytest.raises(FileError, match="name them in train_in_full"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from adapters import projection_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import projection as projection_of
@@ -99,6 +100,61 @@ def test_what_is_held_and_what_is_chosen(monkeypatch):
     assert "P cached: 192 bytes" in repr(attach(layers(), rank=2, d=10, targets=["0"]).unilora)
     with pytest.raises(KindError, match="give cached, computed or None"):
         attach(layers(), rank=2, d=10, targets=["0"], storage="tables")
+
+
+def test_a_program_has_frozen_numbers_and_no_index():
+    p = projection_for("vera")
+    assert storage_named(p, "cpu").name == storage_named(p, "meta").name == "frozen"
+    for asked in ("cached", "computed"):
+        with pytest.raises(KindError, match=f"kind vera has no index to hold as {asked}; leave storage out"):
+            storage_named(p, "cpu", asked)
+
+
+def test_where_no_triton_is_a_gpu_holds_the_index(monkeypatch):
+    """As a device without kernels of ours does, whatever the length; on meta nothing can be held."""
+    p = Projection(D=1000, d=10, seed=0)
+    monkeypatch.setattr(expansion.importlib.util, "find_spec", lambda name: None)
+    assert storage_named(p, "cuda").name == "cached"
+    assert storage_named(Projection(D=2**28 + 1, d=10, seed=0), "cuda").name == "cached"
+    assert storage_named(Projection(D=2**28, d=10, seed=0), "cpu").name == "cached", "of 1 GiB"
+    with pytest.raises(KindError, match="kind balanced cannot be computed on cuda; give storage cached"):
+        storage_named(p, "cuda", "computed")
+    monkeypatch.setattr(expansion.importlib.util, "find_spec", lambda name: True)
+    assert storage_named(p, "cuda", "cached").name == "cached"
+    with pytest.raises(KindError, match="kind uniform cannot be computed on cuda"):
+        storage_named(Projection("uniform", D=10, d=5, seed=0), "cuda", "computed")
+    for asked, name in ((None, "computed"), ("computed", "computed"), ("cached", "cached")):
+        assert storage_named(p, "meta", asked).name == name
+    assert storage_named(Projection("identity", D=10, d=10, seed=0), "cpu", "cached").name == "theta"
+
+
+def test_equal_projections_share_what_is_held():
+    p, again = (Projection(D=1000, d=10, seed=0) for _ in range(2))
+    held = storage_of(p, "cpu")
+    assert storage_of(again, "cpu") is held and storage_of(again, "cpu", "cached") is held
+    assert storage_of(p, "cpu", "computed") is not held
+    assert storage_of(Projection(D=1000, d=10, seed=1), "cpu") is not held
+    assert held.nbytes == held.index.nbytes, "its scale is two numbers, whatever d is"
+    assert sum(part.untyped_storage().nbytes() for part in held.scale) == 4 * len(held.scale)
+
+
+@pytest.mark.parametrize("asked", ["cached", "computed"])
+def test_batches_of_thetas_and_of_gradients(asked):
+    p, random = Projection(D=300, d=20, seed=3), torch.Generator().manual_seed(0)
+    storage, thetas = storage_of(p, "cpu", asked), torch.randn(4, 20, generator=random)
+    alone = torch.stack([storage.expand(theta) for theta in thetas])
+    for dim, batch_of in ((0, thetas), (1, thetas.T)):
+        assert torch.equal(torch.func.vmap(storage.expand, in_dims=dim)(batch_of), alone)
+    theta, g = thetas[0].requires_grad_(), torch.randn(3, 300, generator=random)
+    theta_D = storage.expand(theta)
+    wanted = torch.stack([torch.from_numpy(p.adjoint(each.numpy())) for each in g])
+    for dim, batch_of in ((0, g), (1, g.T)):
+        (gradients,) = torch.func.vmap(
+            lambda each: torch.autograd.grad(theta_D, theta, each, retain_graph=True), in_dims=dim
+        )(batch_of)
+        torch.testing.assert_close(
+            gradients, wanted, rtol=1e-5, atol=1e-5
+        )  # fifteen numbers near one, in another order
 
 
 def test_two_storages_train_to_the_same_bits():

@@ -21,7 +21,7 @@ from .heads import Saved, feed, set_values
 from .marks import mark_of_theta, marks
 from .paths import Paths
 from .rebuild import GraphTape, Pair, delta, factors, lora_name
-from .sites import uses
+from .sites import uses, uses_in_turn
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _rebuild(model, adapters, weights, saved, mode, form):
     for weight in weights:
         of_weight = uses(weight.value)
         if _acts_beside(weight, of_weight, mode):
-            for use in of_weight:
+            for use in uses_in_turn(weight.value):
                 paths.add(use, weight.placed)
         else:
             _replace(tape, adapter, found, weight)

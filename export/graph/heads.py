@@ -11,7 +11,7 @@ from unilora_spec import Adapter, UniLoraError
 
 from .paths import add_beside
 from .rebuild import GraphTape
-from .sites import FLOATS, Use, uses
+from .sites import FLOATS, Use, uses, uses_in_turn
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _in_floats(model, saved, adapter):
     order = saved.as_out_in(found[0])
     new = Saved(saved.value, saved.name, transposed=order == (0, 1))  # as MatMul takes it
     value = _initializer(model, _free(model, saved.name), new.of(adapter), found[0].dtype)
-    for use in found:
+    for use in uses_in_turn(saved.value):
         add_beside(model.opset_imports[""], use, _product_with(value), instead=True)
     return replace(new, value=value)
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from unilora_spec import Adapter, UniLoraError
 
 from .rebuild import GraphTape, Pair, product, scale_of
-from .sites import Use, uses
+from .sites import Use, uses_in_turn
 
 
 def add_beside(opset: int, use: Use, change: Callable[[GraphTape, ir.Value], ir.Value], instead: bool = False) -> None:
@@ -75,7 +75,7 @@ class Paths:
     def add_saved(self, value: ir.Value, rows: ir.Value) -> None:
         """Puts a parameter for each row of the batch, ``rows``, in the place of ``value``."""
         is_bias = len(value.shape) == 1
-        for use in uses(value):
+        for use in uses_in_turn(value):
             sums = use.node.op_type == "Add" or (use.node.op_type == "Gemm" and use.node.inputs[-1] is value)
             if use.quantized or not (sums if is_bias else use.form == "product"):
                 raise UniLoraError(

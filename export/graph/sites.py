@@ -43,6 +43,12 @@ def uses(constant: ir.Value) -> list[Use]:
     return list(_follow(constant, _State(constant.dtype, tuple(constant.shape))))
 
 
+def uses_in_turn(constant: ir.Value) -> Iterator[Use]:
+    """The same, each looked up when it is its turn: what was added to the result of one may be the input of the next."""
+    for number in range(len(uses(constant))):
+        yield uses(constant)[number]
+
+
 @dataclass(frozen=True)
 class _State:
     """What the nodes on the way to a use have done to a constant."""
