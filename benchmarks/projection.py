@@ -78,7 +78,9 @@ def expand(rounds: Rounds) -> list[dict]:
         f"{SIZES}, P cached, float32, all threads. The copy of D floats is `x.clone()`, which writes a new array as"
         " `expand` does. The second line has both write to an array that is there already, so that the time to get"
         " fresh memory from the system is in neither. No bound is on either: of each entry the copy moves 8 bytes, the"
-        " gather 12, of which it finds 4 at a random place, so that no gather takes a copy's time."
+        " gather 12, of which it finds 4 at a random place, so that no gather takes a copy's time. glibc gets arrays above"
+        " 32 MiB from the system anew each time; a process that begins with `MALLOC_MMAP_THRESHOLD_=4294967296` and"
+        " `MALLOC_TRIM_THRESHOLD_=8589934592` in its environment keeps them, and the first line is then near the second."
     )
     about = "Expand θ to θ_D", "`storage.expand(theta)`, cached", "a copy of D floats"
     return [row(4, *about, how, lines)]

@@ -545,7 +545,9 @@ def test_what_is_compared_stands_behind_a_text(text, same):
 
 
 def test_an_answer_that_has_none_of_the_kind_is_told():
-    assert "--answer last-number: the right answer 'seven' has none" in refused(Comparison, "last-number", ["seven"])
+    assert "--answer last-number: the right answer 'seven' has nothing to compare" in refused(
+        Comparison, "last-number", ["seven"]
+    )
     assert last_boxed(r"\boxed{never closed") is None and formula(r"\sqrt2") == formula(r"\sqrt{2}")
 
 

@@ -194,6 +194,7 @@ def test_without_d_the_figures_of_some_are_shown(tmp_path):
 
 def test_the_dtype_of_the_base_is_its_configurations(tmp_path):
     report = planned(settings(config(tmp_path, model_type="bert", dtype="float16"), "query", dim=5))
+    assert report["bytes"]["P"]["cached"] == 2 * report["D"]  # columns below 5 fit into 16 bits
     assert report["base"]["dtype"] == "float16" and report["base"]["bytes"] == 2 * report["base"]["parameters"]
     assert torch.get_default_dtype() == torch.float32
 

@@ -10,7 +10,7 @@ from .errors import LimitError
 MAX_D = 2**40
 MAX_SEED = 2**64
 ROUNDS = 6
-BLOCK = 196_608  # entries worked on at a time: less and NumPy's calls cost more than its work, more and caches overflow
+BLOCK = 98_304  # entries worked on at a time: less and NumPy's calls cost more than its work, more and caches overflow
 
 
 def keys(seed: int, count: int) -> list[int]:

@@ -24,6 +24,7 @@ from unilora_spec.serialization import encoded_size
 from ..runs.defaults import with_targets
 from ..settings import BEFORE, AdapterSettings
 from .adapter.files import meaning
+from .adapter.theta.expansion import index_dtype
 from .ranks.before import ranked
 
 # The d that are shown where none is given; those below a thousand only where D is no larger.
@@ -70,6 +71,7 @@ def planned(settings: AdapterSettings, progress: bool = False) -> dict:
         own = {name: values.size * values.itemsize for name, values in projection.tensors.items()}
         return {"d": d, "file": encoded_size(Adapter(projection, layer_map, theta, base)), "optimizer": 8 * d, **own}
 
+    index = index_dtype(MAX_DIM if d is None else d)
     report = {
         "base": {
             "name": settings.base,
@@ -85,7 +87,11 @@ def planned(settings: AdapterSettings, progress: bool = False) -> dict:
         "seed": settings.seed,
         "D": D,
         "bytes": {
-            **({"P": {"computed": 0, "cached": 4 * D, "PEFT": 12 * D}} if issubclass(of_kind, Gather) else {}),
+            **(
+                {"P": {"computed": 0, "cached": index.itemsize * D, "PEFT": 12 * D}}
+                if issubclass(of_kind, Gather)
+                else {}
+            ),
             "theta_D": 4 * D,
             "gradient of theta_D": 4 * D,
         },

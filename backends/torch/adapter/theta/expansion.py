@@ -87,7 +87,7 @@ class Cached:
 
     def __init__(self, projection: Gather, device):
         self.device = torch.device(device)
-        self.index = index_of(projection, dtype=_index_dtype(projection)).to(device)
+        self.index = index_of(projection, dtype=index_dtype(projection.d)).to(device)
         self.scale = _in_parts(projection.scale(), device)
 
     @property
@@ -101,8 +101,9 @@ class Cached:
         return expand(theta, self.index, dtype, *self.scale)
 
 
-def _index_dtype(projection) -> torch.dtype:
-    return torch.uint16 if projection.d <= 2**16 else torch.int32
+def index_dtype(d: int) -> torch.dtype:
+    """The type of the cached columns, which are below d."""
+    return torch.uint16 if d <= 2**16 else torch.int32
 
 
 def _in_parts(scale, device) -> list[Tensor]:
@@ -163,7 +164,7 @@ def storage_named(projection: Projection, device, asked: str | None = None) -> t
         return Computed  # nothing can be held there
     if asked == "computed" and not computable:
         raise KindError(f"kind {projection.kind} cannot be computed on {device.type}; give storage cached")
-    by_default = on_gpu or (computable and _index_dtype(projection).itemsize * projection.D > LARGEST_CACHE)
+    by_default = on_gpu or (computable and index_dtype(projection.d).itemsize * projection.D > LARGEST_CACHE)
     return Computed if asked == "computed" or (asked is None and by_default) else Cached
 
 
