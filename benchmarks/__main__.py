@@ -19,6 +19,7 @@ from typer.main import get_command
 
 from unilora_spec import UniLoraError, replacing
 from unilora_spec.command import run
+from unilora_spec.errors import WorkFailed
 
 from . import (
     attaching,
@@ -104,7 +105,7 @@ def bench(
         "machine": _machine(threads),
     }
     start = time.monotonic()
-    rows = _measured(set(only or ROWS), quick)
+    rows, failed = _measured(set(only or ROWS), quick)
     measured |= {"seconds": time.monotonic() - start, "rows": rows}
     texts = {output / path: text for path, text in report.render(measured).items()}
     if numbers:
@@ -114,12 +115,16 @@ def bench(
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     print(output / "performance.md")
+    if failed:
+        raise WorkFailed(f"the page lacks what failed: {'; '.join(failed)}")
     return 0
 
 
-def _measured(numbers, brief) -> list[dict]:
-    """The rows of these numbers, each with what other programs had of the processors; how far they are is shown on standard error."""
-    found, columns = [], (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+def _measured(numbers, brief) -> tuple[list[dict], list[str]]:
+    """The rows of these numbers, each with the processors that other programs had, and a sentence for each group of rows that failed.
+    Standard error shows the progress."""
+    found, failed = [], []
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
 
     def rounds(title, count):
         least = min(count, QUICK) if brief else count
@@ -133,13 +138,17 @@ def _measured(numbers, brief) -> list[dict]:
             title = f"row {', '.join(map(str, of_group))}"
             met = quiet.wait(quiet.LOOK if brief else WAIT)
             start, others = time.monotonic(), quiet.Others()
-            made = [row for row in rows(partial(rounds, title)) if row["row"] in numbers]
+            try:
+                made = [row for row in rows(partial(rounds, title)) if row["row"] in numbers]
+            except Exception as error:  # noqa: BLE001  whatever one row meets, the minutes of the others are not lost
+                failed.append(f"{title}: {type(error).__name__}: {error}")
+                continue
             seconds, during = time.monotonic() - start, others.processors()
             busy = {"busy": during > quiet.QUIET}
             found += [row | {"others": during, "lines": [line | busy for line in row["lines"]]} for row in made]
             said = f"{title}: {seconds:.0f} s, others had {met:.2f} processors before and {during:.2f} during it"
             bars.console.print(said, highlight=False)
-    return found
+    return found, failed
 
 
 def _machine(threads) -> dict:

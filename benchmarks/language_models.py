@@ -104,7 +104,7 @@ def step(case: Case, how: str, share: str, model: nn.Module) -> Callable[[], Non
 
 def ours(model: nn.Module) -> Callable[[dict], torch.Tensor]:
     """The loss of a batch as our trainer takes it."""
-    task = CausalLM(types.SimpleNamespace())
+    task = CausalLM(types.SimpleNamespace(metric=None))
     task.inputs = frozenset(inspect.signature(model.forward).parameters)
     return lambda batch: task.loss(model, batch)[0]
 
