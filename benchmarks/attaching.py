@@ -1,5 +1,6 @@
 """What it takes to put an adapter on a model: bytes that stand for P, and time. Rows 1, 3 and 14."""
 
+import gc
 import itertools
 import tempfile
 from functools import partial
@@ -49,7 +50,12 @@ def attaching(rounds: Rounds) -> list[dict]:
 
 def _attached(case, rounds):
     steps = {how: partial(case.adapt, how=how) for how in (OURS, UNILORA)}
-    times = alternate(steps, rounds(15), prepare=lambda: (case.base(),))
+
+    def alone():
+        gc.collect()  # a model of a round before would share its P
+        return (case.base(),)
+
+    times = alternate(steps, rounds(15), prepare=alone)
     line = compared(str(case), times[OURS], times[UNILORA], 0.2, profile=f"Attach, {case}")
     return line, functions(partial(steps[OURS], case.base()))
 
