@@ -15,7 +15,7 @@ from unilora_spec import Adapter, UniLoraError, WorkFailed
 from unilora_spec.documents import size_of
 
 from ..runs.state import State
-from .part import look_at, part_for
+from .part import check_graph, part_for
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # in order of preference
 TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32}
@@ -45,7 +45,7 @@ class StepGraph:
     def __init__(self, path: Path, adapter: Adapter, of: Path, threads: int | None = None, learn: bool = True):
         self.path, self._threads = path, threads
         size_of(path)
-        look_at(path)
+        check_graph(path)
         self._was = _identity(path)
         self._forward = None if learn else self._forward_half()
         self._session = opened(path, threads, path) if learn else self._forward

@@ -19,7 +19,7 @@ from .protobuf import Damaged, Field, Messages, message, varint
 LEAST_OUTSIDE = 1024  # bytes: smaller tensors, of which shapes are computed, are written into the part
 
 
-def look_at(path: Path) -> None:
+def check_graph(path: Path) -> None:
     """Raises ``UniLoraError`` where the file ``path`` is no ONNX file, or its functions stand for more nodes than any model has."""
     with _messages(path) as messages:
         models = list(messages.fields(messages.whole))
