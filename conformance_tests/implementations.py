@@ -26,8 +26,8 @@ LONGEST = 80  # characters of a name, a version or a note
 PAGE = """# Who conforms
 
 What each implementation of [SPEC.md](../unilora_spec/SPEC.md) has shown in a run of the [conformance tests](implementing.md#the-report). A *level* means
-that every check of it, and of those before it, has passed: *projection* (chapters 1 to 6 of SPEC.md), *file* (7 and 8), *full* (all). Whoever
-answers single requests has no level, and the requests are named.
+that every check of it, and of those before it, has passed: *projection* (chapters 1 to 6 of SPEC.md), *file* (7 and 8), *full* (all). An
+implementation that does not answer all the requests of a level has none; the column then names the requests that it answers.
 
 {table}
 

@@ -1,0 +1,172 @@
+"""export.graph: the inputs of a graph, the names, types and shapes of what is in it, and θ_D with its gradient."""
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+import onnx_ir as ir
+from adapters import projection_for
+from exports import session_of
+from onnx import helper
+from written_graphs import CASES, CLOSE, FORMS, OFF, adapted, fed, random, two
+
+from export.graph.functions import FUNCTIONS, add_functions
+from export.graph.gradients import GRADIENTS
+from export.graph.marks import marks
+from export.graph.rebuild import (
+    COMPUTED,
+    COMPUTING_OPSET,
+    LARGEST_COMPUTED,
+    GraphTape,
+    expansion,
+    factor_name,
+    index_words,
+    lora_name,
+)
+from export.modes import ANSWERING, PLAIN
+from unilora_spec import Adapter, LayerMap, Projection, Segment
+from unilora_spec.program import Program
+from unilora_spec.projection import KINDS
+
+
+def test_the_inputs_of_a_graph():
+    """Their shapes, and which of them have a default."""
+    case = CASES["rows of a product"]
+
+    def inputs(mode, form):
+        graph = adapted(case, two(case), mode, form).graph
+        defaults = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+        shapes = {
+            each.name: [d.dim_param or d.dim_value for d in each.type.tensor_type.shape.dim] for each in graph.input[1:]
+        }
+        return shapes, {name: defaults[name] for name in shapes if name in defaults}
+
+    marked = {name: [0] for name in marks(two(case)[0])}
+    of_theta = {name: [0] for name in marked if "expands" in name}
+    assert inputs("reconstruct", PLAIN) == ({}, {})
+    assert inputs("input", PLAIN) == ({"theta": [12]} | of_theta,) * 2
+    assert inputs("input", FORMS["required"]) == ({"theta": [12]} | of_theta, of_theta)
+    shapes, defaults = inputs("bank", PLAIN)
+    assert shapes == {"adapter": ["batch"], "theta": ["adapters", 12]} and defaults == {"theta": [2, 12]}
+    assert inputs("bank", FORMS["required"]) == (shapes, {})
+    shapes, defaults = inputs("factored", PLAIN)
+    names = [lora_name(segment, factor) for segment in case.segments for factor in "AB"]
+    assert list(shapes) == [*names, *marked]
+    assert [len(shapes[name]) for name in names] == [2] * 4 and len({*shapes[names[0]], *shapes[names[2]]}) == 3
+    assert shapes[names[0]][1] == shapes[names[1]][0] == f"rank of {names[0].removesuffix('.lora_A.weight')}"
+    assert [defaults[name] for name in names] == [[8, 0], [0, 4], [8, 0], [0, 3]]
+    assert inputs("factored", FORMS["required"]) == (shapes, marked)
+
+
+def test_theta_is_expanded_by_what_is_fastest_for_the_mode():
+    """Gather where it is folded, GatherElements where each run brings a vector; docs/onnx.md has the times."""
+    case = CASES["a product"]
+    calls = {
+        mode: {function.name for function in adapted(case, two(case), mode).functions if "Expand" in function.name}
+        for mode in ANSWERING
+    }
+    assert calls == {
+        "merged": set(), "reconstruct": {"Expand"}, "input": {"ExpandInput"}, "factored": set(), "bank": {"ExpandRows"}
+    }  # fmt: skip
+    inline = {
+        mode: {each.op_type for each in adapted(case, two(case), mode, FORMS["inline"]).graph.node}
+        for mode in ("reconstruct", "input", "bank")
+    }
+    assert all("GatherElements" not in each and "Gather" in each for each in inline.values())
+    assert not any("BitwiseXor" in each or "Mod" in each for each in inline.values()), "the index is stored"
+
+
+def test_names_of_factors_in_a_graph_and_as_they_are_fed():
+    whole, row, expert = (
+        Segment("model.q.weight", 4, 8, 2, **place) for place in ({}, {"row": 0}, {"index": 3, "row": 4})
+    )
+    assert [factor_name(s, "A") for s in (whole, row, expert)] == [
+        "model.q.weight.A", "model.q.weight.A.row0", "model.q.weight.A.index3.row4",
+    ]  # fmt: skip
+    assert [lora_name(s, "B") for s in (whole, row)] == ["model.q.lora_B.weight", "model.q.row0.lora_B.weight"]
+    assert lora_name(Segment("h.0.weight", 4, 8, 2), "A") == "base_model.model.h.0.lora_A.weight"
+
+
+def of_kind(kind, D=64, d=8):
+    layer_map = LayerMap([Segment("W", D // 4 - 8, 8, 4)])
+    assert layer_map.D == D
+    return Adapter(
+        Projection(kind, D=D, d=D if kind == "identity" else d, seed=1),
+        layer_map,
+        random(D if kind == "identity" else d),
+    )
+
+
+def test_where_the_index_comes_from_is_said_with_its_reason():
+    assert index_words(of_kind("identity"), COMPUTING_OPSET) == "none needed: theta is theta_D"
+    for kind in ("balanced", "uniform"):
+        assert index_words(of_kind(kind), COMPUTING_OPSET) == "computed in the graph"
+        assert index_words(of_kind(kind, LARGEST_COMPUTED), COMPUTING_OPSET) == "computed in the graph"
+        assert "D = 262,148 is above 262,144" in index_words(of_kind(kind, LARGEST_COMPUTED + 4), COMPUTING_OPSET)
+        assert "opset 18, the base has 17" in index_words(of_kind(kind), COMPUTING_OPSET - 1)
+        assert "integers of 64 bits" in index_words(of_kind(kind), COMPUTING_OPSET, inline=True)
+
+
+@pytest.mark.parametrize("mode", [mode for mode in ANSWERING if mode != "merged"])
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_graph_says_of_its_values_is_what_they_are(name, mode):
+    """By name, type and shape, for tools that do not look into functions; what depends on no input has a shape."""
+    case, adapters = CASES[name], two(CASES[name])
+    if (mode == "bank" and not case.beside) or (mode == "factored" and not all(s.rank for s in case.segments)):
+        return  # refused
+    model = adapted(case, adapters, mode)
+    said = {value.name: value.type.tensor_type for value in model.graph.value_info}
+    made = [(node.op_type, output) for node in model.graph.node for output in node.output]
+    for op_type, output in made:
+        if op_type not in ("Split", "Pad", "Scaled") and output.startswith(("unilora.", "W.")):
+            assert said[output].HasField("shape"), output
+    names = [output for _, output in made if output in said]
+    if mode != "factored":
+        assert {factor_name(s, each) for s in case.segments for each in ("AB" if s.rank else "M")} <= set(names)
+    model.graph.output.extend(onnx.ValueInfoProto(name=output) for output in names)
+    values = session_of(model.SerializeToString(), OFF).run(names, fed(case, adapters, mode)[0])
+    for output, value in zip(names, values, strict=True):
+        assert value.size and value.dtype == helper.tensor_dtype_to_np_dtype(said[output].elem_type), output
+        if said[output].HasField("shape"):
+            dims = [(dim.dim_value, size) for dim, size in zip(said[output].shape.dim, value.shape, strict=True)]
+            assert all(told in (0, size) for told, size in dims), output
+
+
+@pytest.mark.parametrize("mode", ["reconstruct", "input", "bank"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_theta_goes_through_a_graph_and_its_gradient_comes_back(kind, mode):
+    """To the specification's bits for a gather; a program adds up in an order of its own."""
+    p = projection_for(kind)
+    adapter = Adapter(p, LayerMap([Segment("W", 1, p.D - 1, 1)]), random(p.d))
+    if mode == "bank" and isinstance(p, Program):
+        return  # has one vector alone
+    rows = "rows" if mode == "bank" else None
+    shape = [rows, p.d] if rows else [p.d]
+    theta, g = (
+        ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(dims))
+        for name, dims in (("theta", shape), ("g", [p.D]))
+    )
+    tape = GraphTape(COMPUTING_OPSET)
+    found = expansion(tape, adapter, theta, rows, fed=mode == "input")
+    outputs = [tape.add("Identity", found.theta_D, name="theta_D", shape=[rows, p.D] if rows else [p.D])]
+    outputs += [] if rows else [tape.add("Identity", found.adjoint(tape, g), name="gradient", shape=[p.d])]
+    graph = ir.Graph([theta, g], outputs, nodes=tape.nodes, initializers=tape.initializers, opset_imports={"": 18})
+    model = ir.Model(graph, ir_version=10)
+    add_functions(model, GRADIENTS | FUNCTIONS)
+    if kind in COMPUTED:
+        assert {"unilora.index", "unilora.theta_D"} <= {value.name for each in tape.nodes for value in each.outputs}
+    held = {value.name for value in tape.initializers}
+    assert not {"unilora.index", "unilora.scale"} & held or kind != "balanced", "two numbers are all of its scale"
+    vectors, of_theta_D = random(2, p.d), random(p.D)
+    fed = {"theta": vectors if rows else vectors[0], "g": of_theta_D}
+    got = session_of(ir.to_proto(model).SerializeToString(), OFF).run(None, fed)
+    wanted = np.stack([p.expand(vector) for vector in vectors])
+    wanted = wanted if rows else wanted[0]
+    if not isinstance(p, Program):
+        assert got[0].tobytes() == wanted.tobytes()
+    np.testing.assert_allclose(got[0], wanted, rtol=0, atol=CLOSE * abs(wanted).max())
+    if not rows:
+        gradient = p.adjoint(of_theta_D, 0, vectors[0])
+        np.testing.assert_allclose(got[1], gradient, rtol=0, atol=4 * CLOSE * abs(gradient).max())
