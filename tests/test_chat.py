@@ -24,6 +24,7 @@ from backends.torch.tasks.packing import check_apart, packed
 from backends.torch.tasks.templates import Template
 from backends.torch.training.base import prepare, quiet
 from backends.torch.training.train import train
+from backends.torch.using.generation import _ends
 from unilora_spec import UniLoraError, load_adapter
 
 CHATML = (
@@ -285,11 +286,21 @@ def test_a_template_that_does_not_serve_is_told(template, messages, why):
     assert why in str(error.value) and "\n" not in str(error.value)
 
 
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
 def test_a_template_that_does_not_end_is_ended(monkeypatch):
     monkeypatch.setattr(templates, "SECONDS", 0.2)
-    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(UniLoraError, match=r"refuses a conversation of user: it takes more than 0.2 seconds"):
-        Template(tokenizer(loops)).prompt(says("q")[:1])
+        Template(tokenizer(LOOPS)).prompt(says("q")[:1])
+
+
+def test_a_template_that_does_not_end_is_waited_for_once(monkeypatch):
+    """Not where the end of an answer is looked for and then for each prompt."""
+    monkeypatch.setattr(templates, "SECONDS", 0.05)
+    with pytest.raises(UniLoraError, match="more than 0.05 seconds"):
+        _ends(Template(tokenizer(LOOPS)), None)
+    assert _ends(Template(tokenizer("{{ messages.none.such }}")), None)
 
 
 def test_a_template_that_forgets_serves_one_turn_and_all_tokens():

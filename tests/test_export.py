@@ -177,7 +177,7 @@ def export_to(path, model, adapter, mode="reconstruct", **options):
 
 @pytest.mark.parametrize(
     "mode, build",
-    [("merged", llama), ("reconstruct", llama), ("reconstruct", gpt2)],
+    [pytest.param("merged", llama, marks=pytest.mark.thorough), ("reconstruct", llama), ("reconstruct", gpt2)],
     ids=lambda each: getattr(each, "__name__", each),
 )  # test_modes.py has a BERT in each of them
 def test_onnx_runtime_agrees_with_pytorch(exported, build, mode):

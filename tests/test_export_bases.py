@@ -105,7 +105,11 @@ def test_a_decoder_takes_and_gives_its_cache(base, tmp_path, build, mode):
     assert report["comparison"]["batches"][-2:] == [[3, 9], [3, 1]]
 
 
-@pytest.mark.parametrize("build", DECODERS, ids=lambda build: build.__name__)
+@pytest.mark.parametrize(
+    "build",
+    [small_models.gpt2, small_models.mistral, pytest.param(small_models.llama, marks=pytest.mark.thorough)],
+    ids=lambda build: build.__name__,
+)  # Mistral is a Llama with a window
 def test_greedy_decoding_says_what_transformers_says(base, tmp_path, build):
     model, adapter = base(build)
     export_to(tmp_path / "m.onnx", model, adapter, "input", with_past=True)
@@ -150,8 +154,18 @@ def test_models_without_such_a_cache(base, tmp_path):
 # float16 and bfloat16
 
 
-@pytest.mark.parametrize("dtype", HALF, ids=lambda dtype: str(dtype).removeprefix("torch."))
-@pytest.mark.parametrize("build", [small_models.llama, small_models.vit], ids=lambda build: build.__name__)
+@pytest.mark.parametrize(
+    "build, dtype",
+    [
+        pytest.param(build, dtype, id=f"{build.__name__}-{str(dtype).removeprefix('torch.')}", marks=marks)
+        for build, dtype, marks in (
+            (small_models.llama, torch.float16, ()),
+            (small_models.vit, torch.bfloat16, ()),
+            (small_models.llama, torch.bfloat16, pytest.mark.thorough),
+            (small_models.vit, torch.float16, pytest.mark.thorough),
+        )
+    ],
+)
 def test_half_the_size(base, tmp_path, build, dtype):
     model, adapter = base(build)
     model = small_models.built(build)[0].to(dtype)

@@ -87,7 +87,7 @@ def test_adjoint_is_the_transposed_jacobian(kind):
         assert abs(change @ g - exact[j]) < 1e-5 * (1 + np.abs(change) @ np.abs(g)) + 1e-5 * p.d
 
 
-@pytest.mark.parametrize("kind", ["dense", "fastfood", "vb"])
+@pytest.mark.parametrize("kind", ["dense", "fastfood", pytest.param("vb", marks=pytest.mark.thorough)])
 def test_compiled(kind):
     """One graph, whose answers and gradients are the same: of those kinds that have all operations of files between them."""
     p = projection_for(kind)

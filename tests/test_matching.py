@@ -54,7 +54,7 @@ SAVED = {
 }  # fmt: skip
 # By torch's newer exporter, which takes seconds, biases of zeros and parts of weights are in test_onnx_base.py too.
 FILES = [(build, dynamo) for build in SAVED for dynamo in (False, True)]
-MARKS = [pytest.mark.thorough if dynamo and build in (new_bert, gpt2) else () for build, dynamo in FILES]
+MARKS = [pytest.mark.thorough if dynamo and build is not bert else () for build, dynamo in FILES]
 IDS = [f"{build.__name__}-{'dynamo' if dynamo else 'torchscript'}" for build, dynamo in FILES]
 
 

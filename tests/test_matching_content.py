@@ -35,8 +35,16 @@ from export.onnx_base.matching import match, not_comparable
 # Content
 
 
-@pytest.mark.parametrize("dynamo", [False, True], ids=["torchscript", "dynamo"])
-@pytest.mark.parametrize("build", [bert, gpt2, llama])
+@pytest.mark.parametrize(
+    "build, dynamo",
+    [
+        pytest.param(
+            build, dynamo, id=f"{build.__name__}-{'dynamo' if dynamo else 'torchscript'}",
+            marks=pytest.mark.thorough if dynamo and build is not bert else (),
+        )
+        for build in (bert, gpt2, llama) for dynamo in (False, True)
+    ],
+)  # fmt: skip
 def test_content_alone(build, dynamo):
     model, segments = build()
     adapter = make_adapter(model, segments)

@@ -104,7 +104,7 @@ runpy.run_module("backends.torch", run_name="__main__")
 IMPORTS = (
     "import datasets, backends.torch.commands.training, backends.torch.training.train, backends.torch.training.trainer"
 )
-STEPS, EVERY = 108, 12
+STEPS, EVERY = 72, 12
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ def test_both_have_the_same_losses_and_the_same_file_but_for_rounding(task, begu
     )  # losses of the same values, to their rounding
 
 
-@pytest.mark.parametrize("task", ["classification", "causal-lm"])
+@pytest.mark.parametrize("task", ["classification", pytest.param("causal-lm", marks=pytest.mark.thorough)])
 def test_a_training_begun_in_one_goes_on_in_the_other(task, begun, tmp_path):
     common, adapter, folder = begun(task)
     whole, _ = in_torch(common, adapter, tmp_path / "whole.safetensors")

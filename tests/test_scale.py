@@ -168,6 +168,7 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(both):
     assert not list(folder.glob("*.checkpoints")), "the resumed run has ended, and its file stands"
 
 
+@pytest.mark.thorough  # its short form: test_a_stop_is_told_by_the_first_process
 def test_a_wrong_call_is_told_once(runs, tmp_path):
     """One that is refused before anything is read, as what is told and by whom is the same for all that are wrong."""
     settings = runs[1]["classification"] | {"rank": "two", "output": tmp_path / "vec.safetensors"}

@@ -154,11 +154,11 @@ def agree(got, wanted):
 
 
 # Of words, its loss is that of a language model, which leaves out what has no label too, with the head of classification.
-OF_WORDS = pytest.param("token-classification", marks=pytest.mark.thorough)
+MARKED = {task: pytest.param(task, marks=pytest.mark.thorough) for task in ("token-classification", "regression")}
 
 
 @pytest.mark.filterwarnings("ignore:.*other than on record")
-@pytest.mark.parametrize("task", [OF_WORDS if task == "token-classification" else task for task in BASES])
+@pytest.mark.parametrize("task", [MARKED.get(task, task) for task in BASES])
 def test_loss_logits_and_gradients_are_pytorchs(made, task):
     model, adapter, path, report = made(task)
     assert report["comparison"]["within"] and report["mode"] == "step"

@@ -686,7 +686,7 @@ def test_help_has_an_example_and_every_option(command):
 
 def test_ctrl_c_says_how_to_resume_and_the_sentence_is_right(small, command):
     """The call that a stopped run prints, run as printed, ends in the file of a run that nobody stopped."""
-    small |= {"epochs": 25, "eval_steps": 10}
+    small |= {"epochs": 16, "eval_steps": 10}
     call = [sys.executable, "-m", "backends.torch", "train", *as_options(small)]
     process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     folder = small["output"].with_suffix(".checkpoints")

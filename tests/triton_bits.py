@@ -92,7 +92,7 @@ def test_a_view_is_read_by_its_strides():
 # Columns
 
 
-@examples(60)
+@examples(30)
 @given(small | middle, st.sampled_from([2**18, 500, 1]), st.data())
 def test_adjoint_adds_in_the_documented_order(p, lanes, data):
     """Also where fewer lanes make the parts longer, as with a larger D."""

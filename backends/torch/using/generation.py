@@ -114,7 +114,9 @@ def _ends(template: Template, of_base: int | list[int] | None) -> set[int]:
     if template.jinja:
         try:
             turn = template.example(Example([{"role": "user", "content": "a"}], "b"))
-        except UniLoraError:  # the user's own template may refuse this conversation
+        except UniLoraError as refusal:  # the user's own template may refuse this conversation
+            if isinstance(refusal.__cause__, TimeoutError):  # and any other after as long
+                raise
             return ends
         special = set(template.tokenizer.all_special_ids)
         ends |= set([token for token, answers in zip(turn.ids, turn.answers) if answers and token in special][:1])
