@@ -76,14 +76,21 @@ class Segment:
             return self.out_features * self.in_features
         return self.rank * (self.in_features + self.out_features)
 
+    @property
+    def factor_shapes(self) -> tuple[tuple[int, int], ...]:
+        """The shapes of what ``factors`` gives, in the order in which θ_D has them (SPEC 7.2)."""
+        if self.rank == 0:
+            return ((self.out_features, self.in_features),)
+        return (self.rank, self.in_features), (self.out_features, self.rank)
+
     def factors(self, theta_D: Any) -> tuple[Any, ...]:
         """A (rank, in) and B (out, rank), or of rank 0 one factor (out, in): views of the segment's own slice of θ_D, NumPy's or
         torch's (SPEC 7.2)."""
         if self.rank == 0:
             return (theta_D.reshape(self.out_features, self.in_features),)
+        of_A, of_B = self.factor_shapes
         split = self.rank * self.in_features
-        A = theta_D[:split].reshape(self.rank, self.in_features)
-        return A, theta_D[split:].reshape(self.out_features, self.rank)
+        return theta_D[:split].reshape(of_A), theta_D[split:].reshape(of_B)
 
     @staticmethod
     def product(first: Any, *others: Any) -> Any:

@@ -1,5 +1,6 @@
 """θ and P on a model: the one new parameter, how P is held beside it, and the factors that both make."""
 
+import math
 import warnings
 
 import torch
@@ -22,7 +23,8 @@ class Vector:
     def __init__(self, model: nn.Module, projection: Projection, layer_map: LayerMap, theta, device, asked: str | None):
         self.model, self.projection, self.layer_map, self.asked = model, projection, layer_map, asked
         self.storage = storage_of(projection, device, asked)
-        self._sizes = [segment.size for segment in layer_map.segments]
+        self._shapes = [segment.factor_shapes for segment in layer_map.segments]
+        self._sizes = [math.prod(shape) for shapes in self._shapes for shape in shapes]
         with torch.inference_mode(False):  # else it could never be trained
             model.register_parameter(THETA, nn.Parameter(torch.as_tensor(theta).to(device, copy=True)))
         self.link = self.last_link()
@@ -48,7 +50,9 @@ class Vector:
     def cut(self, theta_D: Tensor) -> list[tuple[Tensor, ...]]:
         """A (rank, in) and B (out, rank) of every segment, or the one factor (out, in) of a segment of rank 0, as views
         of θ_D."""
-        return [s.factors(part) for s, part in zip(self.layer_map.segments, theta_D.split(self._sizes))]
+        # In one split: then one copy of all their gradients is that of θ_D, where those of slices would be added up.
+        factors = iter(theta_D.split(self._sizes))
+        return [tuple(next(factors).reshape(shape) for shape in shapes) for shapes in self._shapes]
 
     def apply(self, function, recurse: bool = True) -> nn.Module:
         """Takes the place of the model's ``_apply``, by which torch moves and casts a model: θ stays float32 where the
