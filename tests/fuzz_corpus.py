@@ -16,7 +16,8 @@ from test_spec_text import TINY
 
 from conformance_tests import hostile
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment
-from unilora_spec.serialization import MAX_HEADER, encode
+from unilora_spec.container import MAX_HEADER
+from unilora_spec.serialization import encode
 
 # The seeds
 
