@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from fuzz_corpus import changed
+from fuzz_mutations import changed
 from rich.console import Console
 from rich.table import Table
 

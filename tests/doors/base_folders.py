@@ -1,6 +1,6 @@
 """The folder of a base: config.json, the header and the index of its weights, its tokenizer."""
 
-from fuzz_corpus import packed
+from fuzz_mutations import packed
 
 from .door import DEEP, LONG, Door, Seed, pipe, text
 from .small_base import ADAPTER, BASE, CONFIG, TENSORS, TRAIN, WEIGHT, WEIGHTS, adapter

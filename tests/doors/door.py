@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from fuzz_corpus import packed
+from fuzz_mutations import packed
 
 
 class Seed(NamedTuple):

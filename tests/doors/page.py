@@ -1,6 +1,6 @@
 """What the page that trains in a browser is given: an adapter and a table."""
 
-from fuzz_corpus import packed
+from fuzz_mutations import packed
 
 from unilora_spec.serialization import encode
 

@@ -1,6 +1,6 @@
 """A folder that PEFT wrote."""
 
-from fuzz_corpus import packed
+from fuzz_mutations import packed
 
 from .door import DEEP, LONG, Door, Seed, pipe, text
 from .small_base import BASE

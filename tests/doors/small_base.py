@@ -1,7 +1,7 @@
 """A small BERT as a folder without a tokenizer, and an adapter of it: what stands beside the file of most doors."""
 
 import numpy as np
-from fuzz_corpus import packed
+from fuzz_mutations import packed
 
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment
 from unilora_spec.serialization import encode

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
-from fuzz_corpus import packed
+from fuzz_mutations import packed
 
 from backends.runs.state import FIELD, State, save_state
 
