@@ -104,7 +104,6 @@ def lora_as_inputs(base: Path, adapter: Adapter, path: Path) -> None:
         graph.graph.inputs.extend(pair)
         for use in uses(places[segment.name]):
             add_beside(
-                graph.opset_imports[""],
                 use,
                 lambda tape, x, pair=pair: tape.add("MatMul", tape.add("MatMul", x, pair[0]), pair[1]),
             )

@@ -142,7 +142,7 @@ def expanded(p, theta, start, stop) -> np.ndarray:
 
 @lru_cache(64)
 def _program(p, start, stop):
-    tape, theta = GraphTape(OPSETS[0]), _value("theta", shape=ir.Shape([p.d]))
+    tape, theta = GraphTape(opset=OPSETS[0]), _value("theta", shape=ir.Shape([p.d]))
     theta_D = programs.theta_D(tape, p, theta, "theta_D", start, stop)
     return _session(_model([theta], [theta_D], tape.nodes, tape.initializers))
 

@@ -1,4 +1,4 @@
-"""Every door of doors.py under attack: each seed and mutations of it end in a result or in one sentence, soon and within memory.
+"""Every door of doors/ under attack: each seed and mutations of it end in a result or in one sentence, soon and within memory.
 
     python tests/attack.py --inputs 200 --seed 0        or: make attack
 
@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from fuzz_corpus import changed
+from fuzz_mutations import changed
 from rich.console import Console
 from rich.table import Table
 

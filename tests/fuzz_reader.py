@@ -37,6 +37,7 @@ MOST_TEXT = 2000  # characters of a refusal, which may hold a name of 512
 HANG = 30  # seconds of computing after which one input is given up
 BLOCK = 250  # inputs that a process takes at once
 FOLDER = Path("build/fuzz")
+_kept = None  # the corpus and the checker of a process that checks
 
 
 class Finding(Exception):
@@ -218,9 +219,6 @@ def check_range(seed: int, start: int, stop: int) -> Result:
         result.slowest = max(result.slowest, (checker.seconds, i))
         result.largest = max(result.largest, (checker.grown, i))
     return result
-
-
-_kept = None
 
 
 # The command

@@ -1,12 +1,20 @@
-"""Every link of every page leads somewhere: to a file or a folder that is there, and to a heading of the page."""
+"""Every link of every page leads somewhere: to a file or a folder that is there, and to a heading of the page. Every command of ours on
+a page exists, with the options that it has there."""
 
+import argparse
+import importlib
 import re
-from itertools import pairwise
+import shlex
+from functools import cache
+from itertools import pairwise, takewhile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from markdown_it import MarkdownIt
+from typer.main import get_command
+
+from unilora_spec.console import COMMANDS, COMPLETION, GROUPS
 
 ROOT = Path(__file__).parents[1]
 BUILT = {"build", "node_modules"}
@@ -64,3 +72,93 @@ def test_the_site_has_every_page():
     listed = (ROOT / "docs/site/index.md").read_text(encoding="utf-8")
     there = {page.stem for page in PAGES if page.parent == Path("docs")}
     assert not [name for name in sorted(there) if f"../{name}\n" not in listed]
+
+
+# Commands
+
+MODULES = {command.module for command in COMMANDS.values()}
+EVERYWHERE = {"--help", "--debug"}
+OF_OTHERS = {"--max-lora-rank", "--seeds", "--steps"}  # of vLLM, and of benchmarks.llm
+
+
+@cache
+def options(module: str) -> dict[str, set[str]]:
+    """The options of each command of a program, by the command's name; "" is that of a program which is one command."""
+    program = importlib.import_module(f"{module}.__main__")
+    if hasattr(program, "app"):
+        commands = get_command(program.app).commands.items()
+        return {
+            name: {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+            for name, command in commands
+        }
+    parser = program.parser()
+    several = [each.choices for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
+    return {name: set(one._option_string_actions) for name, one in (several or [{"": parser}])[0].items()}
+
+
+def code(page: Path) -> list[str]:
+    """A page's blocks of code and its pieces of code within text."""
+    tokens = PARSER.parse((ROOT / page).read_text(encoding="utf-8"))
+    tokens = [each for token in tokens for each in (token, *(token.children or ()))]
+    return [token.content for token in tokens if token.type in ("fence", "code_block", "code_inline")]
+
+
+def calls(text: str) -> list[tuple[str, list[str]]]:
+    """The calls of our programs in a piece of code: the module of each, and the words after it."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        if not re.search(r"\bunilora \S|-m \S", line):
+            continue
+        words = shlex.split(line, comments=True)
+        for i, (first, second) in enumerate(pairwise(words)):
+            rest = list(takewhile(lambda word: word not in ("|", "&&", ";"), words[i + 2 :]))
+            if first == "-m" and second in MODULES:
+                found.append((second, rest))
+            elif first == "unilora" and second[0].islower():
+                command = COMMANDS.get(second)
+                found.append((command.module if command else second, rest if second in GROUPS else [second, *rest]))
+    return found
+
+
+def unknown(module: str, words: list[str]) -> list[str]:
+    """What a call names that is not there: its command, or options of it."""
+    if module not in MODULES:
+        return [f"unilora {module}"]
+    known = options(module)
+    name = "" if "" in known else words[0] if words else "…"
+    if not name.islower() and name:
+        return []  # the page means any command
+    if name not in known:
+        return [f"{module} {name}"]
+    given = {word.strip("[]").split("=")[0] for word in words}
+    there = known[name] | EVERYWHERE
+    return [f"{module} {name} {word}" for word in sorted(given) if re.match("--?[a-zA-Z]", word) and word not in there]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_commands_and_their_options(page):
+    assert not [reason for text in code(page) for call in calls(text) for reason in unknown(*call)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_options_that_stand_alone(page):
+    """Each is that of some command of ours."""
+    there = {option for module in MODULES for known in options(module).values() for option in known}
+    alone = {re.split("[ =]", text)[0] for text in code(page) if text.startswith("--")}
+    assert not alone - there - EVERYWHERE - OF_OTHERS - {*COMPLETION, "--version"}
+
+
+def test_an_unknown_option_is_found():
+    text = "unilora train --base x \\\n  --bass=y && python -m export lora --rank 4 -o z  # unilora fly\nunilora fly"
+    found = [reason for call in calls(text) for reason in unknown(*call)]
+    assert found == ["backends.torch train --bass", "export lora --rank", "unilora fly"]
+    assert not [reason for call in calls("unilora plan --base x\nunilora --version") for reason in unknown(*call)]
+
+
+def test_the_page_of_commands_has_every_command():
+    """A row of its table has a program's module in its last cell, and all commands of the program in its first."""
+    page = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| `")]
+    named = {re.findall("`([^ `]+)", row[-1])[0]: re.findall(r"([^ `]+)`", row[0]) for row in rows}
+    there = {module: sorted(name or "conformance" for name in options(module)) for module in MODULES}
+    assert {module: sorted(names) for module, names in named.items()} == there

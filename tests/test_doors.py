@@ -1,4 +1,4 @@
-"""The doors: what each seed of doors.py ends in, and that the attack sees what it looks for; what is shown of a stranger's text."""
+"""The doors: what each seed of doors/ ends in, and that the attack sees what it looks for; what is shown of a stranger's text."""
 
 import io
 import json

@@ -20,8 +20,9 @@ from backends.torch import attach, load_adapter
 from backends.torch.adapter.theta.expansion import storage_of
 from export.conformance import expanded
 from unilora_spec import KindError, LimitError, Projection
+from unilora_spec.gather import Gather
 from unilora_spec.program import Program
-from unilora_spec.projection import KINDS, Gather
+from unilora_spec.projection import KINDS
 
 ROOT = Path(__file__).parents[1]
 every_kind = pytest.mark.parametrize("kind", KINDS)

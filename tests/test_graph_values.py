@@ -148,7 +148,7 @@ def test_theta_goes_through_a_graph_and_its_gradient_comes_back(kind, mode):
         ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(dims))
         for name, dims in (("theta", shape), ("g", [p.D]))
     )
-    tape = GraphTape(COMPUTING_OPSET)
+    tape = GraphTape(opset=COMPUTING_OPSET)
     found = expansion(tape, adapter, theta, rows, fed=mode == "input")
     outputs = [tape.add("Identity", found.theta_D, name="theta_D", shape=[rows, p.D] if rows else [p.D])]
     outputs += [] if rows else [tape.add("Identity", found.adjoint(tape, g), name="gradient", shape=[p.d])]

@@ -10,7 +10,8 @@ import pytest
 from adapters import projection_for
 
 from unilora_spec import LayerMap, LimitError, Projection, Segment
-from unilora_spec.projection import KINDS, Gather
+from unilora_spec.gather import Gather
+from unilora_spec.projection import KINDS
 from unilora_spec.serialization import decode
 
 every_kind = pytest.mark.parametrize("kind", KINDS)

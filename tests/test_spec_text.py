@@ -14,7 +14,7 @@ from conformance_tests.oracle.kinds import fastfood as of_fastfood
 from conformance_tests.oracle.kinds import tiny as of_tiny
 from unilora_spec import Adapter, LayerMap, Projection, Segment, contents_fingerprint, structure_fingerprint
 from unilora_spec.canonical_json import encode as to_json
-from unilora_spec.layer_map import _fold_runs, _fold_stacks
+from unilora_spec.compact_form import fold_runs, fold_stacks
 from unilora_spec.serialization import encode
 
 PACKAGE = Path(unilora_spec.__file__).parent
@@ -112,10 +112,10 @@ def fold():
     def show(entries):
         return [f"  {to_json(entry).decode()}" for entry in entries]
 
-    stacked = _fold_stacks(FOLDING)
-    yield from ("the segments:", *show(entry for segment in FOLDING for entry in _fold_stacks([segment])))
+    stacked = fold_stacks(FOLDING)
+    yield from ("the segments:", *show(entry for segment in FOLDING for entry in fold_stacks([segment])))
     yield from ("after the stacks:", *show(stacked))
-    yield from ("after the runs:", *show(_fold_runs(stacked)))
+    yield from ("after the runs:", *show(fold_runs(stacked)))
 
 
 def streams():

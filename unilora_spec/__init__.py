@@ -12,9 +12,10 @@ from .errors import (
     VersionError,
     WorkFailed,
 )
-from .layer_map import LayerMap, Segment
+from .layer_map import LayerMap
 from .placing import replacing
 from .projection import Projection
+from .segment import Segment
 from .serialization import load_adapter, save_adapter
 
 __all__ = [

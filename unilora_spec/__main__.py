@@ -9,7 +9,7 @@ import numpy as np
 
 from .base_model import compare_with_base
 from .command import printable, program_name, run
-from .projection import Gather
+from .gather import Gather
 from .rest import warnings_of
 from .serialization import SAVED, describe, is_canonical, load_adapter
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from . import canonical_json, rest
 from .errors import BaseMismatch, FileError
-from .layer_map import LayerMap, Segment
+from .layer_map import LayerMap
 from .projection import Projection, Read, kind_named
+from .segment import Segment
 
 DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")

@@ -11,11 +11,11 @@ import numpy as np
 
 from . import rest
 from .adapter import Adapter
+from .container import read_header
 from .documents import NoObject, check_json, read_json
 from .errors import BaseMismatch, FileError, UniLoraError
 from .places import PathLike
 from .reading import check_count, open_bytes, read_exactly
-from .serialization import read_header
 
 MAX_HEADER = 2**24  # a hundred bytes or so for each of 140,000 tensors, more than any base has in one file
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # how NumPy holds a weight of each dtype

@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .errors import LayerMapError, LimitError
-from .layer_map import LayerMap, Segment
+from .layer_map import LayerMap
 from .program import Factored, Value, by_size, frozen_in_parts
 from .projection import Read
+from .segment import Segment
 
 
 class FromBase(Factored):

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .gather import Gather
 from .permutation import Permutation, in_blocks, keys
-from .projection import Gather
 
 
 class Block(NamedTuple):

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from .errors import LimitError
-from .layer_map import LayerMap, Segment
+from .layer_map import LayerMap
 from .projection import MAX_DIM, Projection
+from .segment import Segment
 from .value import OPERATIONS, Value, add_gradient, frozen, frozen_in_parts, ordered, result
 
 __all__ = [

@@ -16,8 +16,10 @@ import numpy as np
 
 from .adapter import Adapter
 from .errors import KindError, LimitError, UniLoraError
-from .layer_map import LayerMap, Segment
-from .projection import KINDS, Gather, Projection, kind_named
+from .gather import Gather
+from .layer_map import LayerMap
+from .projection import KINDS, Projection, kind_named
+from .segment import Segment
 from .serialization import decode
 
 VERSION = "1"

@@ -11,6 +11,7 @@ import numpy as np
 
 from . import canonical_json
 from .adapter import DTYPES, PROBLEM_TYPES, Adapter, Base
+from .container import MAX_HEADER, NUMPY, SIZES, Data, as_stored, from_bytes, read_header, to_bytes
 from .errors import FileError, UniLoraError, VersionError
 from .layer_map import LayerMap
 from .places import PathLike
@@ -19,10 +20,7 @@ from .projection import Projection, kind_named
 from .reading import FileBytes, open_bytes
 
 FORMAT, VERSION = "unilora", "1"
-Data = bytes | memoryview | FileBytes
-MAX_HEADER = 2**18  # a header has hundreds of bytes, and hostile JSON unfolds to fifty times its text in memory
 SAVED = "saved."
-_NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I32": "<i4"}
 
 
 def load_adapter(path: PathLike) -> Adapter:
@@ -59,18 +57,18 @@ def encode(adapter: Adapter) -> bytes:
     buffers = []
     for name, (dtype, _) in layout.items():
         if dtype == "I32":
-            buffers.append(np.asarray(adapter.projection.tensors[name], _NUMPY[dtype]).tobytes())
+            buffers.append(np.asarray(adapter.projection.tensors[name], NUMPY[dtype]).tobytes())
         else:
             values = adapter.projection.tensors | {"theta": adapter.theta}
             value = values[name] if name in values else adapter.saved[name.removeprefix(SAVED)]
-            buffers.append(_to_bytes(name, np.asarray(value, np.float32), dtype))
+            buffers.append(to_bytes(name, np.asarray(value, np.float32), dtype))
     return b"".join([_head(adapter, layout), *buffers])
 
 
 def encoded_size(adapter: Adapter) -> int:
     """The length of ``encode(adapter)``, from the shapes of its tensors alone."""
     layout = _layout(adapter)
-    return len(_head(adapter, layout)) + sum(_SIZES[dtype] * math.prod(shape) for dtype, shape in layout.values())
+    return len(_head(adapter, layout)) + sum(SIZES[dtype] * math.prod(shape) for dtype, shape in layout.values())
 
 
 def _layout(adapter: Adapter) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -82,7 +80,7 @@ def _layout(adapter: Adapter) -> dict[str, tuple[str, tuple[int, ...]]]:
             raise FileError(f"{name} cannot be stored as {dtype}; give one of {', '.join(DTYPES)}", "8.3")
     for name, dtype in adapter.projection.stored.items():
         layout[name] = dtype, np.shape(adapter.projection.tensors[name])
-    return dict(sorted(layout.items(), key=lambda item: (-_SIZES[item[1][0]], item[0])))
+    return dict(sorted(layout.items(), key=lambda item: (-SIZES[item[1][0]], item[0])))
 
 
 def _head(adapter: Adapter, layout: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:
@@ -91,7 +89,7 @@ def _head(adapter: Adapter, layout: dict[str, tuple[str, tuple[int, ...]]]) -> b
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, (dtype, shape) in layout.items():
-        begin, end = end, end + _SIZES[dtype] * math.prod(shape)
+        begin, end = end, end + SIZES[dtype] * math.prod(shape)
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     head = canonical_json.encode(header)
     head += b" " * (-len(head) % 8)
@@ -120,14 +118,14 @@ def decode(data: Data) -> Adapter:
         if header.get(name, {}).get("dtype") != dtype:
             raise FileError(f"the file has no tensor {name} of {dtype}, which its kind asks for", "8.3")
         entry = header.pop(name)
-        return _raw(body, start, entry) if dtype == "I32" else _from_bytes(name, body, start, entry)
+        return as_stored(body, start, entry) if dtype == "I32" else from_bytes(name, body, start, entry)
 
     projection, layer_map, base = parse(canonical_json.decode(metadata["unilora"].encode("utf-8")), own)
     for name, entry in header.items():
         check_tensor(name, entry["dtype"])
     if header.get("theta", {}).get("shape") != [projection.d]:
         raise FileError(f"the file has no tensor theta of shape [{projection.d}], which its d asks for", "8.3")
-    values = {name: _from_bytes(name, body, start, entry) for name, entry in header.items()}
+    values = {name: from_bytes(name, body, start, entry) for name, entry in header.items()}
     theta = values.pop("theta")
     saved = {name.removeprefix(SAVED): value for name, value in sorted(values.items())}
     dtypes = {name: entry["dtype"] for name, entry in sorted(header.items()) if entry["dtype"] != "F32"}
@@ -221,65 +219,6 @@ def parse(
     return projection, layer_map, record
 
 
-# The safetensors container (SPEC 8.2), for any file of that format: `verify` reads the base model's files with it.
-
-_SIZES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
-    "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
-    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8,
-}  # fmt: skip
-
-
-def read_header(
-    data: Data, limit: int = MAX_HEADER, check_metadata: Callable[[dict[str, Any]], None] = lambda metadata: None
-) -> tuple[dict[str, Any], int]:
-    """The header of safetensors bytes, and where their tensors start. Raises ``FileError`` unless tensors fill the rest
-    without gap or overlap and each is as long as its shape says (SPEC 8.2). ``check_metadata`` is called before
-    anything else is checked, as a file of another version may have other tensors."""
-    size = len(data)
-    length = int.from_bytes(bytes(data[:8]), "little")
-    if size < 8 or length > size - 8:
-        raise FileError("this is no safetensors file, or a truncated one: it is shorter than its header says", "8.2")
-    if length > limit:
-        raise FileError(f"the header is said to be {length} bytes long; {limit} is the limit", "8.2")
-    text = bytes(data[8 : 8 + length])
-    if text[:1] != b"{":
-        raise FileError("this is no safetensors file: its header does not start with {", "8.2")
-    header = canonical_json.decode(text)
-    metadata = header.get("__metadata__", {})
-    if not isinstance(metadata, dict):
-        raise FileError("__metadata__ must be an object", "8.2")
-    check_metadata(metadata)
-    if not all(isinstance(value, str) for value in metadata.values()):
-        raise FileError("__metadata__ must hold strings alone", "8.2")
-    spans = [_span(name, entry) for name, entry in header.items() if name != "__metadata__"]
-    end = 0
-    for begin, stop in sorted(spans):
-        if begin != end:
-            raise FileError(f"the tensors overlap or leave a gap at byte {min(begin, end)} of the data", "8.2")
-        end = stop
-    if end != size - 8 - length:
-        raise FileError(f"the tensors end at byte {end} of the data, which has {size - 8 - length}", "8.2")
-    return header, 8 + length
-
-
-def _span(name: str, entry: Any) -> tuple[int, int]:
-    fields_ok = isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}
-    if not (fields_ok and _is_sizes(entry["shape"]) and _is_sizes(entry["data_offsets"])):
-        raise FileError(f"the tensor {name!r:.80} needs dtype, shape and data_offsets alone, of whole numbers", "8.2")
-    if not isinstance(entry["dtype"], str) or entry["dtype"] not in _SIZES or len(entry["data_offsets"]) != 2:
-        raise FileError(f"the tensor {name!r:.80} has an unknown dtype or not two offsets", "8.2")
-    begin, stop = entry["data_offsets"]
-    count = math.prod(filter(None, entry["shape"])) * _SIZES[entry["dtype"]]
-    if count >= 2**53 or stop - begin != (0 if 0 in entry["shape"] else count):
-        raise FileError(f"the tensor {name!r:.80} is not as long as its shape says", "8.2")
-    return begin, stop
-
-
-def _is_sizes(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= 64 and all(type(v) is int and v >= 0 for v in value)
-
-
 def _fields(value: Any, name: str, required: dict[str, Any], optional: dict[str, Any] | None = None) -> None:
     known = required | (optional or {})
     if not isinstance(value, dict):
@@ -295,40 +234,3 @@ def _fields(value: Any, name: str, required: dict[str, Any], optional: dict[str,
 
 def _text(description: object) -> str:
     return canonical_json.encode(description).decode("utf-8")
-
-
-def _to_bytes(name: str, value: np.ndarray, dtype: str) -> bytes:
-    value = _check_finite(name, np.ascontiguousarray(value))
-    if dtype == "BF16":
-        bits = value.view(np.uint32).astype(np.uint64)
-        stored = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")  # nearest, ties to even
-    else:
-        with np.errstate(over="ignore"):
-            stored = value.astype(_NUMPY[dtype])
-    _check_finite(name, _widen(stored, dtype))
-    return stored.tobytes()
-
-
-def _from_bytes(name: str, data: Data, start: int, entry: dict[str, Any]) -> np.ndarray:
-    return _check_finite(name, _widen(_raw(data, start, entry), entry["dtype"]))
-
-
-def _raw(data: Data, start: int, entry: dict[str, Any]) -> np.ndarray:
-    begin, end = entry["data_offsets"]
-    return np.frombuffer(data[start + begin : start + end], _NUMPY[entry["dtype"]]).reshape(entry["shape"])
-
-
-def _widen(raw: np.ndarray, dtype: str) -> np.ndarray:
-    if dtype == "BF16":
-        return np.left_shift(raw, 16, dtype=np.uint32).view(np.float32)
-    return raw.astype(np.float32)
-
-
-def _check_finite(name: str, value: np.ndarray) -> np.ndarray:
-    finite = np.isfinite(value)
-    if not finite.all():
-        raise FileError(
-            f"{name:.80} holds NaN or infinity, first at entry {finite.argmin()}, or a value too large for its dtype",
-            "8.3",
-        )
-    return value

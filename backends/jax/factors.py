@@ -8,8 +8,8 @@ import numpy as np
 from jax import Array
 
 from unilora_spec import KindError, Projection
+from unilora_spec.gather import Gather
 from unilora_spec.program import Program
-from unilora_spec.projection import Gather
 
 from . import gather, programs
 from .paths import flattened

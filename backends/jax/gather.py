@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from unilora_spec.projection import Gather
+from unilora_spec.gather import Gather
 
 from .permutation import WORD, Numbers, below, columns_of, low, pair, pairs, walked
 from .rounding import LIFT, SMALL, has_below, lowered, parts, product

@@ -17,8 +17,9 @@ from torch._dynamo.decorators import mark_unbacked
 from transformers.pytorch_utils import Conv1D
 
 from unilora_spec import save_adapter
+from unilora_spec.gather import Gather
 from unilora_spec.program import Program
-from unilora_spec.projection import KINDS, Gather
+from unilora_spec.projection import KINDS
 from unilora_spec.protocol import (
     SMALL,
     adapter_of,

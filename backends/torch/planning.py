@@ -18,7 +18,8 @@ from unilora_spec import Adapter, Base, LimitError, UniLoraError, rest
 from unilora_spec.base_model import read_config
 from unilora_spec.command import printable
 from unilora_spec.documents import NoObject
-from unilora_spec.projection import MAX_DIM, Gather, kind_named
+from unilora_spec.gather import Gather
+from unilora_spec.projection import MAX_DIM, kind_named
 from unilora_spec.serialization import encoded_size
 
 from ..runs.defaults import with_targets

@@ -10,7 +10,7 @@ import numpy as np
 
 from unilora_spec import Adapter, Segment, UniLoraError, load_adapter
 from unilora_spec.base_folder import base_folder
-from unilora_spec.projection import Gather
+from unilora_spec.gather import Gather
 
 from .base_files import BaseFiles
 from .folder import Tensor, check_new, tensor

@@ -92,7 +92,7 @@ def _merge(weight: Weight, adapter: Adapter):
 
 
 def _rebuild(model, adapters, weights, saved, mode, form):
-    adapter, tape = adapters[0], GraphTape(model.opset_imports[""], inline=form.inline)
+    adapter, tape = adapters[0], GraphTape(opset=model.opset_imports[""], inline=form.inline)
     inputs = _Inputs(model.graph, mode, form.required)
     rows = None
     if mode == "bank":

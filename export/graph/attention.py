@@ -50,7 +50,7 @@ def _take_apart(main: ir.Graph, node: ir.Node, weight: ir.Value) -> None:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     output = node.outputs[0]
     dtype = bias.dtype if bias is not None else output.dtype
-    tape = GraphTape(main.opset_imports[""], f"{output.name}.apart")
+    tape = GraphTape(f"{output.name}.apart")
     product = (_product if node.op_type == "Attention" else _product_of_integers)(tape, node, dtype)
     if bias is not None:
         product = tape.add("Add", product, bias, dtype=dtype)

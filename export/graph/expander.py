@@ -17,7 +17,7 @@ from .rebuild import COMPUTING_OPSET, GraphTape, factors, lora_name, pairs, scal
 
 def expander(adapter: Adapter, opset: int, form: Form = PLAIN) -> ir.Model:
     """θ (d numbers, the adapter's own by default) → A (in, rank) and s·B (rank, out) of each segment, as they are fed."""
-    tape = GraphTape(max(opset, COMPUTING_OPSET), inline=form.inline)
+    tape = GraphTape(opset=max(opset, COMPUTING_OPSET), inline=form.inline)
     theta = ir.Value(name="theta", shape=ir.Shape([adapter.projection.d]), type=ir.TensorType(ir.DataType.FLOAT))
     if not form.required:
         theta.const_value = ir.Tensor(np.asarray(adapter.theta, np.float32), name="theta")

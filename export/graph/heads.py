@@ -51,7 +51,7 @@ def feed(model: ir.Model, saved: Sequence[Saved], adapter: Adapter, required: bo
     A parameter that only another part of the model has becomes an unused input, as all parts take the same file. Raises ``UniLoraError`` where
     the graph has another tensor of its name.
     """
-    tape, made = GraphTape(model.opset_imports[""], "unilora.fed"), {}
+    tape, made = GraphTape("unilora.fed"), {}
     for name in dict.fromkeys(each.name for each in saved):
         mine = [each for each in saved if each.name == name]
         if len(mine) == 1 and _is_as_named(mine[0]):
@@ -112,7 +112,7 @@ def _in_floats(model, saved, adapter):
     new = Saved(saved.value, saved.name, transposed=order == (0, 1))  # as MatMul takes it
     value = _initializer(model, _free(model, saved.name), new.of(adapter), found[0].dtype)
     for use in uses_in_turn(saved.value):
-        add_beside(model.opset_imports[""], use, _product_with(value), instead=True)
+        add_beside(use, _product_with(value), instead=True)
     return replace(new, value=value)
 
 

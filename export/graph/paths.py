@@ -12,9 +12,9 @@ from .rebuild import GraphTape, Pair, product, scale_of
 from .sites import Use, uses_in_turn
 
 
-def add_beside(opset: int, use: Use, change: Callable[[GraphTape, ir.Value], ir.Value], instead: bool = False) -> None:
+def add_beside(use: Use, change: Callable[[GraphTape, ir.Value], ir.Value], instead: bool = False) -> None:
     """Adds ``change(tape, x)`` to the result of a product or a lookup, or puts it in the place of the result (``instead``)."""
-    tape = GraphTape(opset, f"{use.result[0].name}.lora")
+    tape = GraphTape(f"{use.result[0].name}.lora")
     x = use.x[0] if len(use.x) == 1 else tape.add("DequantizeLinear", *use.x, dtype=use.dtype)
     result, *quantization = use.result
     after = change(tape, x)
@@ -70,7 +70,7 @@ class Paths:
             path = pieces[0] if len(pieces) == 1 else tape.add("Concat", *pieces, axis=-1, dtype=use.dtype)
             return tape.call("Unrows", path, x, dtype=use.dtype) if as_rows else path
 
-        add_beside(self.tape.opset, use, change)
+        add_beside(use, change)
 
     def add_saved(self, value: ir.Value, rows: ir.Value) -> None:
         """Puts a parameter for each row of the batch, ``rows``, in the place of ``value``."""
@@ -84,12 +84,12 @@ class Paths:
                 )
             if is_bias:
                 result, dtype = use.node.outputs[0], value.dtype
-                tape = GraphTape(self.tape.opset, f"{result.name}.own")
+                tape = GraphTape(f"{result.name}.own")
                 flat = tape.call("Rows", result, rows, dtype=dtype)
                 after = tape.call("Unrows", tape.call("AddRows", flat, rows, dtype=dtype), result, dtype=dtype)
                 _put_after(result, tape, after)
             else:
-                add_beside(self.tape.opset, use, _product_with(rows))
+                add_beside(use, _product_with(rows))
         # What a row has for itself is added to a product with zeros.
         value.const_value = ir.Tensor(np.zeros(tuple(value.shape), value.dtype.numpy()), name=value.name)
 

@@ -30,13 +30,14 @@ number below d: of 64 some differ, unless d is 1 and all are 0."""
 
 
 class GraphTape(Tape):
-    """Nodes and constants that are to go into a graph of the operator set ``opset``.
+    """Nodes and constants that are to go into a graph.
 
-    Results are named after ``prefix``, as names that a graph chooses by itself may be in use in its branches. ``inline`` is for runtimes
-    of which nothing is known: their nodes need neither int64 nor operators that are seldom used.
+    Results are named after ``prefix``, as names that a graph chooses by itself may be in use in its branches. The index of P is made of
+    operators that ``opset``, the graph's, has: a tape on which none is made may be without it. ``inline`` is for runtimes of which
+    nothing is known: their nodes need neither int64 nor operators that are seldom used.
     """
 
-    def __init__(self, opset: int, prefix: str = "unilora", inline: bool = False):
+    def __init__(self, prefix: str = "unilora", *, opset: int | None = None, inline: bool = False):
         super().__init__()
         self.opset, self.prefix, self.inline, self._constants = opset, prefix, inline, {}
 

@@ -49,7 +49,7 @@ def assemble(
         if taken in inputs or taken in outputs:
             raise UniLoraError(f"the base has a tensor named {taken} itself, which the mode step needs")
     theta = ir.Value(name="theta", shape=ir.Shape([adapter.projection.d]), type=ir.TensorType(ir.DataType.FLOAT))
-    tape = GraphTape(model.opset_imports[""], inline=form.inline)
+    tape = GraphTape(opset=model.opset_imports[""], inline=form.inline)
     expanded = expansion(tape, adapter, theta, fed=True)
     made = factors_of(tape, adapter, expanded.theta_D)
     names = {offset: factor_shapes(segment) for segment, offset in adapter.layer_map.placed()}

@@ -47,7 +47,7 @@ def store(graph: ir.Graph, value: ir.Value, array: np.ndarray, weights: str) -> 
     else:
         integers, scale = quantized(array)
         narrow, scale = _initializer(graph, name, integers), _initializer(graph, f"{name}.scale", scale)
-    tape = GraphTape(graph.opset_imports[""], f"{name}.floats")
+    tape = GraphTape(f"{name}.floats")
     for node, position in value.uses():
         before = len(tape.nodes)
         if node.op_type == "Gather" and position == 0 and node.attributes["axis"].as_int() == 0:

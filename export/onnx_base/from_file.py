@@ -159,7 +159,6 @@ def reference(base: Path, adapter: Adapter, given, feeds, names, part=None) -> l
     graph = read(base)
     weights, saved = _places(match(graph, adapter, given, part)[0], adapter)
     set_values(graph, saved, adapter)
-    opset = graph.opset_imports[""]
     for weight in weights:
         found = uses(weight.value)
         if any(use.form == "other" and use.quantized for use in found):
@@ -174,7 +173,7 @@ def reference(base: Path, adapter: Adapter, given, feeds, names, part=None) -> l
                 _constant(graph, f"{weight.value.name}.Δ{number}.{i}", array, use.dtype)
                 for i, array in enumerate(_factors(adapter, weight.placed, use))
             ]
-            add_beside(opset, use, _acting(use, factors))
+            add_beside(use, _acting(use, factors))
     return answers_of(graph, feeds, names)
 
 
@@ -186,7 +185,7 @@ def _add_to_dequantized(graph: ir.Model, adapter: Adapter, weight: Weight) -> No
     adapter.add_deltas(weight.placed, delta)
     for number, node in enumerate(node for node in weight.value.consumers() if node.op_type == "DequantizeLinear"):
         W = node.outputs[0]
-        used, tape = W.uses(), GraphTape(graph.opset_imports[""], f"{weight.value.name}.adapted{number}")
+        used, tape = W.uses(), GraphTape(f"{weight.value.name}.adapted{number}")
         dtype = node.inputs[1].dtype
         adapted = tape.add("Add", W, tape.constant(f"{weight.value.name}.Δ{number}", delta, dtype.numpy()), dtype=dtype)
         for user, position in used:

@@ -69,7 +69,7 @@ def _join(graph: ir.Graph, found: list[Constant], part: str, stack: str) -> None
     def renamed(text):
         return text.replace(part, stack) if text and part in text else f"{text}.joined"
 
-    tape = GraphTape(graph.opset_imports[""], renamed(nodes[0].outputs[0].name))
+    tape = GraphTape(renamed(nodes[0].outputs[0].name))
     axis = 1 if first.op_type == "MatMul" else 0
     inputs = [first.inputs[0]]
     for i, value in enumerate(first.inputs[1:], 1):

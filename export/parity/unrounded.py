@@ -86,7 +86,7 @@ def _give_each_operator_its_own(model: ir.Model) -> None:
 
 def replace(model: ir.Model, node: ir.Node) -> None:
     """Puts nodes that do not round what they compute before ``node``, and their results in the place of its own, if it has such a form."""
-    tape = GraphTape(model.opset_imports[""], f"{node.outputs[0].name}.unrounded")
+    tape = GraphTape(f"{node.outputs[0].name}.unrounded")
     if node.op_type in FORMS and (values := FORMS[node.op_type](tape, node)) is not None:
         node.graph.insert_before(node, tape.nodes)
         for old, new in zip(node.outputs, values if isinstance(values, Sequence) else [values]):

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from ..gather import Gather
 from ..permutation import Permutation
-from ..projection import Gather
 
 
 class Balanced(Gather, kind="balanced"):

@@ -6,8 +6,9 @@ Mu et al., "DenseLoRA: Dense Low-Rank Adaptation of Large Language Models", arXi
 import math
 from collections.abc import Iterator
 
-from ..layer_map import LayerMap, Segment
+from ..layer_map import LayerMap
 from ..program import Factored, Range, Start, Value, largest
+from ..segment import Segment
 
 
 class Dense(Factored, kind="dense"):

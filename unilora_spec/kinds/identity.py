@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import LimitError
+from ..gather import Gather
 from ..layer_map import LayerMap
 from ..permutation import in_blocks
-from ..projection import Gather
 
 
 class Identity(Gather, kind="identity"):

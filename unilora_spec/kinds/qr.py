@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..from_base import FromBase
-from ..layer_map import Segment
 from ..program import Range, Start, Value
+from ..segment import Segment
 
 
 class Qr(FromBase, kind="qr"):

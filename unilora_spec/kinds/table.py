@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..gather import Counted
 from ..permutation import in_blocks
-from ..projection import Counted
 
 
 class Table(Counted, kind="table"):

@@ -6,8 +6,9 @@ Renduchintala et al., "Tied-LoRA: Enhancing parameter efficiency of LoRA with We
 import math
 from collections.abc import Iterator
 
-from ..layer_map import LayerMap, Segment
+from ..layer_map import LayerMap
 from ..program import Factored, Range, Start, Value, largest
+from ..segment import Segment
 
 
 class Tied(Factored, kind="tied"):

@@ -12,9 +12,10 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import LimitError
-from ..layer_map import LayerMap, Segment
+from ..layer_map import LayerMap
 from ..program import Range, Start, Value, by_size, frozen
 from ..projection import Option
+from ..segment import Segment
 from .xs import Xs
 
 MAX_RANDOM = 2**24  # numbers of all P_i together, the most that a file of a few kilobytes can ask for

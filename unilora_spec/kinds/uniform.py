@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..gather import Counted
 from ..permutation import in_blocks, mix
-from ..projection import Counted
 
 
 class Uniform(Counted, kind="uniform"):

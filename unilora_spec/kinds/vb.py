@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import LayerMapError, LimitError
-from ..layer_map import LayerMap, Segment
+from ..layer_map import LayerMap
 from ..program import OPERATIONS, Factored, Range, Start, Value, frozen
 from ..projection import Option, Projection
+from ..segment import Segment
 
 
 class VB(Factored, kind="vb"):

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import LimitError
-from ..layer_map import Segment
 from ..permutation import BLOCK
 from ..program import Factored, Range, Start, Value, frozen_in_parts, largest
+from ..segment import Segment
 
 MAX_SHARED = 2**24  # numbers of A₀, and of B₀, that any layer map may have; beyond it, as many as θ_D has
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from unilora_spec.projection import Gather
+from unilora_spec.gather import Gather
 
 from .pairs import PairsOptimizer, eigen
 

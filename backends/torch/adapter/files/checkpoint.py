@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from unilora_spec import Adapter, Base, FileError, LayerMap, UniLoraError, canonical_json, load_adapter
+from unilora_spec.container import MAX_HEADER
 from unilora_spec.projection import kind_named
-from unilora_spec.serialization import MAX_HEADER
 
 from ..targets.names import without_wrappers
 from ..theta.vector import THETA

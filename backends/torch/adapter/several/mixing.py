@@ -3,8 +3,8 @@
 import torch
 
 from unilora_spec import LayerMapError, Projection
+from unilora_spec.gather import Gather
 from unilora_spec.program import ordered
-from unilora_spec.projection import Gather
 
 
 def check_linear(projection: Projection, layer_map) -> None:

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from unilora_spec import KindError, Projection
+from unilora_spec.gather import Gather
 from unilora_spec.program import Program
-from unilora_spec.projection import Gather
 
 from .programs import Frozen
 
