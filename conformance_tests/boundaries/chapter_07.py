@@ -3,6 +3,8 @@
 import json
 import math
 
+import numpy as np
+
 from .. import hostile
 from ..oracle import files
 from . import exact, gives, limit, refused
@@ -84,6 +86,24 @@ def products():
         ("2^32 by in + out, and 5", [W | {"out": 2**31, "in": 2**31}, five], 5),
     ):  # fmt: skip
         yield not_taken(name, wrong, entries, D)
+
+
+@exact("7.2", "A of r rows, then B of out rows, each row by row", "delta_weight")
+def orders():
+    """Columns first, B first, or out for in. Whole numbers, of which no two are the same, and s = 1: every sum is exact."""
+    for out, columns, rank in ((4, 3, 2), (2, 5, 2), (5, 2, 2), (3, 4, 3), (4, 2, 1), (2, 3, 0)):
+        segment = {"name": "w", "out": out, "in": columns, "rank": rank}
+        D = files.size(segment)
+        numbers = np.arange(1.0, D + 1)
+        text = {
+            "projection": {"kind": "identity", "seed": "0", "d": D, "D": D},
+            "alpha": rank or 1, "layers": [segment], "scaling": "lora",
+        }  # fmt: skip
+        A, B = (numbers[: rank * columns].reshape(rank, columns), numbers[rank * columns :].reshape(out, -1))
+        delta = B @ A if rank else B
+        answer = {"A": A.ravel().tolist(), "B": B.ravel().tolist() if rank else [], "delta": delta.ravel().tolist()}
+        file = files.write(text, {"theta": ("F32", [D], numbers.tolist())})
+        yield gives(f"{out} × {columns} of rank {rank}", answer, file=file, segment=0)
 
 
 @limit("7.2", "name of 1 to 512 bytes of UTF-8", "read")
