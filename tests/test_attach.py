@@ -187,6 +187,15 @@ def test_an_adapter_acts_as_the_formula_says(adapted):
     assert_same(model.unilora.theta.grad, theta.grad)
 
 
+def test_each_row_of_a_table_has_its_own_delta():
+    base, ids = table(), torch.arange(50)
+    model = attach(copy.deepcopy(base), rank=3, d=40, targets=["0[2:9]", "0[20:45]"], bound=4.0)
+    weights = adapted_weights(model, model.unilora.theta.detach())
+    assert_same(model(ids), functional_call(base, weights, ids))
+    changed = (weights["0.weight"] != base[0].weight).any(1)
+    assert changed.nonzero()[:, 0].tolist() == [*range(2, 9), *range(20, 45)]
+
+
 def test_detach_gives_the_base_back(adapted):
     base, model = adapted
     flags = {name: p.requires_grad for name, p in base.named_parameters()}
