@@ -150,8 +150,18 @@ def test_what_cannot_be_left_out_is_refused(tuned):
 def test_merge_and_detach_leave_the_classes_as_they_were(tuned):
     base, model = tuned
     other = copy.deepcopy(model)
+    shown = type(model.classifier)
+    assert shown is not nn.Linear and issubclass(shown, nn.Linear)
+    assert all(getattr(shown, name) == getattr(nn.Linear, name) for name in ("__module__", "__name__", "__qualname__"))
     assert type(other.merge().classifier) is nn.Linear and type(model.detach().classifier) is nn.Linear
+    assert vars(model.classifier).keys() == vars(base.classifier).keys()
     assert torch.equal(run(model), run(base))
+
+
+def test_torch_saves_the_whole_model_with_its_adapter(tuned, tmp_path):
+    model = tuned[1]
+    torch.save(model, tmp_path / "model.pt")
+    assert torch.equal(run(torch.load(tmp_path / "model.pt", weights_only=False)), run(model))
 
 
 def test_a_reference_shares_the_model_and_has_nothing_to_train(tuned):

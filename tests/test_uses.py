@@ -31,7 +31,7 @@ def seen(nodes, shape=(8, 6), dtype=FLOAT, outputs="y"):
 
 def words(use):
     if use.form == "other":
-        assert not (use.x or use.result or use.shape or use.transposed)
+        assert (use.x, use.result, use.shape, use.transposed) == ((), (), (), False)
         return f"other: {use.node.op_type}, {use.dtype.name}" + ", quantized" * use.quantized
     x, result = (" ".join(value.name for value in values) for values in (use.x, use.result))
     turned = " turned" if use.transposed else ""

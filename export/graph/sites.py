@@ -17,22 +17,22 @@ class Use:
     """One use of a weight W of ``shape`` (out, in).
 
     ``node``        what uses it
+    ``quantized``   whether the constant holds other numbers than floats
+    ``dtype``       of a float result
     ``form``        "product": result = x · Wᵀ; "lookup": result = the rows x of W; "other"
     ``x``           a value, or (value, scale, zero point) where it is quantized
     ``result``      likewise
     ``transposed``  whether the constant holds (in, out)
-    ``quantized``   whether the constant holds other numbers than floats
-    ``dtype``       of a float result
     """
 
     node: ir.Node
     quantized: bool
+    dtype: ir.DataType
     form: str = "other"
     x: tuple[ir.Value, ...] = ()
     result: tuple[ir.Value, ...] = ()
     shape: tuple[int, int] = ()
     transposed: bool = False
-    dtype: ir.DataType = ir.DataType.FLOAT
 
     def __str__(self):
         return f"{self.node.op_type} {self.node.name or self.node.outputs[0].name}"
@@ -77,12 +77,12 @@ def _follow(value: ir.Value, state: _State) -> Iterator[Use]:
             quantized = state.quantized or state.dtype not in FLOATS
             found = FORMS[op](node, position, state) if op in FORMS else None
             if found is None:
-                yield Use(node, quantized, dtype=state.dtype)
+                yield Use(node, quantized, state.dtype)
                 continue
             # `stored` tells whether the node sees W as (in, out); the constant may be turned the other way.
             form, x, result, in_out, dtype, *shape = found
             out_in = shape[0] if shape else (state.shape[::-1] if in_out else state.shape)
-            yield Use(node, quantized, form, x, result, tuple(out_in), in_out != state.turned, dtype)
+            yield Use(node, quantized, dtype, form, x, result, tuple(out_in), in_out != state.turned)
 
 
 def _product(node, state, in_out, x=None, result=None, dtype=None):
