@@ -68,8 +68,8 @@ PRODUCTS = {
     "of another domain": ([node("MatMul", "x W", "y", domain="other")], "other: MatMul, FLOAT"),
     "of another kind": ([node("Sin", "W", "y")], "other: Sin, FLOAT"),
     "several": (
-        [node("Gather", "W ids", "h"), TURNED, node("MatMul", "h t", "y")],
-        "lookup: ids -> h, (8, 6), FLOAT and product: h -> y, (8, 6), FLOAT",
+        [node("Sin", "W", "b"), node("Gather", "W ids", "h"), TURNED, node("MatMul", "h t", "y")],
+        "other: Sin, FLOAT and lookup: ids -> h, (8, 6), FLOAT and product: h -> y, (8, 6), FLOAT",
     ),
     "turned": ([TURNED, node("MatMul", "x t", "y")], "product: x -> y, (8, 6), FLOAT"),
     "turned twice": (
