@@ -653,9 +653,10 @@ def test_the_bias_and_the_input_have_gradients_without_that_of_theta(targets):
     model(x).square().sum().backward()
     functional_call(base, adapted_weights(model, theta), x).square().sum().backward()
     assert_same(model.unilora.theta.grad, theta.grad)
-    weights = adapted_weights(model, theta.detach())
     model.unilora.theta.requires_grad_(False)
-    for frozen, given in ((False, x), (False, alone.requires_grad_()), (True, alone)):
+    # The factors of another θ are made without a gradient; those of this one have had one.
+    for frozen, given, scale in ((False, x, 1), (False, x, 2), (False, alone.requires_grad_(), 1), (True, alone, 1)):
+        weights = adapted_weights(model, model.unilora.theta.mul_(scale))
         model[0].bias.requires_grad_(not frozen)
         expected = functional_call(base, weights, given)
         assert_same(model(given), expected)

@@ -147,6 +147,10 @@ IN_EIGHT_BITS = {
         [GIVEN, CAST, node("Mul", "half s", "m"), SCALED],
         "product: a half az -> y, (6, 8) turned, FLOAT, quantized",
     ),
+    "MatMulInteger, one zero point": (
+        [node("MatMulInteger", "a W az", "i"), CAST, node("Mul", "half s", "m"), SCALED],
+        "product: a half az -> y, (6, 8) turned, FLOAT, quantized",
+    ),
     "MatMulInteger of what another has made": (
         [node("Abs", "a", "q"), node("MatMulInteger", "q W az z", "i"), CAST, node("Mul", "half s", "m"), SCALED],
         "product: q half az -> y, (6, 8) turned, FLOAT, quantized",
