@@ -150,12 +150,20 @@ def test_what_cannot_be_left_out_is_refused(tuned):
 def test_merge_and_detach_leave_the_classes_as_they_were(tuned):
     base, model = tuned
     other = copy.deepcopy(model)
-    shown = type(model.classifier)
-    assert shown is not nn.Linear and issubclass(shown, nn.Linear)
-    assert all(getattr(shown, name) == getattr(nn.Linear, name) for name in ("__module__", "__name__", "__qualname__"))
+    assert issubclass(type(model.classifier), nn.Linear) and type(model.classifier) is not nn.Linear
     assert type(other.merge().classifier) is nn.Linear and type(model.detach().classifier) is nn.Linear
     assert vars(model.classifier).keys() == vars(base.classifier).keys()
     assert torch.equal(run(model), run(base))
+
+
+def test_the_class_that_shows_a_weight_has_the_names_of_the_modules_own():
+    class Own(nn.Conv1d):
+        pass
+
+    model = attach(nn.Sequential(Own(8, 6, 1, groups=2)), 2, d=10, targets=["0"])
+    shown = type(model[0])
+    assert shown is not Own
+    assert all(getattr(shown, name) == getattr(Own, name) for name in ("__module__", "__name__", "__qualname__"))
 
 
 def test_torch_saves_the_whole_model_with_its_adapter(tuned, tmp_path):
