@@ -519,7 +519,10 @@ def test_ranks_alpha_and_identity():
     model = attach(bert(), rank=4, ranks={r".*layer\.1\..*query": 8, "query": 6}, d=60, targets=("query", "value"))
     assert [segment.rank for segment in model.unilora.layer_map.segments] == [6, 4, 8, 4]
     assert model.unilora.layer_map.alpha == 4 and plan(bert(), "query", 0).alpha == 1
+    options = {"length": 2, "bank": 5, "topk": 3}
+    assert attach(bert(), rank=2, kind="vb", options=options).unilora.projection.options == options
     lora = attach(bert(), rank=2, kind="identity", alpha=4)
+    assert lora.unilora.layer_map.alpha == 4
     assert lora.unilora.theta.numel() == lora.unilora.layer_map.D
     assert torch.equal(run(lora), run(bert())), "LoRA starts with B = 0"
 

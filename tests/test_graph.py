@@ -96,6 +96,18 @@ def test_a_quantized_weight_that_is_used_in_another_way_is_refused():
             adapted(case, two(case), mode)
 
 
+def test_of_several_outputs_the_adapted_one_alone_is_changed():
+    case = replace(CASES["a product"], nodes=[node("Gemm", "x W", "y", transB=1), node("Abs", "x", "other")])
+    model, adapter = graph_of(case), two(case)[0]
+    model.graph.outputs.append(model.graph.node(1).outputs[0])
+    model.graph.outputs[1].type = model.graph.outputs[0].type
+    adapt(model, [adapter], [Weight(model.graph.initializers["W"], list(adapter.layer_map.placed()))], [], "factored")
+    feed, wanted = fed(case, [adapter], "factored")
+    y, other = session_of(ir.to_proto(model).SerializeToString(), OFF).run(["y", "other"], feed)
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=CLOSE * abs(wanted).max())
+    assert (other == abs(feed["x"])).all()
+
+
 def test_a_vector_of_other_floats_is_held_in_float32():
     case = CASES["a product"]
     exact = [replace(each, theta=each.theta.astype(np.float64)) for each in two(case)]

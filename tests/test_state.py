@@ -273,12 +273,13 @@ def test_a_folder_holds_the_base_as_it_was_and_the_adapter(base, tmp_path):
         attach(again, d=60)
 
 
-def test_where_adapters_are_only_loaded_they_are_read_in_folders_too(base, tmp_path, monkeypatch):
+@pytest.mark.parametrize("put_on", [load_adapter, lambda model, path: attach(model, d=60)], ids=["loaded", "attached"])
+def test_the_first_adapter_of_a_process_has_folders_read_with_theirs(base, tmp_path, monkeypatch, put_on):
     attach(transformers.AutoModel.from_pretrained(base), d=60).save_pretrained(tmp_path / "folder")
     own = transformers.PreTrainedModel.from_pretrained.__wrapped__  # as it was before ``attach``
     monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", classmethod(own))
     assert not hasattr(transformers.AutoModel.from_pretrained(tmp_path / "folder"), "unilora")
-    load_adapter(transformers.AutoModel.from_pretrained(base), tmp_path / "folder/unilora.safetensors")
+    put_on(transformers.AutoModel.from_pretrained(base), tmp_path / "folder/unilora.safetensors")
     assert hasattr(transformers.AutoModel.from_pretrained(tmp_path / "folder"), "unilora")
 
 
