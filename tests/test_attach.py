@@ -494,6 +494,12 @@ def test_a_loaded_adapter_is_its_file_again(tmp_path):
     assert again.config.id2label == {0: "bad", 1: "good"} and torch.equal(run(again), run(model))
     again.save_adapter(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "vec.safetensors").read_bytes()
+    model.config.id2label = {0: "no", 1: "yes"}
+    model.save_adapter(tmp_path / "other.safetensors")
+    again.unilora.add_adapter("other", tmp_path / "other.safetensors")
+    for name, labels in (("other", {0: "no", 1: "yes"}), ("default", {0: "bad", 1: "good"})):
+        again.unilora.set_adapter(name)
+        assert again.config.id2label == labels
 
 
 def test_a_model_in_a_wrapper_is_adapted_within_and_given_back_whole(tmp_path):
@@ -519,8 +525,8 @@ def test_ranks_alpha_and_identity():
     model = attach(bert(), rank=4, ranks={r".*layer\.1\..*query": 8, "query": 6}, d=60, targets=("query", "value"))
     assert [segment.rank for segment in model.unilora.layer_map.segments] == [6, 4, 8, 4]
     assert model.unilora.layer_map.alpha == 4 and plan(bert(), "query", 0).alpha == 1
-    options = {"length": 2, "bank": 5, "topk": 3}
-    assert attach(bert(), rank=2, kind="vb", options=options).unilora.projection.options == options
+    chain = attach(bert(), rank=2, d=60, targets="query", kind="chain", options={"links": 3}).unilora
+    assert chain.projection.options == {"links": 3} and [each.rank for each in chain.layer_map.segments] == [6, 6]
     lora = attach(bert(), rank=2, kind="identity", alpha=4)
     assert lora.unilora.layer_map.alpha == 4
     assert lora.unilora.theta.numel() == lora.unilora.layer_map.D

@@ -53,6 +53,8 @@ def test_every_use_in_every_mode(name, mode, form):
         return
     model = adapted(case, adapters, mode, form)
     assert not (form.inline and model.functions)
+    made = {output for each in model.graph.node for output in each.output}
+    assert ("W.adapted" in made) == (not case.quantized) or mode != "reconstruct"
     feed, wanted = fed(case, adapters, mode, form)
     for level in (
         (OFF, None) if form == PLAIN and not case.quantized else (OFF,)
