@@ -187,6 +187,14 @@ def test_an_adapter_acts_as_the_formula_says(adapted):
     assert_same(model.unilora.theta.grad, theta.grad)
 
 
+def test_one_expert_alone_is_adapted():
+    base = mixtral()
+    every = plan(base, "experts.down_proj", 3, alpha=6)
+    model = attach(copy.deepcopy(base), d=40, seed=5, targets=LayerMap(every.segments[1:2], 6), bound=4.0)
+    weights = adapted_weights(model, model.unilora.theta.detach())
+    assert_same(run(model), functional_call(base, weights, IDS).logits)
+
+
 def test_each_row_of_a_table_has_its_own_delta():
     base, ids = table(), torch.arange(50)
     model = attach(copy.deepcopy(base), rank=3, d=40, targets=["0[2:9]", "0[20:45]"], bound=4.0)
