@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 import unilora_spec
 from backends.torch import Expand, attach, load_adapter, plan
+from backends.torch.adapter.sites.delta_weight import DeltaWeight
 from unilora_spec import (
     Adapter,
     BaseMismatch,
@@ -193,6 +194,18 @@ def test_one_expert_alone_is_adapted():
     model = attach(copy.deepcopy(base), d=40, seed=5, targets=LayerMap(every.segments[1:2], 6), bound=4.0)
     weights = adapted_weights(model, model.unilora.theta.detach())
     assert_same(run(model), functional_call(base, weights, IDS).logits)
+
+
+def test_a_weight_that_a_call_reads_twice_is_made_once(monkeypatch):
+    class Twice(nn.Linear):
+        def forward(self, x):
+            return x @ self.weight.T @ self.weight
+
+    made, own = [], DeltaWeight._adapted
+    monkeypatch.setattr(DeltaWeight, "_adapted", lambda *given: made.append(1) or own(*given))
+    model = attach(nn.Sequential(Twice(4, 4)), rank=2, d=9, targets=["0"])
+    model(torch.ones(3, 4))
+    assert len(made) == 1
 
 
 def test_each_row_of_a_table_has_its_own_delta():
