@@ -3,14 +3,14 @@
     make mutants        or, of one module:  make mutants MODULE=export/graph/paths.py
 
 The faults are mutmut's, and two of our own: a call that is left out, a condition turned round. mutants.toml names the modules, the tests that
-judge each, and the faults that change nothing which a test could ask for. Refusals and warnings are left as they are: tests ask for some of
-their words. Each fault is tried in a copy of this process, which has imported what is not ours: there the module is imported with it, and the
-tests that come by its line run until one fails. Linux and macOS: it forks.
+judge each, and the faults that change nothing which a test could ask for. Refusals and warnings are left as they are. Each fault is tried in
+a fork of this process, which has imported what is not ours: there the tests that come by its line run with it until one fails.
 """
 
 import argparse
 import contextlib
 import difflib
+import gc
 import json
 import os
 import random
@@ -32,7 +32,8 @@ from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation.mutators import mutation_operators
 
 OUT = Path("build/mutants")
-PYTEST = ["-q", "-x", "--tb=short", "--durations=0", "-pno:cacheprovider", "-pno:timeout", "-pno:xdist", "-Wignore"]
+# Plain assertions, as pytest has a loader of its own, without the fault, for a module whose doctest it runs with others.
+PYTEST = ["-q", "-x", "--tb=short", "--assert=plain", "-pno:cacheprovider", "-pno:timeout", "-pno:xdist", "-Wignore"]
 OUTCOMES = ("killed", "timed out", "equivalent", "survived", "not reached")
 
 
@@ -43,8 +44,7 @@ def _faults(node, places, lines=None) -> Iterator[tuple]:
         return
     if isinstance(node, cst.SimpleStatementLine | cst.BaseCompoundStatement):
         block = isinstance(getattr(node, "body", None), cst.IndentedBlock)
-        last = places[node.body].start.line if block else places[node].end.line
-        lines = range(places[node].start.line, last + 1)
+        lines = range(places[node].start.line, (places[node.body].start if block else places[node].end).line + 1)
     if lines:
         yield from (
             (node, new, lines) for of, change in mutation_operators if isinstance(node, of) for new in change(node)
@@ -62,9 +62,8 @@ def mutants_of(source: str, sample: int | None, seed: int) -> Iterator[tuple[str
     """A module's text with one fault, and the lines of its statement: with every fault that is Python, or with so many by chance."""
     wrapper = MetadataWrapper(cst.parse_module(source))
     found = list(_faults(wrapper.module, wrapper.resolve(PositionProvider)))
-    numbers = range(len(found))
-    for number in sorted(random.Random(seed).sample(numbers, min(sample, len(found)))) if sample else numbers:
-        old, new, lines = found[number]
+    chosen = sorted(random.Random(seed).sample(range(len(found)), min(sample or len(found), len(found))))
+    for old, new, lines in map(found.__getitem__, chosen):
         code = wrapper.module.deep_replace(old, new).code
         with contextlib.suppress(SyntaxError):
             compile(code, "", "exec")
@@ -127,8 +126,8 @@ class _Reached:
 
 def _is_ours(module):
     """Whether a module, or what it imports, may have the fault."""
-    path = Path(getattr(module, "__file__", None) or "/").resolve()
-    return path.is_relative_to(Path.cwd()) and not path.is_relative_to(Path("unilora_spec").resolve())
+    path, *others = (Path(p).resolve() for p in (getattr(module, "__file__", None) or "/", "unilora_spec", sys.prefix))
+    return path.is_relative_to(Path.cwd()) and not any(path.is_relative_to(other) for other in others)
 
 
 def _status(path: Path, code: str, tests: list[str]) -> int:
@@ -179,6 +178,7 @@ def main():
     for name in judged["theirs"]:
         with contextlib.suppress(Exception):  # what cannot be imported by itself each copy imports for itself
             import_module(name)
+    gc.freeze()  # else each copy writes to all memory to look for what is unused
     table, left = [f"| module | tried | {' | '.join(OUTCOMES)} |", "|---" * (2 + len(OUTCOMES)) + "|"], []
     for module, of_module in modules.items():
         outcomes = Counter()

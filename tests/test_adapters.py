@@ -150,8 +150,26 @@ def test_what_cannot_be_left_out_is_refused(tuned):
 def test_merge_and_detach_leave_the_classes_as_they_were(tuned):
     base, model = tuned
     other = copy.deepcopy(model)
+    assert issubclass(type(model.classifier), nn.Linear) and type(model.classifier) is not nn.Linear
     assert type(other.merge().classifier) is nn.Linear and type(model.detach().classifier) is nn.Linear
+    assert vars(model.classifier).keys() == vars(base.classifier).keys()
     assert torch.equal(run(model), run(base))
+
+
+def test_the_class_that_shows_a_weight_has_the_names_of_the_modules_own():
+    class Own(nn.Conv1d):
+        pass
+
+    model = attach(nn.Sequential(Own(8, 6, 1, groups=2)), 2, d=10, targets=["0"])
+    shown = type(model[0])
+    assert shown is not Own
+    assert all(getattr(shown, name) == getattr(Own, name) for name in ("__module__", "__name__", "__qualname__"))
+
+
+def test_torch_saves_the_whole_model_with_its_adapter(tuned, tmp_path):
+    model = tuned[1]
+    torch.save(model, tmp_path / "model.pt")
+    assert torch.equal(run(torch.load(tmp_path / "model.pt", weights_only=False)), run(model))
 
 
 def test_a_reference_shares_the_model_and_has_nothing_to_train(tuned):
@@ -458,6 +476,19 @@ def test_each_row_has_what_its_adapter_gives_alone(tmp_path, case):
     assert not any(torch.equal(each["b"], each[name]) for name in ("a", "c", None))
 
 
+def test_rows_are_computed_in_the_precision_of_the_base(tmp_path):
+    base = nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 5)).double()
+    paths = files(base, tmp_path, {"a": 1, "b": 2}, targets=["0", "1"], d=12)
+    model = load_adapter(copy.deepcopy(base), paths["a"])
+    model.unilora.add_adapter("b", paths["b"])
+    with torch.no_grad(), model.unilora.adapter_names(["default", "b"]):
+        given = model(TEXTS[:2])
+    expected = torch.stack(
+        [load_adapter(copy.deepcopy(base), paths[name])(TEXTS[:2])[i] for i, name in enumerate("ab")]
+    )
+    assert_same(given, expected, 1e-13)  # some hundred roundings of 2⁻⁵³; a product in float32 would be off by 2⁻²⁴
+
+
 def test_rows_may_have_other_kinds_and_seeds_of_one_layer_map(tmp_path):
     base = bert()
     paths = files(base, tmp_path, {"a": 1, "b": 2})
@@ -563,6 +594,8 @@ def test_what_cannot_have_an_adapter_for_each_row_is_refused(tmp_path):
     }
     mixture = attach(mixtral(), d=20, targets=["gate_up_proj"])
     refused["acts as a whole weight"] = lambda: called(["default"], unilora=mixture.unilora)
+    table = attach(bert(), d=20, targets=["word_embeddings"])
+    refused["word_embeddings.weight gets an input of shape"] = lambda: called(2 * ["default"], unilora=table.unilora)
     for sentence, call in refused.items():
         with pytest.raises(LayerMapError, match=sentence):
             call()

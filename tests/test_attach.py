@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 import unilora_spec
 from backends.torch import Expand, attach, load_adapter, plan
+from backends.torch.adapter.sites.delta_weight import DeltaWeight
 from unilora_spec import (
     Adapter,
     BaseMismatch,
@@ -185,6 +186,35 @@ def test_an_adapter_acts_as_the_formula_says(adapted):
     output.backward(direction)
     expected.backward(direction)
     assert_same(model.unilora.theta.grad, theta.grad)
+
+
+def test_one_expert_alone_is_adapted():
+    base = mixtral()
+    every = plan(base, "experts.down_proj", 3, alpha=6)
+    model = attach(copy.deepcopy(base), d=40, seed=5, targets=LayerMap(every.segments[1:2], 6), bound=4.0)
+    weights = adapted_weights(model, model.unilora.theta.detach())
+    assert_same(run(model), functional_call(base, weights, IDS).logits)
+
+
+def test_a_weight_that_a_call_reads_twice_is_made_once(monkeypatch):
+    class Twice(nn.Linear):
+        def forward(self, x):
+            return x @ self.weight.T @ self.weight
+
+    made, own = [], DeltaWeight._adapted
+    monkeypatch.setattr(DeltaWeight, "_adapted", lambda *given: made.append(1) or own(*given))
+    model = attach(nn.Sequential(Twice(4, 4)), rank=2, d=9, targets=["0"])
+    model(torch.ones(3, 4))
+    assert len(made) == 1
+
+
+def test_each_row_of_a_table_has_its_own_delta():
+    base, ids = table(), torch.arange(50)
+    model = attach(copy.deepcopy(base), rank=3, d=40, targets=["0[2:9]", "0[20:45]"], bound=4.0)
+    weights = adapted_weights(model, model.unilora.theta.detach())
+    assert_same(model(ids), functional_call(base, weights, ids))
+    changed = (weights["0.weight"] != base[0].weight).any(1)
+    assert changed.nonzero()[:, 0].tolist() == [*range(2, 9), *range(20, 45)]
 
 
 def test_detach_gives_the_base_back(adapted):
@@ -485,6 +515,12 @@ def test_a_loaded_adapter_is_its_file_again(tmp_path):
     assert again.config.id2label == {0: "bad", 1: "good"} and torch.equal(run(again), run(model))
     again.save_adapter(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "vec.safetensors").read_bytes()
+    model.config.id2label = {0: "no", 1: "yes"}
+    model.save_adapter(tmp_path / "other.safetensors")
+    again.unilora.add_adapter("other", tmp_path / "other.safetensors")
+    for name, labels in (("other", {0: "no", 1: "yes"}), ("default", {0: "bad", 1: "good"})):
+        again.unilora.set_adapter(name)
+        assert again.config.id2label == labels
 
 
 def test_a_model_in_a_wrapper_is_adapted_within_and_given_back_whole(tmp_path):
@@ -510,7 +546,10 @@ def test_ranks_alpha_and_identity():
     model = attach(bert(), rank=4, ranks={r".*layer\.1\..*query": 8, "query": 6}, d=60, targets=("query", "value"))
     assert [segment.rank for segment in model.unilora.layer_map.segments] == [6, 4, 8, 4]
     assert model.unilora.layer_map.alpha == 4 and plan(bert(), "query", 0).alpha == 1
+    chain = attach(bert(), rank=2, d=60, targets="query", kind="chain", options={"links": 3}).unilora
+    assert chain.projection.options == {"links": 3} and [each.rank for each in chain.layer_map.segments] == [6, 6]
     lora = attach(bert(), rank=2, kind="identity", alpha=4)
+    assert lora.unilora.layer_map.alpha == 4
     assert lora.unilora.theta.numel() == lora.unilora.layer_map.D
     assert torch.equal(run(lora), run(bert())), "LoRA starts with B = 0"
 
@@ -644,9 +683,10 @@ def test_the_bias_and_the_input_have_gradients_without_that_of_theta(targets):
     model(x).square().sum().backward()
     functional_call(base, adapted_weights(model, theta), x).square().sum().backward()
     assert_same(model.unilora.theta.grad, theta.grad)
-    weights = adapted_weights(model, theta.detach())
     model.unilora.theta.requires_grad_(False)
-    for frozen, given in ((False, x), (False, alone.requires_grad_()), (True, alone)):
+    # The factors of another θ are made without a gradient; those of this one have had one.
+    for frozen, given, scale in ((False, x, 1), (False, x, 2), (False, alone.requires_grad_(), 1), (True, alone, 1)):
+        weights = adapted_weights(model, model.unilora.theta.mul_(scale))
         model[0].bias.requires_grad_(not frozen)
         expected = functional_call(base, weights, given)
         assert_same(model(given), expected)

@@ -182,11 +182,12 @@ def test_a_pair_acts_beside_a_weight_that_nothing_can_be_added_to():
 
 def test_accelerates_wrapper_of_a_forward_leaves_the_way_as_it_is_and_any_other_does_not():
     hooks = pytest.importorskip("accelerate.hooks")
-    model = nn.Sequential(nn.Linear(8, 8), nn.Conv1d(8, 8, 1), nn.Linear(8, 8))
+    model = nn.Sequential(nn.Linear(8, 8), nn.Conv1d(8, 8, 1), nn.Linear(8, 8), nn.Embedding(8, 8))
     for module in model[:2]:
         hooks.add_hook_to_module(module, hooks.AlignDevicesHook(execution_device="cpu"))
     model[2].forward = lambda x: nn.functional.linear(x, -model[2].weight)
-    assert [each.site for each in candidates(model)] == [LowRank, LowRank, DeltaWeight]
+    model[3].forward = lambda ids: -nn.functional.embedding(ids, model[3].weight)
+    assert [each.site for each in candidates(model)] == [LowRank, LowRank, DeltaWeight, DeltaWeight]
 
 
 @pytest.mark.parametrize("preload", [None, ["Block"]], ids=["each its own", "a block at once"])

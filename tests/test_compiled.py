@@ -98,10 +98,24 @@ def test_a_part_that_is_compiled_and_called_by_itself():
         assert_same(part(X), copy.deepcopy(plain)[2](X))
 
 
+class Scaled(nn.Conv1d):
+    def forward(self, x, scale=1.0):
+        return super().forward(x) * scale
+
+
+class Calling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = Scaled(8, 6, 1, groups=2)
+
+    def forward(self, x):
+        return self.conv(x, scale=0.5)
+
+
 SITES = {
     "a product": (lambda: nn.Linear(8, 6), ["0"], 2, X),
     "rows of a product, rank 0": (lambda: nn.Linear(8, 6), ["0[1:3]", "0[4:6]"], 0, X),
-    "a weight that is read": (lambda: nn.Conv1d(8, 6, 1, groups=2), ["0"], 2, X[..., None]),
+    "a weight that is read": (Calling, ["0.conv"], 2, X[..., None]),
     "rows of a convolution": (lambda: nn.Conv1d(8, 6, 1), ["0[1:4]"], 2, X[..., None]),
     "rows of a lookup": (lambda: nn.Embedding(9, 6, padding_idx=2), ["0[1:7]"], 2, torch.arange(9)),
 }

@@ -53,6 +53,8 @@ def test_every_use_in_every_mode(name, mode, form):
         return
     model = adapted(case, adapters, mode, form)
     assert not (form.inline and model.functions)
+    made = {output for each in model.graph.node for output in each.output}
+    assert ("W.adapted" in made) == (not case.quantized) or mode != "reconstruct"
     feed, wanted = fed(case, adapters, mode, form)
     for level in (
         (OFF, None) if form == PLAIN and not case.quantized else (OFF,)
@@ -94,6 +96,18 @@ def test_a_quantized_weight_that_is_used_in_another_way_is_refused():
             UniLoraError, match="W is used by Sin s, .* cannot take W's place as W is quantized; give a base"
         ):
             adapted(case, two(case), mode)
+
+
+def test_of_several_outputs_the_adapted_one_alone_is_changed():
+    case = replace(CASES["a product"], nodes=[node("Gemm", "x W", "y", transB=1), node("Abs", "x", "other")])
+    model, adapter = graph_of(case), two(case)[0]
+    model.graph.outputs.append(model.graph.node(1).outputs[0])
+    model.graph.outputs[1].type = model.graph.outputs[0].type
+    adapt(model, [adapter], [Weight(model.graph.initializers["W"], list(adapter.layer_map.placed()))], [], "factored")
+    feed, wanted = fed(case, [adapter], "factored")
+    y, other = session_of(ir.to_proto(model).SerializeToString(), OFF).run(["y", "other"], feed)
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=CLOSE * abs(wanted).max())
+    assert (other == abs(feed["x"])).all()
 
 
 def test_a_vector_of_other_floats_is_held_in_float32():

@@ -107,6 +107,9 @@ def test_where_the_index_comes_from_is_said_with_its_reason():
         assert "D = 262,148 is above 262,144" in index_words(of_kind(kind, LARGEST_COMPUTED + 4), COMPUTING_OPSET)
         assert "opset 18, the base has 17" in index_words(of_kind(kind), COMPUTING_OPSET - 1)
         assert "integers of 64 bits" in index_words(of_kind(kind), COMPUTING_OPSET, inline=True)
+    p = projection_for("table")
+    table = Adapter(p, LayerMap([Segment("W", 1, p.D - 1, 1)]), random(p.d))
+    assert index_words(table, COMPUTING_OPSET) == "stored, 4 bytes an entry: the kind table has no other"
 
 
 @pytest.mark.parametrize("mode", [mode for mode in ANSWERING if mode != "merged"])
@@ -158,7 +161,8 @@ def test_theta_goes_through_a_graph_and_its_gradient_comes_back(kind, mode):
     if kind in COMPUTED:
         assert {"unilora.index", "unilora.theta_D"} <= {value.name for each in tape.nodes for value in each.outputs}
     held = {value.name for value in tape.initializers}
-    assert not {"unilora.index", "unilora.scale"} & held or kind != "balanced", "two numbers are all of its scale"
+    assert not {"unilora.index", "unilora.scale"} & held or kind not in ("balanced", "identity"), "they are computed"
+    assert "unilora.scale" in held or kind != "uniform"
     vectors, of_theta_D = random(2, p.d), random(p.D)
     fed = {"theta": vectors if rows else vectors[0], "g": of_theta_D}
     got = session_of(ir.to_proto(model).SerializeToString(), OFF).run(None, fed)

@@ -1,5 +1,6 @@
 """Flat-LoRA's noise: W + ΔW + ε in every way that an adapter acts, the same ε in both passes, and nothing of it kept."""
 
+import copy
 import gc
 import math
 import weakref
@@ -74,9 +75,21 @@ def test_low_rank_paths_of_half_precision_see_the_same_noise():
     assert (model(x) - exact).abs().max() > 0.3 * exact.abs().max()
 
 
+def test_noise_has_the_dtype_of_the_output():
+    table, ids = torch.nn.Sequential(torch.nn.Embedding(9, 24)), torch.arange(9)
+    for base, x in ((layers(depth=1), batch(5)), (layers(depth=1), batch()), (table, ids)):
+        for dtype in (torch.bfloat16, torch.float64):
+            model = noisy(copy.deepcopy(base).to(dtype), ["0"])
+            assert model(x.to(dtype) if x.is_floating_point() else x).dtype == dtype
+
+
 def test_mean_and_variance_are_the_papers():
     norms, columns, steps = torch.tensor([0.5, 2.0, 30.0]), 400, 50
     noise, seen = Noise(0.15, seed=3), []
+    before = noise.draw(0)
+    noise.at(0, steps)
+    assert noise.draw(0) == before and before.strength == 0
+    assert before(norms.double(), columns).dtype == torch.float64
     for step in range(1, steps):
         noise.at(step, steps)
         sigma = 0.15 * (1 - math.cos(math.pi * step / steps)) / 2

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from test_attach import IDS, bert, run, trainer
 from torch import nn
 from typer.testing import CliRunner
-from warmed import warmed
 
 from backends.torch import attach, load_adapter
 from backends.torch.__main__ import app
@@ -274,24 +273,14 @@ def test_a_folder_holds_the_base_as_it_was_and_the_adapter(base, tmp_path):
         attach(again, d=60)
 
 
-ONLY_LOADS = """
-import sys
-from transformers import AutoModel
-from backends.torch import load_adapter
-
-base, folder = sys.argv[1:]
-load_adapter(AutoModel.from_pretrained(base), f"{folder}/unilora.safetensors")
-print(hasattr(AutoModel.from_pretrained(folder), "unilora"))
-"""
-
-
-def test_a_process_that_only_loads_adapters_reads_them_in_folders_too(base, tmp_path):
-    """A process of its own, as this one has called ``attach``."""
+@pytest.mark.parametrize("put_on", [load_adapter, lambda model, path: attach(model, d=60)], ids=["loaded", "attached"])
+def test_the_first_adapter_of_a_process_has_folders_read_with_theirs(base, tmp_path, monkeypatch, put_on):
     attach(transformers.AutoModel.from_pretrained(base), d=60).save_pretrained(tmp_path / "folder")
-    done = warmed("import transformers.models.bert.modeling_bert, backends.torch").run(
-        ONLY_LOADS, base, tmp_path / "folder"
-    )
-    assert done.stdout == "True\n", done.stderr
+    own = transformers.PreTrainedModel.from_pretrained.__wrapped__  # as it was before ``attach``
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", classmethod(own))
+    assert not hasattr(transformers.AutoModel.from_pretrained(tmp_path / "folder"), "unilora")
+    put_on(transformers.AutoModel.from_pretrained(base), tmp_path / "folder/unilora.safetensors")
+    assert hasattr(transformers.AutoModel.from_pretrained(tmp_path / "folder"), "unilora")
 
 
 def test_the_checkpoint_of_a_trainer_is_no_model(tmp_path):

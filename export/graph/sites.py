@@ -17,22 +17,22 @@ class Use:
     """One use of a weight W of ``shape`` (out, in).
 
     ``node``        what uses it
+    ``quantized``   whether the constant holds other numbers than floats
+    ``dtype``       of a float result
     ``form``        "product": result = x · Wᵀ; "lookup": result = the rows x of W; "other"
     ``x``           a value, or (value, scale, zero point) where it is quantized
     ``result``      likewise
     ``transposed``  whether the constant holds (in, out)
-    ``quantized``   whether the constant holds other numbers than floats
-    ``dtype``       of a float result
     """
 
     node: ir.Node
     quantized: bool
+    dtype: ir.DataType
     form: str = "other"
     x: tuple[ir.Value, ...] = ()
     result: tuple[ir.Value, ...] = ()
     shape: tuple[int, int] = ()
     transposed: bool = False
-    dtype: ir.DataType = ir.DataType.FLOAT
 
     def __str__(self):
         return f"{self.node.op_type} {self.node.name or self.node.outputs[0].name}"
@@ -77,49 +77,38 @@ def _follow(value: ir.Value, state: _State) -> Iterator[Use]:
             quantized = state.quantized or state.dtype not in FLOATS
             found = FORMS[op](node, position, state) if op in FORMS else None
             if found is None:
-                yield Use(node, quantized, dtype=state.dtype)
+                yield Use(node, quantized, state.dtype)
                 continue
             # `stored` tells whether the node sees W as (in, out); the constant may be turned the other way.
             form, x, result, in_out, dtype, *shape = found
             out_in = shape[0] if shape else (state.shape[::-1] if in_out else state.shape)
-            yield Use(node, quantized, form, x, result, tuple(out_in), in_out != state.turned, dtype)
+            yield Use(node, quantized, dtype, form, x, result, tuple(out_in), in_out != state.turned)
 
 
-def _product(node, state, in_out, x=None, result=None, dtype=None):
-    return (
-        "product",
-        x or node.inputs[:1],
-        result or _behind_quantization(node.outputs[0]),
-        in_out,
-        dtype or state.dtype,
-    )
+def _product(node, in_out, dtype):
+    return "product", node.inputs[:1], _behind_quantization(node.outputs[0]), in_out, dtype
 
 
 def _mat_mul(node, position, state):
     if position == 1 and len(state.shape) == 2:
-        return _product(node, state, True)
+        return _product(node, True, state.dtype)
 
 
 def _gemm(node, position, state):
-    plain = not _attribute(node, "transA", 0) and _attribute(node, "alpha", 1.0) == 1
+    plain = not _attribute(node, "transA") and _attribute(node, "alpha", 1.0) == 1
     if position == 1 and plain:
-        return _product(node, state, not _attribute(node, "transB", 0))
+        return _product(node, not _attribute(node, "transB"), state.dtype)
 
 
 def _fused_mat_mul(node, position, state):
-    flags = any(_attribute(node, name, 0) for name in ("transA", "transBatchA", "transBatchB"))
+    flags = any(_attribute(node, name) for name in ("transA", "transBatchA", "transBatchB"))
     if position == 1 and len(state.shape) == 2 and not flags and _attribute(node, "alpha", 1.0) == 1:
-        return _product(node, state, not _attribute(node, "transB", 0))
+        return _product(node, not _attribute(node, "transB"), state.dtype)
 
 
-def _mat_mul_n_bits(node, position, state):
+def _packed(node, position, state):
     if position == 1:
-        return *_product(node, state, False, dtype=node.inputs[2].dtype), (_attribute(node, "N"), _attribute(node, "K"))
-
-
-def _mat_mul_bnb4(node, position, state):
-    if position == 1:
-        return *_product(node, state, False, dtype=node.inputs[2].dtype), (_attribute(node, "N"), _attribute(node, "K"))
+        return *_product(node, False, node.inputs[2].dtype), (_attribute(node, "N"), _attribute(node, "K"))
 
 
 def _mat_mul_integer(node, position, state):
@@ -131,12 +120,12 @@ def _mat_mul_integer(node, position, state):
     scales = next(value for value in scaled.inputs if value is not cast.outputs[0]).producer()
     source = node.inputs[0].producer()
     if source is not None and source.op_type == "DynamicQuantizeLinear":
-        x = source.inputs[:1]
+        x = (source.inputs[0],)
     elif scales is not None and scales.op_type == "Mul" and len(node.inputs) > 2:
         x = (node.inputs[0], scales.inputs[0], node.inputs[2])
     else:
         return None
-    return _product(node, state, True, x, (scaled.outputs[0],), ir.DataType.FLOAT)
+    return "product", x, (scaled.outputs[0],), True, ir.DataType.FLOAT
 
 
 def _mat_mul_integer_to_float(node, position, state):
@@ -144,34 +133,31 @@ def _mat_mul_integer_to_float(node, position, state):
     if position == 1:
         source = node.inputs[0].producer()
         given = source is not None and source.op_type == "DynamicQuantizeLinear"
-        x = (
-            source.inputs[:1]
-            if given
-            else tuple(v for v in (node.inputs[0], node.inputs[2], *node.inputs[4:5]) if v is not None)
-        )
-        return _product(node, state, True, x, dtype=node.inputs[2].dtype or ir.DataType.FLOAT)
+        quantized = (node.inputs[0], node.inputs[2], *node.inputs[4:5])
+        x = (source.inputs[0],) if given else tuple(value for value in quantized if value is not None)
+        dtype = node.inputs[2].dtype or ir.DataType.FLOAT
+        return "product", x, _behind_quantization(node.outputs[0]), True, dtype
 
 
 def _dynamic_quantize_mat_mul(node, position, state):
     if position == 1:
-        return _product(node, state, True, dtype=node.inputs[2].dtype or ir.DataType.FLOAT)
+        return _product(node, True, node.inputs[2].dtype or ir.DataType.FLOAT)
 
 
 def _q_linear_mat_mul(node, position, state):
     if position == 3:
         after = _only_consumer(node.outputs[0], "DequantizeLinear")
-        result = (after.outputs[0],) if after else (node.outputs[0], *node.inputs[6:8])
-        return _product(node, state, True, node.inputs[:3], result, node.inputs[1].dtype)
+        result = (after.outputs[0],) if after else (node.outputs[0], *node.inputs[6:])
+        return "product", node.inputs[:3], result, True, node.inputs[1].dtype
 
 
 def _q_gemm(node, position, state):
-    plain = not _attribute(node, "transA", 0) and _attribute(node, "alpha", 1.0) == 1
+    plain = not _attribute(node, "transA") and _attribute(node, "alpha", 1.0) == 1
     if position == 3 and plain:
-        scales = node.inputs[7:9] if len(node.inputs) > 7 and node.inputs[7] is not None else ()
+        scales = () if None in node.inputs[7:] else node.inputs[7:]
         after = _only_consumer(node.outputs[0], "DequantizeLinear")
         result = (after.outputs[0],) if after else (node.outputs[0], *scales)
-        in_out = not _attribute(node, "transB", 0)
-        return _product(node, state, in_out, node.inputs[:3], result, node.inputs[1].dtype)
+        return "product", node.inputs[:3], result, not _attribute(node, "transB"), node.inputs[1].dtype
 
 
 def _gather(node, position, state):
@@ -182,22 +168,22 @@ def _gather(node, position, state):
             if after is None:
                 return None
             result, dtype = after.outputs[0], after.inputs[1].dtype
-        return "lookup", node.inputs[1:2], _behind_quantization(result), False, dtype
+        return "lookup", (node.inputs[1],), _behind_quantization(result), False, dtype
 
 
 def _gather_block_quantized(node, position, state):
     """Of 4 bits a number, as INT4 or UINT4; where bytes hold two of them, the shape would have to be asked for."""
     four = state.dtype in (ir.DataType.INT4, ir.DataType.UINT4)
     if position == 0 and four and len(state.shape) == 2 and _attribute(node, "gather_axis", 0) == 0:
-        return "lookup", node.inputs[1:2], (node.outputs[0],), False, node.inputs[2].dtype
+        return "lookup", (node.inputs[1],), (node.outputs[0],), False, node.inputs[2].dtype
 
 
 FORMS = {
     "MatMul": _mat_mul,
     "Gemm": _gemm,
     "FusedMatMul": _fused_mat_mul,
-    "MatMulNBits": _mat_mul_n_bits,
-    "MatMulBnb4": _mat_mul_bnb4,
+    "MatMulNBits": _packed,
+    "MatMulBnb4": _packed,
     "MatMulInteger": _mat_mul_integer,
     "MatMulIntegerToFloat": _mat_mul_integer_to_float,
     "DynamicQuantizeMatMul": _dynamic_quantize_mat_mul,

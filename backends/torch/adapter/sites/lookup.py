@@ -17,8 +17,7 @@ class Lookup(LowRank):
     @staticmethod
     def fits(module) -> bool:
         """Whether the module looks rows up as torch's own nn.Embedding does, with none of its further options."""
-        own = torch.nn.Embedding.forward
-        plain = getattr(type(module), "forward", None) is own and "forward" not in vars(module)
+        plain = type(module).forward is torch.nn.Embedding.forward and "forward" not in vars(module)
         return plain and module.max_norm is None and not module.sparse and not module.scale_grad_by_freq
 
     def _added(self, module, ids, output, factors):
