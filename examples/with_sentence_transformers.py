@@ -47,4 +47,5 @@ trainer = st.SentenceTransformerTrainer(model, arguments, train_dataset=rows, lo
 trainer.remove_callback(T.PrinterCallback)
 trainer.train()
 print(f"after training: {right()} of 8 pairs")
-print(f"encoder.safetensors has {model[0].auto_model.save_adapter('encoder.safetensors'):,} bytes")
+# In KiB, as the file names the base's folder, whose path is longer in some places than in others.
+print(f"encoder.safetensors has {model[0].auto_model.save_adapter('encoder.safetensors') / 1024:.0f} KiB")

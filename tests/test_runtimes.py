@@ -1,8 +1,11 @@
 """Files where they are run: no runtime gives a wrong number of a file that was written for it. PyTorch is not needed."""
 
 import functools
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +143,13 @@ def test_what_node_cannot_run_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(runtimes, "JS", tmp_path)
     with pytest.raises(RuntimeError, match="Cannot find module"):
         runtimes.javascript("onnxruntime-node")([])
+
+
+def test_these_tests_need_no_torch(tmp_path):
+    """`make runtimes` runs them in an environment that has none."""
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('no torch', name='torch')")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(runtimes.ROOT)])}
+    test = f"{__file__}::{test_the_table_of_the_docs_has_every_case.__name__}"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=runtimes.ROOT)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
