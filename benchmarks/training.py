@@ -37,7 +37,7 @@ def training(rounds: Rounds) -> list[dict]:
     floor = (
         f" A line beside each bound has {PRODUCTS}, measured by themselves in the same rounds: (x Aᵀ), gᵀ(x Aᵀ), g B,"
         " (g B)ᵀx. A step that takes gradients so, matrix by matrix, is longer than the base's by this at least. LoRA's step has"
-        " these four and two more for the forward pass and two for the gradient of x, so that at r = 64, where products are what"
+        " these four, one more for the output, and one more for the gradient of x, so that at r = 64, where products are what"
         " costs, nothing takes half of its time, and the bound is 1."
     )
     rows = (

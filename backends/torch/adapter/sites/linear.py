@@ -5,6 +5,10 @@ import itertools
 import torch
 from torch.nn import functional as F
 
+# From this rank on, a CPU's library multiplies matrices fastest as they stand; for less, with the rank as the number of rows, by 2 to 5
+# times for rank 4 (python -m benchmarks.gradient_orders).
+_WIDE = 16
+
 
 class _MergedLinear(torch.autograd.Function):
     """Takes x (…, in), W (out, in), b (out) or None; ``places`` with (first row or None, s, number of factors) of each
@@ -60,9 +64,12 @@ def _factor_gradients(x, g, s, first, B=None):
     """The gradients of a segment's factors. With beta = 0, addmm looks at the shape of its first argument alone."""
     if B is None:
         return [torch.addmm(first, g.T, x, beta=0, alpha=s)]
-    # s·(gB)ᵀx and s·gᵀ(xAᵀ), in the order and layout that is fast for a small rank too
+    # s·(gB)ᵀx and s·gᵀ(xAᵀ)
+    x_A = F.linear(x, first)
+    if len(first) >= _WIDE:
+        return [torch.addmm(first, (g @ B).T, x, beta=0, alpha=s), torch.addmm(B, g.T, x_A, beta=0, alpha=s)]
     grad_A = torch.addmm(first, F.linear(g, B.T.contiguous()).T, x, beta=0, alpha=s)
-    return [grad_A, torch.addmm(B.T, F.linear(x, first).T, g, beta=0, alpha=s).T]
+    return [grad_A, torch.addmm(B.T, x_A.T, g, beta=0, alpha=s).T]
 
 
 def merged_weight(weight, places, factors):
