@@ -158,7 +158,7 @@ docs: .venv-docs/installed
 	@.venv-docs/bin/python -m pip install --quiet -c constraints.txt sphinx myst-parser furo
 	@touch $@
 
-# docs/implementations.md, from runs of the conformance tests against our own implementations and the examples: three minutes on two cores.
+# docs/implementations.md, from runs of the conformance tests against our own implementations and the examples: six minutes on two cores.
 implementations: $(INSTALLED)
 	@mkdir -p build/conformance
 	gcc -std=c11 -O2 -ffp-contract=off -o build/conformance/unilora conformance_tests/examples/unilora.c -lm
