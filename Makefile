@@ -143,7 +143,7 @@ build/vllm/installed:
 compare: .venv/installed-compare
 	$(BIN)/python -m benchmarks compare
 
-# docs/performance.md from one run of every row, some ten minutes on two cores that have nothing else to do.
+# docs/performance.md from one run of every row, seventeen minutes on two cores that have nothing else to do.
 # Less, into build/bench: .venv/bin/python -m benchmarks --only 4
 bench: .venv/installed-compare
 	$(BIN)/python -m benchmarks

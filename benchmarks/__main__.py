@@ -82,7 +82,7 @@ def bench(
 ):
     """Measure this project beside PEFT and the machine's own limits, and write docs/performance.md from the numbers.
 
-    All rows take some ten minutes on two quiet cores. Each waits for others to be quiet, and what is uncertain by then takes more rounds.
+    All rows take some seventeen minutes on two quiet cores. Each waits for others to be quiet, and what is uncertain by then takes more rounds.
     """
     if context.invoked_subcommand:
         if any(context.params.values()):
