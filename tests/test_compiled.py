@@ -5,8 +5,12 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from backends.torch import attach
+from backends.torch.adapter.theta.expansion import index_of
+from backends.torch.conformance import compiled_expand, expand_by
+from unilora_spec import Projection
 
 X = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
 
@@ -139,3 +143,23 @@ def test_every_site_is_in_one_graph_and_follows_theta(site):
         # sums of some dozen numbers of size ten
         torch.testing.assert_close(model.unilora.theta.grad, plain.unilora.theta.grad, rtol=1e-5, atol=1e-4)
     assert (outputs[0] - outputs[2]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["balanced", "uniform"])
+def test_one_graph_expands_every_size(kind):
+    """The short form of test_conformance.py::test_torch_compiled: the same graphs, without a compiler."""
+    torch._dynamo.reset()
+    graphs = CompileCounterWithBackend("aot_eager")
+    for d, D in ((1, 1), (1, 3), (7, 20), (300, 4096)):
+        p = Projection(kind, D=D, d=d, seed=3)
+        index, scale = index_of(p), torch.from_numpy(p.scale())
+        given, expected = (torch.linspace(-1, 1, d).requires_grad_() for _ in range(2))
+        found = compiled_expand(graphs)(given, index, scale)
+        assert torch.equal(found, expand_by(expected, index, scale))
+        g = torch.linspace(1, 2, D)
+        found.backward(g)
+        expand_by(expected, index, scale).backward(g)
+        torch.testing.assert_close(
+            given.grad, expected.grad, atol=0, rtol=1e-5
+        )  # sums of up to 20 numbers in another order
+    assert graphs.frame_count == 1

@@ -141,7 +141,7 @@ def has_cxx():
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
-@pytest.mark.thorough  # its short form: test_attach and test_compiled compile models with adapters
+@pytest.mark.thorough  # its short form: test_compiled.py
 @pytest.mark.skipif(not has_cxx(), reason="torch.compile needs a C++ compiler")
 def test_torch_compiled():
     call = f"{sys.executable} -m backends.torch.conformance --compile"

@@ -118,10 +118,10 @@ def expand_by(theta, index, scale):
     return Expand.apply(theta, index, torch.float32, scale)
 
 
-def compiled_expand():
+def compiled_expand(backend="inductor"):
     """``expand_by`` under torch.compile, compiled once for all sizes; torch would compile the sizes 0 and 1
     separately."""
-    compiled = torch.compile(expand_by, dynamic=True, fullgraph=True)
+    compiled = torch.compile(expand_by, dynamic=True, fullgraph=True, backend=backend)
 
     def expand(theta, index, scale):
         index = index.clone(memory_format=torch.contiguous_format)  # torch gives an empty array another stride

@@ -73,9 +73,10 @@ class Expand(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         scale = torch.cat(ctx.scale)
         total = torch.zeros_like(scale)
-        for columns, part in zip(
-            ctx.index.split(_PIECE), g.split(_PIECE), strict=True
-        ):  # so that little is made int32 at a time
+        # In pieces, so that little is made int32 at a time; compiled code makes each column int32 as it reads it.
+        whole = torch.compiler.is_compiling()
+        pieces = [(ctx.index, g)] if whole else zip(ctx.index.split(_PIECE), g.split(_PIECE), strict=True)
+        for columns, part in pieces:
             total = total.index_add(0, columns.int(), part.float())  # not in place: of a vmap, g is a batch
         return (total * scale).to(ctx.dtype), *[None] * (2 + len(ctx.scale))
 
