@@ -305,11 +305,11 @@ def test_a_mix_is_the_sum_of_what_its_adapters_change(tmp_path, kind):
     model.unilora.add_adapter("b", paths["b"])
     model.unilora.mix("mixed", {"default": 0.75, "b": -0.5})
     model.unilora.set_adapter("mixed")
-    expected = dict(base.named_parameters())
+    changed = [dict(load_adapter(copy.deepcopy(base), paths[n]).merge().named_parameters()) for n in "ab"]
+    start = dict(base.named_parameters())
     for name, parameter in model.merge().named_parameters():
-        one, other = (dict(load_adapter(copy.deepcopy(base), paths[n]).merge().named_parameters())[name] for n in "ab")
-        start = expected[name]
-        assert_same(parameter, start + 0.75 * (one - start) - 0.5 * (other - start))
+        one, other = (of[name] - start[name] for of in changed)
+        assert_same(parameter, start[name] + 0.75 * one - 0.5 * other)
 
 
 def test_what_no_mix_is_exact_for_is_refused(tmp_path):

@@ -122,7 +122,8 @@ def test_our_other_implementations(implementation, requests, asked):
     assert set(report["implementation"]["requests"]) == requests | {"describe"}
 
 
-JAX_RULES = {"short": "4.5 6.2 6.3 7.7 11.3 11.4", "longer": "4.5 6.2 6.3 7.7 7.10 11.3 11.4"}
+# For 11.3, XLA compiles each kind's arithmetic below 2^-126, of which test_jax.py asks the bits.
+JAX_RULES = {"short": "4.5 6.2 6.3 7.7 11.4", "longer": "4.5 6.2 6.3 7.7 7.10 11.3 11.4"}
 
 
 @pytest.mark.parametrize("rules", ["short", pytest.param("longer", marks=pytest.mark.thorough)])

@@ -606,8 +606,11 @@ def test_fused_attention_is_found_by_the_names_behind_it(tmp_path, half):
             assert where[f"layer.{number}.attention.self.{name}.weight"] == (place, "node name")
 
 
-def fused_bert(path, quantized=None):
-    """BERT as ONNX Runtime's optimizer fuses it, and its quantizer makes QAttention of that; an adapter without the table of words."""
+@pytest.fixture(scope="module", params=[None, {"per_channel": False}, {"per_channel": True}])
+def fused_bert(request, tmp_path_factory):
+    """BERT as ONNX Runtime's optimizer fuses it, and its quantizer makes QAttention of that, and how it was quantized; two adapters without
+    the table of words."""
+    quantized, path = request.param, tmp_path_factory.mktemp("fused") / "base.onnx"
     model, segments, names = bert()
     made = optimizer.optimize_model(str(write(model, path)), "bert", num_heads=4, hidden_size=32, opt_level=0)
     made.save_model_to_file(str(path))
@@ -616,14 +619,13 @@ def fused_bert(path, quantized=None):
             path, path, reduce_range=True, extra_options={"DefaultTensorType": TensorProto.FLOAT}, **quantized
         )
     segments = [segment for segment in segments if "embeddings" not in segment.name]
-    return path, [adapter_for(lambda: (model, segments, names), seed) for seed in (0, 1)]
+    return path, quantized, [adapter_for(lambda: (model, segments, names), seed) for seed in (0, 1)]
 
 
 @pytest.mark.parametrize("mode", ["reconstruct", "input", "factored", "bank"])
-@pytest.mark.parametrize("quantized", [None, {"per_channel": False}, {"per_channel": True}])
-def test_a_bert_that_onnx_runtime_has_fused(tmp_path, mode, quantized):
+def test_a_bert_that_onnx_runtime_has_fused(tmp_path, mode, fused_bert):
     """What A and B cannot act beside is taken apart: quantized attention, and for a bank any."""
-    base, adapters = fused_bert(tmp_path / "base.onnx", quantized)
+    base, quantized, adapters = fused_bert
     report = export_onnx_file(base, adapters if mode == "bank" else adapters[:1], tmp_path / "out.onnx", mode)
     assert report["comparison"]["within"] and report["adapter_moves_outputs_by"] > 1
     kinds = {node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node}
