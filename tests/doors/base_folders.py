@@ -2,7 +2,7 @@
 
 from fuzz_mutations import packed
 
-from .door import DEEP, LONG, Door, Seed, pipe, text
+from .door import DEEP, LONG, Door, Seed, pipe, text, written
 from .small_base import ADAPTER, BASE, CONFIG, TENSORS, TRAIN, WEIGHT, WEIGHTS, adapter
 
 
@@ -55,7 +55,7 @@ DOORS = [
             "sound": Seed(WEIGHTS, None),
             "a header of 70 MB": LONG,
             "a header of many values": Seed(
-                packed(b'{"a":[' + b"1," * 3_000_000 + b"1]}"), "values; 2,097,152 is the limit"
+                written(lambda: packed(b'{"a":[' + b"1," * 3_000_000 + b"1]}")), "values; 2,097,152 is the limit"
             ),
             "a header that nests": Seed(packed(b'{"a":' * 10**5), "nested deeper"),
         },

@@ -35,10 +35,15 @@ def pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def written(content: Callable[[], bytes]) -> Callable[[Path], None]:
+    """What writes a long content when it is asked to: held, it would make each process of the attack larger, and dearer to copy."""
+    return lambda path: path.write_bytes(content())
+
+
 PIPE = Seed(pipe, "is a pipe")
 DEEP = {
     "lists that nest": Seed(b"[" * 1_000_000, "nested deeper"),
     "objects that nest": Seed(b'{"a":' * 100_000, "nested deeper"),
     "a pipe": PIPE,
 }
-LONG = Seed(packed(b'{"a":"' + b"x" * 70_000_000 + b'"}'), "16777216 is the limit")
+LONG = Seed(written(lambda: packed(b'{"a":"' + b"x" * 70_000_000 + b'"}')), "16777216 is the limit")

@@ -8,7 +8,7 @@ import torch
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment
 from unilora_spec.serialization import encode
 
-from .door import PIPE, Door, Seed, pipe, text
+from .door import PIPE, Door, Seed, pipe, text, written
 
 LM_WEIGHT = "transformer.h.0.attn.c_attn.weight"
 LM_SIZES = {
@@ -59,14 +59,16 @@ GENERATE = (
 PROMPTS = {
     "sound": Seed(b'{"prompt": "is it good"}\n', None),
     "lists that nest": Seed(b'{"prompt": ' + b"[" * 100_000, "nested deeper"),
-    "a million values": Seed(b'{"prompt": "a", "b": [' + b"1," * 2_000_000 + b"1]}", "values; such a file has at most"),
+    "a million values": Seed(
+        written(lambda: b'{"prompt": "a", "b": [' + b"1," * 2_000_000 + b"1]}"), "values; such a file has at most"
+    ),
     "no prompt": Seed(b"{}\n", "line 1 is no object with a prompt"),
     "a prompt that is a number": Seed(b'{"prompt": 7}\n', "line 1 is no object with a prompt"),
     "messages that are words": Seed(b'{"messages": ["a"]}\n', "message 1 of the prompt is 'a'"),
     "a message without a role": Seed(b'{"messages": [{}]}\n', "message 1 of the prompt has the role None"),
     "no words": Seed(b"\xff\n", "is not UTF-8"),
     "nothing": Seed(b"\n", "has no prompt in it"),
-    "too long": Seed(b"is " * 2**23, "such a file has at most"),
+    "too long": Seed(written(lambda: b"is " * 2**23), "such a file has at most"),
     "a pipe": PIPE,
 }
 TEMPLATES = {
