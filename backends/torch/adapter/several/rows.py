@@ -40,7 +40,7 @@ class Rows:
         self._check(segment.name, x, module)
         first, *rest = (factor.to(x) for factor in factors)
         if isinstance(module, nn.modules.conv._ConvNd):
-            delta = self._each(x, lambda x, i: convolved(module, segment, x, first[i], [B[i] for B in rest], s))
+            delta = self._each(x, lambda x, i: convolved(module, x, first[i], [B[i] for B in rest], s))
             return add(output, delta.to(output.dtype), segment, 1 - module.weight.dim())
         x = x.reshape(len(self.of_row), -1, x.shape[-1])
         if rest:

@@ -39,20 +39,16 @@ class LowRank:
     ``unilora`` gives factors and noise; ``pairs`` has (number, segment, s) of each segment of the module's weight.
     """
 
+    is_convolution = False
+
     def __init__(self, unilora, pairs):
         self.unilora, self.pairs = unilora, pairs
+        self.has_pairs = all(segment.rank for _, segment, _ in pairs)
 
     def install(self, module, parameter) -> list:
         """Puts itself on the module; returns handles with ``remove``."""
-        self._note_form(module)
-        return [module.register_forward_hook(self, with_kwargs=True)]
-
-    def _note_form(self, module):
-        """Notes what decides which products are taken: whether the module is a convolution, and whether all ranks are
-        above 0."""
         self.is_convolution = isinstance(module, nn.modules.conv._ConvNd)
-        self.has_pairs = all(segment.rank for _, segment, _ in self.pairs)
-        self.is_matrix_of_pairs = self.has_pairs and not self.is_convolution
+        return [module.register_forward_hook(self, with_kwargs=True)]
 
     def __call__(self, module, inputs, named, output):
         factors = self.unilora.acting_factors()
@@ -68,7 +64,8 @@ class LowRank:
         """Whether few_tokens.py computes this call."""
         return (
             factors.rows is None
-            and self.is_matrix_of_pairs
+            and self.has_pairs
+            and not self.is_convolution
             and few_tokens.are_few(x, output)
             and not self.unilora.draws(self.pairs)
         )
@@ -90,19 +87,19 @@ class LowRank:
         for number, segment, s in self.pairs:
             first, *rest = (factor.to(x) for factor in factors.segments[number])
             if self.is_convolution:
-                output = self._add_convolution(module, segment, x, first, rest, s, output)
+                delta = self._convolved(module, x, first, rest, s)
             else:
                 delta = F.linear(x, first) * s
                 for B in rest:
                     delta = F.linear(delta, B)
-                output = _add(output, delta.to(output.dtype), segment, -1)
+            output = _add(output, delta.to(output.dtype), segment, self._features(module))
         for (number, segment, s), draw in zip(self.pairs, draws):
             # xεᵀ without ε in memory: the checkpoint makes it again for the backward pass
             norms = self._norms(module, segment, factors.segments[number], s)
             noise = checkpoint(
                 self._noise_product, module, segment, x, draw, norms, use_reentrant=False, preserve_rng_state=False
             )
-            output = _add(output, noise.to(output.dtype), segment, self._channels(module))
+            output = _add(output, noise.to(output.dtype), segment, self._features(module))
         return output
 
     @staticmethod
@@ -119,19 +116,13 @@ class LowRank:
             return module._conv_forward(x, noise.reshape(-1, *module.weight.shape[1:]), None)
         return F.linear(x, noise)
 
-    @staticmethod
-    def _channels(module):
+    def _features(self, module):
         """The dimension of an output that holds its features."""
-        return 1 - module.weight.dim() if isinstance(module, nn.modules.conv._ConvNd) else -1
+        return 1 - module.weight.dim() if self.is_convolution else -1
 
-    @classmethod
-    def _add_convolution(cls, module, segment, x, first, rest, s, output):
-        delta = cls._convolved(module, segment, x, first, rest, s)
-        return _add(output, delta.to(output.dtype), segment, cls._channels(module))
-
-    @classmethod
-    def _convolved(cls, module, segment, x, first, rest, s):
-        channels = cls._channels(module)
+    @staticmethod
+    def _convolved(module, x, first, rest, s):
+        channels = 1 - module.weight.dim()
         delta = module._conv_forward(x, first.reshape(-1, *module.weight.shape[1:]), None) * s
         for B in rest:
             delta = F.linear(delta.movedim(channels, -1), B).movedim(-1, channels)
@@ -145,14 +136,13 @@ class MergedLinear(LowRank):
     @staticmethod
     def fits(module) -> bool:
         """Whether the module multiplies as nn.Linear does: quantized ones and those that a library has wrapped do not."""
-        return getattr(type(module), "forward", None) is nn.Linear.forward and "forward" not in vars(module)
+        return type(module).forward is nn.Linear.forward and "forward" not in vars(module)
 
     def install(self, module, parameter) -> list:
-        self._note_form(module)
         # Making W + ΔW takes in · out · rank products, the low-rank path (in + out) · rank for each token. With rank 0,
         # they take in · out sums, and in · out products for each token.
         inside, outside = module.in_features, module.out_features
-        self.break_even = inside * outside // (inside + outside) if self.has_pairs else 1
+        self.break_even = inside * outside / (inside + outside) if self.has_pairs else 1
         return [_MergedForward(module, self)]
 
     def forward(self, module, x):
