@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from test_step import batch, layers
+from layers import batch, layers
 from torch import nn
 
 from backends.torch import attach

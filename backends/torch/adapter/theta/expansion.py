@@ -66,8 +66,7 @@ class Expand(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         # Kept as attributes, not by save_for_backward: a graph that is used for two backward passes stays usable,
         # and gradient checkpointing, which counts saved tensors, sees none.
-        theta, ctx.index, _, *ctx.scale = inputs
-        ctx.dtype = theta.dtype
+        _, ctx.index, _, *ctx.scale = inputs
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -75,10 +74,10 @@ class Expand(torch.autograd.Function):
         total = torch.zeros_like(scale)
         # In pieces, so that little is made int32 at a time; compiled code makes each column int32 as it reads it.
         whole = torch.compiler.is_compiling()
-        pieces = [(ctx.index, g)] if whole else zip(ctx.index.split(_PIECE), g.split(_PIECE), strict=True)
+        pieces = [(ctx.index, g)] if whole else zip(ctx.index.split(_PIECE), g.split(_PIECE))
         for columns, part in pieces:
             total = total.index_add(0, columns.int(), part.float())  # not in place: of a vmap, g is a batch
-        return (total * scale).to(ctx.dtype), *[None] * (2 + len(ctx.scale))
+        return total * scale, *[None] * (2 + len(ctx.scale))  # which torch gives the dtype of θ
 
 
 class Cached:
@@ -220,14 +219,14 @@ def _adjoint(g: Tensor, kind: str, d: int, seed: str) -> Tensor:
 
 
 @_expand.register_kernel("cuda")
-def _(theta, kind, D, seed, dtype):
+def expand_in_kernel(theta, kind, D, seed, dtype):
     from . import triton_kernels  # Triton is there where storage_named chose it
 
     return triton_kernels.expand(theta, D, int(seed), dtype)
 
 
 @_adjoint.register_kernel("cuda")
-def _(g, kind, d, seed):
+def adjoint_in_kernel(g, kind, d, seed):
     from . import triton_kernels
 
     return triton_kernels.adjoint(g, d, len(g), int(seed))
@@ -257,11 +256,11 @@ def _(info, in_dims, g, *rest):
 
 def _setup_context(ctx, inputs, output):
     theta, ctx.kind, _, ctx.seed, _ = inputs
-    ctx.d, ctx.dtype = len(theta), theta.dtype
+    ctx.d = len(theta)
 
 
 def _backward(ctx, g):
-    return _adjoint(g.contiguous(), ctx.kind, ctx.d, ctx.seed).to(ctx.dtype), None, None, None, None
+    return _adjoint(g.contiguous(), ctx.kind, ctx.d, ctx.seed), None, None, None, None
 
 
 _expand.register_autograd(_backward, setup_context=_setup_context)
