@@ -1,6 +1,7 @@
 """How P is held, and what θ_D and its adjoint are then."""
 
 import copy
+import sys
 import tracemalloc
 
 import numpy as np
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from layers import batch, layers
 from strategies import projection as projection_of
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from backends.torch import attach
+from backends.torch.adapter import theta as theta_package
 from backends.torch.adapter.theta import expansion
 from backends.torch.adapter.theta.expansion import index_of, storage_named, storage_of
 from unilora_spec import KindError, LayerMapError, Projection
@@ -50,6 +53,77 @@ def test_computed_is_cached_for_any_size(D, share, seed):
     torch.library.opcheck(expansion._expand, (theta, p.kind, D, str(seed), torch.float32), test_utils="test_schema")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_compiler_is_told_of_computed_is_what_it_gives(dtype):
+    theta, g = torch.ones(20), torch.ones(300, dtype=dtype)
+    for operator, arguments in (
+        (expansion._expand, (theta, "balanced", 300, "3", dtype)),
+        (expansion._adjoint, (g, "balanced", 20, "3")),
+    ):
+        torch.library.opcheck(operator, arguments, test_utils="test_faketensor")
+
+
+class LargestOf(TorchDispatchMode):
+    """The most entries of a tensor of a dtype that an operation gives."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype, self.entries = dtype, 0
+
+    def __torch_dispatch__(self, function, types, given=(), named=None):
+        result = function(*given, **named or {})
+        if isinstance(result, torch.Tensor) and result.dtype == self.dtype:
+            self.entries = max(self.entries, result.numel())
+        return result
+
+
+def test_the_adjoint_makes_little_of_the_index_int32_at_a_time(monkeypatch):
+    monkeypatch.setattr(expansion, "_PIECE", 300)
+    theta = torch.ones(20, requires_grad=True)
+    theta_D = storage_of(Projection(D=1000, d=20, seed=3), "cpu", "cached").expand(theta)
+    with LargestOf(torch.int32) as largest:
+        theta_D.sum().backward()
+    assert largest.entries == 300
+
+
+@pytest.mark.parametrize("kind", ["balanced", "uniform"])  # the scale of one is two numbers, that of the other d
+def test_the_index_is_held_on_its_device(kind):
+    held = storage_of(Projection(kind, D=1000, d=20, seed=3), "meta", "cached")
+    assert held.device == held.index.device == torch.device("meta")
+    assert all(part.is_meta for part in held.scale)
+    assert storage_of(Projection("identity", D=10, d=10, seed=0), "meta", "cached").device == torch.device("meta")
+
+
+def test_the_graph_of_an_evaluation_has_the_same_bits():
+    storage, theta = storage_of(Projection(D=305, d=20, seed=3), "cpu", "cached"), torch.linspace(-1, 1, 20)
+    with torch.no_grad():
+        compiled = torch.compile(storage.expand, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(theta), storage.expand(theta))
+
+
+def test_a_gpu_gives_the_kernels_what_they_take(monkeypatch):
+    """The signatures of the kernels, with the reference's numbers: their bits are test_triton.py's to compare."""
+
+    class Kernels:
+        @staticmethod
+        def expand(theta, D, seed, dtype=torch.float32, start=0, stop=None):
+            theta_D = Projection(D=D, d=len(theta), seed=seed).expand(theta.numpy(), start, stop)
+            return torch.from_numpy(theta_D).to(dtype)
+
+        @staticmethod
+        def adjoint(g, d, D, seed, start=0):
+            return torch.from_numpy(Projection(D=D, d=d, seed=seed).adjoint(g.float().numpy(), start))
+
+    monkeypatch.setitem(sys.modules, "backends.torch.adapter.theta.triton_kernels", Kernels)
+    monkeypatch.setattr(theta_package, "triton_kernels", Kernels, raising=False)
+    theta, g = torch.linspace(-1, 1, 20), torch.linspace(1, 2, 300).bfloat16()
+    given = (theta, "balanced", 300, str(2**64 - 1), torch.bfloat16)
+    assert torch.equal(expansion.expand_in_kernel(*given), expansion._expand(*given))
+    given = (g, "balanced", 20, str(2**64 - 1))
+    # fifteen numbers between one and two, in another order
+    torch.testing.assert_close(expansion.adjoint_in_kernel(*given), expansion._adjoint(*given), rtol=1e-5, atol=0)
+
+
 def test_an_index_made_by_several_threads_is_the_index(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     p = Projection(D=2**22 + 5, d=1000, seed=3)
@@ -75,7 +149,7 @@ def test_what_is_held_and_what_is_chosen(monkeypatch):
     with pytest.raises(KindError, match="cannot be computed on cpu"):
         storage_named(projection_of("table", D=10, d=5, seed=0), "cpu", "computed")
     with monkeypatch.context() as with_triton:
-        with_triton.setattr(expansion.importlib.util, "find_spec", lambda name: name == "triton")
+        with_triton.setattr(expansion.importlib.util, "find_spec", lambda name: {"triton": True}.get(name))
         assert storage_named(p, "cuda").name == "computed"
         assert storage_named(Projection("uniform", D=10, d=5, seed=0), "cuda").name == "cached"
     model = attach(layers(), rank=2, d=10, targets=["0"], storage="computed")
@@ -99,7 +173,7 @@ def test_where_no_triton_is_a_gpu_holds_the_index(monkeypatch):
     monkeypatch.setattr(expansion.importlib.util, "find_spec", lambda name: None)
     assert storage_named(p, "cuda").name == "cached"
     assert storage_named(Projection(D=2**28 + 1, d=10, seed=0), "cuda").name == "cached"
-    assert storage_named(Projection(D=2**28, d=10, seed=0), "cpu").name == "cached", "of 1 GiB"
+    assert storage_named(Projection(D=2**28, d=2**17, seed=0), "cpu").name == "cached", "of 1 GiB"
     with pytest.raises(KindError, match="kind balanced cannot be computed on cuda; give storage cached"):
         storage_named(p, "cuda", "computed")
     monkeypatch.setattr(expansion.importlib.util, "find_spec", lambda name: True)

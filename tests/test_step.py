@@ -7,13 +7,36 @@ import pytest
 import torch
 from layers import batch, layers
 from test_attach import FORMS, run
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from backends.torch import attach
 from backends.torch.adapter.theta import expansion
 from unilora_spec import LayerMapError, save_adapter
 
 # How often θ_D is rebuilt
+
+
+class Checkpointed(nn.Sequential):
+    """Each layer is computed again within the backward pass, which goes through its factors once for each layer."""
+
+    def forward(self, x):
+        for layer in self:
+            x = checkpoint(layer, x, use_reentrant=True)
+        return x
+
+
+@pytest.mark.parametrize(
+    "kind, d, storage", [("balanced", 20, "cached"), ("balanced", 20, "computed"), ("identity", None, None)]
+)
+def test_one_expansion_serves_every_checkpoint(kind, d, storage, monkeypatch):
+    model = attach(Checkpointed(*layers()), rank=2, d=d, kind=kind, targets=["0", "1"], storage=storage, bound=1.0)
+    of_kind, made = type(model.unilora.storage), []
+    own = of_kind.expand
+    monkeypatch.setattr(of_kind, "expand", lambda *given: made.append(1) or own(*given))
+    model(batch().requires_grad_()).sum().backward()
+    assert len(made) == 1
 
 
 @pytest.fixture
