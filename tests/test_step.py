@@ -102,6 +102,19 @@ def test_evaluating_with_the_same_theta_rebuilds_nothing(counted):
     assert counted() == (1, 1), "what inference mode made is of no use to a forward that is trained on"
 
 
+def test_a_theta_that_is_frozen_costs_no_gradient(counted):
+    model = attach(layers(), rank=2, d=20, targets=["0"], train_in_full=["2"], bound=1.0)
+    model(batch()).sum().backward()
+    counted()
+    model.unilora.theta.requires_grad_(False)
+    for expected in ((1, 0), (0, 0)):
+        model(batch()).sum().backward()
+        assert counted() == expected
+    model.unilora.theta.requires_grad_(True)
+    model(batch()).sum().backward()
+    assert counted() == (1, 1)
+
+
 def test_half_precision_is_expanded_in_the_weights_dtype():
     model = attach(layers().bfloat16(), rank=2, d=20, targets=["0"], bound=1.0)
     with torch.no_grad():

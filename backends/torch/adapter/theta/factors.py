@@ -34,6 +34,8 @@ class Factors(NamedTuple):
             return False
         if with_grad and not (self.has_grad and (not self.spent or self._allow_another_backward())):
             return False
+        if self.has_grad and not with_grad and torch.is_grad_enabled():
+            return False  # θ has been frozen: a backward pass, of a head that is trained, would go on to θ for nothing
         if self.segments[0][0].is_inference() and torch.is_grad_enabled():
             return False
         return torch.equal(self.theta, theta)
