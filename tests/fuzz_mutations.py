@@ -4,7 +4,7 @@ import json
 import re
 import struct
 
-from test_file import every_value
+from test_file_sound import every_value
 
 from unilora_spec.container import MAX_HEADER
 

@@ -4,7 +4,7 @@
     python tests/fuzz_reader.py --file build/fuzz/input-0-123    one input again
 
 Input i follows from the seed and i alone, so that it is the same in every process and however the work is split. What
-breaks a check is written to build/fuzz. Every finding of a run so far is a case of test_file.py; the hostile files of the
+breaks a check is written to build/fuzz. Every finding of a run so far is a case of test_file_sound.py; the hostile files of the
 conformance tests are seeds here. Linux only: the memory of a reading is read from /proc.
 """
 
@@ -281,7 +281,7 @@ def _report(total, seed, seconds, console):
         path = FOLDER / f"input-{seed}-{i}"
         path.write_bytes(Corpus(seed)[i])
         console.print(
-            f"input {i}: {finding}. It is {path}; mend the reader, add the case to tests/test_file.py and run"
+            f"input {i}: {finding}. It is {path}; mend the reader, add the case to tests/test_file_sound.py and run"
             f" python tests/fuzz_reader.py --file {path}",
             markup=False,
             soft_wrap=True,

@@ -13,7 +13,8 @@ import pytest
 import torch
 import transformers
 import yaml
-from test_chat import bases, t5  # noqa: F401  a fixture
+from talks import bases  # noqa: F401  a fixture
+from test_chat_loss import t5
 from test_train import base, gpt2, one_thread, own_cache, sentence  # noqa: F401  fixtures
 from typer.testing import CliRunner
 from warmed import module, warmed
@@ -49,20 +50,20 @@ def work(tmp_path_factory):
     return folder
 
 
-def trained(work, base, name, **settings):  # noqa: F811
+def trained(work, base, name, **settings):
     """The file of a tiny adapter and the report of its training."""
     output = work / f"{name}.safetensors"
     return output, train(TrainSettings(**{"base": base, "output": output, **settings}))
 
 
 @pytest.fixture(scope="session")
-def classifier(work, base):  # noqa: F811
+def classifier(work, base):
     settings = {"data": work / "reviews.csv", "dim": 100, "epochs": 5, "lr": 0.05, "head_lr": 0.02, "warmup": 0}
     return trained(work, base, "reviews", **SMALL, **settings)
 
 
 @pytest.fixture(scope="session")
-def sums(work, gpt2):  # noqa: F811
+def sums(work, gpt2):
     settings = {
         "data": work / "sums.jsonl",
         "task": "causal-lm",
@@ -150,7 +151,7 @@ def test_rows_that_an_adapter_does_not_know(classifier, work, tmp_path, change, 
     assert said in refused(evaluate, EvaluateSettings(adapter=classifier[0], data=tmp_path / "other.csv"))
 
 
-def test_a_base_with_a_head_is_measured_too(work, base, tmp_path, classifier):  # noqa: F811
+def test_a_base_with_a_head_is_measured_too(work, base, tmp_path, classifier):
     """An adapter on a base that has been trained before, whose head it trains on."""
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         base, id2label={0: "neg", 1: "pos"}, label2id={"neg": 0, "pos": 1}
@@ -173,7 +174,7 @@ def test_a_base_with_a_head_is_measured_too(work, base, tmp_path, classifier):  
     assert found["base_metrics"]["loss"] != pytest.approx(found["metrics"]["loss"], rel=1e-3)
 
 
-def test_numbers(work, base, tmp_path):  # noqa: F811
+def test_numbers(work, base, tmp_path):
     vector, report = trained(tmp_path, base, "numbers", data=work / "numbers.csv", task="regression", dim=50, **SMALL)
     found = evaluate(EvaluateSettings(adapter=vector, data=work / "numbers.csv", holdout=0.1, **_read()))
     assert found["metrics"] == pytest.approx(report["after"], rel=1e-4)
@@ -184,7 +185,7 @@ def test_numbers(work, base, tmp_path):  # noqa: F811
     assert len(rows) == 60 and all(isinstance(row["prediction"], float) and "probability" not in row for row in rows)
 
 
-def test_several_labels_and_a_label_a_word(work, base, tmp_path):  # noqa: F811
+def test_several_labels_and_a_label_a_word(work, base, tmp_path):
     films = [{"text": text, "label": ["long"] * (n % 3 == 0) + ["good"] * (n % 2)} for n, (text, _) in
              enumerate(map(sentence, range(80)))]  # fmt: skip
     words = [{"tokens": row["text"].split(), "ner_tags": ["B-X" if w in ("good", "great") else "O" for w in row["text"].split()]}
@@ -265,7 +266,7 @@ def _named(vector, path):
 # Adapters and bases that do not fit
 
 
-def test_other_bases_and_files(classifier, sums, work, gpt2, base, tmp_path):  # noqa: F811
+def test_other_bases_and_files(classifier, sums, work, gpt2, base, tmp_path):
     vector, lm = classifier[0], sums[0]
     call = {"data": work / "test.csv"}
     assert "reviews.csv: this is no safetensors file" in refused(
@@ -321,7 +322,7 @@ def test_generated_answers_are_compared(sums, work, tmp_path):
     assert held["base_metrics"] == pytest.approx(report["before"], rel=1e-4)
 
 
-def test_answers_begin_and_end_as_they_are_told_to(sums, gpt2, work, tmp_path, monkeypatch):  # noqa: F811
+def test_answers_begin_and_end_as_they_are_told_to(sums, gpt2, work, tmp_path, monkeypatch):
     """The tokens of prompt and beginning are those of one text; an answer ends before the first text that stops it."""
     options = {"adapter": sums[0], "data": tmp_path / "p.jsonl", "output": tmp_path / "o.jsonl", "max_new_tokens": 6}
     (tmp_path / "p.jsonl").write_text('{"prompt": "1+1="}\n{"prompt": "22+3="}\n{"prompt": "4+"}\n')
@@ -357,7 +358,7 @@ def test_answers_begin_and_end_as_they_are_told_to(sums, gpt2, work, tmp_path, m
         assert f"--{option.replace('_', '-')} is for generated answers" in refused(EvaluateSettings, **call)
 
 
-def test_an_encoder_decoder_is_measured_and_answers(bases, tmp_path):  # noqa: F811
+def test_an_encoder_decoder_is_measured_and_answers(bases, tmp_path):
     """T5: each of the three commands, and what it generates is what a decoder does without cache and padding."""
     pairs = [{"source": f"say {word} {number}", "target": word} for number in range(20) for word in ("yes", "no")]
     data = tmp_path / "pairs.jsonl"
@@ -429,7 +430,7 @@ def _greedy(model, ids, count, end):
 CHATML = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 
 
-def test_a_conversation_is_kept_and_shown_as_training_shows_it(sums, gpt2, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_conversation_is_kept_and_shown_as_training_shows_it(sums, gpt2, tmp_path, monkeypatch, capsys):
     (tmp_path / "chat.jinja").write_text(CHATML)
     settings = GenerateSettings(
         adapter=sums[0], base=gpt2, chat_template=str(tmp_path / "chat.jinja"), max_new_tokens=4
@@ -462,7 +463,7 @@ def test_the_chat_reads_lines_and_ends_with_them_or_by_ctrl_c(sums, monkeypatch)
     assert found.exit_code == 0
 
 
-def test_prompts_beside_the_base(sums, work, gpt2, tmp_path):  # noqa: F811
+def test_prompts_beside_the_base(sums, work, gpt2, tmp_path):
     (tmp_path / "p.txt").write_text("1+1=\n\n2+2=\n")
     call = ("generate", "--beside-base", "--json")
     found = json.loads(called(*call, adapter=sums[0], prompts=tmp_path / "p.txt", max_new_tokens=5).stdout)["answers"]
@@ -574,7 +575,7 @@ def test_the_card_says_what_was_done_and_is_the_same_for_the_same_run(classifier
     )[0]
 
 
-def test_a_card_that_somebody_changed_stays(base, work, tmp_path):  # noqa: F811
+def test_a_card_that_somebody_changed_stays(base, work, tmp_path):
     output = tmp_path / "vec.safetensors"
     settings = {"base": base, "data": work / "numbers.csv", "task": "regression", "dim": 20, "output": output, **SMALL}
     train(TrainSettings(**settings))

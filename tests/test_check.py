@@ -75,7 +75,7 @@ def test_a_quantized_base(folder, tmp_path):
         assert found["comparison"]["within"] == agrees and "8 bits" in found["comparison"]["note"]
 
 
-def test_the_command(folder, command, tmp_path):  # noqa: F811
+def test_the_command(folder, command, tmp_path):
     ids = np.array([[3, 4, 5], [6, 7, 8]])
     np.savez(tmp_path / "batch.npz", input_ids=ids, attention_mask=np.ones_like(ids))
     arguments = ("--adapter", folder / "a.safetensors", "--inputs", tmp_path / "batch.npz")

@@ -59,7 +59,7 @@ def test_a_causal_language_model_is_adapted_in_all_linear_maps():
     assert with_targets(AdapterSettings(base="b")).targets is None
 
 
-def test_a_run_says_what_it_took(small, gpt2, command, tmp_path):  # noqa: F811
+def test_a_run_says_what_it_took(small, gpt2, command, tmp_path):
     status, _, words = command(
         **{
             "base": gpt2,
@@ -76,7 +76,7 @@ def test_a_run_says_what_it_took(small, gpt2, command, tmp_path):  # noqa: F811
     assert report["adapter"] == {"targets": [], "d": 80, "lr": 1e-2}  # D = 2 layers, 2 targets, rank 2, 32 + 32
 
 
-def test_a_sweep_takes_the_best_rate_and_a_resumed_run_keeps_it(small, tmp_path, monkeypatch, capfd):  # noqa: F811
+def test_a_sweep_takes_the_best_rate_and_a_resumed_run_keeps_it(small, tmp_path, monkeypatch, capfd):
     small |= {"sweep": "0,0.05,1e30", "head_lr": 0}
     report = train(TrainSettings(**small), progress=True)
     assert [each["lr"] for each in report["sweep"]] == [0, 0.05, 1e30]
@@ -125,7 +125,7 @@ def test_sweeps_refused(options, expected):
         settings_of(**options)
 
 
-def test_the_metric_that_is_to_become_best(small):  # noqa: F811
+def test_the_metric_that_is_to_become_best(small):
     report = train(TrainSettings(**small, metric="matthews", patience=1, epochs=2))
     assert -1 <= report["after"]["matthews"] <= 1
     with pytest.raises(
@@ -136,7 +136,7 @@ def test_the_metric_that_is_to_become_best(small):  # noqa: F811
         train(TrainSettings(**small, metric="accuracy", holdout=0, overwrite=True))
 
 
-def test_clipped_gradients_make_smaller_steps(small, tmp_path):  # noqa: F811
+def test_clipped_gradients_make_smaller_steps(small, tmp_path):
     """Of plain gradient norms far above: AdamW's steps do not know of a factor, so that the moments tell."""
     seen = {}
     for clip in (0, 1e-3):

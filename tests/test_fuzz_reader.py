@@ -9,7 +9,8 @@ from pathlib import Path
 import fuzz_reader
 import numpy as np
 import pytest
-from test_file import DATA, FileError, same
+from adapter_files import DATA, same
+from test_file import FileError
 from test_spec_text import TINY
 
 from unilora_spec import Adapter

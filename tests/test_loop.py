@@ -171,7 +171,7 @@ def questions(tmp_path_factory):
 
 
 @pytest.fixture
-def language(gpt2, questions, tmp_path):  # noqa: F811
+def language(gpt2, questions, tmp_path):
     run = {"base": gpt2, "data": questions, "task": "causal-lm", "output": tmp_path / "vec.safetensors", "dropout": 0}
     return run | {"rank": 2, "dim": 100, "batch_size": 16, "max_length": 40, "targets": "c_attn", "holdout": 0.2}
 
@@ -182,7 +182,7 @@ def theta_of(run):
 
 
 @pytest.mark.parametrize("task", ["causal-lm", "classification"])
-def test_a_micro_batch_changes_what_is_in_the_model_at_once_and_nothing_else(task, language, small, monkeypatch):  # noqa: F811
+def test_a_micro_batch_changes_what_is_in_the_model_at_once_and_nothing_else(task, language, small, monkeypatch):
     run = language if task == "causal-lm" else small | {"dropout": 0, "limit": 70}
     sizes, batches = set(), []
 
@@ -247,7 +247,7 @@ def test_steps_that_end_amid_an_epoch_are_evaluated(language):
     assert report["steps"] == 1 and report["after"].keys() == report["before"].keys()
 
 
-def test_dropout_is_that_of_the_config_in_the_base_itself(language, base):  # noqa: F811
+def test_dropout_is_that_of_the_config_in_the_base_itself(language, base):
     for folder, task in ((language["base"], "causal-lm"), (base, "classification")):
         settings = TrainSettings(**language | {"base": folder, "task": task, "data": language["data"]})
         config = transformers.AutoConfig.from_pretrained(folder)
@@ -308,7 +308,7 @@ def test_a_run_goes_on_with_the_settings_that_it_had(name, value, language, monk
 # What the base is held in
 
 
-def saved_as(dtype, folder, base):  # noqa: F811
+def saved_as(dtype, folder, base):
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     model.save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(base).save_pretrained(folder)
@@ -316,7 +316,7 @@ def saved_as(dtype, folder, base):  # noqa: F811
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_base_is_held_as_saved_where_that_is_fast(dtype, language, command, tmp_path, monkeypatch):  # noqa: F811
+def test_a_base_is_held_as_saved_where_that_is_fast(dtype, language, command, tmp_path, monkeypatch):
     run = language | {"base": saved_as(getattr(torch, dtype), tmp_path / "base", language["base"])}
     for slow, held, said in (
         (set(), dtype, ""),
@@ -386,7 +386,7 @@ def test_a_base_that_is_saved_quantized_is_refused_by_the_name_of_what_did_it(me
 # What whoever waits is told
 
 
-def test_quick_runs_say_nothing_of_their_steps(language, command, monkeypatch):  # noqa: F811
+def test_quick_runs_say_nothing_of_their_steps(language, command, monkeypatch):
     monkeypatch.setattr(waiting, "FIRST", 60)  # however busy the machine is
     status, output, errors = command("--json", **language)
     assert status == 0 and json.loads(output)["steps"] == 2
@@ -397,7 +397,7 @@ def test_quick_runs_say_nothing_of_their_steps(language, command, monkeypatch): 
     ]
 
 
-def test_every_part_of_a_slow_run_is_told_without_a_terminal(language, command, monkeypatch):  # noqa: F811
+def test_every_part_of_a_slow_run_is_told_without_a_terminal(language, command, monkeypatch):
     def slow(function):
         def slowly(*arguments, **named):
             time.sleep(0.1)

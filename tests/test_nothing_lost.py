@@ -108,7 +108,7 @@ STEPS, EVERY = 72, 12
 
 
 @pytest.fixture
-def start(base, reviews, tmp_path):  # noqa: F811
+def start(base, reviews, tmp_path):
     """Starts a run into a folder of its own: the process, and the path of its log."""
 
     def started(name, log, *options, files=0):

@@ -42,7 +42,7 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def decoder(gpt2, tmp_path_factory):  # noqa: F811
+def decoder(gpt2, tmp_path_factory):
     """A GPT-2 of one layer, and its tokenizer."""
     folder = tmp_path_factory.mktemp("decoder")
     transformers.AutoTokenizer.from_pretrained(gpt2).save_pretrained(folder)

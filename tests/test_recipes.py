@@ -36,7 +36,7 @@ def recipe(name) -> dict:
 
 
 @pytest.fixture(scope="session")
-def stand_in(base, gpt2, tmp_path_factory):  # noqa: F811
+def stand_in(base, gpt2, tmp_path_factory):
     """A folder with a tiny random model of a base's own architecture, and a tokenizer."""
     made = {}
 

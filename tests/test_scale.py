@@ -106,7 +106,7 @@ def test_every_process_of_fsdp_can_give_the_whole_adapter(both):
 
 
 @pytest.fixture(scope="module")
-def runs(base, gpt2, reviews, tmp_path_factory):  # noqa: F811
+def runs(base, gpt2, reviews, tmp_path_factory):
     """The settings of some runs whose last batches are ragged, one of them of a single row for two processes."""
     folder = tmp_path_factory.mktemp("runs")
     for model, options in (

@@ -394,7 +394,7 @@ def of_small(build, to):
     return export_onnx(model, adapter_of(model, segments, "base"), real_inputs(model)[0], to, "step")
 
 
-def test_the_command(made, command, tmp_path, monkeypatch):  # noqa: F811
+def test_the_command(made, command, tmp_path, monkeypatch):
     """As it is typed, on a base in its folder."""
     model, adapter, _, _ = made("classification")
     model.save_pretrained(tmp_path / "base")
