@@ -74,7 +74,8 @@ def config(folder, **values):
 @pytest.fixture
 def installed(tmp_path):
     """A folder with what transformers imports wherever it finds it: each is one here that fails when it is imported."""
-    for name in "accelerate bitsandbytes kernels peft PIL psutil sklearn timm torchao torchvision".split():
+    names = "accelerate, bitsandbytes, kernels, peft, PIL, psutil, sklearn, timm, torchao, torchvision"
+    for name in names.split(", "):
         (tmp_path / "installed" / name).mkdir(parents=True)
         (tmp_path / "installed" / name / "__init__.py").write_text(f"raise SystemExit('{name} was imported')")
     return tmp_path / "installed"
