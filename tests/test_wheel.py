@@ -123,7 +123,7 @@ def test_help_is_quick(alone, tmp_path):
 @pytest.mark.parametrize(
     ("program", "arguments", "sentence"),
     [
-        ("unilora", ["train", "--base", "x"], 'torch is not installed, and unilora train needs it; pip install "unilora[train]"'),
+        ("unilora", ["train", "--base", "x"], 'typer is not installed, and unilora train needs it; pip install "unilora[train]"'),
         ("unilora", ["export", "onnx"], 'typer is not installed, and unilora export needs it; pip install "unilora[export]"'),
         ("unilora", ["conformance"], 'unilora conformance needs it; pip install "unilora[conformance]" brings it'),
         ("unilora", ["--install-completion"], 'pip install "unilora[export]" brings it'),
@@ -145,8 +145,8 @@ def test_an_unknown_command(alone, tmp_path):
 
 
 def test_a_signal_stops_the_script_while_it_imports(alone, tmp_path):
-    """The torch here sends the signal and goes on importing."""
-    (tmp_path / "torch.py").write_text(
+    """The typer here sends the signal and goes on importing."""
+    (tmp_path / "typer.py").write_text(
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(30)\n"
     )
     stopped = call(alone / "unilora", "train", "--base", "x", cwd=tmp_path, PYTHONPATH=str(tmp_path))
