@@ -24,12 +24,12 @@ set_seed(0)
 tokenizer = AutoTokenizer.from_pretrained(BASE)
 with REVIEWS.open(encoding="utf-8") as file:
     rows = [row for row in csv.DictReader(file) if row["source"] == "rotten_tomatoes"]
-    rows = random.Random(0).sample(rows, STEPS * BATCH + 200)
+    rows = random.Random(0).sample(rows, STEPS * BATCH + 100)
 data = [
     {"labels": int(row["label"]), **tokenizer(row["text"], truncation=True, max_length=24, padding="max_length")}
     for row in rows
 ]
-train, held_out = data[200:], data[:200]
+train, held_out = data[100:], data[:100]
 
 model = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels=2)
 attach(model, rank=4, d=5760, seed=0, targets=("query", "value"), train_in_full=("classifier",))

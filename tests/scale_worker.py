@@ -1,4 +1,4 @@
-"""What each process of test_scale.py runs: torchrun … scale_worker.py FOLDER, all of PARTS, as importing takes longer than they do."""
+"""What each process of test_scale.py runs, with the variables of torchrun: all of PARTS, as starting takes longer than they do."""
 
 import json
 import os

@@ -21,13 +21,13 @@ pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), rea
 
 
 def test_a_short_run():
-    call = [sys.executable, ROOT / "tests/fuzz_reader.py", "--inputs", "3000", "--seed", "5"]
+    call = [sys.executable, ROOT / "tests/fuzz_reader.py", "--inputs", "1000", "--seed", "5"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(call, check=False, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.splitlines()[-1]
-    assert last.startswith("3,000 inputs of seed 5") and ", 0 findings; " in last
-    assert int(last.partition("second): ")[2].split(" accepted")[0]) > 100  # the mutations leave enough of a file sound
+    assert last.startswith("1,000 inputs of seed 5") and ", 0 findings; " in last
+    assert int(last.partition("second): ")[2].split(" accepted")[0]) > 30  # the mutations leave enough of a file sound
     for rule in ("7.2", "7.6", "7.8", "8.2", "8.3", "8.4", "8.5", "8.6", "8.8"):
         assert f"refused by {rule}" in done.stdout
 

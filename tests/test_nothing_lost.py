@@ -1,8 +1,9 @@
-"""What a kill leaves: a file wholly old or wholly new (SPEC 8.11), and a training run that goes on as if nothing had been."""
+"""What a kill leaves, or Ctrl-C: a file wholly old or wholly new (SPEC 8.11), and a run that goes on as if nothing had been."""
 
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_train import as_options, base, reviews  # noqa: F401  two are fixtures
-from warmed import warmed
+from test_train import as_options, base, reviews, small  # noqa: F401  all but the first are fixtures
+from warmed import module, warmed
 
 ROOT = Path(__file__).parents[1]
 
@@ -178,6 +179,28 @@ def test_a_run_killed_twice_ends_as_one_that_never_was(start, tmp_path):
         a, b = (torch.load(end / file, weights_only=False) for end in ends)
         assert a and bits(a) == bits(b), file
     assert {"exp_avg", "exp_avg_sq", "step"} <= set(torch.load(ends[0] / "optimizer.pt")["state"][0])
+
+
+def test_ctrl_c_says_how_to_resume_and_the_sentence_is_right(small):  # noqa: F811
+    """The call that a stopped run prints, run as printed, ends in the file of a run that nobody stopped."""
+    small |= {"epochs": 10, "eval_steps": 10}
+    program, code = warmed(IMPORTS, HF_HUB_OFFLINE="1"), module("backends.torch")
+    process = program.start(code, "train", *as_options(small))
+    folder = small["output"].with_suffix(".checkpoints")
+    while not list(folder.glob("checkpoint-*/trainer_state.json")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 1 and "Traceback" not in errors
+    sentence = errors.splitlines()[-1]
+    assert sentence.startswith("error: stopped at step") and not small["output"].exists()
+    again = shlex.split(sentence.partition("; to go on: ")[2])
+    assert again[:3] == ["python", "-m", "backends.torch"]
+    ended(program.start(code, *again[3:]))
+    resumed = small["output"].read_bytes()
+    small["output"].unlink()
+    ended(program.start(code, "train", *as_options(small)))
+    assert small["output"].read_bytes() == resumed
 
 
 def bits(value):

@@ -71,6 +71,16 @@ def config(folder, **values):
     return folder / "config.json"
 
 
+@pytest.fixture
+def installed(tmp_path):
+    """A folder with what transformers imports wherever it finds it: each is one here that fails when it is imported."""
+    names = "accelerate, bitsandbytes, kernels, peft, PIL, psutil, sklearn, timm, torchao, torchvision"
+    for name in names.split(", "):
+        (tmp_path / "installed" / name).mkdir(parents=True)
+        (tmp_path / "installed" / name / "__init__.py").write_text(f"raise SystemExit('{name} was imported')")
+    return tmp_path / "installed"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     ("hidden", "layers", "heads", "inner", "D", "parameters"),
@@ -80,7 +90,9 @@ def config(folder, **values):
         (16384, 126, 128, 53248, 623_443_968, 405_853_388_800),
     ],
 )
-def test_the_largest_llamas_in_seconds_and_300_MiB(tmp_path, hidden, layers, heads, inner, D, parameters):
+def test_the_largest_llamas_in_seconds_and_300_MiB_with_nothing_that_is_only_installed(
+    tmp_path, installed, hidden, layers, heads, inner, D, parameters
+):
     """D by hand: a layer has q and o (h × h), k and v (8 heads of 128 × h), gate, up and down (inner × h), and a matrix
     of out × in takes rank · (out + in). The seconds, 2.9 to 3.7 on a slow machine, are beside those
     that the import of the model's class takes in the same minute, some 0.6 of them, whatever the size, so that a slow machine is no
@@ -90,7 +102,8 @@ def test_the_largest_llamas_in_seconds_and_300_MiB(tmp_path, hidden, layers, hea
         num_attention_heads=heads, num_key_value_heads=8, intermediate_size=inner, vocab_size=128256,
         torch_dtype="bfloat16", tie_word_embeddings=False,
     )  # fmt: skip
-    report, seconds, peak, packages = call("--base", file, "--targets", ALL_LINEAR, "--rank", 16, "--dim", 10**6)
+    asked = "--base", file, "--targets", ALL_LINEAR, "--rank", 16, "--dim", 10**6
+    report, seconds, peak, packages = call(*asked, path=[installed])
     assert layers * 16 * (2 * 2 * hidden + 2 * (1024 + hidden) + 3 * (inner + hidden)) == D == report["D"]
     assert (
         report["segments"] == 7 * layers and len(report["layers"]) == 1 and report["layers"][0]["layers"] == [0, layers]
@@ -103,28 +116,6 @@ def test_the_largest_llamas_in_seconds_and_300_MiB(tmp_path, hidden, layers, hea
     _, of_import, *_ = measured("from transformers import LlamaForCausalLM")
     assert seconds <= of_import, f"{seconds} s, the import of the class {of_import} s; imported: {packages}"
     assert peak <= 300 * 2**20, f"{peak / 2**20:.0f} MiB; imported: {packages}"
-
-
-def test_nothing_is_imported_that_is_only_installed(tmp_path):
-    """What transformers imports wherever it finds it. Each is one here that fails when it is imported."""
-    installed = tmp_path / "installed"
-    for name in (
-        "accelerate",
-        "bitsandbytes",
-        "kernels",
-        "peft",
-        "PIL",
-        "psutil",
-        "sklearn",
-        "timm",
-        "torchao",
-        "torchvision",
-    ):
-        (installed / name).mkdir(parents=True)
-        (installed / name / "__init__.py").write_text(f"raise SystemExit('{name} was imported')")
-    llama().config.save_pretrained(tmp_path)
-    *_, packages = call("--base", tmp_path, "--targets", "q_proj", "--dim", 9, path=[installed])
-    assert "transformers" in packages.split(",")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 import torch
 from scale_worker import network
 from test_train import as_options, base, gpt2, reviews, sentence  # noqa: F401 (fixtures)
+from warmed import warmed
 
 import unilora_spec
 from backends.runs.processes import launcher, run_as_one
@@ -19,6 +21,10 @@ from backends.settings import TrainSettings
 from backends.torch.training.train import train
 
 HERE = Path(__file__).parent
+IMPORTS = """
+import torch.distributed.fsdp, transformers
+import backends.torch.adapter.attach, backends.torch.training.train, backends.torch.training.trainer
+"""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -38,6 +44,19 @@ def torchrun(*call):
     return subprocess.Popen([*launcher, *map(str, call)], env=environment, **pipes)
 
 
+def pair(script, *arguments):
+    """Two processes that run a script with the variables that torchrun gives to its own, which are copies of one that has imported torch:
+    three interpreters that do so take longer than all that is trained here."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    program = warmed(IMPORTS, HF_HUB_OFFLINE="1")
+    code = "import sys; from runpy import run_path; run_path(sys.argv.pop(1), run_name='__main__')"
+    given = [os.environ | common | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    return [program.start(code, script, *arguments, env=environment) for environment in given]
+
+
 @pytest.fixture(scope="module")
 def both(runs):
     """The folder of scale_worker.py's two processes, and what each of its parts gives in either."""
@@ -48,9 +67,9 @@ def both(runs):
         for name, given in settings.items()
     }
     (folder / "settings.json").write_text(json.dumps(settings))
-    process = torchrun(HERE / "scale_worker.py", folder)
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors[-3000:]
+    for process in pair(HERE / "scale_worker.py", folder):
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors[-3000:]
     first, second = (torch.load(folder / f"results-{rank}.pt") for rank in (0, 1))
     return folder, {part: (first[part], second[part]) for part in first}
 

@@ -28,7 +28,7 @@ def python(*arguments, cwd=ROOT, **options):
 @SIGNALS
 @pytest.mark.parametrize(
     ("program", "imported"),
-    [("unilora_spec", "numpy"), ("backends.torch", "torch"), ("export", "typer"), ("benchmarks", "torch")],
+    [("unilora_spec", "numpy"), ("backends.torch", "typer"), ("export", "typer"), ("benchmarks", "torch")],
 )
 def test_a_signal_while_a_program_imports(tmp_path, program, imported, number):
     """What it imports is one here that sends the signal and goes on importing."""

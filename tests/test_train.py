@@ -2,12 +2,9 @@
 
 import json
 import os
-import shlex
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import datasets
@@ -682,26 +679,6 @@ def test_command_in_json_and_with_wrong_calls(small, command):
 def test_help_has_an_example_and_every_option(command):
     status, output, _ = command("--help")
     assert status == 0 and "Example: python -m backends.torch train" in output and "--head-lr" in output
-
-
-def test_ctrl_c_says_how_to_resume_and_the_sentence_is_right(small, command):
-    """The call that a stopped run prints, run as printed, ends in the file of a run that nobody stopped."""
-    small |= {"epochs": 16, "eval_steps": 10}
-    call = [sys.executable, "-m", "backends.torch", "train", *as_options(small)]
-    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    folder = small["output"].with_suffix(".checkpoints")
-    while not list(folder.glob("checkpoint-*/trainer_state.json")) and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=100)
-    assert process.returncode == 1 and "Traceback" not in errors
-    sentence = errors.splitlines()[-1]
-    assert sentence.startswith("error: stopped at step") and not small["output"].exists()
-    again = shlex.split(sentence.partition("; to go on: ")[2])
-    assert again[:4] == ["python", "-m", "backends.torch", "train"] and command(*again[4:])[0] == 0
-    resumed = small["output"].read_bytes()
-    train(TrainSettings(**small))
-    assert small["output"].read_bytes() == resumed
 
 
 def test_settings_of_a_run_stand_beside_its_checkpoints(small):

@@ -67,11 +67,11 @@ def alone(wheel, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def complete(wheel, tmp_path_factory):
-    """``bin`` of an environment with the wheel and the packages of this one."""
-    folder = tmp_path_factory.mktemp("complete")
-    (environment(folder, wheel) / "libraries.pth").write_text(f"{LIBRARIES}\n")
-    return folder / "bin"
+def complete(alone):
+    """``call`` of a program of that environment where the packages of this one are found too, after the wheel's."""
+    (site,) = (alone.parent / "lib").glob("python*/site-packages")
+    paths = os.pathsep.join(map(str, (site, LIBRARIES)))
+    return lambda program, *arguments, **options: call(alone / program, *arguments, PYTHONPATH=paths, **options)
 
 
 def call(program, *arguments, cwd, **variables):
@@ -123,7 +123,7 @@ def test_help_is_quick(alone, tmp_path):
 @pytest.mark.parametrize(
     ("program", "arguments", "sentence"),
     [
-        ("unilora", ["train", "--base", "x"], 'torch is not installed, and unilora train needs it; pip install "unilora[train]"'),
+        ("unilora", ["train", "--base", "x"], 'typer is not installed, and unilora train needs it; pip install "unilora[train]"'),
         ("unilora", ["export", "onnx"], 'typer is not installed, and unilora export needs it; pip install "unilora[export]"'),
         ("unilora", ["conformance"], 'unilora conformance needs it; pip install "unilora[conformance]" brings it'),
         ("unilora", ["--install-completion"], 'pip install "unilora[export]" brings it'),
@@ -145,8 +145,8 @@ def test_an_unknown_command(alone, tmp_path):
 
 
 def test_a_signal_stops_the_script_while_it_imports(alone, tmp_path):
-    """The torch here sends the signal and goes on importing."""
-    (tmp_path / "torch.py").write_text(
+    """The typer here sends the signal and goes on importing."""
+    (tmp_path / "typer.py").write_text(
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(30)\n"
     )
     stopped = call(alone / "unilora", "train", "--base", "x", cwd=tmp_path, PYTHONPATH=str(tmp_path))
@@ -163,15 +163,15 @@ def test_a_signal_stops_the_script_while_it_imports(alone, tmp_path):
     ],
 )
 def test_each_program_says_how_it_was_called(complete, tmp_path, arguments, usage):
-    status, output, _ = call(complete / "unilora", *arguments, cwd=tmp_path)
+    status, output, _ = complete("unilora", *arguments, cwd=tmp_path)
     assert status == 0 and usage in output
 
 
 def test_the_conformance_tests_come_whole(complete, tmp_path):
-    status, output, _ = call(complete / "python", "-m", "conformance_tests", "--help", cwd=tmp_path)
+    status, output, _ = complete("python", "-m", "conformance_tests", "--help", cwd=tmp_path)
     assert status == 0 and "usage: python -m conformance_tests" in output
     asked = "--impl", "unilora_spec.conformance", "--rule", "2.2"
-    status, output, _ = call(complete / "unilora", "conformance", *asked, cwd=tmp_path)
+    status, output, _ = complete("unilora", "conformance", *asked, cwd=tmp_path)
     assert status == 0 and "passed" in output
 
 
@@ -189,7 +189,7 @@ def test_the_conformance_tests_come_whole(complete, tmp_path):
 )
 def test_completion(complete, tmp_path, words, expected):
     asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_UNILORA_COMPLETE": "complete_bash"}
-    status, output, error = call(complete / "unilora", cwd=tmp_path, **asked)
+    status, output, error = complete("unilora", cwd=tmp_path, **asked)
     assert status == 0 and set(output.split()) == expected, error
 
 

@@ -6,11 +6,14 @@ A layer keeps all positions here, also one that attends to a window of them: the
 
 import inspect
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from unilora_spec import UniLoraError
+
+if TYPE_CHECKING:  # elsewhere where it is used, as a module of one's own is exported without transformers
+    from transformers.cache_utils import DynamicCache
 
 PAST, PRESENT = "past_key_values", "present"
 
@@ -37,6 +40,8 @@ def split(model, batch: Mapping[str, torch.Tensor], past: int) -> dict[str, torc
 
 
 def _empty(model, takes):
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
     config = getattr(model, "config", None)
     if PAST not in takes or "input_ids" not in takes or config is None or config.is_encoder_decoder:
         raise _refused(model)
@@ -53,13 +58,15 @@ def _refused(model):
     )
 
 
-def flat(cache: DynamicCache, prefix: str) -> dict[str, torch.Tensor]:
+def flat(cache: "DynamicCache", prefix: str) -> dict[str, torch.Tensor]:
     """The tensors of a cache by name."""
     layers = ((i, (("key", layer.keys), ("value", layer.values))) for i, layer in enumerate(cache.layers))
     return {f"{prefix}.{i}.{part}": tensor for i, parts in layers for part, tensor in parts}
 
 
-def cache_of(batch: Mapping[str, torch.Tensor]) -> DynamicCache:
+def cache_of(batch: Mapping[str, torch.Tensor]) -> "DynamicCache":
     """The cache whose tensors are in a batch."""
+    from transformers.cache_utils import DynamicCache
+
     layers = sum(name.startswith(f"{PAST}.") for name in batch) // 2
     return DynamicCache([(batch[f"{PAST}.{i}.key"], batch[f"{PAST}.{i}.value"]) for i in range(layers)])

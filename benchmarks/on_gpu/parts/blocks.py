@@ -19,7 +19,7 @@ BETTER = 0.95  # of the default's time, for the whole interval: a smaller gain i
 
 
 def findings(context: Context) -> Iterator[dict]:
-    D, d = (20_000_000, 524_288) if context.gpu else (300, 20)
+    D, d = (20_000_000, 524_288) if context.gpu else (150, 20)
     theta, g = (torch.randn(count, device=context.device) for count in (d, D))
     calls = {
         "expand": lambda: kernels.expand(theta, D, 0),

@@ -19,9 +19,10 @@ from ..targets.names import parameters
 from ..theta.vector import THETA
 
 FILE = "unilora.safetensors"
-# For each library, the class of its models and the method that makes a model of a folder.
+# For each library, the module and the class of its models, and the method that makes a model of a folder. (Naming transformers itself would
+# import the module, which takes seconds.)
 _LIBRARIES = (
-    ("transformers", "PreTrainedModel", "from_pretrained"),
+    ("transformers.modeling_utils", "PreTrainedModel", "from_pretrained"),
     ("diffusers", "ModelMixin", "from_pretrained"),
     ("sentence_transformers.base.model", "BaseModel", "__init__"),
 )

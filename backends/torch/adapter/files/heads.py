@@ -17,7 +17,7 @@ def lacking(model: nn.Module) -> list[str]:
     """The names of the parameters outside of the base model that the checkpoint lacks, which is looked up by the folder
     or id that the model was loaded from. Empty where that is unknown, and where its files are not on this machine or
     not .safetensors."""
-    transformers = sys.modules.get("transformers")
+    transformers = sys.modules.get("transformers.modeling_utils")  # without it no model is of its class
     if transformers is None or not isinstance(model, transformers.PreTrainedModel) or not model.name_or_path:
         return []
     prefix = model.base_model_prefix
