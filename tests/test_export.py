@@ -275,18 +275,28 @@ def test_functions_are_built_of_standard_operators(tmp_path):
     assert metadata["unilora.d"] == "20" and metadata["unilora.mode"] == "reconstruct"
 
 
+def two_layers():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Tanh(), nn.Linear(16, 4, bias=False))
+    return model, [Segment("0.weight", 16, 8, 2), Segment("3.weight", 4, 16, 2)]
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:torch.onnx")  # torch's own, of its exporter
-def test_merged_is_the_base_export_but_for_the_adapted_weights(exported, tmp_path):
-    model, adapter, path, _ = exported(llama, "merged")
-    inputs = real_inputs(model)[0]
-    shapes = {name: {0: "batch", 1: "sequence"} for name in inputs}
-    model.eval().config.use_cache = False
+@pytest.mark.parametrize("build", [two_layers, pytest.param(llama, marks=pytest.mark.thorough)])
+def test_merged_is_the_base_export_but_for_the_adapted_weights(tmp_path, build):
+    model, segments = build()
+    adapter = make_adapter(segments, model=model)
+    plain = [{"input": torch.randn(2, 3, 8)}, {"input": torch.randn(3, 2, 8)}]
+    inputs, *more = plain if build is two_layers else real_inputs(model)
+    dynamic = {name: {0: "batch", 1: "sequence"} for name in inputs}
+    export_onnx(model, adapter, inputs, tmp_path / "merged.onnx", "merged", dynamic=dynamic, more_inputs=more)
+    if build is llama:
+        model.config.use_cache = False
     torch.onnx.export(
-        model, (), tmp_path / "base.onnx", kwargs=inputs, dynamic_shapes=shapes, output_names=["logits"],
-        dynamo=True, external_data=False, verbose=False,
+        model.eval(), (), tmp_path / "base.onnx", kwargs=inputs, dynamic_shapes=dynamic,
+        output_names=["logits" if build is llama else "output"], dynamo=True, external_data=False, verbose=False,
     )  # fmt: skip
-    model.config.use_cache = True
-    base, merged = onnx.load(tmp_path / "base.onnx").graph, onnx.load(path).graph
+    base, merged = (onnx.load(tmp_path / f"{name}.onnx").graph for name in ("base", "merged"))
     for node in base.node:
         del node.metadata_props[:]
     assert [n.SerializeToString() for n in base.node] == [n.SerializeToString() for n in merged.node]
@@ -294,9 +304,8 @@ def test_merged_is_the_base_export_but_for_the_adapted_weights(exported, tmp_pat
     assert one.keys() == other.keys()
     changed = [name for name in one if one[name].tobytes() != other[name].tobytes()]
     weights = {n: p.detach().numpy() for n, p in model.named_parameters()}
-    adapted = [
-        weights[segment.name].T for segment in adapter.layer_map.segments
-    ]  # the exporter folds the transpose into the weight
+    # The exporter folds the transpose into the weight.
+    adapted = [weights[segment.name].T for segment in segments]
     assert len(changed) == len(adapted)
     assert all(any(np.array_equal(one[name], weight) for weight in adapted) for name in changed)
 
