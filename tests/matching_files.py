@@ -1,12 +1,14 @@
 """Models, adapters of them and their ONNX files, and what the tests of matching the two look at."""
 
+import fcntl
 import functools
-import tempfile
+import os
+import shutil
 import warnings
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 import torch
 import transformers
 
@@ -14,7 +16,14 @@ from export.onnx_base.matching import prepare, values
 from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, contents_fingerprint, structure_fingerprint
 
 BERT, GPT2, LLAMA = "bert.encoder.layer", "transformer.h", "model.layers"
-FOLDER = tempfile.TemporaryDirectory()
+FOLDERS = {}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def folders(tmp_path_factory):
+    """``of_the_run`` is one for all processes that share the tests."""
+    own = tmp_path_factory.getbasetemp()
+    FOLDERS["own"], FOLDERS["of_the_run"] = own, own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @functools.cache
@@ -85,8 +94,18 @@ def make_adapter(model, segments, saved=(), recorded=True):
 
 @functools.cache
 def exported(build, dynamo):
-    """A model of this module as torch's exporters write it: the file, once for all tests of a process."""
-    return export(build()[0], Path(FOLDER.name) / f"{build.__name__}-{dynamo}.onnx", dynamo)
+    """A model of this module as torch's exporters write it: the file, once for all tests of a process. What the newer one writes, which takes
+    it seconds, is written once for all processes of a run."""
+    name = f"{build.__name__}-{'dynamo' if dynamo else 'torchscript'}.onnx"
+    if not dynamo:
+        return export(build()[0], FOLDERS["own"] / name, dynamo)
+    shared, own = FOLDERS["of_the_run"] / name, FOLDERS["own"] / f"own-{name}"
+    with open(shared.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not shared.exists():
+            export(build()[0], own, dynamo)
+            own.rename(shared)
+    return shutil.copy(shared, own)
 
 
 def export(model, path, dynamo, inputs=None):

@@ -20,14 +20,12 @@ def bert():
     """With a head whose weight has one initializer per exporter's liking; q, v, a feed-forward layer, and the word table."""
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
         max_position_embeddings=32, num_labels=3, initializer_range=0.2, attn_implementation="eager",
     )  # fmt: skip
-    layer = "bert.encoder.layer"
-    segments = [
-        Segment(f"{layer}.{i}.attention.self.{n}.weight", 32, 32, 4) for i in (0, 1) for n in ("query", "value")
-    ]
-    segments += [Segment(f"{layer}.1.intermediate.dense.weight", 64, 32, 2)]
+    layer = "bert.encoder.layer.0"
+    segments = [Segment(f"{layer}.attention.self.{n}.weight", 32, 32, 4) for n in ("query", "value")]
+    segments += [Segment(f"{layer}.intermediate.dense.weight", 64, 32, 2)]
     segments += [Segment("bert.embeddings.word_embeddings.weight", 50, 32, 2)]
     return transformers.BertForSequenceClassification(config).eval(), segments, ("classifier.weight", "classifier.bias")
 

@@ -65,9 +65,7 @@ def llama():
 
 def mistral():
     """Its window of seven positions is shorter than the longest text, and longer than what any of these is padded by."""
-    config = T.MistralConfig(
-        **SIZES | {"num_hidden_layers": 2}, num_key_value_heads=2, max_position_embeddings=32, sliding_window=7
-    )
+    config = T.MistralConfig(**SIZES, num_key_value_heads=2, max_position_embeddings=32, sliding_window=7)
     return T.MistralForCausalLM(config), _segments("model.layers.0.self_attn.q_proj.weight")
 
 

@@ -26,14 +26,17 @@ def folder(tmp_path_factory):
             torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(folder / "base")
     first, *more = real_inputs(model)
-    for name, scale in (("a", 1), ("b", 0.5), ("zero", 0)):
+    for name, scale in (("zero", 0), ("a", 1), ("b", 0.5)):
         adapter = make_adapter(
             segments, model=model, labels=tuple("xyz"), saved=["classifier.weight"], name=folder / "base"
         )
         adapter.theta *= scale
         save_adapter(adapter, folder / f"{name}.safetensors")
-        mode = "input" if name == "b" else "merged"
-        export_onnx(model, adapter, first, folder / f"{name}.onnx", mode, more_inputs=more)
+        if name == "zero":
+            export_onnx(model, adapter, first, folder / "zero.onnx", "merged", more_inputs=more)
+        else:  # which takes no seconds
+            mode = "input" if name == "b" else "merged"
+            export_onnx_file(folder / "zero.onnx", adapter, folder / f"{name}.onnx", mode)
     for name in ("a", "zero"):
         graph = onnx.load(folder / f"{name}.onnx")
         del graph.metadata_props[:]

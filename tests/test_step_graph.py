@@ -1,5 +1,6 @@
 """The graph of a step: loss, logits and gradients as PyTorch has them, for every task and kind, and what is refused."""
 
+import functools
 import json
 from dataclasses import replace
 
@@ -209,8 +210,7 @@ def test_narrow_weights(made, weights, bytes_each):
 
 def test_narrow_weights_of_a_larger_table(tmp_path):
     """Products, a lookup and a bias: what is large is stored once and narrow, also where it is used forward and back."""
-    model, example = Words().eval(), words_example()
-    adapter = words_adapter(model)
+    model, adapter, example = words()
     sizes = {}
     for weights in ("float32", "float16", "int8"):
         path = tmp_path / f"{weights}.onnx"
@@ -266,10 +266,16 @@ def words_adapter(model, d=40):
     return Adapter(Projection(D=layer_map.D, d=d, seed=3), layer_map, theta, saved=saved)
 
 
-def test_a_module_with_a_loss_of_its_own(tmp_path):
+@functools.cache
+def words():
+    """One for two tests, as its trace is remembered by the model."""
     model = Words().eval()
-    adapter, path = words_adapter(model), tmp_path / "step.onnx"
-    export_onnx(model, adapter, words_example(), path, "step", loss=half_squares)
+    return model, words_adapter(model), words_example()
+
+
+def test_a_module_with_a_loss_of_its_own(tmp_path):
+    (model, adapter, example), path = words(), tmp_path / "step.onnx"
+    export_onnx(model, adapter, example, path, "step", loss=half_squares)
     session = session_of(path)
     names = [each.name for each in session.get_outputs()]
     assert [each.name for each in session.get_inputs()] == ["ids", "labels", "theta", "second.bias"]
@@ -394,9 +400,13 @@ def of_small(build, to):
     return export_onnx(model, adapter_of(model, segments, "base"), real_inputs(model)[0], to, "step")
 
 
-def test_the_command(made, command, tmp_path, monkeypatch):
-    """As it is typed, on a base in its folder."""
-    model, adapter, _, _ = made("classification")
+def test_the_command(command, tmp_path, monkeypatch):
+    """As it is typed, on a base in its folder, which has a head and no layers: a trace takes as long as a model has operations."""
+    config = transformers.BertConfig(
+        **small_models.SIZES | {"num_hidden_layers": 0}, max_position_embeddings=32, num_labels=3
+    )
+    model = transformers.BertForSequenceClassification(config)
+    adapter = adapter_of(model, [Segment("bert.pooler.dense.weight", 32, 32, 4)], "base", saved=HEAD)
     model.save_pretrained(tmp_path / "base")
     save_adapter(adapter, tmp_path / "start.safetensors")
     monkeypatch.chdir(tmp_path)
