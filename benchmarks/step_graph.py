@@ -143,7 +143,7 @@ def measure_memory(which, path):
         import torch  # noqa: F401
         import transformers  # noqa: F401
 
-        import backends.torch  # noqa: F401
+        import backends.torch.adapter.attach  # noqa: F401
     else:
         import onnxruntime  # noqa: F401
     imported = resident()
