@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 from bag_of_words import adapter_for, write_graph
-from test_train import base, gpt2, own_cache, reviews  # noqa: F401  fixtures
+from runs import (  # noqa: F401  fixtures
+    base,
+    gpt2,
+    own_cache,
+    reviews,
+)
 
 from backends.onnx.settings import TrainSettings
 from backends.onnx.training import train

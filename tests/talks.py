@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import transformers as T
-from test_train import own_cache  # noqa: F401  fixtures
+from runs import own_cache  # noqa: F401  fixtures
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from backends.tasks.templates import Tokens

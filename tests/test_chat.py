@@ -1,8 +1,8 @@
 """Rows for language models: their forms, what a template shows of them, what is learned, what is cut."""
 
 import pytest
+from runs import own_cache  # noqa: F401  fixtures
 from talks import CHATML, bases, row, rows, says, tokenizer  # noqa: F401  fixtures
-from test_train import own_cache  # noqa: F401  fixtures
 
 from backends.rows.forms import Example, Instruction, form_of
 from backends.rows.split import LeftOut

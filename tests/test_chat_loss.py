@@ -6,8 +6,8 @@ import datasets
 import pytest
 import torch
 import transformers as T
+from runs import own_cache  # noqa: F401  fixtures
 from talks import CHATML, bases, llama, row, rows, says, tokenizer  # noqa: F401  fixtures
-from test_train import own_cache  # noqa: F401  fixtures
 from torch.nn import functional
 
 from backends.rows.forms import Example

@@ -8,7 +8,8 @@ import pytest
 import torch
 from exports import command  # noqa: F401  a fixture
 from onnxruntime.quantization import quantize_dynamic
-from test_export import bert, llama, make_adapter
+from test_export import bert, llama
+from tiny_models import make_adapter
 
 from export import export_onnx, export_onnx_file
 from export.check import check_with_file, check_with_torch

@@ -4,7 +4,14 @@ import pytest
 
 transformers = pytest.importorskip("transformers")
 
-from test_train import Halt, base, command, gpt2, reviews, small  # noqa: F401
+from runs import (  # noqa: F401  # noqa: F401  fixtures
+    Halt,
+    base,
+    command,
+    gpt2,
+    reviews,
+    small,
+)
 
 from backends.runs.defaults import completed, dim_of, rate_of, with_targets
 from backends.settings import AdapterSettings, PlanSettings, TrainSettings

@@ -1,12 +1,8 @@
 """export: one ONNX file that says what the model and its adapter say, in both modes."""
 
-import ast
 import functools
 import json
-import os
-import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,55 +11,25 @@ import torch
 from torch import nn
 
 from unilora_spec import (
-    Adapter,
     Base,
     BaseMismatch,
-    LayerMap,
-    Projection,
     Segment,
     UniLoraError,
-    WorkFailed,
-    contents_fingerprint,
-    save_adapter,
     structure_fingerprint,
 )
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 transformers = pytest.importorskip("transformers")
+from tiny_models import ROOT, Convolutions, export_to, make_adapter, tiny
 
-import export.onnx
 from export import export_onnx
 from export.graph import rebuild
 from export.graph.functions import FUNCTIONS
 from export.torch_base.base import load_base
 from export.torch_base.inputs import real_inputs
 
-ROOT = Path(__file__).parents[1]
-
-
 # Models and adapters
-
-
-def make_adapter(segments, d=20, kind="balanced", seed=42, model=None, labels=None, saved=(), name="base"):
-    """An adapter of random θ, large enough to be seen; for ``model``, with a record of it and of ``saved`` parameters."""
-    layer_map = LayerMap(segments, alpha=8)
-    projection = Projection(kind=kind, D=layer_map.D, d=layer_map.D if kind == "identity" else d, seed=seed)
-    random = np.random.default_rng(0)
-    theta = random.normal(size=projection.d).astype(np.float32)
-    base = None
-    if model is not None:
-        parameters = {n: p.detach().numpy() for n, p in model.named_parameters() if n in layer_map.by_weight()}
-        base = Base(
-            name=str(name),
-            structure=structure_fingerprint({n: p.shape for n, p in parameters.items()}),
-            contents=contents_fingerprint(parameters, parameters.get),
-            architecture=type(model).__name__,
-            labels=labels,
-        )
-        shapes = {n: p.shape for n, p in model.named_parameters()}
-        saved = {n: random.normal(size=shapes[n]).astype(np.float32) for n in saved}
-    return Adapter(projection, layer_map, theta, base, saved or {})
 
 
 def bert():
@@ -108,40 +74,6 @@ def mixtral():
     return transformers.MixtralForCausalLM(config), segments
 
 
-class Convolutions(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(4, 8, 3, padding=1, groups=2)
-        self.second = nn.Conv2d(8, 6, 3)
-
-    def forward(self, image):
-        return self.second(torch.relu(self.first(image)))
-
-
-class Tiny(nn.Module):
-    """One linear layer, for what needs no more: it exports in half a second."""
-
-    def __init__(self, features=8, out=6):
-        super().__init__()
-        self.linear = nn.Linear(features, out)
-
-    def forward(self, x):
-        return self.linear(x)
-
-
-def tiny(features=8, out=6, rank=2, **options):
-    torch.manual_seed(0)
-    return Tiny(features, out), make_adapter([Segment("linear.weight", out, features, rank)], **options)
-
-
-def example(model):
-    if isinstance(model, Convolutions):
-        return [{"image": torch.randn(rows, 4, 7, 7)} for rows in (2, 3)]
-    if isinstance(model, Tiny):
-        return [{"x": torch.randn(rows, model.linear.in_features)} for rows in (2, 3)]
-    return real_inputs(model)
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """Small transformers models exported, each once for all tests that look at it: (model, adapter, file, report)."""
@@ -162,11 +94,6 @@ def exported(tmp_path_factory):
 
 def largest(report, what="relative"):
     return max(row[what] for row in report["comparison"]["outputs"].values())
-
-
-def export_to(path, model, adapter, mode="reconstruct", **options):
-    first, *more = example(model)
-    return export_onnx(model, adapter, first, path, mode, more_inputs=more, **options)
 
 
 # Parity
@@ -324,58 +251,6 @@ def test_no_paths_of_this_machine(tmp_path):
         assert str(path).encode() not in data
 
 
-# What does not work leaves nothing
-
-
-def test_an_export_that_disagrees_is_not_left_behind(tmp_path, monkeypatch):
-    model, adapter = tiny()
-    other = tiny(seed=43)[1]
-    target = tmp_path / "m.onnx"
-    adapt = export.onnx.adapt
-    monkeypatch.setattr(export.onnx, "adapt", lambda graph, _, *more: adapt(graph, [other], *more))
-    with pytest.raises(WorkFailed, match=r"output disagree with what the adapter makes of the base by"):
-        export_to(target, model, adapter)
-    assert list(tmp_path.iterdir()) == []
-    target.write_bytes(b"the file of before")
-    with pytest.raises(WorkFailed):
-        export_to(target, model, adapter)
-    assert target.read_bytes() == b"the file of before" and list(tmp_path.iterdir()) == [target]
-
-
-def test_calls_that_cannot_be_met(tmp_path):
-    model, adapter = tiny()
-    path = tmp_path / "m.onnx"
-    with pytest.raises(UniLoraError, match="mode is 'inputs'; give merged, reconstruct"):
-        export_to(path, model, adapter, "inputs")
-    with pytest.raises(UniLoraError, match="opset is 17; give one from 18"):
-        export_to(path, model, adapter, opset=17)
-    with pytest.raises(UniLoraError, match="the folder .* does not exist"):
-        export_to(tmp_path / "none" / "m.onnx", model, adapter)
-    with pytest.raises(UniLoraError, match="is a folder"):
-        export_to(tmp_path, model, adapter)
-    with pytest.raises(UniLoraError, match="at least two"):
-        export_onnx(model, adapter, {"x": torch.zeros(1, 8)}, path)
-    with pytest.raises(UniLoraError, match=r"call model\.float"):
-        export_to(path, Tiny().double(), adapter)
-    attached = Tiny()
-    attached.unilora = adapter
-    with pytest.raises(UniLoraError, match=r"call model\.detach"):
-        export_to(path, attached, adapter)
-    with pytest.raises(BaseMismatch, match="no weight linear"):
-        export_onnx(nn.Identity(), adapter, {"input": torch.zeros(2, 8)}, path)
-    with pytest.raises(BaseMismatch, match="no parameter head"):
-        export_to(path, model, replace(adapter, saved={"head": np.zeros(2, np.float32)}))
-    assert not path.exists()
-
-
-def test_the_oldest_and_the_newest_opset(tmp_path):
-    for opset in (export.onnx.OPSETS[0], export.onnx.OPSETS[-1]):
-        report = export_to(tmp_path / "m.onnx", *tiny(), opset=opset)
-        graph = onnx.load(tmp_path / "m.onnx")
-        assert report["opset"] == opset == next(o.version for o in graph.opset_import if o.domain == "")
-        assert all(o.version == opset for f in graph.functions for o in f.opset_import if o.domain == "")
-
-
 # Base models of transformers
 
 
@@ -437,40 +312,3 @@ def test_another_checkpoint_of_the_same_form_warns(tmp_path):
     recorded.base = Base("b", "0" * 32, "0" * 32)
     with pytest.raises(BaseMismatch, match="other shapes"):
         export_to(tmp_path / "m.onnx", model, recorded)
-
-
-# The command
-
-
-def call(*arguments):
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", "export", *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
-
-
-def test_the_command_refuses_in_one_sentence(tmp_path):
-    path = tmp_path / "vec.safetensors"
-    save_adapter(tiny()[1], path)
-    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-8])
-    for arguments, words in (
-        ((), "Missing command"),
-        (("onnx",), "--adapter"),
-        (("onnx", "--adapter", tmp_path / "none.safetensors"), "none.safetensors: there is no such file"),
-        (("onnx", "--adapter", tmp_path / "cut.safetensors"), "cut.safetensors: the tensors end at"),
-        (("onnx", "--adapter", path, "-o", path), "is the adapter itself"),
-    ):
-        status, out, err = call(*arguments)
-        assert (status, out, err.count("\n")) == (2, "", 1) and words in err, err
-    status, out, _ = call("onnx", "--help")
-    assert status == 0 and "Examples: python -m export onnx" in out
-
-
-def test_export_knows_no_backend():
-    for file in (ROOT / "export").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = (
-                [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "") or ""]
-            )
-            assert not any(name.split(".")[0] == "backends" for name in names), file

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from adapters import adapter_of
-from test_onnx_base import linear
+from linear_graphs import linear
 from typer.testing import CliRunner
 
 from export.__main__ import app

@@ -18,7 +18,7 @@ Image = pytest.importorskip("PIL.Image")
 
 from random import Random
 
-from test_train import one_thread, own_cache  # noqa: F401  fixtures
+from runs import one_thread, own_cache  # noqa: F401  fixtures
 
 from backends.rows import images
 from backends.settings import EvaluateSettings, PredictSettings, TrainSettings

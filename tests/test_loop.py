@@ -9,8 +9,18 @@ import types
 import pytest
 import torch
 import transformers
+from runs import (  # noqa: F401 (fixtures)  # noqa: F401  fixtures
+    as_options,
+    base,
+    command,
+    gpt2,
+    own_cache,
+    refusal,
+    reviews,
+    sentence,
+    small,
+)
 from small_models import SIZES
-from test_train import as_options, base, command, gpt2, own_cache, refusal, reviews, sentence, small  # noqa: F401 (fixtures)
 
 import unilora_spec
 from backends.runs import waiting

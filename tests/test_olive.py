@@ -8,8 +8,8 @@ import pytest
 import torch
 from adapters import adapter_of
 from exports import session_of
+from linear_graphs import X, linear
 from onnx_bases import llama, write
-from test_onnx_base import X, linear
 
 from export import export_onnx_file
 from export.folders.lora import export_lora

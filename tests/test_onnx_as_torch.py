@@ -8,7 +8,14 @@ import signal
 import numpy as np
 import pytest
 import transformers
-from test_train import WORDS, bert, gpt2, one_thread, own_cache, sentence  # noqa: F401  fixtures
+from runs import (  # noqa: F401  fixtures
+    WORDS,
+    bert,
+    gpt2,
+    one_thread,
+    own_cache,
+    sentence,
+)
 
 from backends import onnx
 from backends.onnx.training import train as train_onnx

@@ -13,7 +13,12 @@ import torch
 import transformers
 from bag_of_reviews import folder, refusal, small  # noqa: F401  fixtures
 from bag_of_words import adapter_for
-from test_train import base, gpt2, own_cache, reviews  # noqa: F401  fixtures
+from runs import (  # noqa: F401  fixtures
+    base,
+    gpt2,
+    own_cache,
+    reviews,
+)
 
 from backends.onnx.evaluation import evaluate
 from backends.onnx.optimizer import AdamW, clipped, share_of_rate

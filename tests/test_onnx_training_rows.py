@@ -12,7 +12,12 @@ import torch
 import transformers
 from bag_of_reviews import folder, refusal, small  # noqa: F401  fixtures
 from bag_of_words import write_graph
-from test_train import base, gpt2, own_cache, reviews  # noqa: F401  fixtures
+from runs import (  # noqa: F401  fixtures
+    base,
+    gpt2,
+    own_cache,
+    reviews,
+)
 
 from backends.onnx.settings import TrainSettings
 from backends.onnx.tokens import Tokenizer

@@ -12,7 +12,7 @@ import pytest
 
 datasets = pytest.importorskip("datasets")
 
-from test_train import own_cache  # noqa: F401  fixtures
+from runs import own_cache  # noqa: F401  fixtures
 
 from backends.rows import packing
 from backends.rows.reading import read

@@ -10,7 +10,10 @@ import pytest
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
 
-from test_train import base, gpt2  # noqa: F401
+from runs import (
+    base,  # noqa: F401
+    gpt2,  # noqa: F401  fixtures
+)
 from typer.main import get_command
 
 from backends.settings import EvaluateSettings, GenerateSettings, TrainSettings

@@ -11,8 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import (  # noqa: F401 (fixtures)
+    as_options,
+    base,
+    gpt2,
+    reviews,
+    sentence,
+)
 from scale_worker import network
-from test_train import as_options, base, gpt2, reviews, sentence  # noqa: F401 (fixtures)
 from warmed import warmed
 
 import unilora_spec

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import onnxruntime
 import pytest
-from test_onnx_base import X, linear
+from linear_graphs import X, linear
 
 from export import export_onnx_file
 from export.check import check_with_file

@@ -8,7 +8,7 @@ import pytest
 datasets = pytest.importorskip("datasets")
 transformers = pytest.importorskip("transformers")
 
-from test_train import bert, one_thread, own_cache  # noqa: F401  fixtures
+from runs import bert, one_thread, own_cache  # noqa: F401  fixtures
 
 from backends.settings import TrainSettings
 from backends.tasks.token_classification import entities, entity_f1
