@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_attach import bert
+from attached_models import bert
 from torch import nn
 
 from backends.torch import attach

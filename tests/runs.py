@@ -8,7 +8,6 @@ import datasets
 import pytest
 import torch
 import transformers
-from runs import base, gpt2, one_thread, own_cache, reviews, sentence
 
 from backends.settings import TrainSettings
 from backends.torch.__main__ import app

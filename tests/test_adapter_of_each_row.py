@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from test_attach import assert_same, bert, gpt2, mixtral
+from attached_models import assert_same, bert, gpt2, mixtral
 from torch import nn
 
 from backends.torch import attach, load_adapter

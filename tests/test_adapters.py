@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from test_attach import assert_same, bert, gpt2, run
+from attached_models import assert_same, bert, gpt2, run
 from torch import nn
 
 import unilora_spec

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from test_attach import FORMS, IDS, assert_same, gpt2, run
+from attached_models import FORMS, IDS, assert_same, gpt2, run
 from torch import nn
 
 from backends.torch import attach, reference

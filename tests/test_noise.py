@@ -7,8 +7,8 @@ import weakref
 
 import pytest
 import torch
+from attached_models import FORMS, assert_same, run
 from layers import batch, layers
-from test_attach import FORMS, assert_same, run
 
 from backends.torch import attach
 from backends.torch.adapter.sites.noise import Draw, Noise

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_attach import bert
+from attached_models import bert
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

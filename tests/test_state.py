@@ -6,8 +6,9 @@ import warnings
 import pytest
 import torch
 import transformers
+from attached_models import IDS, bert, run
 from safetensors.torch import load_file, save_file
-from test_attach import IDS, bert, run, trainer
+from test_attach_training import trainer
 from torch import nn
 from typer.testing import CliRunner
 

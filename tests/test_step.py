@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 import torch
+from attached_models import FORMS, run
 from layers import batch, layers
-from test_attach import FORMS, run
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
