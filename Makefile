@@ -78,7 +78,7 @@ web: $(INSTALLED) build/web/installed $(filter build/web/minilm/%,$(GRAPH))
 # The page in a browser without a window: MiniLM is trained and the file read in Python. Needs node, npm and Chromium; five minutes,
 # twenty at a load of ten.
 web-test: $(INSTALLED) build/web/installed build/web/minilm/step.onnx
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o addopts=-q -s tests/web tests/test_web.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o addopts=-q -s tests/web tests/test_web.py tests/test_web_server.py
 
 build/web/installed: backends/web/package.json backends/web/package-lock.json
 	@mkdir -p $(@D) && cp $^ $(@D)/ && cd $(@D) && npm ci --silent --ignore-scripts --no-audit --no-fund

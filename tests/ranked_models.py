@@ -1,6 +1,6 @@
 """Small models whose ranks are planned."""
 
-from runs import base, halt_at, one_thread, own_cache, refusal, reviews, small  # noqa: F401  # noqa: F401
+from runs import base, halt_at, one_thread, own_cache, refusal, reviews, small  # noqa: F401  fixtures
 
 
 def options(small, **more):

@@ -4,7 +4,7 @@ import pytest
 
 transformers = pytest.importorskip("transformers")
 
-from runs import (  # noqa: F401  # noqa: F401  fixtures
+from runs import (  # noqa: F401  fixtures
     Halt,
     base,
     command,

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from adapters import adapter_of
-from runs import base, refusal, reviews, small  # noqa: F401  fixtures  # noqa: F401  fixtures
+from runs import base, refusal, reviews, small  # noqa: F401  fixtures
 from strange_bases import yes  # noqa: F401  fixtures
 
 import backends.torch.training.strangers

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from runs import base, refusal, reviews, small  # noqa: F401  fixtures  # noqa: F401  fixtures
+from runs import base, refusal, reviews, small  # noqa: F401  fixtures
 from strange_bases import yes  # noqa: F401  fixtures
 
 from export.check import check_with_file

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import as_options, base, reviews, small  # noqa: F401  all but the first are fixtures  # noqa: F401  all but the first are fixtures
+from runs import as_options, base, reviews, small  # noqa: F401  all but the first are fixtures
 from warmed import module, warmed
 
 ROOT = Path(__file__).parents[1]

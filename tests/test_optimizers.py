@@ -3,78 +3,16 @@
 import copy
 import io
 
-import numpy as np
 import pytest
 import torch
 from layers import batch, layers
+from optimized import Called, adapted, apart, deltas, factors, trained, transformed
 from torch import nn
 
 from backends.torch import attach
 from backends.torch.optimizers import LoraPro, LoraRite
-from backends.torch.optimizers.lora_pro import _closed
 from backends.torch.optimizers.pairs import Pairs
 from unilora_spec import KindError, WorkFailed
-
-RANK = 3
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def adapted(seed=0, zero_B=False, kind="identity", d=None):
-    """A model with two segments of one shape and one of another, s = 2, and θ in float64: A and B of it are of size one."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(7, 6), nn.Linear(7, 6), nn.Linear(6, 9))
-    attach(model, RANK, d, targets=["0", "1", "2"], alpha=2 * RANK, kind=kind).double()
-    theta = model.unilora.theta.data.normal_(generator=generator(seed))
-    for segment, start in model.unilora.layer_map.placed() if zero_B else ():
-        segment.factors(theta[start : start + segment.size])[1].zero_()
-    return model.unilora
-
-
-def factors(unilora, vector):
-    placed = unilora.layer_map.placed()
-    return [segment.factors(vector[start : start + segment.size]) for segment, start in placed]
-
-
-def deltas(unilora, P=None):
-    return [2 * B @ A for A, B in factors(unilora, unilora.theta if P is None else P @ unilora.theta)]
-
-
-@torch.no_grad()
-def transformed(unilora):
-    """The same ΔW of other factors, (RA, BR⁻¹): a copy. R has a condition number of some ten."""
-    other = copy.deepcopy(unilora.model).unilora
-    random = generator(1)
-    for A, B in factors(other, other.theta.data):
-        R = torch.eye(RANK) * 2 + torch.randn(RANK, RANK, generator=random)
-        A.copy_(R.double() @ A)
-        B.copy_(B @ torch.linalg.inv(R.double()))
-    return other
-
-
-def trained(unilora, make, steps=8, through=None):
-    """ΔW after each step on ½‖X(ΔW − Z)‖², X and Z random, new at each step, as batches are."""
-    optimizer, random, seen = make(unilora), generator(2), []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = 0
-        for delta in deltas(unilora, through):
-            X, Z = (torch.randn(delta.shape, generator=random, dtype=torch.float64) for _ in "XZ")
-            loss += 0.5 * (X @ (delta - Z).T).square().sum()
-        loss.backward()
-        gradient = unilora.theta.grad.clone()
-        optimizer.step()
-        assert torch.equal(unilora.theta.grad, gradient), "what was put in its place is gone again"
-        seen.append([delta.detach() for delta in deltas(unilora, through)])
-    return seen
-
-
-def apart(one, other):
-    """How far two ΔW are apart, as a share of the largest entry."""
-    return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(one, other))
-
 
 # LoRA-RITE
 
@@ -134,128 +72,13 @@ def paper_rite(unilora, lr, beta1=0.9, beta2=0.99, eps=1e-6, clip=5.0):
     return step
 
 
-class Called(torch.optim.Optimizer):
-    """A function as an optimizer's step."""
-
-    def __init__(self, unilora, step):
-        super().__init__([unilora.theta], {})
-        self.step = torch.no_grad()(step)
-
-
 def test_rite_is_the_papers_algorithm():
     one = trained(adapted(), lambda u: LoraRite(u, lr=0.1, betas=(0.9, 0.99), clip=5))
     other = trained(adapted(), lambda u: Called(u, paper_rite(u, 0.1)))
     assert max(apart(*pair) for pair in zip(one, other)) < 1e-9  # as above
 
 
-# LoRA-Pro
-
-
-def jacobian(s, A, B):
-    """J of (a, b) → s·(B·a + b·A), dense."""
-
-    def move(vector):
-        a, b = vector[: A.numel()].reshape(A.shape), vector[A.numel() :].reshape(B.shape)
-        return (s * (B @ a + b @ A)).flatten()
-
-    return torch.autograd.functional.jacobian(move, torch.zeros(A.numel() + B.numel(), dtype=torch.float64))
-
-
-@pytest.mark.parametrize("rank_of_B", [RANK, 1, 0])
-def test_pro_is_the_nearest_move_and_the_nearest_pair_that_makes_it(rank_of_B):
-    s, random = 1.7, generator(5)
-    A, B, G = (torch.randn(n, generator=random, dtype=torch.float64) for n in [(RANK, 6), (5, RANK), (5, 6)])
-    B[:, rank_of_B:] = 0
-    J = jacobian(s, A, B)
-    g = J.T @ G.flatten()
-    inverse = torch.linalg.pinv(J, rtol=1e-9)
-    # of all that bring J nearest to G, what is nearest to g
-    expected = g + inverse @ (G.flatten() - J @ g)
-    g_A, g_B = g[: A.numel()].reshape(A.shape), g[A.numel() :].reshape(B.shape)
-    a, b = (side[0] for side in _closed(s, A[None], B[None], g_A[None], g_B[None]))
-    # float64, condition numbers of some hundred in Gram matrices: 2⁻⁵³ · 10⁴
-    torch.testing.assert_close(torch.cat((a.flatten(), b.flatten())), expected, atol=1e-11, rtol=0)
-    if rank_of_B == RANK:
-        first = torch.linalg.inv(B.T @ B) @ g_A / s**2
-        X = (a - first) @ torch.linalg.pinv(A)
-        residual = B.T @ B @ X + X @ A @ A.T + first @ A.T
-        assert residual.abs().max() < 1e-10 and X.abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(("kind", "d", "left"), [("balanced", 20, 1e-3), ("vera", None, 1e-3), ("tied", None, 0.2)])
-def test_pro_through_P_is_the_nearest_move_that_theta_can_make(kind, d, left):
-    unilora = adapted(kind=kind, d=d)
-    optimizer = LoraPro(unilora, rounds=100)  # more than there are unknowns: it has to know when to stop
-    P = dense(unilora)
-    theta_D = unilora.storage.expand(unilora.theta.detach(), torch.float64)
-    JP = torch.block_diag(*[jacobian(2.0, A, B) for A, B in factors(unilora, theta_D)]) @ P
-    G = torch.randn(len(JP), generator=generator(6), dtype=torch.float64)
-    with torch.no_grad():
-        t = optimizer._by_conjugate_gradients(JP.T @ G, optimizer._factors())
-        torch.testing.assert_close(optimizer._moved(t), P @ t, atol=1e-6 * t.norm().item(), rtol=0)  # P is in float32
-    move, nearest = JP @ t, JP @ torch.linalg.pinv(JP, rtol=1e-6) @ G
-    # to the residual of 1e-5 times condition numbers of some ten; those of tied, which shares A and B, are near a thousand, and
-    # a hundred rounds come part of the way
-    assert (move - nearest).norm() < left * nearest.norm() and nearest.norm() < 0.9 * G.norm()
-
-
-def dense(unilora):
-    """P, the Jacobian of θ_D at θ, row by row of the reference's adjoint."""
-    projection, theta = unilora.projection, unilora.theta.detach().float().numpy()
-    return torch.stack(
-        [torch.from_numpy(projection.adjoint(np.ones(1), i, theta)) for i in range(projection.D)]
-    ).double()
-
-
-def paper_pro(unilora, lr, P, beta1=0.9, beta2=0.99, eps=1e-8, decay=0.1):
-    """Adam on J(a, b), and J(a, b) by dense matrices: of all that come nearest, what is nearest to the gradient."""
-    first, second, t = 0, 0, 0
-
-    def step():
-        nonlocal first, second, t
-        t += 1
-        theta_D = P @ unilora.theta.data
-        J = torch.block_diag(*[jacobian(2.0, A, B) for A, B in factors(unilora, theta_D)]) @ P
-        inverse = torch.linalg.pinv(J, rtol=1e-9)
-        E = J @ inverse @ torch.linalg.pinv(J.T, rtol=1e-9) @ unilora.theta.grad
-        first, second = beta1 * first + (1 - beta1) * E, beta2 * second + (1 - beta2) * E**2
-        E = first / (1 - beta1**t) / ((second / (1 - beta2**t)).sqrt() + eps)
-        g = J.T @ E
-        change = g + inverse @ (E - J @ g)
-        unilora.theta.data.mul_((1 - lr * decay) ** 0.5).sub_(lr * change)
-
-    return step
-
-
-@pytest.mark.parametrize(("kind", "d", "tolerance"), [("identity", None, 1e-9), ("balanced", 20, 1e-4)])
-def test_pro_is_the_papers_algorithm(kind, d, tolerance):
-    """Float64 with Gram matrices for `identity`; through P what is applied in float32, and ten rounds instead of a solution."""
-
-    def weights(make):
-        unilora = adapted(kind=kind, d=d)
-        P = dense(unilora)
-        return trained(unilora, lambda u: make(u, P), steps=4, through=P)
-
-    one = weights(lambda u, P: LoraPro(u, lr=0.01, betas=(0.9, 0.99), weight_decay=0.1, rounds=40))
-    other = weights(lambda u, P: Called(u, paper_pro(u, 0.01, P)))
-    assert max(apart(*pair) for pair in zip(one, other)) < tolerance
-
-
-@pytest.mark.parametrize(("efficient", "alike"), [(False, True), (True, False)])
-def test_pro_moves_the_weight_alike_whatever_its_factors_to_first_order(efficient, alike):
-    def pro(unilora):
-        return LoraPro(unilora, lr=1e-6, efficient=efficient)
-
-    start = adapted()
-    before = [delta.detach() for delta in deltas(start)]
-    other = transformed(start)
-    seen = [[a - b for a, b in zip(trained(u, pro)[-1], before)] for u in (start, other)]
-    # a move of 1e-6, eight times; of second order is 1e-12 by the inverse of small singular values, here above 0.1
-    assert (apart(*seen) < 1e-3) == alike
-
-
 # Both
-
 
 MAKERS = {
     "rite": lambda unilora, **options: LoraRite(unilora, **options),

@@ -1,30 +1,24 @@
-"""The modules of the page in node, without a browser and without npm's packages: they do as Python does. tests/web/test_page.py has the page."""
+"""The page without a browser: its optimizer, rows, adapters, and a training."""
 
 import base64
 import hashlib
 import json
 import shutil
 import subprocess
-import sys
-import urllib.error
-import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
-import onnx
 import pytest
 import safetensors.numpy
 import torch
+from page import adapter, graph_of
 from transformers import get_linear_schedule_with_warmup
 
-from backends.web.serving import PAGE, Given, given, server
-from unilora_spec import Adapter, Base, LayerMap, Projection, Segment, UniLoraError, save_adapter
 from unilora_spec.permutation import Permutation
 from unilora_spec.serialization import decode, encode
 
 needs_node = pytest.mark.skipif(not shutil.which("node"), reason="the page's modules need node")
+
 ANSWERS = Path(__file__).parent / "web/answers.mjs"
 
 
@@ -171,14 +165,6 @@ def test_examples_that_cannot_be_learned(labels, choice, known, words):
 # Adapters
 
 
-def adapter(d=4, seed=3, contents="0" * 32, saved=True, labels=None):
-    layer_map = LayerMap([Segment("layer.weight", 2, 6, 1)], alpha=1)
-    theta = np.linspace(-1, 1, d).astype(np.float32)
-    base = Base("base", "1" * 32, contents, "Net", labels, "single_label_classification" if labels else None)
-    head = {"head.weight": np.arange(6, dtype=np.float32).reshape(2, 3) / 7} if saved else {}
-    return Adapter(Projection(D=layer_map.D, d=d, seed=seed), layer_map, theta, base, head)
-
-
 @needs_node
 def test_an_adapter_through_the_page():
     """Read and written it is the same bytes, with labels it is what Python writes; θ_D and the initial vector have Python's bits."""
@@ -196,34 +182,17 @@ def test_an_adapter_through_the_page():
 
 # A training, by a model in JavaScript in place of a graph
 
-
-def graph_of(metadata=None):
-    """An ONNX file that says what a step graph says. Nothing runs it."""
-    empty = onnx.helper.make_graph([], "step", [], [])
-    model = onnx.helper.make_model(empty)
-    one = adapter(saved=False)
-    told = {
-        "unilora.mode": "step",
-        "unilora.task": "classification",
-        "unilora.projection": "balanced",
-        "unilora.seed": str(one.projection.seed),
-        "unilora.d": "4",
-        "unilora.D": "8",
-        "unilora.base_contents": one.base.contents,
-    }
-    onnx.helper.set_model_props(model, told | (metadata or {}))
-    return model.SerializeToString()
-
-
 FILES = {
     "graph": ("step.onnx", graph_of()),
     "adapter": ("step.safetensors", encode(adapter(saved=False))),
     "tokenizer": ("tokenizer.json", b"{}"),
 }
+
 # "a" speaks for yes and "b" for no; c and d are noise.
 TABLE = "text,label\n" + "".join(
     f"{'ab'[n % 2]}{'cd'[n // 2 % 2]}{'c' * (n % 5)}{'d' * (n % 7)},{('yes', 'no')[n % 2]}\n" for n in range(150)
 )
+
 START = ["open"], ["read"], ["choose"]
 
 
@@ -369,87 +338,3 @@ def test_a_refused_graph_leaves_the_old_one():
         other=("o.safetensors", encode(adapter(d=3, saved=False))),
     )["answers"]
     assert "o.safetensors has d 3" in found[4]["refused"] and found[5][0]["steps"] == 40
-
-
-# The server
-
-
-@contextmanager
-def served(tmp_path, **options):
-    packages = tmp_path / "node_modules"
-    (packages / "onnxruntime-web").mkdir(parents=True)
-    (packages / "x.wasm").write_bytes(b"\0asm")
-    made = server(options.pop("given", Given()), packages)
-    Thread(target=made.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{made.server_port}"
-    finally:
-        made.shutdown()
-        made.server_close()
-
-
-def test_the_server(tmp_path):
-    """Types and headers that browsers ask for; what is given; and nothing else of the disk."""
-    secret = tmp_path / "secret.txt"
-    secret.write_text("x")
-    rows = tmp_path / "rows.csv"
-    rows.write_text("text,label\na,b\n")
-    with served(tmp_path, given=given(None, None, rows, {"text": "text"})) as address:
-        with urllib.request.urlopen(address) as answer:
-            assert answer.url == address + PAGE and b"<!doctype html>" in answer.read()
-            assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
-            assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
-        for path, kind in {
-            PAGE + "worker.mjs": "text/javascript",
-            "/conformance_tests/examples/unilora.mjs": "text/javascript",
-            "/packages/x.wasm": "application/wasm",
-            "/given/table": "text/csv",
-        }.items():
-            with urllib.request.urlopen(address + path) as answer:
-                assert answer.headers["Content-Type"] == kind
-        with urllib.request.urlopen(address + "/given.json") as answer:
-            told = json.load(answer)
-        assert told == {"table": {"name": "rows.csv", "url": "/given/table"}, "fields": {"text": "text"}}
-        for path in (
-            "/packages/../secret.txt",
-            "/packages/%2e%2e/secret.txt",
-            PAGE + "../__init__.py",
-            "/README.md",
-            "/given/graph",
-        ):
-            with pytest.raises(urllib.error.HTTPError) as refused:
-                urllib.request.urlopen(address + path)
-            assert refused.value.code == 404
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "elsewhere.example"}))
-        assert refused.value.code == 403
-
-
-def test_what_the_server_is_not_given(tmp_path):
-    graph = tmp_path / "step.onnx"
-    for make, words in (
-        (lambda: None, "step.onnx is not there; make it by"),
-        (lambda: graph.write_bytes(graph_of()), "step.safetensors is not there; the exporter writes it beside"),
-        (
-            lambda: save_adapter(adapter(), graph.with_suffix(".safetensors")),
-            "tokenizer.json is not there; give --base",
-        ),
-    ):
-        make()
-        with pytest.raises(UniLoraError, match=words):
-            given(graph, tmp_path, None, {})
-    with pytest.raises(UniLoraError, match="rows.csv is not there"):
-        given(None, None, tmp_path / "rows.csv", {})
-    with pytest.raises(UniLoraError, match="packages are not there; run make web"):
-        server(Given(), tmp_path)
-
-
-def test_the_command(tmp_path):
-    """One sentence and status 2 for a call that is wrong."""
-    call = [sys.executable, "-m", "backends.web", "--graph", "none.onnx"]
-    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=60)
-    assert (
-        done.returncode == 2
-        and done.stderr.startswith("error: none.onnx is not there")
-        and done.stderr.count("\n") == 1
-    )
