@@ -10,12 +10,12 @@ pytest.importorskip("onnxruntime")
 
 import onnx_ir as ir
 from exports import session_of
-from written_graphs import CLOSE, FLAT, FORMS, OFF, Case, graph_of, node, random, two
+from written_graphs import CLOSE, FLAT, FORMS, OFF, Case, check_what_is_said, graph_of, node, random, two, weights_of
 
-from export.graph.adapt import Weight, adapt
+from export.graph.adapt import adapt
 from export.graph.heads import Saved
 from export.graph.rebuild import pairs
-from export.modes import PLAIN
+from export.modes import ANSWERING, PLAIN
 from unilora_spec import Segment, UniLoraError
 
 HEADS = {
@@ -43,8 +43,7 @@ def heads(form="Gemm"):
 def with_heads(case, adapters, mode, form=PLAIN):
     model = graph_of(case)
     saved = [Saved(model.graph.initializers[name], name) for name in adapters[0].saved]
-    weights = [Weight(model.graph.initializers["W"], list(adapters[0].layer_map.placed()))]
-    adapt(model, adapters, weights, saved, mode, form)
+    adapt(model, adapters, weights_of(model, adapters[0]), saved, mode, form)
     return ir.to_proto(model)
 
 
@@ -56,15 +55,49 @@ def test_rows_of_a_bank_have_heads_where_adapters_differ(same, form):
     if alike:
         adapters[1].saved[alike] = adapters[0].saved[alike]
     model = with_heads(case, adapters, "bank")
-    own = {value.name for value in model.graph.input} & {"H.bank", "b.bank"}
-    assert own == {"H.bank", "b.bank"} - {f"{alike}.bank"}
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in model.graph.input
+    }
+    own = {f"{name}.bank": ["adapters", *value.shape] for name, value in adapters[0].saved.items() if name != alike}
+    assert {name: shape for name, shape in shapes.items() if name not in ("x", "adapter", "theta")} == own
     numbers = np.array([1, 0, 1])
     answers = []
     for each in adapters:
         case.more |= each.saved
         answers.append(case.said(replace(each, saved={})))
     wanted = np.stack([answers[number][row] for row, number in enumerate(numbers)])
-    answers = session_of(model.SerializeToString(), OFF).run(["y"], {"x": case.feed(), "adapter": numbers})[0]
+    feed = {"x": case.feed(), "adapter": numbers}
+    answers = session_of(model.SerializeToString(), OFF).run(["y"], feed)[0]
+    np.testing.assert_allclose(answers, wanted, rtol=0, atol=CLOSE * abs(wanted).max())
+    check_what_is_said(model, graph_of(case), feed, ("Split", "Transpose"))
+
+
+def test_a_bank_of_one_has_its_head_and_numbers_of_other_floats_are_held_in_float32():
+    """A head that all adapters of a bank have is a constant, with one of them too."""
+    case, adapters = heads()
+    exact = [replace(each, saved={n: v.astype(np.float64) for n, v in each.saved.items()}) for each in adapters]
+    assert with_heads(case, exact, "bank") == with_heads(case, adapters, "bank")
+    model = with_heads(case, adapters[:1], "bank")
+    assert [value.name for value in model.graph.input] == ["x", "adapter", "theta"]
+    case.more |= adapters[0].saved
+    wanted = case.said(replace(adapters[0], saved={}))
+    feed = {"x": case.feed(), "adapter": np.zeros(3, np.int64)}
+    answers = session_of(model.SerializeToString(), OFF).run(["y"], feed)[0]
+    np.testing.assert_allclose(answers, wanted, rtol=0, atol=CLOSE * abs(wanted).max())
+
+
+@pytest.mark.parametrize("mode", ANSWERING)
+def test_a_head_that_the_base_holds_quantized_is_the_adapters_in_floats(mode):
+    case, adapters = heads()
+    case.nodes[-1:] = [node("DequantizeLinear", "H step zero", "t"), node("Gemm", "h t b", "y", transB=1)]
+    case.more |= {"H": np.ones((5, 6), np.int8), "step": np.float32(0.125), "zero": np.int8(0)}
+    model = with_heads(case, adapters[:1], mode)
+    assert not any(each.op_type == "DequantizeLinear" for each in model.graph.node)
+    case.more |= adapters[0].saved
+    wanted = case.said(replace(adapters[0], saved={}))
+    feed = {"bank": {"adapter": np.zeros(3, np.int64)}, "factored": pairs(adapters[0])}.get(mode, {})
+    answers = session_of(model.SerializeToString(), OFF).run(["y"], {"x": case.feed()} | feed)[0]
     np.testing.assert_allclose(answers, wanted, rtol=0, atol=CLOSE * abs(wanted).max())
 
 

@@ -192,11 +192,13 @@ def graph_of(case, opset=18):
     return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10))
 
 
+def weights_of(model, adapter):
+    return [Weight(model.graph.initializers["W"], list(adapter.layer_map.placed()))]
+
+
 def adapted(case, adapters, mode, form=PLAIN, opset=18):
     model = graph_of(case, opset)
-    adapt(
-        model, adapters, [Weight(model.graph.initializers["W"], list(adapters[0].layer_map.placed()))], [], mode, form
-    )
+    adapt(model, adapters, weights_of(model, adapters[0]), [], mode, form)
     model = ir.to_proto(model)
     onnx.checker.check_model(model)
     return model
@@ -219,3 +221,27 @@ def fed(case, adapters, mode, form=PLAIN):
 
 def two(case):
     return [adapter_for(case.segments, seed) for seed in (1, 2)]
+
+
+def check_what_is_said(model, base, feed, without=("Split", "Pad", "Scaled")):
+    """That what is put into a graph has names that cannot be the base's, and what is said of a value, for tools that do not look into
+    functions, is what it is: its type, and the shape of what depends on no input, but for the results of the operators ``without``."""
+    before = {*base.graph.initializers, *(value.name for each in base.graph for value in each.outputs)}
+    said = {value.name: value.type.tensor_type for value in model.graph.value_info}
+    made = {output: each.op_type for each in model.graph.node for output in each.output}
+    for name in {*made, *(each.name for each in model.graph.initializer)} - before - {"theta"}:
+        first, *rest = name.split(".")
+        assert rest and first in before | {"unilora", "base_model"}, name
+        assert name in said or name not in made, name
+        if first in ("unilora", "W") and made.get(name, without[0]) not in without:
+            assert said[name].HasField("shape"), name
+    names = [name for name in made if name in said]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = OFF
+    values = onnxruntime.InferenceSession(model.SerializeToString(), options).run(names, feed)
+    for name, value in zip(names, values, strict=True):
+        assert value.size and value.dtype == helper.tensor_dtype_to_np_dtype(said[name].elem_type), name
+        if said[name].HasField("shape"):
+            dims = [(dim.dim_value, size) for dim, size in zip(said[name].shape.dim, value.shape, strict=True)]
+            assert all(told in (0, size) for told, size in dims), name
