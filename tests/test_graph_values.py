@@ -100,16 +100,60 @@ def of_kind(kind, D=64, d=8):
 
 
 def test_where_the_index_comes_from_is_said_with_its_reason():
+    def stored(reason):
+        return f"stored, 4 bytes an entry: {reason}"
+
+    def of_file(kind):
+        p = projection_for(kind)
+        return Adapter(p, LayerMap([Segment("W", 1, p.D - 1, 1)]), random(p.d))
+
     assert index_words(of_kind("identity"), COMPUTING_OPSET) == "none needed: theta is theta_D"
-    for kind in ("balanced", "uniform"):
+    for kind in COMPUTED:
         assert index_words(of_kind(kind), COMPUTING_OPSET) == "computed in the graph"
         assert index_words(of_kind(kind, LARGEST_COMPUTED), COMPUTING_OPSET) == "computed in the graph"
-        assert "D = 262,148 is above 262,144" in index_words(of_kind(kind, LARGEST_COMPUTED + 4), COMPUTING_OPSET)
-        assert "opset 18, the base has 17" in index_words(of_kind(kind), COMPUTING_OPSET - 1)
-        assert "integers of 64 bits" in index_words(of_kind(kind), COMPUTING_OPSET, inline=True)
-    p = projection_for("table")
-    table = Adapter(p, LayerMap([Segment("W", 1, p.D - 1, 1)]), random(p.d))
-    assert index_words(table, COMPUTING_OPSET) == "stored, 4 bytes an entry: the kind table has no other"
+        assert index_words(of_kind(kind, LARGEST_COMPUTED + 4), COMPUTING_OPSET) == stored(
+            "D = 262,148 is above 262,144, from where computing it would slow down loading"
+        )
+        assert index_words(of_kind(kind), COMPUTING_OPSET - 1) == stored(
+            "computing it needs operators of opset 18, the base has 17"
+        )
+        assert index_words(of_kind(kind), COMPUTING_OPSET, inline=True) == stored(
+            "computing it needs integers of 64 bits, which not every runtime has"
+        )
+    assert index_words(of_file("table"), COMPUTING_OPSET) == stored("the kind table has no other")
+    assert index_words(of_file("vb"), COMPUTING_OPSET) == (
+        "none: theta_D of kind vb is a program of theta and of frozen numbers, which are stored"
+    )
+
+
+def expanded(kind, inline):
+    """How θ_D of 228 entries is made: P, the names of the steps, and what is held for them."""
+    adapter = of_kind(kind, 228)
+    tape = GraphTape(opset=COMPUTING_OPSET, inline=inline)
+    theta = ir.Value(name="theta", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([8]))
+    expansion(tape, adapter, theta, fed=False)
+    held = {value.name: value.const_value.numpy() for value in tape.initializers}
+    return adapter.projection, {value.name for node in tape.nodes for value in node.outputs}, held
+
+
+def test_what_a_file_holds_of_an_index():
+    """The numbers that it is computed from, by SPEC.md's names, and the 64 entries that are known; or the index, 4 bytes an entry."""
+    p, steps, held = expanded("balanced", inline=False)
+    walks = {
+        f"unilora.outside{i}": [count] for i, count in enumerate((21, 5, 1), 1)
+    }  # entries that are not yet below 228
+    numbers = {"unilora.D": 228, "unilora.d": 8, "unilora.known": p.index(0, 64)}
+    np.testing.assert_equal(held, numbers | walks | {"unilora.a": 16, "unilora.keys": p.permutation.keys})
+    assert {"unilora.pass", *(f"unilora.walk{i}" for i in (1, 2, 3)), "unilora.scale"} <= steps
+    p, of_uniform, held = expanded("uniform", inline=False)
+    numbers["unilora.known"] = p.index(0, 64)
+    np.testing.assert_equal(held, numbers | {"unilora.keys": p.keys[6:8], "unilora.scale": p.scale()})
+    assert {"unilora.i", "unilora.index", "unilora.theta_D"} <= steps & of_uniform
+    for kind in COMPUTED:
+        p, steps, held = expanded(kind, inline=True)
+        np.testing.assert_equal(held["unilora.index"], p.index())
+        assert held["unilora.index"].dtype == np.int32 and "unilora.index" not in steps
+    assert GraphTape().integers("of 4 bytes", np.int32(1)).dtype == ir.DataType.INT64
 
 
 @pytest.mark.parametrize("mode", [mode for mode in ANSWERING if mode != "merged"])
@@ -142,16 +186,15 @@ def test_theta_goes_through_a_graph_and_its_gradient_comes_back(kind, mode):
     )
     tape = GraphTape(opset=COMPUTING_OPSET)
     found = expansion(tape, adapter, theta, rows, fed=mode == "input")
+    assert found.theta_D.name == ("theta" if kind == "identity" else "unilora.theta_D")
     outputs = [tape.add("Identity", found.theta_D, name="theta_D", shape=[rows, p.D] if rows else [p.D])]
-    outputs += [] if rows else [tape.add("Identity", found.adjoint(tape, g), name="gradient", shape=[p.d])]
+    if not rows:
+        gradient = found.adjoint(tape, g)
+        assert gradient.shape == [p.d]
+        outputs.append(tape.add("Identity", gradient, name="gradient", shape=[p.d]))
     graph = ir.Graph([theta, g], outputs, nodes=tape.nodes, initializers=tape.initializers, opset_imports={"": 18})
     model = ir.Model(graph, ir_version=10)
     add_functions(model, GRADIENTS | FUNCTIONS)
-    if kind in COMPUTED:
-        assert {"unilora.index", "unilora.theta_D"} <= {value.name for each in tape.nodes for value in each.outputs}
-    held = {value.name for value in tape.initializers}
-    assert not {"unilora.index", "unilora.scale"} & held or kind not in ("balanced", "identity"), "they are computed"
-    assert "unilora.scale" in held or kind != "uniform"
     vectors, of_theta_D = random(2, p.d), random(p.D)
     fed = {"theta": vectors if rows else vectors[0], "g": of_theta_D}
     got = session_of(ir.to_proto(model).SerializeToString(), OFF).run(None, fed)

@@ -80,7 +80,7 @@ def factors(
     ``theta`` is of shape [d], or [rows, d] where each row of the batch has its own; then each has ``rows`` in front.
     ``fed``: each run may bring another one.
     """
-    return factors_of(tape, adapter, expansion(tape, adapter, theta, rows, fed).theta_D, rows)
+    return factors_of(tape, adapter, expansion(tape, adapter, theta, rows, fed=fed).theta_D, rows)
 
 
 def factors_of(tape: GraphTape, adapter: Adapter, theta_D: ir.Value, rows=None) -> dict[int, tuple[ir.Value, ...]]:
@@ -174,7 +174,7 @@ class Expansion(NamedTuple):
         return tape.call("Adjoint", g, self.scale, self.index, shape=[d])
 
 
-def expansion(tape: GraphTape, adapter: Adapter, theta: ir.Value, rows=None, fed=False) -> Expansion:
+def expansion(tape: GraphTape, adapter: Adapter, theta: ir.Value, rows=None, *, fed: bool) -> Expansion:
     """θ_D of theta, as ``factors`` takes it."""
     p = adapter.projection
     if p.kind == "identity":
