@@ -10,7 +10,20 @@ pytest.importorskip("onnxruntime")
 
 import onnx_ir as ir
 from exports import session_of
-from written_graphs import CLOSE, FLAT, FORMS, OFF, Case, check_what_is_said, graph_of, node, random, two, weights_of
+from written_graphs import (
+    CLOSE,
+    FLAT,
+    FORMS,
+    OFF,
+    Case,
+    check_what_is_said,
+    graph_of,
+    in_half_precision,
+    node,
+    random,
+    two,
+    weights_of,
+)
 
 from export.graph.adapt import adapt
 from export.graph.heads import Saved
@@ -40,11 +53,20 @@ def heads(form="Gemm"):
     return case, adapters
 
 
-def with_heads(case, adapters, mode, form=PLAIN):
-    model = graph_of(case)
+def with_heads(case, adapters, mode, form=PLAIN, change=lambda model: model):
+    model = change(graph_of(case))
     saved = [Saved(model.graph.initializers[name], name) for name in adapters[0].saved]
     adapt(model, adapters, weights_of(model, adapters[0]), saved, mode, form)
     return ir.to_proto(model)
+
+
+def of_bank(case, adapters, numbers):
+    """What rows answer, each with the adapter of its number and the head of this."""
+    answers = []
+    for each in adapters:
+        case.more |= each.saved
+        answers.append(case.said(replace(each, saved={})))
+    return np.stack([answers[number][row] for row, number in enumerate(numbers)])
 
 
 @pytest.mark.parametrize("form", HEADS)
@@ -61,16 +83,22 @@ def test_rows_of_a_bank_have_heads_where_adapters_differ(same, form):
     }
     own = {f"{name}.bank": ["adapters", *value.shape] for name, value in adapters[0].saved.items() if name != alike}
     assert {name: shape for name, shape in shapes.items() if name not in ("x", "adapter", "theta")} == own
-    numbers = np.array([1, 0, 1])
-    answers = []
-    for each in adapters:
-        case.more |= each.saved
-        answers.append(case.said(replace(each, saved={})))
-    wanted = np.stack([answers[number][row] for row, number in enumerate(numbers)])
-    feed = {"x": case.feed(), "adapter": numbers}
+    feed = {"x": case.feed(), "adapter": np.array([1, 0, 1])}
+    wanted = of_bank(case, adapters, feed["adapter"])
     answers = session_of(model.SerializeToString(), OFF).run(["y"], feed)[0]
     np.testing.assert_allclose(answers, wanted, rtol=0, atol=CLOSE * abs(wanted).max())
     check_what_is_said(model, graph_of(case), feed, ("Split", "Transpose"))
+
+
+def test_rows_of_a_bank_have_heads_in_half_precision():
+    case, adapters = heads()
+    model = with_heads(case, adapters, "bank", change=in_half_precision)
+    feed = {"x": case.feed().astype(np.float16), "adapter": np.array([1, 0, 1])}
+    wanted = of_bank(case, adapters, feed["adapter"])
+    answers = session_of(model.SerializeToString(), OFF).run(["y"], feed)[0]
+    # Of float16 every number, and so each of a dozen terms, is 2⁻¹¹ off, in each of two layers.
+    np.testing.assert_allclose(answers.astype(np.float32), wanted, rtol=0, atol=24 * 2**-11 * abs(wanted).max())
+    check_what_is_said(model, in_half_precision(graph_of(case)), feed, ("Split", "Transpose"))
 
 
 def test_a_bank_of_one_has_its_head_and_numbers_of_other_floats_are_held_in_float32():
@@ -80,9 +108,8 @@ def test_a_bank_of_one_has_its_head_and_numbers_of_other_floats_are_held_in_floa
     assert with_heads(case, exact, "bank") == with_heads(case, adapters, "bank")
     model = with_heads(case, adapters[:1], "bank")
     assert [value.name for value in model.graph.input] == ["x", "adapter", "theta"]
-    case.more |= adapters[0].saved
-    wanted = case.said(replace(adapters[0], saved={}))
     feed = {"x": case.feed(), "adapter": np.zeros(3, np.int64)}
+    wanted = of_bank(case, adapters[:1], feed["adapter"])
     answers = session_of(model.SerializeToString(), OFF).run(["y"], feed)[0]
     np.testing.assert_allclose(answers, wanted, rtol=0, atol=CLOSE * abs(wanted).max())
 

@@ -78,6 +78,14 @@ def test_theta_is_expanded_by_what_is_fastest_for_the_mode():
     assert not any("BitwiseXor" in each or "Mod" in each for each in inline.values()), "the index is stored"
 
 
+def test_rows_of_a_batch_are_made_of_an_input_that_has_other_axes_alone():
+    for name, axes in (("a product of one of the others", 3), ("a product", 2)):
+        case = CASES[name]
+        assert len(case.x) == axes
+        calls = {function.name for function in adapted(case, two(case), "bank").functions}
+        assert {"Rows", "Unrows"} & calls == ({"Rows", "Unrows"} if axes == 2 else set())
+
+
 def test_names_of_factors_in_a_graph_and_as_they_are_fed():
     whole, row, expert = (
         Segment("model.q.weight", 4, 8, 2, **place) for place in ({}, {"row": 0}, {"index": 3, "row": 4})

@@ -102,7 +102,7 @@ CASES = {
         (8, 9), rows((6, 3), (3, 3), (0, 3), transposed=True), [node("MatMul", "x W", "y")], lambda W, x: x @ W, TEXT
     ),
     "the first row and the last": Case(
-        (9, 8), rows((0, 1), (7, 2)), [node("Gemm", "x W", "y", transB=1)], lambda W, x: x @ W.T, FLAT
+        (9, 8), [Segment("W", 2, 8, 2, row=1), *rows((0, 1), (7, 2))], [node("Gemm", "x W", "y", transB=1)], lambda W, x: x @ W.T, FLAT
     ),
     "rows of which some have rank 0": Case(
         (12, 8), MIXED, [node("Gemm", "x W", "y", transB=1)], lambda W, x: x @ W.T, FLAT
@@ -139,7 +139,7 @@ CASES = {
         beside=False,
     ),
     "the ends of a stack, turned": Case(
-        (3, 8, 5), [Segment("W", 5, 8, rank, transposed=True, index=index) for rank, index in ((2, 2), (0, 0))],
+        (4, 8, 5), [Segment("W", 5, 8, rank, transposed=True, index=index) for rank, index in ((1, 1), (0, 0), (2, 3))],
         [node("Einsum", "x W", "y", equation="bi,eio->ebo")], lambda W, x: np.einsum("bi,eio->ebo", x, W), FLAT,
         beside=False,
     ),
@@ -190,6 +190,16 @@ def graph_of(case, opset=18):
         [numpy_helper.from_array(value, name) for name, value in case.held().items()],
     )  # fmt: skip
     return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10))
+
+
+def in_half_precision(model):
+    """The same graph of float16."""
+    graph = model.graph
+    for value in (*graph.initializers.values(), *graph.inputs, *graph.outputs):
+        if value.const_value is not None:
+            value.const_value = ir.Tensor(value.const_value.numpy().astype(np.float16))
+        value.dtype = ir.DataType.FLOAT16
+    return model
 
 
 def weights_of(model, adapter):

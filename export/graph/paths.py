@@ -52,7 +52,7 @@ class Paths:
     tape: GraphTape
     adapter: Adapter
     factors: dict[int, tuple[ir.Value, ...]]
-    rows: str | None = None
+    rows: str | None
 
     def add(self, use: Use, placed) -> None:
         """What the segments ``placed`` of one weight add to a product or a lookup."""
