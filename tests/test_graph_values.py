@@ -23,6 +23,7 @@ from export.graph.rebuild import (
     factor_name,
     index_words,
     lora_name,
+    two_scales,
 )
 from export.modes import ANSWERING, PLAIN
 from unilora_spec import Adapter, LayerMap, Projection, Segment
@@ -84,6 +85,15 @@ def test_rows_of_a_batch_are_made_of_an_input_that_has_other_axes_alone():
         assert len(case.x) == axes
         calls = {function.name for function in adapted(case, two(case), "bank").functions}
         assert {"Rows", "Unrows"} & calls == ({"Rows", "Unrows"} if axes == 2 else set())
+
+
+def test_a_balanced_scale_is_two_numbers():
+    """Where one column, some, all but one or none have a row more than the others."""
+    for d in (7, 10, 13, 8):
+        p = of_kind("balanced", 64, d).projection
+        two = two_scales(p)
+        found = np.where(np.arange(d) < two["longer"], two["scale_longer"], two["scale"])
+        assert found.astype(np.float32).tobytes() == p.scale().tobytes()
 
 
 def test_names_of_factors_in_a_graph_and_as_they_are_fed():

@@ -233,11 +233,8 @@ def _scale(tape: GraphTape, p, d) -> ir.Value:
 
 def two_scales(p) -> dict:
     """The attributes of ``BalancedScale``: how many columns hold one row more, their scale and the others'."""
-    return {
-        "longer": p.D % p.d,
-        "scale_longer": float(p.scale(0, 1)[0]),
-        "scale": float(p.scale(p.d - 1, p.d)[0]),
-    }
+    scale = p.scale()
+    return {"longer": p.D % p.d, "scale_longer": float(scale[0]), "scale": float(scale[-1])}
 
 
 def delta(tape: GraphTape, adapter: Adapter, factors, placed, shape) -> ir.Value:
