@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+import ml_dtypes
 import onnx_ir as ir
 from exports import session_of
 from written_graphs import (
@@ -19,17 +20,17 @@ from written_graphs import (
     OFF,
     adapted,
     adapter_for,
+    check_what_is_said,
     fed,
     graph_of,
+    in_half_precision,
     node,
     two,
+    weights_of,
 )
 
-from export.graph.adapt import Weight, adapt
-from export.graph.rebuild import (
-    lora_name,
-    pairs,
-)
+from export.graph.adapt import adapt, check_mode
+from export.graph.rebuild import lora_name
 from export.modes import ANSWERING, PLAIN
 from unilora_spec import Segment, UniLoraError
 
@@ -65,28 +66,53 @@ def test_every_use_in_every_mode(name, mode, form):
     assert abs(case.said(None) - case.said(adapters[0])).max() > 1e-2 * abs(wanted).max()
 
 
-def test_an_adapter_in_half_precision_is_rounded_once():
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [("a product", ("Split",)), ("the first row and the last", ("Split", "Pad", "Cast"))],  # there a Cast follows a Pad
+)
+def test_an_adapter_in_half_precision_is_rounded_once(name, without):
     """A and B act in the dtype of the product; W + ΔW is added in float32, and rounded to what W is."""
-    case = CASES["a product"]
-    adapter = two(case)[0]
-    base = graph_of(case)
-    W = base.graph.initializers["W"]
-    W.const_value = ir.Tensor(case.W.astype(np.float16), name="W")
-    for value in (W, base.graph.inputs[0], base.graph.outputs[0]):
-        value.dtype = ir.DataType.FLOAT16
-    base = ir.to_proto(base)
-    wanted = case.said(adapter)
-    for mode in ("merged", "reconstruct", "input", "factored"):
+    case = CASES[name]
+    adapters, base = two(case), ir.to_proto(in_half_precision(graph_of(case)))
+    for mode in ANSWERING:
         model = ir.from_proto(base)
-        weights = [Weight(model.graph.initializers["W"], list(adapter.layer_map.placed()))]
-        adapt(model, [adapter], weights, [], mode)
+        adapt(model, adapters, weights_of(model, adapters[0]), [], mode)
         made = {output for each in model.graph for output in (value.name for value in each.outputs)}
         assert ("W.adapted" in made) == (mode == "reconstruct")
-        feed = {"x": case.feed().astype(np.float16)} | (pairs(adapter) if mode == "factored" else {})
-        answers = session_of(ir.to_proto(model).SerializeToString(), OFF).run(["y"], feed)[0]
+        feed, wanted = fed(case, adapters, mode)
+        feed["x"] = feed["x"].astype(np.float16)
+        model = ir.to_proto(model)
+        answers = session_of(model.SerializeToString(), OFF).run(["y"], feed)[0]
         assert answers.dtype == np.float16
         # Of float16 every number, and so each of a dozen terms, is 2⁻¹¹ off.
         np.testing.assert_allclose(answers.astype(np.float32), wanted, rtol=0, atol=12 * 2**-11 * abs(wanted).max())
+        if mode != "merged":  # in which nothing is made
+            check_what_is_said(model, ir.from_proto(base), feed, without)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_a_merge_in_half_precision_is_the_specifications_and_lets_go_of_the_file(dtype, tmp_path):
+    """To the bit: W + ΔW in float32, rounded once. What is mapped of each weight's file would else stay so until the end."""
+    case = CASES["a product"]
+    adapter, model, W = two(case)[0], graph_of(case), case.W.astype(dtype)
+    (tmp_path / "data").write_bytes(W.tobytes())
+    dtype = ir.DataType.from_numpy(W.dtype)
+    stored = ir.ExternalTensor("data", 0, W.nbytes, dtype, shape=ir.Shape(W.shape), name="W", base_dir=tmp_path)
+    value = model.graph.initializers["W"]
+    value.const_value, value.dtype = stored, dtype
+    adapt(model, [adapter], weights_of(model, adapter), [], "merged")
+    weights = {"W": case.W}
+    adapter.merge(weights)
+    assert value.const_value.numpy().tobytes() == weights["W"].astype(W.dtype).tobytes()
+    assert stored.raw is None
+
+
+def test_a_mode_that_a_use_does_not_allow_is_refused_before_an_adapter_is_at_hand():
+    case = CASES["a stack"]
+    with pytest.raises(
+        UniLoraError, match="W is used by Einsum y, .* as each row of the batch has an adapter of its own"
+    ):
+        check_mode(weights_of(graph_of(case), adapter_for(case.segments)), "bank")
 
 
 def test_a_quantized_weight_that_is_used_in_another_way_is_refused():
@@ -103,7 +129,7 @@ def test_of_several_outputs_the_adapted_one_alone_is_changed():
     model, adapter = graph_of(case), two(case)[0]
     model.graph.outputs.append(model.graph.node(1).outputs[0])
     model.graph.outputs[1].type = model.graph.outputs[0].type
-    adapt(model, [adapter], [Weight(model.graph.initializers["W"], list(adapter.layer_map.placed()))], [], "factored")
+    adapt(model, [adapter], weights_of(model, adapter), [], "factored")
     feed, wanted = fed(case, [adapter], "factored")
     y, other = session_of(ir.to_proto(model).SerializeToString(), OFF).run(["y", "other"], feed)
     np.testing.assert_allclose(y, wanted, rtol=0, atol=CLOSE * abs(wanted).max())
@@ -128,7 +154,7 @@ def test_an_input_that_the_rows_of_a_batch_share_is_refused(shape):
     model, adapters = graph_of(case), two(case)
     p = model.graph.node(0).outputs[0]
     p.shape = None if shape == "not known" else ir.Shape((SHARED | OWN)[shape])
-    weights = [Weight(model.graph.initializers["W"], list(adapters[0].layer_map.placed()))]
+    weights = weights_of(model, adapters[0])
     if shape in OWN:
         adapt(model, adapters, weights, [], "bank")
     else:
@@ -150,7 +176,7 @@ def test_a_name_that_the_mode_needs_is_taken(mode):
         model = graph_of(case)
         if place == "input" and mode in needs:
             model.graph.inputs.append(model.graph.initializers.pop(needs[mode]))
-        weights = [Weight(model.graph.initializers["W"], list(adapter_for(case.segments).layer_map.placed()))]
+        weights = weights_of(model, adapter_for(case.segments))
         if mode == "merged":
             adapt(model, two(case), weights, [], mode)
             continue

@@ -102,7 +102,7 @@ CASES = {
         (8, 9), rows((6, 3), (3, 3), (0, 3), transposed=True), [node("MatMul", "x W", "y")], lambda W, x: x @ W, TEXT
     ),
     "the first row and the last": Case(
-        (9, 8), rows((0, 1), (7, 2)), [node("Gemm", "x W", "y", transB=1)], lambda W, x: x @ W.T, FLAT
+        (9, 8), [Segment("W", 2, 8, 2, row=1), *rows((0, 1), (7, 2))], [node("Gemm", "x W", "y", transB=1)], lambda W, x: x @ W.T, FLAT
     ),
     "rows of which some have rank 0": Case(
         (12, 8), MIXED, [node("Gemm", "x W", "y", transB=1)], lambda W, x: x @ W.T, FLAT
@@ -139,7 +139,7 @@ CASES = {
         beside=False,
     ),
     "the ends of a stack, turned": Case(
-        (3, 8, 5), [Segment("W", 5, 8, rank, transposed=True, index=index) for rank, index in ((2, 2), (0, 0))],
+        (4, 8, 5), [Segment("W", 5, 8, rank, transposed=True, index=index) for rank, index in ((1, 1), (0, 0), (2, 3))],
         [node("Einsum", "x W", "y", equation="bi,eio->ebo")], lambda W, x: np.einsum("bi,eio->ebo", x, W), FLAT,
         beside=False,
     ),
@@ -192,11 +192,23 @@ def graph_of(case, opset=18):
     return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10))
 
 
+def in_half_precision(model):
+    """The same graph of float16."""
+    graph = model.graph
+    for value in (*graph.initializers.values(), *graph.inputs, *graph.outputs):
+        if value.const_value is not None:
+            value.const_value = ir.Tensor(value.const_value.numpy().astype(np.float16))
+        value.dtype = ir.DataType.FLOAT16
+    return model
+
+
+def weights_of(model, adapter):
+    return [Weight(model.graph.initializers["W"], list(adapter.layer_map.placed()))]
+
+
 def adapted(case, adapters, mode, form=PLAIN, opset=18):
     model = graph_of(case, opset)
-    adapt(
-        model, adapters, [Weight(model.graph.initializers["W"], list(adapters[0].layer_map.placed()))], [], mode, form
-    )
+    adapt(model, adapters, weights_of(model, adapters[0]), [], mode, form)
     model = ir.to_proto(model)
     onnx.checker.check_model(model)
     return model
@@ -219,3 +231,27 @@ def fed(case, adapters, mode, form=PLAIN):
 
 def two(case):
     return [adapter_for(case.segments, seed) for seed in (1, 2)]
+
+
+def check_what_is_said(model, base, feed, without=("Split", "Pad", "Scaled")):
+    """That what is put into a graph has names that cannot be the base's, and what is said of a value, for tools that do not look into
+    functions, is what it is: its type, and the shape of what depends on no input, but for the results of the operators ``without``."""
+    before = {*base.graph.initializers, *(value.name for each in base.graph for value in each.outputs)}
+    said = {value.name: value.type.tensor_type for value in model.graph.value_info}
+    made = {output: each.op_type for each in model.graph.node for output in each.output}
+    for name in {*made, *(each.name for each in model.graph.initializer)} - before - {"theta"}:
+        first, *rest = name.split(".")
+        assert rest and first in before | {"unilora", "base_model"}, name
+        assert name in said or name not in made, name
+        if first in ("unilora", "W") and made.get(name, without[0]) not in without:
+            assert said[name].HasField("shape"), name
+    names = [name for name in made if name in said]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = OFF
+    values = onnxruntime.InferenceSession(model.SerializeToString(), options).run(names, feed)
+    for name, value in zip(names, values, strict=True):
+        assert value.size and value.dtype == helper.tensor_dtype_to_np_dtype(said[name].elem_type), name
+        if said[name].HasField("shape"):
+            dims = [(dim.dim_value, size) for dim, size in zip(said[name].shape.dim, value.shape, strict=True)]
+            assert all(told in (0, size) for told, size in dims), name

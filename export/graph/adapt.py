@@ -77,7 +77,7 @@ def check_mode(weights: list[Weight], mode: str) -> None:
 def merged(base: ir.TensorProtocol, adapter: Adapter, placed) -> np.ndarray:
     """W + ΔW of one weight, added in float32 and rounded once to its own dtype."""
     W = np.array(base.numpy())
-    adapter.add_deltas(placed, W, lambda part: part.astype(np.float32), lambda part: part.astype(W.dtype))
+    adapter.add_deltas(placed, W)  # NumPy adds what is shorter than float32 to ΔW in float32
     if isinstance(base, ir.ExternalTensor):
         base.release()
     return W
@@ -86,9 +86,8 @@ def merged(base: ir.TensorProtocol, adapter: Adapter, placed) -> np.ndarray:
 def _merge(weight: Weight, adapter: Adapter):
     base = weight.value.const_value
     weight.value.const_value = ir.LazyTensor(  # computed when it is written: one weight in memory, not all
-        lambda: ir.Tensor(merged(base, adapter, weight.placed), name=base.name),
-        dtype=base.dtype, shape=base.shape, name=base.name,
-    )  # fmt: skip
+        lambda: ir.Tensor(merged(base, adapter, weight.placed)), dtype=base.dtype, shape=base.shape
+    )
 
 
 def _rebuild(model, adapters, weights, saved, mode, form):
@@ -148,7 +147,7 @@ class _Inputs:
         made = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
         self.graph.inputs.append(made)
         if value is not None and not self.required:
-            made.const_value = ir.Tensor(value, name=name)
+            made.const_value = ir.Tensor(value)
             self.graph.register_initializer(made)
         return made
 
@@ -156,7 +155,7 @@ class _Inputs:
         """Adds inputs without entries. They have a default in every form, as no user has to feed them."""
         for name, empty in found.items():
             made = ir.Value(name=name, shape=ir.Shape(empty.shape), type=ir.TensorType(ir.DataType.FLOAT))
-            made.const_value = ir.Tensor(empty, name=name)
+            made.const_value = ir.Tensor(empty)
             self.graph.inputs.append(made)
             self.graph.register_initializer(made)
 

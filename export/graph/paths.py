@@ -52,7 +52,7 @@ class Paths:
     tape: GraphTape
     adapter: Adapter
     factors: dict[int, tuple[ir.Value, ...]]
-    rows: str | None = None
+    rows: str | None
 
     def add(self, use: Use, placed) -> None:
         """What the segments ``placed`` of one weight add to a product or a lookup."""
@@ -91,7 +91,7 @@ class Paths:
             else:
                 add_beside(use, _product_with(rows))
         # What a row has for itself is added to a product with zeros.
-        value.const_value = ir.Tensor(np.zeros(tuple(value.shape), value.dtype.numpy()), name=value.name)
+        value.const_value = ir.Tensor(np.zeros(tuple(value.shape), value.dtype.numpy()))
 
     def _within(self, use, placed):
         """The function that gives each segment's piece of the result, and what it takes beside x in the dtype of the use: A, B

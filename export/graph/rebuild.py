@@ -80,7 +80,7 @@ def factors(
     ``theta`` is of shape [d], or [rows, d] where each row of the batch has its own; then each has ``rows`` in front.
     ``fed``: each run may bring another one.
     """
-    return factors_of(tape, adapter, expansion(tape, adapter, theta, rows, fed).theta_D, rows)
+    return factors_of(tape, adapter, expansion(tape, adapter, theta, rows, fed=fed).theta_D, rows)
 
 
 def factors_of(tape: GraphTape, adapter: Adapter, theta_D: ir.Value, rows=None) -> dict[int, tuple[ir.Value, ...]]:
@@ -174,7 +174,7 @@ class Expansion(NamedTuple):
         return tape.call("Adjoint", g, self.scale, self.index, shape=[d])
 
 
-def expansion(tape: GraphTape, adapter: Adapter, theta: ir.Value, rows=None, fed=False) -> Expansion:
+def expansion(tape: GraphTape, adapter: Adapter, theta: ir.Value, rows=None, *, fed: bool) -> Expansion:
     """θ_D of theta, as ``factors`` takes it."""
     p = adapter.projection
     if p.kind == "identity":
@@ -233,11 +233,8 @@ def _scale(tape: GraphTape, p, d) -> ir.Value:
 
 def two_scales(p) -> dict:
     """The attributes of ``BalancedScale``: how many columns hold one row more, their scale and the others'."""
-    return {
-        "longer": p.D % p.d,
-        "scale_longer": float(p.scale(0, 1)[0]),
-        "scale": float(p.scale(p.d - 1, p.d)[0]),
-    }
+    scale = p.scale()
+    return {"longer": p.D % p.d, "scale_longer": float(scale[0]), "scale": float(scale[-1])}
 
 
 def delta(tape: GraphTape, adapter: Adapter, factors, placed, shape) -> ir.Value:
