@@ -18,11 +18,22 @@ def pytest_collect_file():
 def pytest_collection_finish():
     """Takes what was imported out of the garbage collector's work: transformers' trainer has it look through everything at the end of each
     training, which takes half a second of a process that has all tests' modules."""
-    gc.collect()
-    gc.freeze()
+    keep_what_is_there()
     gc.set_threshold(50_000)
     if {"torch", "onnxscript"} <= sys.modules.keys():  # tests/test_runtimes.py runs where no torch is, with onnxscript
         make_translations_once()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """The same for what the tests of a file leave, such as what torch remembers of its exports."""
+    if nextitem is None or nextitem.path != item.path:
+        keep_what_is_there()
+
+
+def keep_what_is_there():
+    gc.collect()
+    gc.freeze()
 
 
 def make_translations_once():
