@@ -35,6 +35,7 @@ def prepare() -> None:
     import datasets  # noqa: F401
     import gguf  # noqa: F401
     import onnxruntime  # noqa: F401
+    import pydantic
     import typer._adapters  # noqa: F401  what typer itself imports at a call
     from transformers import (  # noqa: F401
         AutoModelForSequenceClassification,
@@ -43,6 +44,9 @@ def prepare() -> None:
         GPT2LMHeadModel,
     )
 
+    import backends.onnx.commands
+    import backends.onnx.evaluation
+    import backends.onnx.training
     import backends.torch.building
     import backends.torch.commands.hub
     import backends.torch.commands.training
@@ -54,8 +58,14 @@ def prepare() -> None:
     import export.commands.folders
     import export.commands.models
     import export.folders.from_peft
+    import export.folders.gguf
+    import export.folders.merge
+    import export.kernels.nodes
+    import export.onnx_base.folder
     import export.onnx_base.from_file
     import export.torch_base.from_torch  # noqa: F401
+
+    pydantic.TypeAdapter(int)  # at its first call it looks for plugins in all that is installed
 
 
 def attempt(door, content, keep: Path) -> tuple[str, str, float, int]:

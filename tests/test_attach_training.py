@@ -81,7 +81,14 @@ def test_a_part_called_on_its_own_sees_the_theta_of_now():
     model.bert(IDS).pooler_output.sum().backward()  # the same factors serve a second backward
 
 
-@pytest.mark.parametrize("make,targets", [(bert, ("query", "value")), (gpt2, ("c_attn[0:32]", "mlp.c_fc"))])
+# Rows of a product have a short form in test_compiled.py.
+@pytest.mark.parametrize(
+    "make, targets",
+    [
+        (bert, ("query", "value")),
+        pytest.param(gpt2, ("c_attn[0:32]", "mlp.c_fc"), marks=pytest.mark.thorough),
+    ],
+)
 @pytest.mark.slow
 def test_compiled_without_graph_breaks(make, targets):
     model = attach(make(), d=60, targets=targets, bound=2.0)

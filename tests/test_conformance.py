@@ -220,7 +220,7 @@ def test_every_fault_has_its_place():
 
 def test_faults_are_found():
     """One of twenty, each by a check of the rule that it breaks; ``make faults`` looks for all, with ten seeds."""
-    done, rows, _ = command("--every", 20, module="conformance_tests.faults", as_json=["--json"])
+    done, rows, _ = command("--every", 30, module="conformance_tests.faults", as_json=["--json"])
     assert not [row["fault"] for row in rows if None in row["by"]] and done.returncode == 0
     assert not [row for row in rows if "the check itself failed" in row["by"][0]]
 
