@@ -151,3 +151,8 @@ def halt_at(monkeypatch):
         monkeypatch.setattr(module, "make_trainer", trainer)
 
     return set_step
+
+
+def options(small, **more):
+    """The settings of ``small`` with others, without those that are None."""
+    return {name: value for name, value in (small | more).items() if value is not None}

@@ -10,10 +10,9 @@ import fuzz_reader
 import numpy as np
 import pytest
 from adapter_files import DATA, same
-from test_file import FileError
 from test_spec_text import TINY
 
-from unilora_spec import Adapter
+from unilora_spec import Adapter, FileError
 from unilora_spec.serialization import decode
 
 ROOT = Path(__file__).parents[1]

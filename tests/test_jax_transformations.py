@@ -28,9 +28,6 @@ from unilora_spec.protocol import projection_of
 ROOT = Path(__file__).parents[1]
 
 
-# Transformations
-
-
 def test_one_specification_under_grad_vmap_checkpoint_and_scan():
     random = np.random.default_rng(0)
     params = {"layers": {"kernel": jnp.asarray(random.normal(size=(4, 6, 6)), jnp.float32)}}

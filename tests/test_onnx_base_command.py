@@ -29,9 +29,6 @@ from export.parity import compare as parity
 ROOT = Path(__file__).parents[1]
 
 
-# Files, and the command
-
-
 def test_nothing_is_written_over(tmp_path):
     adapter, base = linear(tmp_path)
     with pytest.raises(UniLoraError, match="is the base itself; give another output"):
