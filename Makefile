@@ -20,9 +20,9 @@ test: build/tests-passed
 	@echo "The tests have passed on these sources. To run them again: rm build/tests-passed && make test"
 
 # What to run at each change (CONTRIBUTING.md): the style, the types, and tests that need no training, no compiler and no large model.
-QUICK := unilora_spec $(addprefix tests/test_,$(addsuffix .py,acting attach attach_files conformance_boundaries example_scripts expansion \
-    fastfood file file_sound functions_of_theta gathers implementations layer_map low_rank merge names places projection readme spec_command \
-    spec_text step targets types vb))
+QUICK := unilora_spec $(addprefix tests/test_,$(addsuffix .py,acting attach attach_files attach_training conformance_boundaries example_scripts \
+    expansion fastfood file file_sound functions_of_theta gathers implementations layer_map low_rank merge merge_command names places projection \
+    readme spec_command spec_text step targets types values vb))
 quick: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PROCESSES) -m "not slow and not thorough" $(QUICK)
 

@@ -1,7 +1,11 @@
 """Training: runs by the function, and the command."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,3 +234,13 @@ def test_the_start_is_what_a_run_of_that_seed_begins_with(small, tmp_path):
     assert report["labels"] == ["0", "1"] and report["saved"] == ["classifier.bias", "classifier.weight"]
     with pytest.raises(UniLoraError, match="--output is missing"):
         StartSettings(base="b", data="d.csv")
+
+
+@pytest.mark.parametrize("own", [None, "0"])
+def test_torch_starts_with_large_pages_unless_the_environment_says_otherwise(tmp_path, own):
+    (tmp_path / "torch.py").write_text("import os; raise SystemExit('pages: ' + os.environ['THP_MEM_ALLOC_ENABLE'])")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path, Path(__file__).parents[1])))}
+    environment |= {} if own is None else {"THP_MEM_ALLOC_ENABLE": own}
+    call = [sys.executable, "-m", "backends.torch", "train", "--base", tmp_path, "--data", "rows.csv", "--output", "x"]
+    done = subprocess.run(call, check=False, env=environment, capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert done.stderr == f"pages: {own or 1}\n"
