@@ -11,7 +11,6 @@ from runs import (  # noqa: F401  fixtures
     own_cache,
     sentence,
 )
-from talks import bases  # noqa: F401  a fixture
 from typer.testing import CliRunner
 
 from backends.settings import TrainSettings

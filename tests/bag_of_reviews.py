@@ -6,12 +6,7 @@ from pathlib import Path
 
 import pytest
 from bag_of_words import adapter_for, write_graph
-from runs import (  # noqa: F401  fixtures
-    base,
-    gpt2,
-    own_cache,
-    reviews,
-)
+from runs import base, own_cache, reviews  # noqa: F401  fixtures
 
 from backends.onnx.settings import TrainSettings
 from backends.onnx.training import train

@@ -4,17 +4,7 @@ import json
 
 import pytest
 import torch
-from runs import (  # noqa: F401  fixtures
-    as_options,
-    base,
-    command,
-    gpt2,
-    own_cache,
-    refusal,
-    reviews,
-    sentence,
-    small,
-)
+from runs import base, gpt2, own_cache, sentence  # noqa: F401  fixtures
 
 import unilora_spec
 from backends.settings import TrainSettings

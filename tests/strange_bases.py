@@ -5,7 +5,7 @@ import signal
 import sys
 
 import pytest
-from runs import base, refusal, reviews, small  # noqa: F401  fixtures
+from runs import base  # noqa: F401  fixtures
 
 
 @pytest.fixture(autouse=True)

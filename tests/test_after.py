@@ -13,7 +13,6 @@ from runs import (  # noqa: F401  fixtures
     own_cache,
     sentence,
 )
-from talks import bases  # noqa: F401  a fixture
 
 import unilora_spec
 from backends.settings import EvaluateSettings, GenerateSettings, PredictSettings

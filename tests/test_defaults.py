@@ -4,14 +4,7 @@ import pytest
 
 transformers = pytest.importorskip("transformers")
 
-from runs import (  # noqa: F401  fixtures
-    Halt,
-    base,
-    command,
-    gpt2,
-    reviews,
-    small,
-)
+from runs import Halt, base, command, gpt2, reviews, small  # noqa: F401  fixtures
 
 from backends.runs.defaults import completed, dim_of, rate_of, with_targets
 from backends.settings import AdapterSettings, PlanSettings, TrainSettings

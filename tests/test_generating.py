@@ -6,13 +6,7 @@ import pytest
 import torch
 import transformers
 from after_training import called, refused, sums, table, trained, work  # noqa: F401  fixtures
-from runs import (  # noqa: F401  fixtures
-    base,
-    gpt2,
-    one_thread,
-    own_cache,
-    sentence,
-)
+from runs import base, gpt2, one_thread, own_cache  # noqa: F401  fixtures
 from talks import bases  # noqa: F401  a fixture
 from test_chat_loss import t5
 from typer.testing import CliRunner

@@ -11,14 +11,7 @@ from base64 import b64decode
 import pytest
 import yaml
 from after_training import SMALL, called, classifier, refused, work  # noqa: F401  fixtures
-from runs import (  # noqa: F401  fixtures
-    base,
-    gpt2,
-    one_thread,
-    own_cache,
-    sentence,
-)
-from talks import bases  # noqa: F401  a fixture
+from runs import base, one_thread, own_cache  # noqa: F401  fixtures
 from warmed import module, warmed
 
 from backends.settings import TrainSettings

@@ -7,17 +7,7 @@ import pytest
 import torch
 import transformers
 from loops import language, questions, theta_of  # noqa: F401  fixtures
-from runs import (  # noqa: F401  fixtures
-    as_options,
-    base,
-    command,
-    gpt2,
-    own_cache,
-    refusal,
-    reviews,
-    sentence,
-    small,
-)
+from runs import base, gpt2, own_cache, refusal, reviews, small  # noqa: F401  fixtures
 from small_models import SIZES
 
 import unilora_spec

@@ -8,17 +8,7 @@ import pytest
 import torch
 import transformers
 from loops import language, questions, theta_of  # noqa: F401  fixtures
-from runs import (  # noqa: F401  fixtures
-    as_options,
-    base,
-    command,
-    gpt2,
-    own_cache,
-    refusal,
-    reviews,
-    sentence,
-    small,
-)
+from runs import base, command, gpt2, own_cache, refusal, reviews  # noqa: F401  fixtures
 
 import unilora_spec
 from backends.runs import waiting

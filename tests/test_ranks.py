@@ -9,7 +9,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import base, halt_at, one_thread, options, own_cache, refusal, reviews, small  # noqa: F401  fixtures
+from runs import base, one_thread, options, own_cache, reviews, small  # noqa: F401  fixtures
 from torch import nn
 
 import unilora_spec

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from runs import base, command, gpt2, halt_at, one_thread, own_cache, refusal, reviews, sentence, small  # noqa: F401  fixtures
+from runs import base, halt_at, one_thread, own_cache, refusal, reviews, small  # noqa: F401  fixtures
 from safetensors.torch import load_file
 
 import unilora_spec

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from runs import base, command, gpt2, halt_at, one_thread, own_cache, refusal, reviews, sentence, small  # noqa: F401  fixtures
+from runs import base, command, gpt2, one_thread, own_cache, refusal, reviews, sentence, small  # noqa: F401  fixtures
 
 import unilora_spec
 from backends.rows.order import LikeLengths
